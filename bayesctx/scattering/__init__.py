@@ -1,0 +1,11 @@
+"""How columns of atoms scatter: atoms, multislice of one column, and the shipped table of column responses."""
+
+from .atoms import THERMAL_DISPLACEMENT as THERMAL_DISPLACEMENT, scattering_factor as scattering_factor
+from .multislice import Kernel as Kernel, scattering_kernel as scattering_kernel
+from .response import chebyshev as chebyshev, fit_response as fit_response, tabulate as tabulate
+from .table import (
+    LookUp as LookUp,
+    ResponseTable as ResponseTable,
+    column_response as column_response,
+    load_table as load_table,
+)

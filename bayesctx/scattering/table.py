@@ -1,0 +1,247 @@
+"""The table of column responses that is shipped, interpolated in energy and angle."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+import numpy as np
+import torch
+import xarray as xr
+from scipy.interpolate import CubicSpline
+from torch import Tensor
+
+from ..optics import MAX_SEMIANGLE, wavelength
+from ..structure import Atoms, species_of
+from .atoms import THERMAL_DISPLACEMENT
+from .multislice import scattering_kernel
+from .response import NUM_ORDERS, NUM_TERMS, column_key, fit_response
+
+__all__ = ["LookUp", "ResponseTable", "column_response", "load_table"]
+
+
+@dataclass(frozen=True)
+class LookUp:
+    """Where columns stand in the table: entries to mix, height of the centre (Å), rms displacement (Å).
+
+    Attributes
+    ----------
+    entry, weight : Tensor, shape (*column, 2)
+        Two entries of the table and how much of each; an empty column has no weight.
+    height, displacement : Tensor, shape (*column,)
+        In Å.
+    """
+
+    entry: Tensor
+    weight: Tensor
+    height: Tensor
+    displacement: Tensor
+
+    def __getitem__(self, index: Tensor) -> LookUp:
+        """Select columns by an index of any shape."""
+        return LookUp(self.entry[index], self.weight[index], self.height[index], self.displacement[index])
+
+    def reshape(self, *shape: int) -> LookUp:
+        """Arrange the columns in another shape.
+
+        Parameters
+        ----------
+        *shape : int
+            The new shape.
+
+        Returns
+        -------
+        LookUp
+            Of this shape.
+        """
+        pair = (*shape, 2)
+        return LookUp(
+            self.entry.reshape(pair), self.weight.reshape(pair), self.height.reshape(shape), self.displacement.reshape(shape)
+        )
+
+
+class ResponseTable:
+    """Column responses at any beam energy and any annular detector inside the table.
+
+    Parameters
+    ----------
+    dataset : Dataset
+        As written by ``tabulate``.
+    """
+
+    def __init__(self, dataset: xr.Dataset) -> None:
+        self.columns = {str(name): i for i, name in enumerate(dataset["column"].values)}
+        self.pairs: dict[tuple[str, ...], list[float]] = {}
+        for name in self.columns:
+            *elements, separation = name.split("-")
+            if elements:
+                self.pairs.setdefault(tuple(elements), []).append(float(separation))
+        rings = torch.from_numpy(dataset["response"].values.astype(np.float32))
+        # responses beyond an angle vary smoothly with it: interpolate them, then subtract
+        beyond = rings.flip(2).cumsum(2).flip(2)
+        self.beyond = torch.nn.functional.pad(beyond, (0, 0, 0, 0, 0, 1))  # (entry, beam_energy, angle, term, order)
+        self.energies = dataset["beam_energy"].values
+        self.angles = np.append(dataset["inner_collection_angle"].values, dataset["outer_collection_angle"].values[-1])
+
+    def look_up(self, columns: Sequence[Atoms]) -> LookUp:
+        """Find columns in the table.
+
+        Parameters
+        ----------
+        columns : sequence of tuple
+            Each ``((element, z), ...)``, z in Å; order does not matter.
+
+        Returns
+        -------
+        LookUp
+            One entry per column.
+
+        Raises
+        ------
+        ValueError
+            If a column is not in the table.
+        """
+        found = [self._find(tuple(sorted(column, key=lambda atom: atom[1]))) for column in columns]
+        entry, weight, height, displacement = (torch.tensor(values) for values in zip(*found, strict=True))
+        return LookUp(entry, weight, height, displacement)
+
+    def _find(self, column: Atoms) -> tuple[list[int], list[float], float, float]:
+        """Entries, weights, height and displacement of one column."""
+        if not column:
+            return [0, 0], [0.0, 0.0], 0.0, 0.0
+        elements = [element for element, _ in column]
+        unknown = [e for e in elements if e not in THERMAL_DISPLACEMENT]
+        if unknown:
+            raise ValueError(f"elements of the table were expected ({', '.join(THERMAL_DISPLACEMENT)}), got {unknown[0]!r}")
+        u2 = [THERMAL_DISPLACEMENT[e] ** 2 for e in elements]
+        height = sum(z for _, z in column) / len(column)
+        if len(column) == 1:
+            index = self.columns[elements[0]]
+            return [index, index], [1.0, 0.0], height, u2[0] ** 0.5
+        separations = self.pairs.get(tuple(elements))
+        if separations is None:
+            raise ValueError(
+                f"a column of a doped dichalcogenide was expected, got {species_of(column)} {column}; "
+                "add it to table_columns() and run tabulate()"
+            )
+        near, far = separations
+        share = (column[1][1] - column[0][1] - near) / (far - near)
+        if not -0.5 <= share <= 1.5:
+            raise ValueError(
+                f"a pair {near} to {far} Å apart was expected, got {column}; separate columns do not scatter together"
+            )
+        return (
+            [self.columns[column_key(((elements[0], 0.0), (elements[1], s)))] for s in separations],
+            [1 - share, share],
+            height,
+            (u2[0] * u2[1] / sum(u2)) ** 0.5,
+        )
+
+    def coefficients(
+        self, columns: LookUp, beam_energy: Tensor, inner_collection_angle: Tensor, outer_collection_angle: Tensor
+    ) -> Tensor:
+        """Coefficients of the column responses for a batch of conditions.
+
+        Parameters
+        ----------
+        columns : LookUp, shape (*batch, column)
+            The columns of every condition.
+        beam_energy, inner_collection_angle, outer_collection_angle : Tensor, shape (*batch,)
+            In eV, mrad and mrad; all shapes broadcast.
+
+        Returns
+        -------
+        Tensor, shape (*batch, column, term, order)
+            In Å², columns at their height, without their common thermal displacement.
+        """
+        energy = _cardinal(beam_energy.log(), tuple(np.log(self.energies).tolist()))
+        nodes = tuple(np.log(self.angles).tolist())
+        angle = _cardinal(inner_collection_angle.log(), nodes) - _cardinal(outer_collection_angle.log(), nodes)
+        share = energy[..., :, None] * angle[..., None, :]
+        # every entry for every condition in one matrix product: cheaper than gathering the entries first
+        responses = share.flatten(-2) @ self.beyond.to(share).movedim(0, 2).flatten(2).flatten(0, 1)
+        responses = responses.unflatten(-1, (len(self.beyond), NUM_TERMS * NUM_ORDERS))
+        batch = torch.broadcast_shapes(responses.shape[:-2], columns.entry.shape[:-2])
+        index = columns.entry.flatten(-2).expand(*batch, -1)[..., None].expand(*[-1] * (len(batch) + 1), responses.shape[-1])
+        picked = responses.expand(*batch, -1, -1).gather(-2, index).unflatten(-2, (-1, 2))
+        mixed = (picked * columns.weight.to(share)[..., None]).sum(-2).unflatten(-1, (NUM_TERMS, NUM_ORDERS))
+        return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
+
+
+def _defocus(c: Tensor, waves: Tensor) -> Tensor:
+    """Move columns along the beam by ``waves`` wavelengths, to second order in exp(-i pi wavelength k² z)."""
+    d = (torch.pi * (MAX_SEMIANGLE * 1e-3) ** 2 * waves)[..., None]
+    c00, c10, c01, c11, c20, c02 = c.unbind(-2)
+    return torch.stack(
+        [
+            c00,
+            c10,
+            c01 - d * c00,
+            c11 - 2 * d * c01 + d**2 * c00,
+            c20 + d * c01 - d**2 / 2 * c00,
+            c02 - d * c10,
+        ],
+        -2,
+    )
+
+
+def _cardinal(x: Tensor, nodes: tuple[float, ...]) -> Tensor:
+    """Weights of the values at the nodes in a cubic spline (not-a-knot) at x, shape (*x, node)."""
+    knots, pieces = _spline(nodes)
+    knots, pieces = knots.to(x), pieces.to(x)
+    interval = (torch.bucketize(x.detach(), knots) - 1).clamp(0, len(nodes) - 2)
+    step = (x - knots[interval])[..., None]
+    c3, c2, c1, c0 = pieces[:, interval]
+    return ((c3 * step + c2) * step + c1) * step + c0
+
+
+@functools.cache
+def _spline(nodes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+    """Knots and the cubic pieces of every cardinal spline, shape (power, interval, node)."""
+    return torch.tensor(nodes, dtype=torch.float64), torch.from_numpy(CubicSpline(nodes, np.eye(len(nodes))).c)
+
+
+@functools.cache
+def load_table() -> ResponseTable:
+    """Load the table that is shipped with the package."""
+    with resources.as_file(resources.files("bayesctx.scattering").joinpath("responses.nc")) as path:
+        return ResponseTable(xr.load_dataset(path, engine="netcdf4"))
+
+
+@functools.lru_cache(maxsize=256)
+def column_response(
+    column: Atoms, beam_energy: float, inner_collection_angle: float, outer_collection_angle: float
+) -> tuple[Tensor, float]:
+    """Response of one column to one detector, from the table or, for a column that it does not hold, by multislice.
+
+    Parameters
+    ----------
+    column : tuple
+        ``((element, z), ...)`` sorted along the beam, z in Å.
+    beam_energy : float
+        In eV.
+    inner_collection_angle, outer_collection_angle : float
+        In mrad.
+
+    Returns
+    -------
+    coefficients : Tensor, shape (term, order)
+        In Å², double precision.
+    displacement : float
+        Root mean square thermal displacement of the column in Å.
+
+    Raises
+    ------
+    ValueError
+        If the column has more than two atoms, or an element without a scattering factor.
+    """
+    conditions = (beam_energy, inner_collection_angle, outer_collection_angle)
+    try:
+        found = load_table().look_up([column])
+    except ValueError:
+        kernel = scattering_kernel(column, beam_energy, conditions[1:], num_waves=160)
+        return torch.from_numpy(fit_response(kernel, beam_energy, conditions[1:])[0]), kernel.displacement
+    values = [torch.tensor(v, dtype=torch.float64) for v in conditions]
+    return load_table().coefficients(found, *values)[0], float(found.displacement[0])

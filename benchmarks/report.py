@@ -1,0 +1,45 @@
+"""How every benchmark writes its table: under docs/benchmarks, with commit, seed and machine."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
+
+
+def origin(seed: int) -> str:
+    """Commit, seed and machine in one line."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=FOLDER.parents[1]
+    ).stdout.strip()
+    dirty = subprocess.run(
+        ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, cwd=FOLDER.parents[1]
+    ).stdout
+    processor = next(
+        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        platform.machine(),
+    )
+    return (
+        f"commit {commit}{' and changes' if dirty.strip() else ''}, seed {seed}, {processor}, {torch.get_num_threads()} threads, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A markdown table."""
+    cells = [[str(c) for c in row] for row in (header, *rows)]
+    lines = ["| " + " | ".join(row) + " |" for row in cells]
+    return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
+
+
+def write(name: str, title: str, body: str, seed: int) -> None:
+    """Print a result and write it to docs/benchmarks/<name>.md."""
+    text = f"# {title}\n\n{body}\n\n{origin(seed)}.\nMade by `python benchmarks/{name}.py`.\n"
+    print(text)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    (FOLDER / f"{name}.md").write_text(text)

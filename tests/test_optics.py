@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+import torch
+
+from bayesctx.optics import ABERRATIONS, pupil, transfer, wavelength
+
+
+def test_wavelength_of_textbook_energies():
+    # de Graef, Introduction to Conventional TEM (2003), table 2.2, in pm
+    for energy, length in ((60e3, 4.866), (80e3, 4.176), (200e3, 2.508), (300e3, 1.969)):
+        assert wavelength(energy) == pytest.approx(length * 1e-2, rel=3e-4)
+
+
+def make(batch=1, **values):
+    value = {"beam_energy": 80e3, "convergence_semiangle": 30.0, "focal_spread": 0.0} | values
+    return {n: torch.full((batch,), v, dtype=torch.float64) for n, v in value.items()}
+
+
+def test_pupil_is_normalised():
+    k = torch.arange(-20, 21, dtype=torch.float64) / 20
+    parameters = make(3)
+    aberrations = {n: torch.full((3, 1, 1), 0.3, dtype=torch.float64) for n in ABERRATIONS}
+    psi = pupil(
+        k,
+        k[:, None],
+        beam_energy=parameters["beam_energy"][:, None, None],
+        convergence_semiangle=parameters["convergence_semiangle"][:, None, None],
+        aberrations=aberrations,
+        softness=0.05,
+    )
+    assert torch.allclose(psi.abs().square().sum((-2, -1)), torch.ones(3, dtype=torch.float64))
+
+
+def test_transfer_is_the_autocorrelation_of_the_pupil():
+    """The fast path, a product of fields in real space, against the double sum over wave vectors."""
+    cell, modes = (9.0, 10.0), (8, 9)
+    parameters = make(1)
+    aberrations = {
+        n: torch.tensor([v], dtype=torch.float64)
+        for n, v in {"C10": 40.0, "C12": 20.0, "phi12": 0.4, "C21": 200.0, "phi21": 1.0, "C30": 1e4}.items()
+    }
+    fast = transfer(**parameters, aberrations=aberrations, cell=cell, num_modes=modes)[:, 0]
+
+    n = 9
+    kx, ky = (
+        torch.arange(-n, n + 1, dtype=torch.float64) / cell[0],
+        torch.arange(-n, n + 1, dtype=torch.float64)[:, None] / cell[1],
+    )
+    psi = pupil(
+        kx,
+        ky,
+        beam_energy=torch.tensor(80e3, dtype=torch.float64),
+        convergence_semiangle=torch.tensor(30.0, dtype=torch.float64),
+        aberrations={k: v[0] for k, v in aberrations.items()},
+        softness=(1 / cell[0] + 1 / cell[1]) / 2,
+    )
+    p = (kx**2 + ky**2) * (wavelength(80e3) / 40e-3) ** 2
+    slow = np.zeros((6, 2 * modes[1] + 1, modes[0] + 1), complex)
+    f = {m: (psi * p**m).numpy() for m in range(3)}
+    for qy in range(-modes[1], modes[1] + 1):
+        for qx in range(modes[0] + 1):
+            # sum over k of f_m(k) f_n*(k + Q)
+            inside = (slice(max(0, -qy), 2 * n + 1 - max(0, qy)), slice(max(0, -qx), 2 * n + 1 - max(0, qx)))
+            moved = (slice(max(0, qy), 2 * n + 1 + min(0, qy)), slice(max(0, qx), 2 * n + 1 + min(0, qx)))
+            c = {(a, b): (f[a][inside] * f[b][moved].conj()).sum() for a in range(3) for b in range(3)}
+            slow[:, qy + modes[1], qx] = [
+                c[0, 0],
+                c[1, 0] + c[0, 1],
+                1j * (c[1, 0] - c[0, 1]),
+                c[1, 1],
+                c[2, 0] + c[0, 2],
+                1j * (c[2, 0] - c[0, 2]),
+            ]
+    assert np.abs(fast.numpy() - slow).max() < 1e-12
+
+
+def test_transfer_at_zero_frequency_is_the_beam():
+    t = transfer(**make(1), aberrations={}, cell=(60.0, 60.0), num_modes=(2, 2))
+    assert t[0, 0, 2, 0].item() == pytest.approx(1)
+    # twice the mean of p over a uniform aperture; the soft rim takes a share of spacing / (3 radius) = 0.8 % away
+    assert t[1, 0, 2, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
+
+
+def test_a_batch_is_its_rows():
+    energies, angles = torch.tensor([60e3, 200e3, 80e3, 300e3, 41e3]), torch.tensor([30.0, 22.0, 36.0, 25.0, 20.0])
+    spread = torch.tensor([20.0, 10.0, 30.0, 60.0, 10.0])
+    kwargs = {"cell": (15.0, 15.0), "num_modes": (12, 12)}
+    together = transfer(
+        beam_energy=energies, convergence_semiangle=angles, focal_spread=spread, aberrations={"C10": energies * 0 + 30}, **kwargs
+    )
+    for i in range(5):
+        one = transfer(
+            beam_energy=energies[i],
+            convergence_semiangle=angles[i],
+            focal_spread=spread[i],
+            aberrations={"C10": torch.tensor(30.0)},
+            **kwargs,
+        )
+        assert torch.allclose(together[:, i], one, atol=2e-6)
+
+
+def test_focal_spread_is_a_gaussian_average_over_defocus():
+    kwargs = {"cell": (12.0, 12.0), "num_modes": (8, 8)}
+    blurred = transfer(**make(1, focal_spread=25.0), aberrations={}, num_foci=9, **kwargs)
+    nodes = np.linspace(-5, 5, 201)
+    weights = np.exp(-(nodes**2) / 2)
+    total = sum(
+        w * transfer(**make(1), aberrations={"C10": torch.tensor([25.0 * n], dtype=torch.float64)}, **kwargs)
+        for n, w in zip(nodes, weights / weights.sum(), strict=True)
+    )
+    assert (blurred - total).abs().max() < 1e-4 * total.abs().max()

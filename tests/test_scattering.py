@@ -1,0 +1,178 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from bayesctx.optics import lorentz_factor, wavelength
+from bayesctx.scattering import chebyshev, fit_response, load_table, scattering_factor, scattering_kernel
+from bayesctx.scattering.atoms import THERMAL_DISPLACEMENT, _lobato, transmission
+from bayesctx.scattering.response import ANGLES, ENERGIES, table_columns
+from bayesctx.scattering.table import _cardinal
+
+
+def test_scattering_factors_meet_the_mott_bethe_limit():
+    """Every row of the published table obeys sum a / b = Z / (2 pi² a0), the limit of large angles."""
+    bohr = 0.529177
+    for number, (a, b) in enumerate(_lobato().values(), 1):
+        assert (a / b).sum() == pytest.approx(number / (2 * math.pi**2 * bohr), rel=1e-6)
+
+
+def test_rows_of_the_published_table():
+    # Lobato and Van Dyck (2014), table 1: tungsten and selenium
+    a, b = _lobato()["W"]
+    assert a[:2] == pytest.approx([3.97629715819077, 1.52292684257341])
+    assert b[:2] == pytest.approx([6.29685779228774, 1.11289951157691])
+    assert scattering_factor("Se", np.array([0.0])) == pytest.approx(2 * sum(_lobato()["Se"][0]))
+
+
+def test_light_atom_scatters_in_first_born_approximation():
+    g = np.array([0.5, 1.0, 2.0])
+    born = lorentz_factor(300e3) * wavelength(300e3) * scattering_factor("O", g)
+    # the second Born term is of the order of the phase, Z alpha / beta = 0.08
+    assert transmission("O", 300e3, 5.0)(g).imag == pytest.approx(born, rel=0.02)
+
+
+def test_kernel_of_one_atom_is_an_integral_over_the_ring():
+    """The grid of the multislice against polar quadrature of the analytic grating."""
+    edges, energy = (50.0, 80.0, 150.0), 80e3
+    kernel = scattering_kernel((("W", 0.0),), energy, edges, num_waves=24)
+    lam = wavelength(energy)
+    amplitude = transmission("W", energy, 8.0)
+    for ring, (low, high) in enumerate(zip(edges, edges[1:], strict=False)):
+        x, w = np.polynomial.legendre.leggauss(12)
+        radius = ((low + high) / 2 + (high - low) / 2 * x) * 1e-3 / lam
+        phi = (np.arange(128) + 0.5) * 2 * np.pi / 128
+        points = np.stack([np.outer(radius, np.cos(phi)), np.outer(radius, np.sin(phi))], -1).reshape(-1, 2)
+        weight = np.repeat(w * (high - low) / 2 * 1e-3 / lam * radius * 2 * np.pi / 128, 128)
+        scattered = amplitude(np.linalg.norm(points[None] - kernel.k[:, None], axis=-1))
+        exact = (scattered * weight) @ scattered.conj().T
+        # edges cut pixels of 4 mrad: cubic interpolation leaves a per mille
+        assert np.linalg.norm(kernel.values[ring] - exact) < 4e-3 * np.linalg.norm(exact)
+
+
+@pytest.mark.slow
+def test_kernel_of_a_pair_is_the_average_over_displacements():
+    """The split into smooth and oscillating parts against brute force over 400 frozen displacements."""
+    from bayesctx.scattering import multislice
+
+    column, energy, edges = (("Se", -1.67), ("Se", 1.67)), 80e3, (60.0, 100.0, 200.0)
+    kernel = scattering_kernel(column, energy, edges, num_waves=24, num_radii=6)
+    grid = multislice._Grid(energy, edges[-1], 2)
+    orders = multislice._incident_orders(grid, 24, 0)
+    weights = torch.from_numpy(multislice._ring_weights(grid, np.array(edges))).float()
+    u = THERMAL_DISPLACEMENT["Se"]
+    rng, total, num = np.random.default_rng(0), 0, 400
+    gap = grid.propagator(3.34)
+    for upper, lower in rng.normal(0, u, (num, 2, 2)):
+        wave = torch.fft.fft2(grid.plane_waves(orders, -1.67) * (1 + grid.grating("Se", shift=tuple(upper)))) * gap
+        out = torch.fft.fft2(torch.fft.ifft2(wave) * (1 + grid.grating("Se", shift=tuple(lower))), norm="forward")
+        direct = orders % grid.size
+        k2 = torch.from_numpy((orders**2).sum(1) / grid.length**2)
+        out[torch.arange(len(orders)), direct[:, 0], direct[:, 1]] -= torch.exp(-1j * math.pi * grid.wavelength * k2 * 1.67).to(
+            out
+        )
+        scattered = out.flatten(1)[:, grid.detected] * grid.length
+        total = total + multislice._collect(scattered, scattered, weights) / num
+    q2 = ((kernel.k[:, None] - kernel.k) ** 2).sum(-1)
+    averaged = kernel.values * np.exp(-2 * np.pi**2 * kernel.displacement**2 * q2)
+    for ring in range(2):
+        # 400 displacements leave 5 % of a fluctuation that is itself 20 % of the signal
+        assert np.linalg.norm(averaged[ring] - total[ring].numpy()) < 0.02 * np.linalg.norm(total[ring].numpy())
+
+
+def test_fit_reproduces_the_kernel():
+    edges = (60.0, 100.0, 200.0)
+    kernel = scattering_kernel((("Se", -1.67), ("Se", 1.67)), 80e3, edges, num_waves=64)
+    coefficients = fit_response(kernel, 80e3, edges)
+    assert coefficients.shape == (2, 6, 8)
+    from bayesctx.optics import bilinear
+
+    scale = wavelength(80e3) / 40e-3
+    p = torch.from_numpy((kernel.k**2).sum(1) * scale**2)
+    q = torch.from_numpy(np.linalg.norm(kernel.k[:, None] - kernel.k, axis=-1) * scale / 2)
+    terms = torch.stack(bilinear([p[:, None] ** m for m in range(3)], [p[None] ** m + 0j for m in range(3)]))
+    fitted = torch.einsum("rtn,nij,tij->rij", torch.from_numpy(coefficients).to(terms), chebyshev(q).to(terms), terms).numpy()
+    inside = p.sqrt().numpy() < 0.9
+    for ring in range(2):
+        error = (fitted - kernel.values)[ring][np.ix_(inside, inside)]
+        assert np.linalg.norm(error) < 0.01 * np.linalg.norm(kernel.values[ring][np.ix_(inside, inside)])
+
+
+def test_cardinal_splines_pass_through_the_nodes():
+    nodes = tuple(np.log(ANGLES).tolist())
+    assert torch.allclose(
+        _cardinal(torch.tensor(nodes, dtype=torch.float64), nodes), torch.eye(len(nodes), dtype=torch.float64), atol=1e-12
+    )
+    x = torch.linspace(nodes[0], nodes[-1], 50, dtype=torch.float64)
+    cubic = torch.tensor(nodes, dtype=torch.float64) ** 3
+    assert torch.allclose(_cardinal(x, nodes) @ cubic, x**3, atol=1e-9)
+
+
+def responses(column, energy, inner, outer):
+    table = load_table()
+    values = [torch.tensor(v, dtype=torch.float64) for v in (energy, inner, outer)]
+    return table.coefficients(table.look_up([column]), *values)[0]
+
+
+def test_rings_add():
+    whole = responses((("W", 0.0),), 90e3, 55.0, 210.0)
+    parts = responses((("W", 0.0),), 90e3, 55.0, 93.0) + responses((("W", 0.0),), 90e3, 93.0, 210.0)
+    assert torch.allclose(whole, parts, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("energy", "angles"), [(100e3, (55.0, 90.0, 180.0)), (50e3, (65.0, 110.0, 225.0)), (250e3, (75.0, 135.0, 275.0))]
+)
+def test_interpolation_between_the_nodes_of_the_table(energy, angles):
+    """Multislice at an energy and at angles that the table does not hold."""
+    column = (("Mo", 0.0),)
+    exact = fit_response(scattering_kernel(column, energy, angles, num_waves=160), energy, angles)
+    q = chebyshev(torch.linspace(0, 0.6, 7, dtype=torch.float64)).numpy()
+    for ring, (inner, outer) in enumerate(zip(angles, angles[1:], strict=False)):
+        # the response to a probe of 28 mrad: means of p and p² over its aperture
+        power = (28 / 40) ** 2
+        found, truth = (
+            np.einsum("to,of,t->f", c, q, [1, power, 0, power**2 / 3, 2 * power**2 / 3, 0])
+            for c in (responses(column, energy, inner, outer).numpy(), exact[ring])
+        )
+        # cubic splines in energy and angle, four significant digits of the file
+        assert np.abs(found - truth).max() < 6e-3 * truth.max()
+
+
+def test_table_holds_every_column_of_every_material():
+    from bayesctx.structure import DEFECTS, HOSTS, METALS, columns_of
+
+    columns = {c for d in DEFECTS for h in HOSTS for m in METALS for c in columns_of(d, h, m)}
+    found = load_table().look_up(sorted(columns))
+    assert found.entry.shape == (len(columns), 2)
+    assert len(table_columns()) == len(load_table().columns)
+    assert load_table().energies.tolist() == list(ENERGIES)
+
+
+def test_unknown_columns_are_refused():
+    with pytest.raises(ValueError, match="elements of the table.*'Au'"):
+        load_table().look_up([(("Au", 0.0),)])
+    with pytest.raises(ValueError, match="column of a doped dichalcogenide.*got MoSeSe"):
+        load_table().look_up([(("Mo", -3.8), ("Se", -1.67), ("Se", 1.67))])
+    with pytest.raises(ValueError, match="2.9 to 3.7 Å apart"):
+        load_table().look_up([(("Se", -4.0), ("Se", 4.0))])
+
+
+def test_columns_beyond_the_table_are_computed():
+    """The multislice behind column_response agrees with the table where both can be had, and goes on where it ends."""
+    from bayesctx.scattering import column_response
+    from bayesctx.scattering.table import load_table as table
+
+    column = (("Cr", 0.0),)
+    exact = fit_response(scattering_kernel(column, 80e3, (60.0, 200.0), num_waves=160), 80e3, (60.0, 200.0))[0]
+    found, displacement = column_response(column, 80e3, 60.0, 200.0)
+    assert np.abs(found.numpy() - exact).max() < 5e-3 * np.abs(exact).max()
+    assert displacement == pytest.approx(THERMAL_DISPLACEMENT["Cr"], rel=1e-6)
+    heavier = [float(column_response(((e, 0.0),), 80e3, 60.0, 200.0)[0].sum()) for e in ("Ta", "Hf", "Zr")]
+    assert "Hf" not in table().columns
+    assert heavier[0] > heavier[1] > heavier[2] > 0
+    with pytest.raises(ValueError, match="one or two atoms"):
+        column_response((("W", -4.0), ("Se", -1.67), ("Se", 1.67)), 80e3, 60.0, 200.0)
+    with pytest.raises(ValueError, match="element with a scattering factor.*'Xx'"):
+        column_response((("Xx", 0.0),), 80e3, 60.0, 200.0)
