@@ -1,0 +1,258 @@
+"""Where the columns of a patch are and what they hold: the crystal, its defects, relaxation and distortion."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ..structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb
+
+__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "place_columns", "place_crystal"]
+
+SPECIES = tuple((d, v) for d in DEFECTS for v in range(len(columns_of(d, "MoS2", "W"))))
+"""Every class with each of its alternatives: the index of a column of atoms in a material."""
+
+KINDS = tuple(SITES)
+PERFECT = torch.tensor([d in {classes[0] for classes in SITES.values()} for d in DEFECTS])
+FIRST_SPECIES = torch.tensor([next(i for i, (d, _) in enumerate(SPECIES) if d == defect) for defect in DEFECTS])
+NUM_ALTERNATIVES = torch.tensor([sum(d == defect for d, _ in SPECIES) for defect in DEFECTS])
+KIND_OF_SPECIES = torch.tensor([
+    KINDS.index("hollow") if (d, v) == ("adatom_M", 1) else next(i for i, c in enumerate(SITES.values()) if d in c)
+    for d, v in SPECIES
+])  # fmt: skip
+LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()])
+
+REACH = 9.6  # Å, columns beyond are left out
+NEAR = 6.0  # Å, sites that may carry a defect
+NUM_SPECIAL = 8  # columns that differ from the host: the centre and its nearest defects
+DISORDER = 0.03  # Å, rms static displacement of every column
+
+
+@dataclass(frozen=True)
+class Scene:
+    """Columns of a block of patches, in Å from the centre of the patch.
+
+    Attributes
+    ----------
+    positions : Tensor, shape (image, patch, 2, column, 2)
+        Metal and chalcogen columns of the host.
+    weights : Tensor, shape (image, patch, 2, column)
+        One where the host's own column is there.
+    special_positions : Tensor, shape (image, patch, special, 2)
+        Columns that differ from the host, the centre first.
+    special_species : Tensor of int, shape (image, patch, special)
+        Index into ``SPECIES``.
+    special_weights : Tensor, shape (image, patch, special)
+        One where the slot is used.
+    """
+
+    positions: Tensor
+    weights: Tensor
+    special_positions: Tensor
+    special_species: Tensor
+    special_weights: Tensor
+
+
+def first_species(defect: str) -> int:
+    """Index of the first alternative of a class.
+
+    Parameters
+    ----------
+    defect : str
+        One of ``DEFECTS``.
+
+    Returns
+    -------
+    int
+        Index into ``SPECIES``.
+    """
+    return int(FIRST_SPECIES[DEFECTS.index(defect)])
+
+
+def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, Tensor]:
+    """Draw what sites of one kind carry.
+
+    Parameters
+    ----------
+    u : Tensor, shape (*batch, 2)
+        In [0, 1).
+    kind : int
+        Index into ``SITES``.
+    concentration : Tensor, shape (*batch, defect_class)
+        Abundance of the classes; those that the site cannot carry are left out.
+
+    Returns
+    -------
+    species : Tensor of int, shape (*batch,)
+        Index into ``SPECIES``.
+    altered : Tensor of bool, shape (*batch,)
+        Whether the site differs from the perfect crystal.
+    """
+    classes = SITES[KINDS[kind]]
+    index = torch.tensor([DEFECTS.index(d) for d in classes])
+    edges = concentration[..., index].cumsum(-1)
+    chosen = (u[..., :1] * edges[..., -1:] > edges[..., :-1]).sum(-1)
+    defect = index[chosen]
+    alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
+    # an adatom stands on the metal column or in the hollow
+    is_adatom = defect == DEFECTS.index("adatom_M")
+    alternative = torch.where(is_adatom, int(KINDS[kind] == "hollow"), alternative)
+    return FIRST_SPECIES[defect] + alternative, chosen > 0
+
+
+@functools.cache
+def _sites() -> Tensor:
+    """Sites by kind, seen from each kind, nearest first, in lattice constants, shape (centre, kind, site, 2)."""
+    smallest = float(LATTICE_CONSTANTS.min())
+    positions, sites = honeycomb(1.0, REACH / smallest + 2.0)
+    xy, kind = torch.tensor(positions), np.array(sites)
+    centres = [(0.0, 0.0), (0.0, 1 / math.sqrt(3)), (0.0, -1 / math.sqrt(3))]
+    seen = []
+    for centre in centres:
+        for name in KINDS:
+            moved = xy[kind == name] - torch.tensor(centre)
+            seen.append(moved[moved.norm(dim=-1).argsort(stable=True)])
+    count = min(int((s.norm(dim=-1) < REACH / smallest).sum()) for s in seen)
+    return torch.stack([s[:count] for s in seen]).unflatten(0, (3, 3))
+
+
+def place_columns(rng: np.random.Generator, host: Tensor, species: Tensor, nuisances: Mapping[str, Tensor], box: float) -> Scene:
+    """Build the surroundings of central sites.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    host : Tensor of int, shape (image,)
+        Index into ``HOSTS``.
+    species : Tensor of int, shape (image, patch)
+        What the central site carries, index into ``SPECIES``.
+    nuisances : mapping of str to Tensor
+        See ``prior.NUISANCES``, and ``concentration``.
+    box : float
+        Edge of the square in Å outside of which columns are left out.
+
+    Returns
+    -------
+    Scene
+        The columns of every patch.
+    """
+    centre = KIND_OF_SPECIES[species]
+    lattice = (LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))[:, None, None, None, None]
+    positions = _sites()[centre] * lattice
+    shape = positions.shape[:-1]
+    u = torch.from_numpy(rng.random((*shape, 2), np.float32))
+    concentration = nuisances["concentration"][:, None, None]
+    drawn = [draw_species(u[:, :, k], k, concentration) for k in range(len(KINDS))]
+    around, altered = (torch.stack(v, 2) for v in zip(*drawn, strict=True))
+    radius = positions.norm(dim=-1)
+    is_centre = radius < 0.1
+    around = torch.where(is_centre, species[..., None, None], around)
+    altered = (altered & (radius < NEAR)) | is_centre
+
+    positions = _relax(rng, positions, altered, _is_defect(species), nuisances["relaxation"], lattice)
+    positions = _distort(positions, nuisances)
+
+    chosen = torch.where(altered, -radius, -torch.inf).flatten(2).topk(NUM_SPECIAL, dim=-1).indices
+    special = torch.zeros_like(altered).flatten(2).scatter(-1, chosen, True).view(shape) & altered
+    present = (positions.abs().amax(-1) < box / 2) & (radius < REACH) & ~special
+    return Scene(
+        positions=positions[:, :, :2],
+        weights=present[:, :, :2].float(),
+        special_positions=positions.flatten(2, 3).gather(2, chosen[..., None].expand(-1, -1, -1, 2)),
+        special_species=around.flatten(2).gather(2, chosen),
+        special_weights=special.flatten(2).gather(2, chosen).float(),
+    )
+
+
+def place_crystal(
+    rng: np.random.Generator, host: Tensor, nuisances: Mapping[str, Tensor], box: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Fill a square with one crystal.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    host : Tensor of int, shape (1,)
+        Index into ``HOSTS``.
+    nuisances : mapping of str to Tensor, shape (1,) or (1, 1)
+        See ``prior.NUISANCES``, and ``concentration``.
+    box : float
+        Edge of the square in Å.
+
+    Returns
+    -------
+    sites, columns : Tensor, shape (site, 2)
+        Positions in Å from the centre: of the lattice sites, and of the columns with relaxation and disorder.
+    species : Tensor of int, shape (site,)
+        What they carry, index into ``SPECIES``.
+    """
+    lattice = float(LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))
+    positions, names = honeycomb(1.0, 0.75 * box / lattice)
+    kind = torch.tensor([KINDS.index(n) for n in names])
+    xy = torch.tensor(positions) * lattice
+    u = torch.from_numpy(rng.random((len(kind), 2), np.float32))
+    species, altered = torch.zeros_like(kind), torch.zeros_like(kind, dtype=torch.bool)
+    for k in range(len(KINDS)):
+        species[kind == k], altered[kind == k] = draw_species(
+            u[kind == k], k, nuisances["concentration"].expand(int((kind == k).sum()), -1)
+        )
+
+    push = float(nuisances["relaxation"])
+    moved = torch.from_numpy(rng.standard_normal((len(kind), 2), np.float32)) * (DISORDER + 0.3 * push * altered[:, None])
+    tree = cKDTree(xy.numpy())
+    sign = rng.choice(np.array([-1.0, 1.0]), len(kind))
+    for i in altered.nonzero()[:, 0].tolist():
+        shell = [j for j in tree.query_ball_point(xy[i].numpy(), 0.7 * lattice) if j != i]
+        outward = xy[shell] - xy[i]
+        moved[shell] += sign[i] * push * outward / outward.norm(dim=-1, keepdim=True)
+
+    def distorted(points: Tensor) -> Tensor:
+        return _distort(points[None, None, None], nuisances)[0, 0, 0]
+
+    sites = distorted(xy)
+    inside = (sites.abs() < box / 2).all(-1)
+    return sites[inside], distorted(xy + moved)[inside], species[inside]
+
+
+def _is_defect(species: Tensor) -> Tensor:
+    """Whether species differ from the perfect crystal."""
+    perfect = torch.tensor([bool(PERFECT[DEFECTS.index(d)]) for d, _ in SPECIES])
+    return ~perfect[species]
+
+
+def _relax(
+    rng: np.random.Generator, positions: Tensor, altered: Tensor, defective: Tensor, relaxation: Tensor, lattice: Tensor
+) -> Tensor:
+    """Move the first shell of a defect towards it or away; give every column some static disorder."""
+    shape = positions.shape[:-1]
+    sign = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), shape[:2]))
+    amount = relaxation[:, None] * sign * defective
+    radius = positions.norm(dim=-1, keepdim=True)
+    first_shell = (radius > 0.1) & (radius < 0.7 * lattice)
+    outward = positions / radius.clamp(min=0.1) * first_shell * amount[..., None, None, None]
+    disorder = DISORDER + 0.3 * relaxation[:, None, None, None] * altered
+    return positions + outward + torch.from_numpy(rng.standard_normal((*shape, 2), np.float32)) * disorder[..., None]
+
+
+def _distort(positions: Tensor, nuisances: Mapping[str, Tensor]) -> Tensor:
+    """Rotate the crystal, shear it by the drift along the slow scan axis y, shift it off the centre."""
+
+    def of_patch(name: str) -> Tensor:
+        value = nuisances[name]
+        return value.reshape(value.shape + (1,) * (4 - value.ndim))
+
+    angle = of_patch("rotation")
+    x = positions[..., 0] * angle.cos() - positions[..., 1] * angle.sin()
+    y = positions[..., 0] * angle.sin() + positions[..., 1] * angle.cos()
+    x = x + of_patch("drift_x") * y + of_patch("offset_x")
+    y = y + of_patch("drift_y") * y + of_patch("offset_y")
+    return torch.stack([x, y], -1)

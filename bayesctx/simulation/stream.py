@@ -1,0 +1,267 @@
+"""Streams of simulated patches and whole micrographs, the same for the same seed and index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from ..context import CONTEXT
+from ..imaging import synthesize
+from ..prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, quantile
+from ..structure import DEFECTS, HOSTS, METALS, columns_of, species_of
+from .rendering import BOX, add_columns, detect, image_spectra, render
+from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns, place_crystal
+
+__all__ = ["Patches", "draw_block", "simulate", "simulate_micrograph"]
+
+PADDING = 5.0  # Å of crystal around a micrograph
+BLOCK = 64  # patches that are computed together, always whole: a patch does not depend on what was asked for
+
+PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
+"""Nuisances that are drawn for every patch; the others belong to the image."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A block of simulated patches: images that share a context, each with some patches.
+
+    Attributes
+    ----------
+    intensity : Tensor, shape (image, patch, y, x)
+        In counts times a free gain.
+    defect, species : Tensor, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    host, dopant : Tensor, shape (image,)
+        Index into ``HOSTS`` and into ``METALS``.
+    context : mapping of str to Tensor, shape (image,)
+        By the names of ``prior.CONTINUOUS``.
+    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
+        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+    """
+
+    intensity: Tensor
+    defect: Tensor
+    species: Tensor
+    host: Tensor
+    dopant: Tensor
+    context: Mapping[str, Tensor]
+    nuisances: Mapping[str, Tensor]
+
+
+@torch.no_grad()
+def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1) -> Patches:
+    """Draw one block of 64 patches.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur.
+    seed : int
+        Names the stream, >= 0.
+    block : int
+        Position in the stream, >= 0.
+    patches_per_image : int
+        Patches that share host, dopant, context and optics; divides 64.
+
+    Returns
+    -------
+    Patches
+        The same for the same arguments.
+    """
+    num_images = BLOCK // patches_per_image
+    rng = _generators(seed, patches_per_image, block)
+    image, nuisances = _draw_images(rng[0], prior, num_images)
+    defect, species, own = _draw_centres(rng[1], prior, num_images, patches_per_image)
+    nuisances = nuisances | own
+    scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
+    intensity = render(rng[3], prior, image, nuisances, scene)
+    context = {name: image[name] for name in CONTINUOUS}
+    return Patches(intensity, defect, species, image["host"], image["dopant"], context, nuisances)
+
+
+def _generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
+    """Independent sources for the parameters of images, those of patches, the scenes and the noise."""
+    return [np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block])) for i in range(4)]
+
+
+def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1)."""
+    return torch.from_numpy(rng.random(shape, np.float32))
+
+
+def _draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Host, dopant and continuous context of images, and the nuisances that belong to an image."""
+    u = _uniform(rng, num_images, 2)
+    hosts = list(HOSTS)
+    names = [prior.hosts[i] for i in (u[:, 0] * len(prior.hosts)).long().tolist()]
+    dopants = [prior.dopants[h][int(v * len(prior.dopants[h]))] for h, v in zip(names, u[:, 1].tolist(), strict=True)]
+    image = {
+        "host": torch.tensor([hosts.index(h) for h in names]),
+        "dopant": torch.tensor([METALS.index(d) for d in dopants]),
+    } | prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
+    shared = [name for name in NUISANCES if name not in PER_PATCH]
+    values = _uniform(rng, num_images, len(shared))
+    nuisances = {name: quantile(prior.nuisances[name], values[:, i]) for i, name in enumerate(shared)}
+    strength = np.array([prior.concentration[d] for d in DEFECTS])
+    gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
+    return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
+
+
+def _draw_centres(
+    rng: np.random.Generator, prior: Prior, num_images: int, num_patches: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Class and species of the central sites, and the nuisances that belong to a patch."""
+    u = _uniform(rng, num_images, num_patches, 2 + len(PER_PATCH))
+    allowed = torch.tensor([DEFECTS.index(d) for d in prior.defects])
+    defect = allowed[(u[..., 0] * len(allowed)).long()]
+    alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
+    own = {name: quantile(prior.nuisances[name], u[..., 2 + i]) for i, name in enumerate(PER_PATCH)}
+    return defect, FIRST_SPECIES[defect] + alternative, own
+
+
+def simulate(prior: Prior, num_patches: int, *, seed: int, start: int = 0, progress: bool = False) -> xr.Dataset:
+    """Draw labelled patches, each an image of its own.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur, e.g. ``tmd_prior()``.
+    num_patches : int
+        Number of patches, > 0.
+    seed : int
+        Names the stream; patch i of a seed is the same however many are drawn.
+    start : int
+        Index of the first patch in the stream.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Dataset, dimension image
+        ``intensity`` (image, y, x) in counts times a free gain, the truth ``defect`` and ``species``, every variable of
+        the context and every nuisance by name.
+
+    Raises
+    ------
+    ValueError
+        If ``num_patches`` is not positive, or ``seed`` or ``start`` is negative.
+
+    Examples
+    --------
+    >>> data = simulate(Prior.from_dict(tmd_prior().to_dict()), 2, seed=0)  # doctest: +SKIP
+    """
+    for name, value, least in (("num_patches", num_patches, 1), ("seed", seed, 0), ("start", start, 0)):
+        if value < least:
+            raise ValueError(f"{name} was expected to be at least {least}, got {value}")
+    first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
+    blocks = [draw_block(prior, seed, b) for b in tqdm(range(first, last), disable=not progress, unit="block")]
+    window = slice(start - first * BLOCK, start - first * BLOCK + num_patches)
+
+    def gather(values: list[Tensor]) -> np.ndarray:
+        return torch.cat(values)[window].numpy()
+
+    host = np.array(list(HOSTS))[gather([b.host for b in blocks])]
+    dopant = np.array(METALS)[gather([b.dopant for b in blocks])]
+    variables = {
+        "intensity": (("image", "y", "x"), gather([b.intensity[:, 0] for b in blocks]), {"units": "counts"}),
+        "defect": ("image", np.array(DEFECTS)[gather([b.defect[:, 0] for b in blocks])]),
+        "species": ("image", _name_species(gather([b.species[:, 0] for b in blocks]), host, dopant)),
+        "host": ("image", host),
+        "dopant": ("image", dopant),
+        "sampling": ("image", np.full(num_patches, prior.sampling), {"units": CONTEXT["sampling"].unit}),
+    }
+    for name in CONTINUOUS:
+        variables[name] = ("image", gather([b.context[name] for b in blocks]), {"units": CONTEXT[name].unit})
+    for name, (unit, _) in NUISANCES.items():
+        variables[name] = ("image", gather([b.nuisances[name].reshape(BLOCK) for b in blocks]), {"units": unit})
+    abundance = gather([b.nuisances["concentration"] for b in blocks])
+    variables["concentration"] = (("image", "defect_class"), abundance, {"units": "1"})
+    axis = (np.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
+    coords = {"y": ("y", axis, {"units": "Å"}), "x": ("x", axis, {"units": "Å"}), "defect_class": list(DEFECTS)}
+    return xr.Dataset(variables, coords, {"seed": seed, "start": start})
+
+
+def _name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
+    """Chemical formulas of species by index, for hosts and dopants by name."""
+    names = [
+        species_of(columns_of(defect, h, d)[alternative])
+        for (defect, alternative), h, d in zip((SPECIES[s] for s in species), host, dopant, strict=True)
+    ]
+    return np.array(names)
+
+
+@torch.no_grad()
+def simulate_micrograph(prior: Prior, *, seed: int, num_pixels: int = 512, sampling: float = 0.2, index: int = 0) -> xr.Dataset:
+    """Draw a whole micrograph with the truth of every site.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur; ``prior.given(context)`` fixes what is known.
+    seed : int
+        Names the stream.
+    num_pixels : int
+        Pixels along each side.
+    sampling : float
+        Size of a pixel in Å.
+    index : int
+        Which image of the stream.
+
+    Returns
+    -------
+    Dataset
+        ``intensity`` (y, x); for every lattice site in the image ``site_y``, ``site_x`` in pixels, ``defect`` and
+        ``species`` over the dimension patch; context, nuisances and ``concentration`` as scalars.
+
+    Raises
+    ------
+    ValueError
+        If the image would be smaller than a patch.
+    """
+    extent = num_pixels * sampling
+    if extent < prior.num_pixels * prior.sampling:
+        raise ValueError(
+            f"at least {prior.num_pixels * prior.sampling:g} Å were expected, got {num_pixels} pixels of {sampling} Å"
+        )
+    rng = _generators(seed, 0, index)
+    image, nuisances = _draw_images(rng[0], prior, 1)
+    _, _, own = _draw_centres(rng[1], prior, 1, 1)
+    # the crystal is not centred on a site, and the film varies over the image as it does over a patch
+    ratio = prior.num_pixels * prior.sampling / extent
+    nuisances |= {n: v * ratio if n.startswith("background") else v * (n == "rotation") for n, v in own.items()}
+    cell = (extent + 2 * PADDING,) * 2
+    sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
+    spectra = image_spectra(rng[3], image, nuisances, cell=cell)[0]
+    spectrum = add_columns(spectra, columns, species, cell=cell)
+    axis = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * sampling
+    shift = torch.from_numpy(rng[3].standard_normal(num_pixels, np.float32)) * nuisances["line_jitter"]
+    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
+    exposure = (image["dose"] * sampling**2)[:, None, None, None]
+    intensity = detect(rng[3], clean, axis[None, None], axis[None, None], exposure, nuisances)[0, 0]
+
+    pixels = sites / sampling + (num_pixels - 1) / 2
+    inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
+    host, dopant = list(HOSTS)[int(image["host"])], METALS[int(image["dopant"])]
+    found = species[inside].numpy()
+    variables = {
+        "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
+        "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
+        "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
+        "defect": ("patch", np.array([SPECIES[k][0] for k in found])),
+        "species": ("patch", _name_species(found, [host] * len(found), [dopant] * len(found))),
+        "host": host,
+        "dopant": dopant,
+        "sampling": ((), sampling, {"units": CONTEXT["sampling"].unit}),
+        "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
+    }
+    for name in CONTINUOUS:
+        variables[name] = ((), float(image[name]), {"units": CONTEXT[name].unit})
+    for name, (unit, _) in NUISANCES.items():
+        variables[name] = ((), float(nuisances[name]), {"units": unit})
+    return xr.Dataset(variables, {"defect_class": list(DEFECTS)}, {"seed": seed, "index": index})

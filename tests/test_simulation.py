@@ -1,0 +1,214 @@
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+from bayesctx import column_image, reference_prior, simulate, simulate_micrograph, tmd_prior
+from bayesctx.imaging import synthesize
+from bayesctx.prior import CONTINUOUS, NUISANCES
+from bayesctx.scattering import load_table
+from bayesctx.simulation import SPECIES, draw_block
+from bayesctx.simulation.rendering import BOX, image_spectra, patch_spectra
+from bayesctx.simulation.scene import KINDS, Scene, draw_species
+from bayesctx.structure import DEFECTS, HOSTS, METALS, SITES, columns_of
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return simulate(tmd_prior(), 130, seed=5)
+
+
+def test_a_patch_does_not_depend_on_what_was_asked_for(patches):
+    part = simulate(tmd_prior(), 40, seed=5, start=50)
+    assert np.array_equal(part.intensity, patches.intensity[50:90])
+    assert np.array_equal(part.defect, patches.defect[50:90])
+    assert np.array_equal(part.dose, patches.dose[50:90])
+    other = simulate(tmd_prior(), 40, seed=6)
+    assert not np.array_equal(other.intensity, patches.intensity[:40])
+
+
+def test_truth_context_and_nuisances_are_there_by_name(patches):
+    assert patches.intensity.dims == ("image", "y", "x")
+    assert patches.intensity.shape == (130, 32, 32)
+    assert set(CONTINUOUS) | set(NUISANCES) | {"host", "dopant", "sampling", "defect", "species"} <= set(patches.data_vars)
+    assert set(patches.defect.values) <= set(DEFECTS)
+    assert all(patches[n].attrs["units"] for n in (*CONTINUOUS, *NUISANCES))
+    assert bool(np.isfinite(patches.intensity).all())
+
+
+def test_patches_survive_netcdf(patches, tmp_path):
+    patches.to_netcdf(tmp_path / "patches.nc")
+    xr.testing.assert_identical(xr.load_dataset(tmp_path / "patches.nc"), patches)
+
+
+def test_classes_are_equally_probable():
+    defects = np.concatenate([draw_block(tmd_prior(), 3, b, patches_per_image=64).defect.ravel() for b in range(20)])
+    share = np.bincount(defects, minlength=13) / len(defects)
+    # 1280 draws: standard error sqrt(1/13 / 1280) = 0.0078, four of them
+    assert np.abs(share - 1 / 13).max() < 0.031
+
+
+def test_images_share_their_context():
+    block = draw_block(reference_prior(), 0, 0, patches_per_image=16)
+    assert block.intensity.shape == (4, 16, 32, 32)
+    assert block.context["dose"].shape == (4,)
+    assert block.defect.shape == (4, 16)
+
+
+def quiet(num=1):
+    """Nuisances that do nothing."""
+    off = {n: torch.zeros(num) for n in NUISANCES}
+    return off | {"vibration": torch.ones(num), "gain": torch.ones(num), "source_size": torch.full((num,), 0.8)}
+
+
+def test_patch_is_the_sum_of_its_columns():
+    """The batched path of the simulator against column_image on the same columns."""
+    image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
+        n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 30.0, 60.0, 200.0, 20.0, 1e5), strict=True)
+    }
+    rng = np.random.default_rng(0)
+    spectra = image_spectra(rng, image, quiet(), cell=(BOX, BOX))
+    species = {d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")}
+    positions = torch.tensor([[[[[0.0, 0.0], [3.0, 0.5]], [[0.1, 1.8], [2.0, -2.0]]]]])
+    scene = Scene(
+        positions,
+        torch.ones(1, 1, 2, 2),
+        torch.tensor([[[[-2.0, 1.0], [1.0, 3.0]]]]),
+        torch.tensor([[[species["D_M"], species["V_X"]]]]),
+        torch.tensor([[[1.0, 1.0]]]),
+    )
+    axis = torch.linspace(-4, 4, 9)
+    fast = synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX))[0, 0]
+    s2, vacancy = columns_of("X2", "MoS2", "W")[0], columns_of("V_X", "MoS2", "W")[0]
+    columns = [
+        (0.0, 0.0, [("Mo", 0.0)]),
+        (3.0, 0.5, [("Mo", 0.0)]),
+        (0.1, 1.8, s2),
+        (2.0, -2.0, s2),
+        (-2.0, 1.0, [("W", 0.0)]),
+        (1.0, 3.0, vacancy),
+    ]
+    slow = column_image(
+        columns,
+        beam_energy=80e3,
+        convergence_semiangle=30.0,
+        inner_collection_angle=60.0,
+        outer_collection_angle=200.0,
+        x=axis.numpy(),
+        y=axis.numpy(),
+        aberrations={"C10": -20.0},
+        source_size=0.8,
+        cell=(BOX, BOX),
+    )
+    # nothing but the cut at 1.8 1/Å and single precision between them
+    assert np.abs(fast.numpy() - slow.values).max() < 1e-3 * slow.values.max()
+
+
+@pytest.mark.parametrize(("energy", "source", "limit"), [(80e3, 0.9, 0.002), (200e3, 0.8, 0.002), (300e3, 0.5, 0.02)])
+def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
+    """The patch of the simulator against a wide crystal at full bandwidth; gain and offset are free.
+
+    The small cell adds the tails of the probe as a constant; at 300 keV with the smallest source of the prior the cut of
+    spatial frequencies shows.
+    """
+    axis = torch.arange(-4, 4.1, 0.25)
+    lattice = [
+        (x, y, d)
+        for d, shift in (("M", 0.0), ("X2", 1.836))
+        for i in range(-9, 10)
+        for j in range(-9, 10)
+        for x, y in [((i + j / 2) * 3.18, j * 2.754 + shift)]
+        if np.hypot(x, y) < 16
+    ]
+    wide = column_image(
+        [(x, y, columns_of(d, "MoS2", "W")[0]) for x, y, d in lattice],
+        beam_energy=energy,
+        convergence_semiangle=30.0,
+        inner_collection_angle=60.0,
+        outer_collection_angle=200.0,
+        x=axis.numpy(),
+        y=axis.numpy(),
+        source_size=source,
+        cell=(60.0, 60.0),
+    ).values.ravel()
+    image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
+        n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (energy, 30.0, 60.0, 200.0, 0.0, 1e5), strict=True)
+    }
+    spectra = image_spectra(np.random.default_rng(0), image, quiet() | {"source_size": torch.tensor([source])}, cell=(BOX, BOX))
+    inside = [(x, y, d) for x, y, d in lattice if max(abs(x), abs(y)) < BOX / 2 and np.hypot(x, y) < 9.6]
+    sites = [torch.tensor([(x, y) for x, y, d in inside if d == kind]) for kind in ("M", "X2")]
+    most = max(map(len, sites))
+    positions = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, most - len(p))) for p in sites])[None, None]
+    weights = torch.stack([(torch.arange(most) < len(p)).float() for p in sites])[None, None]
+    nothing = torch.zeros(1, 1, 1)
+    scene = Scene(positions, weights, torch.zeros(1, 1, 1, 2), nothing.long(), nothing)
+    small = synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX)).numpy().ravel()
+    matched = np.polyval(np.polyfit(small, wide, 1), small)
+    assert np.sqrt(((matched - wide) ** 2).mean() / wide.var()) < limit
+
+
+def test_neighbours_follow_the_composition():
+    concentration = torch.zeros(13)
+    concentration[DEFECTS.index("M")], concentration[DEFECTS.index("D_M")] = 0.7, 0.3
+    concentration[DEFECTS.index("X2")] = 5.0
+    u = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0))
+    species, altered = draw_species(u, KINDS.index("metal"), concentration)
+    assert {SPECIES[s][0] for s in species.unique()} == {"M", "D_M"}
+    # standard error sqrt(0.21 / 4000) = 0.0072
+    assert float(altered.float().mean()) == pytest.approx(0.3, abs=0.03)
+
+
+def test_noise_is_poisson_at_the_dose():
+    """Over many noise draws of one scene, counts have a variance equal to their mean."""
+    from bayesctx.simulation.rendering import detect
+
+    clean = torch.full((1, 1, 100, 100), 0.02)
+    exposure = torch.full((1, 1, 1, 1), 1500.0)
+    axis = torch.zeros(1, 1, 100)
+    counts = detect(np.random.default_rng(0), clean, axis, axis, exposure, quiet())
+    # 10 000 pixels of mean 30: standard errors 0.055 and 30 sqrt(2 / 10 000) = 0.42
+    assert float(counts.mean()) == pytest.approx(30, abs=0.25)
+    assert float(counts.var()) == pytest.approx(30, abs=2.0)
+
+
+def test_expected_intensity_grows_with_the_dose_and_the_film():
+    from bayesctx.simulation.rendering import detect
+
+    clean, axis = torch.full((1, 1, 50, 50), 0.02), torch.zeros(1, 1, 50)
+    exposure = torch.full((1, 1, 1, 1), 1e6)
+    filmed = detect(np.random.default_rng(0), clean, axis, axis, exposure, quiet() | {"background": torch.tensor([0.3])})
+    # mean 26 000 with relative standard error 1.2e-4
+    assert float(filmed.mean()) == pytest.approx(1.3 * 0.02 * 1e6, rel=1e-3)
+
+
+def test_micrograph_holds_every_site():
+    prior = reference_prior().given({"host": "MoS2", "dopant": "W", "dose": 1e5})
+    image = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
+    assert image.intensity.dims == ("y", "x")
+    area = HOSTS["MoS2"].lattice_constant ** 2 * (1 + float(image.strain)) ** 2 * np.sqrt(3) / 2 * (1 + float(image.drift_y))
+    expected = 3 * (128 * 0.25) ** 2 / area
+    # a rim of one site around 32 Å: 4 * 32 / 1.8 sites, known to a third
+    assert image.sizes["patch"] == pytest.approx(expected, abs=25)
+    sites = {site: [d for d in image.defect.values if d in classes] for site, classes in SITES.items()}
+    assert all(len(v) > 0.3 * expected - 25 for v in sites.values())
+    again = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
+    xr.testing.assert_identical(image, again)
+    with pytest.raises(ValueError, match="at least 8 Å"):
+        simulate_micrograph(prior, seed=0, num_pixels=16, sampling=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_patches": 0, "seed": 0}, "num_patches was expected to be at least 1, got 0"),
+        ({"num_patches": 1, "seed": -1}, "seed was expected"),
+        ({"num_patches": 1, "seed": 0, "start": -5}, "start was expected"),
+    ],
+)
+def test_impossible_requests_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(tmd_prior(), **arguments)
+
+
+def test_table_is_loaded_once():
+    assert load_table() is load_table()
