@@ -1,0 +1,256 @@
+"""The neural likelihood: contrast features of a patch, and their density given the column in its centre and the context."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from pyro.distributions import Categorical, Independent, MixtureSameFamily, Normal, TorchDistribution as Distribution
+from torch import Tensor, nn
+
+from .optics import MAX_SEMIANGLE, wavelength
+from .scattering import LookUp, chebyshev, load_table
+from .structure import DEFECTS, HOSTS, METALS, columns_of
+
+__all__ = ["HYPOTHESES", "ContrastLikelihood", "Encoder", "describe", "mixture_log_prob"]
+
+HYPOTHESES = (
+    ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
+    ("Y_X", 0), ("Y_X", 2), ("M_X", 0), ("hollow", 0), ("adatom_M", 0), ("adatom_M", 1),
+)  # fmt: skip
+"""Classes with their alternatives of different composition or place; which chalcogen plane is hit does not matter."""
+
+HYPOTHESIS_DEFECT = torch.tensor([DEFECTS.index(d) for d, _ in HYPOTHESES])
+DOPED = [i for i, (d, _) in enumerate(HYPOTHESES) if d == "D_M"][0]
+FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, where the responses are read
+MIN_SCALE = 0.03
+
+
+class Encoder(nn.Module):
+    """Contrast features of a patch, blind to gain and offset.
+
+    Parameters
+    ----------
+    num_features : int
+        Dimension of the features.
+    num_pixels : int
+        Pixels along each side of a patch.
+    width : int
+        Channels of the first layer.
+    """
+
+    def __init__(self, num_features: int = 24, num_pixels: int = 32, width: int = 16) -> None:
+        super().__init__()
+
+        def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
+            return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(4, outputs), nn.SiLU()]
+
+        size = num_pixels // 8
+        self.layers = nn.Sequential(
+            nn.Conv2d(1, width, 5, 2, 2),
+            nn.SiLU(),
+            *layer(width, 2 * width, 1),
+            *layer(2 * width, 3 * width, 2),
+            *layer(3 * width, 3 * width, 1),
+            *layer(3 * width, 4 * width, 2),
+            nn.Flatten(),
+            nn.Linear(4 * width * size**2, 256),
+            nn.SiLU(),
+            nn.Linear(256, num_features),
+            # unit variance, so that a scale of the likelihood means the same for every feature
+            nn.BatchNorm1d(num_features, affine=False, momentum=0.02),
+        )
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """Encode patches.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (*batch, y, x)
+            Intensities in any unit.
+
+        Returns
+        -------
+        Tensor, shape (*batch, feature)
+            Contrast features.
+        """
+        flat = patches.flatten(0, -3) if patches.ndim > 3 else patches
+        centred = flat - flat.mean((-2, -1), keepdim=True)
+        scaled = centred / centred.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-12)
+        return self.layers(scaled[:, None]).unflatten(0, patches.shape[:-2])
+
+
+class ContrastLikelihood(nn.Module):
+    """Mixture of Gaussians over the contrast features, given a hypothesis and the context.
+
+    Parameters
+    ----------
+    num_features : int
+        Dimension of the features.
+    num_components : int
+        Components of the mixture.
+    hidden : int
+        Width of the network.
+    """
+
+    def __init__(self, num_features: int = 24, num_components: int = 3, hidden: int = 192) -> None:
+        super().__init__()
+        self.num_features, self.num_components = num_features, num_components
+        self.net = nn.Sequential(
+            nn.Linear(NUM_INPUTS, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, hidden),
+            nn.SiLU(),
+            nn.Linear(hidden, num_components * (2 * num_features + 1)),
+        )
+
+    def parameters_of(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Parameters of the mixture.
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (*batch, input)
+            From ``describe``.
+
+        Returns
+        -------
+        log_weight : Tensor, shape (*batch, component)
+            Normalised.
+        loc, scale : Tensor, shape (*batch, component, feature)
+            Of the Gaussians.
+        """
+        raw = self.net(inputs).unflatten(-1, (self.num_components, 2 * self.num_features + 1))
+        loc, scale, weight = raw.split((self.num_features, self.num_features, 1), -1)
+        return weight[..., 0].log_softmax(-1), loc, nn.functional.softplus(scale) + MIN_SCALE
+
+    def forward(self, inputs: Tensor) -> Distribution:
+        """Return p(contrast | hypothesis, context).
+
+        Parameters
+        ----------
+        inputs : Tensor, shape (*batch, input)
+            From ``describe``.
+
+        Returns
+        -------
+        Distribution, batch shape (*batch,), event shape (feature,)
+            The density of the features.
+        """
+        log_weight, loc, scale = self.parameters_of(inputs)
+        return MixtureSameFamily(Categorical(logits=log_weight), Independent(Normal(loc, scale), 1))
+
+
+def mixture_log_prob(features: Tensor, log_weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Log density of every component for every patch, as one matrix product.
+
+    Parameters
+    ----------
+    features : Tensor, shape (*batch, patch, feature)
+        Contrast features.
+    log_weight : Tensor, shape (*batch, *hypothesis, component)
+        From ``ContrastLikelihood.parameters_of``.
+    loc, scale : Tensor, shape (*batch, *hypothesis, component, feature)
+        Likewise.
+
+    Returns
+    -------
+    Tensor, shape (*batch, patch, *hypothesis, component)
+        log weight + log N(features; loc, scale); the density is the logsumexp over components.
+
+    Notes
+    -----
+    The square is expanded: features² . precision - 2 features . (precision loc) + constant. Features are of order one and
+    scales at least 0.03, which keeps the cancellation in single precision below 0.01 nats.
+    """
+    lead = features.ndim - 2
+    shape = log_weight.shape[lead:]
+    precision = scale.reciprocal().square()
+    constant = (
+        log_weight
+        - 0.5 * (loc.square() * precision).sum(-1)
+        - scale.log().sum(-1)
+        - scale.shape[-1] * 0.5 * math.log(2 * math.pi)
+    )
+    slopes = torch.cat([-0.5 * precision, precision * loc], -1).flatten(lead, -2)
+    rows = torch.cat([features.square(), features], -1)
+    return (constant.flatten(lead)[..., None, :] + rows @ slopes.mT).unflatten(-1, shape)
+
+
+@functools.cache
+def _hypothesis_table() -> LookUp:
+    """Columns of every hypothesis in every material, shape (host, dopant, hypothesis)."""
+    columns = [columns_of(d, host, dopant)[v] for host in HOSTS for dopant in METALS for d, v in HYPOTHESES]
+    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(HYPOTHESES))
+
+
+SITE_INPUTS = len(DEFECTS) + 1
+NUM_INPUTS = SITE_INPUTS + 19  # three responses of its own, six of the material, ten conditions
+
+
+def describe(host: Tensor, dopant: Tensor, context: Mapping[str, Tensor], hypotheses: Sequence[int] | None = None) -> Tensor:
+    """Describe hypotheses by their physics: what the network sees in the place of names.
+
+    Parameters
+    ----------
+    host, dopant : Tensor of int, shape (*batch,)
+        Index into ``HOSTS`` and ``METALS``.
+    context : mapping of str to Tensor
+        By the names of ``prior.CONTINUOUS``; shapes broadcast against ``(*batch,)``.
+    hypotheses : sequence of int, optional
+        Indices into ``HYPOTHESES``. Default: all.
+
+    Returns
+    -------
+    Tensor, shape (*batch, hypothesis, input)
+        The class, the response of the column relative to the host's columns at three spatial frequencies, and the
+        conditions, all of order one.
+    """
+    chosen = torch.arange(len(HYPOTHESES)) if hypotheses is None else torch.tensor(hypotheses)
+    energy, angle = context["beam_energy"], context["convergence_semiangle"]
+    inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
+    host, dopant = torch.broadcast_tensors(host, dopant)
+    columns = _hypothesis_table()[host, dopant]
+    strength = _responses(columns, energy, angle, inner, outer)  # (*batch, hypothesis, frequency)
+    metal, chalcogen = strength[..., 0:1, :], strength[..., 5:6, :]
+    unit = (metal + chalcogen)[..., :1]
+    relative = (strength / unit)[..., chosen, :]
+    material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
+    lattice = torch.tensor([h.lattice_constant for h in HOSTS.values()]).to(energy)[host]
+    cutoff = 2 * angle * 1e-3 / wavelength(energy)
+    blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
+    values = [
+        (lattice - 3.35) / 0.1,
+        (energy / 100e3).log(),
+        (angle - 28) / 6,
+        (inner / 60).log() / 0.4,
+        (outer / 170).log() / 0.4,
+        cutoff - 1.5,
+        blur,
+        blur.square() - 1,
+        # expected counts per unit cell
+        (context["dose"] * unit[..., 0, 0]).log() / 2 - 3.5,
+        (metal / chalcogen).log()[..., 0, 0],
+    ]
+    scalars = torch.stack(torch.broadcast_tensors(*values), -1)
+    shared = torch.cat([material, scalars], -1)[..., None, :].expand(*relative.shape[:-1], -1)
+    one_hot = nn.functional.one_hot(HYPOTHESIS_DEFECT[chosen], len(DEFECTS)).to(energy)
+    second = torch.tensor([float(HYPOTHESES[i] == ("adatom_M", 1)) for i in chosen]).to(energy)[:, None]
+    site = torch.cat([one_hot, second], -1).expand(*relative.shape[:-1], -1)
+    own = torch.stack([(relative[..., 0] + 0.02).log() + 1, relative[..., 0] - 0.5, relative[..., 2] - 0.5], -1)
+    return torch.cat([site, own, shared], -1)
+
+
+def _responses(columns: LookUp, energy: Tensor, angle: Tensor, inner: Tensor, outer: Tensor) -> Tensor:
+    """Response of columns to a uniform aperture at a few spatial frequencies, shape (*batch, column, frequency)."""
+    coefficients = load_table().coefficients(columns, energy, inner, outer)
+    frequency = torch.tensor(FREQUENCIES).to(energy)
+    scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
+    values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)
+    power = ((angle / MAX_SEMIANGLE) ** 2)[..., None, None]
+    # means of p and p² over the aperture
+    mean = values[..., 0] + power * values[..., 1] + power**2 / 3 * (values[..., 3] + 2 * values[..., 4])
+    blur = torch.exp(-2 * math.pi**2 * columns.displacement.to(energy)[..., None] ** 2 * frequency**2)
+    return mean.clamp(min=0) * blur

@@ -1,0 +1,143 @@
+"""train(): fit encoder and likelihood to streamed patches."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from ..model import DefectModel
+from ..simulation import Patches
+from .checkpoint import resume, write_checkpoint
+from .score import ask, conditional_log_score, generative_log_score, random_subset
+from .stream import PatchStream, first_images, join
+
+__all__ = ["train"]
+
+
+def train(
+    model: DefectModel,
+    *,
+    num_patches: int,
+    seed: int = 0,
+    batch_size: int = 512,
+    learning_rate: float = 2e-3,
+    generative_weight: float = 0.02,
+    checkpoint: str | os.PathLike | None = None,
+    checkpoint_interval: int = 200,
+    num_workers: int = 1,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Fit a model to patches streamed from its prior.
+
+    Parameters
+    ----------
+    model : DefectModel
+        Changed in place.
+    num_patches : int
+        Length of the stream.
+    seed : int
+        Names the stream.
+    batch_size : int
+        Patches per step, a multiple of 64.
+    learning_rate : float
+        Peak of the one-cycle schedule of AdamW.
+    generative_weight : float
+        Weight of the log density of the features per step.
+    checkpoint : path-like, optional
+        File that holds the state of the run. If it exists the run goes on from it.
+    checkpoint_interval : int
+        Steps between checkpoints: what a killed run loses at most.
+    num_workers : int
+        Processes that simulate; 0 simulates in this one.
+    progress : bool
+        Show a progress bar with loss and rate.
+
+    Returns
+    -------
+    Dataset, dimension step
+        ``loss`` and conditional ``log_score`` in nats, and ``num_known``, the number of variables that were known.
+
+    Raises
+    ------
+    ValueError
+        If there is nothing to learn from, the batch does not consist of blocks, or the checkpoint is foreign or of another run.
+    """
+    _check_sizes(num_patches, batch_size)
+    blocks_per_step = batch_size // 64
+    num_steps = max(1, num_patches // batch_size)
+    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
+    run = {
+        "seed": seed,
+        "num_patches": num_patches,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        "generative_weight": generative_weight,
+    }
+    history: list[tuple[float, float, float]] = []
+    if checkpoint is not None and Path(checkpoint).exists():
+        history = resume(Path(checkpoint), model, optimizer, schedule, run)
+    first = len(history)
+    loader = _load(model, seed, range(first * blocks_per_step, num_steps * blocks_per_step), blocks_per_step, num_workers)
+    model.train()
+    bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=not progress, unit="patch", unit_scale=True)
+    with bar:
+        for step, batch in enumerate(loader, first):
+            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            history.append(_step(model, batch, optimizer, generator, generative_weight))
+            schedule.step()
+            bar.update(batch_size)
+            recent = np.mean(history[-100:], 0)
+            bar.set_postfix(loss=f"{recent[0]:.3f}", log_score=f"{recent[1]:.3f}", refresh=False)
+            if checkpoint is not None and ((step + 1) % checkpoint_interval == 0 or step + 1 == num_steps):
+                write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
+    model.eval()
+    model.card |= {"prior": model.prior.to_dict(), "training": run}
+    loss, score, known = np.array(history).T
+    return xr.Dataset(
+        {"loss": ("step", loss, {"units": "nat"}), "log_score": ("step", score, {"units": "nat"}), "num_known": ("step", known)}
+    )
+
+
+def _check_sizes(num_patches: int, batch_size: int) -> None:
+    """Raise for a run without patches, or with parts of blocks."""
+    if num_patches < 1:
+        raise ValueError(f"num_patches was expected to be at least 1, got {num_patches}")
+    if batch_size % 64 or batch_size <= 0:
+        raise ValueError(f"a batch of whole blocks of 64 patches was expected, got {batch_size}; round it")
+
+
+def _load(model: DefectModel, seed: int, blocks: range, blocks_per_step: int, num_workers: int) -> DataLoader:
+    """Batches of the stream of the model's prior."""
+    stream = PatchStream(model.prior, seed=seed, start=blocks.start, stop=blocks.stop)
+    prefetch = 4 if num_workers else None
+    # its own generator: the global one is left as found
+    generator = torch.Generator().manual_seed(seed)
+    return DataLoader(
+        stream, blocks_per_step, collate_fn=join, num_workers=num_workers, prefetch_factor=prefetch, generator=generator
+    )
+
+
+def _step(
+    model: DefectModel, batch: Patches, optimizer: torch.optim.Optimizer, generator: torch.Generator, generative_weight: float
+) -> tuple[float, float, float]:
+    """One step of the optimizer: loss, conditional log score, number of known variables."""
+    known = random_subset(generator)
+    features = model.encoder(batch.intensity)
+    # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
+    part = len(features) if not known or "host" in known else max(1, len(features) // 4)
+    question = ask(first_images(batch, part), model.prior, known, generator, num_draws=24 if not known else 4)
+    score = -conditional_log_score(model, features[:part], batch.defect[:part], question).mean()
+    density = -generative_log_score(model, features, batch).mean()
+    loss = score + generative_weight * density
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    optimizer.step()
+    return loss.item(), -score.item(), float(len(known))

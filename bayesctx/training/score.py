@@ -1,0 +1,184 @@
+"""The conditional log score: how probable the true class is, given the features and a random part of the context."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..likelihood import HYPOTHESES, describe
+from ..model import DefectModel, Materials, outcome_classes
+from ..prior import CONTINUOUS, MAX_TRIES, Prior
+from ..simulation import SPECIES, Patches
+from ..structure import DEFECTS
+
+__all__ = ["Question", "ask", "conditional_log_score", "generative_log_score", "random_subset"]
+
+DISCRETE = ("host", "dopant")
+HYPOTHESIS_OF_SPECIES = torch.tensor([
+    max(i for i, (d, v) in enumerate(HYPOTHESES) if d == defect and v <= alternative) for defect, alternative in SPECIES
+])  # fmt: skip  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is known of the images of a batch, and what is enumerated or drawn in the place of the rest.
+
+    Attributes
+    ----------
+    known : frozenset of str
+        Names of the variables of the context.
+    context : mapping of str to Tensor, shape (image or 1, draw)
+        Draws of the continuous context, the known ones at their value.
+    materials : Materials
+        Hosts and dopants to enumerate, with a leading dimension (image or 1).
+    """
+
+    known: frozenset[str]
+    context: Mapping[str, Tensor]
+    materials: Materials
+
+
+def ask(batch: Patches, prior: Prior, known: frozenset[str], generator: torch.Generator, num_draws: int) -> Question:
+    """Set up the marginalisation over everything that is not known.
+
+    Parameters
+    ----------
+    batch : Patches
+        Images with their truth.
+    prior : Prior
+        Gives hosts, dopants and draws of what is not known.
+    known : frozenset of str
+        Names of the variables that are known of every image.
+    generator : torch.Generator
+        Source of randomness.
+    num_draws : int
+        Draws of the latent continuous context.
+
+    Returns
+    -------
+    Question
+        For the whole batch; shared by its images where nothing is known.
+    """
+    num_images = len(batch.host)
+    latent = [n for n in CONTINUOUS if n not in known]
+    rows = 1 if len(latent) == len(CONTINUOUS) and not known & set(DISCRETE) else num_images
+    draws = num_draws if latent else 1
+    if latent:
+        u = torch.rand(rows, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        context, _ = prior.quantiles(u)
+        for name in known & set(CONTINUOUS):
+            context[name] = batch.context[name][:, None, None].expand_as(context[name])
+        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
+        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        first = possible.long().argmax(-1, keepdim=True)
+        # where no try was possible the truth, which is, takes its place
+        found = possible.any(-1)
+        context = {n: torch.where(found, v.gather(-1, first)[..., 0], batch.context[n][:rows, None]) for n, v in context.items()}
+    else:
+        context = {n: batch.context[n][:, None] for n in CONTINUOUS}
+    return Question(known, context, _materials(batch, prior, known, rows))
+
+
+def _materials(batch: Patches, prior: Prior, known: frozenset[str], rows: int) -> Materials:
+    """Hosts and dopants that agree with what is known of every image."""
+    every = Materials.of(prior)
+    if not known & set(DISCRETE):
+        fields = (every.host, every.dopant, every.host_weight, every.dopant_weight)
+        return Materials(*(f[None].expand(rows, *f.shape) for f in fields))
+    if "host" in known:
+        position = (every.host == batch.host[:, None]).long().argmax(-1)
+        host, dopant, weight = batch.host[:, None], every.dopant[position][:, None], every.dopant_weight[position][:, None]
+    else:
+        host, dopant, weight = (f[None].expand(rows, *f.shape) for f in (every.host, every.dopant, every.dopant_weight))
+    if "dopant" in known:
+        # a known dopant speaks for the hosts that take it
+        weight = (weight * (dopant == batch.dopant[:, None, None])).sum(-1, keepdim=True)
+        dopant = batch.dopant[:, None, None].expand_as(weight)
+    host_weight = weight.sum(-1)
+    return Materials(
+        host, dopant, host_weight / host_weight.sum(-1, keepdim=True), weight / weight.sum(-1, keepdim=True).clamp(min=1e-9)
+    )
+
+
+def conditional_log_score(model: DefectModel, features: Tensor, defect: Tensor, question: Question) -> Tensor:
+    """Log probability of the true class given the features and what is known.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    features : Tensor, shape (image, patch, feature)
+        Contrast features.
+    defect : Tensor of int, shape (image, patch)
+        True classes.
+    question : Question
+        What is known, and draws of the rest.
+
+    Returns
+    -------
+    Tensor, shape (image, patch)
+        log p(defect | features, known context) in nats.
+    """
+    materials = question.materials
+    outcomes = model.outcomes(question.context, materials)
+    shared = len(next(iter(question.context.values()))) == 1 and len(features) > 1
+    rows = features.flatten(0, 1)[None] if shared else features
+    log_prob = outcomes.log_prob(rows)
+    num_dopants = materials.dopant.shape[-1]
+    doped = (materials.dopant_weight * materials.host_weight[..., None]).log()
+    plain = materials.host_weight.log()[..., None].expand(*materials.host_weight.shape, len(DEFECTS) - 1)
+    joint = log_prob + torch.cat([plain, doped], -1)[:, None, None]
+    if shared:
+        joint = joint[0].unflatten(0, features.shape[:2])
+    is_true = outcome_classes(num_dopants) == defect[..., None, None, None]
+    joint = joint.clamp(min=-1e5)
+    return joint.masked_fill(~is_true, -torch.inf).flatten(2).logsumexp(-1) - joint.flatten(2).logsumexp(-1)
+
+
+def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -> Tensor:
+    """Log density of the features under the truth; the encoder learns nothing from it, or it would collapse.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    features : Tensor, shape (image, patch, feature)
+        Contrast features.
+    batch : Patches
+        The truth.
+
+    Returns
+    -------
+    Tensor, shape (image, patch)
+        log p(features | everything) in nats.
+    """
+    inputs = describe(batch.host, batch.dopant, batch.context)
+    hypothesis = HYPOTHESIS_OF_SPECIES[batch.species]
+    picked = inputs.gather(1, hypothesis[..., None].expand(-1, -1, inputs.shape[-1]))
+    return model.likelihood(picked).log_prob(features.detach())
+
+
+def random_subset(generator: torch.Generator) -> frozenset[str]:
+    """Draw which variables are known: all, none, or each with a probability that is itself drawn.
+
+    Parameters
+    ----------
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    frozenset of str
+        Names of variables.
+    """
+    kind = float(torch.rand((), generator=generator))
+    names = (*DISCRETE, *CONTINUOUS)
+    if kind < 0.3:
+        return frozenset(names)
+    if kind < 0.4:
+        return frozenset()
+    share = float(torch.rand((), generator=generator))
+    return frozenset(n for n in names if float(torch.rand((), generator=generator)) < share)

@@ -1,0 +1,79 @@
+import pytest
+import torch
+
+from bayesctx.likelihood import HYPOTHESES, NUM_INPUTS, ContrastLikelihood, Encoder, describe, mixture_log_prob
+from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
+from bayesctx.structure import HOSTS, METALS
+
+
+def conditions(num, seed=0):
+    u = torch.rand(num, MAX_TRIES, 7, generator=torch.Generator().manual_seed(seed))
+    return reference_prior().first_possible(u)
+
+
+@pytest.fixture
+def likelihood():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return ContrastLikelihood(num_features=5, num_components=3, hidden=16)
+
+
+def test_density_is_normalised(likelihood):
+    """The mixture integrates to one: importance sampling from a wide Gaussian."""
+    inputs = describe(torch.tensor([0]), torch.tensor([9]), conditions(1))[0]
+    density = likelihood(inputs[:3])
+    wide = torch.distributions.Normal(torch.zeros(5), 2.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        x = wide.sample((20_000,))
+    ratio = (density.log_prob(x[:, None]) - wide.log_prob(x).sum(-1)[:, None]).exp()
+    error = ratio.std(0) / 20_000**0.5
+    assert bool(((ratio.mean(0) - 1).abs() < 5 * error).all())
+
+
+def test_matrix_product_is_the_mixture(likelihood):
+    inputs = describe(torch.arange(4), torch.arange(4), conditions(4))
+    features = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(2))
+    fast = mixture_log_prob(features, *likelihood.parameters_of(inputs)).logsumexp(-1)
+    slow = likelihood(inputs[:, None]).log_prob(features[:, :, None])
+    assert fast.shape == (4, 7, len(HYPOTHESES))
+    # square expanded in single precision, scales above 0.03
+    assert torch.allclose(fast, slow, atol=1e-4)
+
+
+def test_encoder_is_blind_to_gain_and_offset():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        encoder = Encoder(6, 32, 8).eval()
+    patches = torch.rand(3, 2, 32, 32, generator=torch.Generator().manual_seed(0))
+    features = encoder(patches)
+    assert features.shape == (3, 2, 6)
+    assert torch.allclose(encoder(1e4 * patches + 300), features, atol=1e-4)
+    assert torch.isfinite(encoder(torch.zeros(1, 32, 32))).all()
+
+
+def test_hypotheses_are_described_by_their_physics():
+    context = conditions(50)
+    inputs = describe(torch.arange(len(HOSTS)), torch.tensor(0), {n: v[:, None] for n, v in context.items()})
+    assert inputs.shape == (50, len(HOSTS), len(HYPOTHESES), NUM_INPUTS)
+    assert bool(torch.isfinite(inputs).all())
+    # of order one: the network starts from numbers of one size
+    assert float(inputs.abs().max()) < 20
+    each = describe(torch.arange(12).expand(50, 12), torch.zeros(50, 12, dtype=torch.long),
+                    {n: v[:, None].expand(50, 12) for n, v in context.items()})  # fmt: skip
+    assert torch.equal(inputs, each)
+
+
+def test_only_the_dopant_class_depends_on_the_dopant():
+    context = {n: v[:, None] for n, v in conditions(5).items()}
+    dopants = torch.tensor([METALS.index("Ti"), METALS.index("Re")])
+    inputs = describe(torch.tensor(0), dopants, context)
+    same = (inputs[:, 0] == inputs[:, 1]).all(-1).all(0)
+    assert [HYPOTHESES[i][0] for i in (~same).nonzero()[:, 0].tolist()] == ["D_M"]
+
+
+def test_heavier_dopants_scatter_more():
+    context = {n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 25.0, 80.0, 250.0, 0.0, 1e5), strict=True)}
+    order = torch.tensor([METALS.index(m) for m in ("Ti", "Fe", "Nb", "Re")])
+    strength = describe(torch.tensor(0), order, {n: v[:, None] for n, v in context.items()}, [1])[0, :, 0, 14]
+    assert bool((strength.diff() > 0.1).all())

@@ -1,0 +1,152 @@
+import json
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro import poutine
+from safetensors.torch import save_file
+
+from bayesctx import DefectModel, Prior, load_model, reference_prior, save_model, tmd_prior
+from bayesctx.inference.enumeration import Sites, each_patch, one_image
+from bayesctx.model import Materials, outcome_classes
+from bayesctx.prior import CONTINUOUS
+from bayesctx.structure import DEFECTS
+
+POINT = dict(zip(CONTINUOUS, (80e3, 28.0, 60.0, 200.0, 15.0, 1e5), strict=True))
+
+
+def enumerate_program(model, features):
+    """p(defect | contrast) of independent patches from the enumerated trace of the Pyro program: the slow truth."""
+    uniform = torch.full((len(features), 1, 13), 1 / 13)
+    program = pyro.condition(model, {"concentration": uniform})
+    trace = poutine.trace(poutine.enum(program, first_available_dim=-3)).get_trace(features[:, None])
+    trace.compute_log_prob()
+    total = sum(trace.nodes[n]["log_prob"] for n in ("condition", "host", "dopant", "defect", "contrast"))
+    # enumerated dimensions, outermost last: contrast depends on all of them
+    total = total.expand(
+        torch.broadcast_shapes(*(trace.nodes[n]["log_prob"].shape for n in ("host", "dopant", "defect", "contrast")))
+    )
+    dims = [i for i in range(total.ndim - 2) if total.shape[i] > 1]
+    defect = next(i for i in dims if total.shape[i] == 13)
+    others = [i for i in dims if i != defect]
+    joint = total.logsumexp(others) if others else total
+    return joint.reshape(13, len(features)).softmax(0).T
+
+
+def test_fast_inference_is_the_pyro_program(untrained):
+    """Class posterior of patches: the enumerated trace, the vectorised sum, and the sum over one image."""
+    prior = Prior(
+        (POINT,), hosts=("MoS2", "WSe2", "NbS2"), dopants={"MoS2": ("W", "Ti"), "WSe2": ("Ti", "V"), "NbS2": ("Re", "Co")}
+    )
+    model = untrained.with_prior(prior)
+    features = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        slow = enumerate_program(model, features)
+        materials = Materials.of(prior).map(lambda f: f[None])
+        context = {n: torch.tensor([[v]]) for n, v in POINT.items()}
+        outcomes = model.outcomes(context, materials)
+        possible = torch.ones(1, 1, dtype=torch.bool)
+        fast = each_patch(outcomes, features, materials, possible, torch.full((13,), 1 / 13), num_draws=4000,
+                          generator=torch.Generator().manual_seed(0))  # fmt: skip
+        sites = Sites(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13))
+        single = torch.stack(
+            [one_image(outcomes[0], f[None], materials.row(0), possible[0], sites, 0.1).defect[0, 0] for f in features]
+        )
+    assert torch.allclose(fast.defect, slow, atol=1e-5)
+    # robust to what no hypothesis explains by one part in a million of the best density
+    assert torch.allclose(single, slow, atol=1e-4)
+    # draws of the classes follow their probabilities: systematic resampling of 4000, off by less than 4 / sqrt(4000)
+    drawn = torch.stack([torch.bincount(outcome_classes(2)[o], minlength=13) / 4000 for o in fast.outcome])
+    assert float((drawn - fast.defect).abs().max()) < 0.063
+
+
+def test_program_draws_from_its_prior(untrained):
+    """Without observations the sites of the program follow the prior: hosts, and a detector outside of the cone."""
+    model = untrained.with_prior(tmd_prior())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trace = poutine.trace(model).get_trace(num_images=400, num_patches=2)
+    assert trace.nodes["contrast"]["value"].shape == (400, 2, 6)
+    hosts = torch.bincount(trace.nodes["host"]["value"].ravel(), minlength=12) / 400
+    assert float((hosts - 1 / 12).abs().max()) < 4 * (11 / 144 / 400) ** 0.5
+    energies = trace.nodes["beam_energy"]["value"].unique().tolist()
+    assert energies == [60e3, 80e3, 200e3]
+
+
+def test_conditions_may_differ_in_numbers_only(untrained):
+    angle = reference_prior().conditions[0]["convergence_semiangle"]
+    other = reference_prior().conditions[0]["defocus"]
+    prior = Prior((POINT | {"defocus": angle}, POINT | {"defocus": other}))
+    with pytest.raises(ValueError, match="differ in numbers only.*defocus"):
+        untrained.with_prior(prior)(num_images=1, num_patches=1)
+
+
+def test_models_survive_their_file(untrained, tmp_path):
+    path = save_model(untrained, tmp_path / "model.safetensors")
+    copy = load_model(path)
+    assert copy.hash() == untrained.hash()
+    assert copy.prior.hosts == untrained.prior.hosts
+    patches = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(copy.encoder(patches), untrained.encoder(patches))
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_truncated_and_foreign_files_are_refused(untrained, tmp_path):
+    path = save_model(untrained, tmp_path / "model.safetensors")
+    (tmp_path / "half").write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="half is truncated or foreign"):
+        load_model(tmp_path / "half")
+    (tmp_path / "text").write_text("weights")
+    with pytest.raises(ValueError, match="text is truncated or foreign"):
+        load_model(tmp_path / "text")
+    save_file({"a": torch.ones(2)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="carries no card"):
+        load_model(tmp_path / "other")
+    with pytest.raises(FileNotFoundError):
+        load_model(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("error", [OSError("No space left on device"), KeyboardInterrupt()])
+def test_a_failed_save_leaves_the_old_file(untrained, tmp_path, monkeypatch, error):
+    path = save_model(untrained, tmp_path / "model.safetensors")
+    before = path.read_bytes()
+
+    def fail(tensors, file, metadata):
+        file.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr("bayesctx.model.files.save_file", fail)
+    with pytest.raises(type(error)):
+        save_model(untrained, path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_card_is_json(untrained, tmp_path):
+    from safetensors import safe_open
+
+    with safe_open(save_model(untrained, tmp_path / "m"), "pt") as file:
+        card = json.loads(file.metadata()["card"])
+    assert card["sizes"]["num_features"] == 6
+    assert card["prior"]["sampling"] == 0.25
+
+
+def test_other_patches_need_another_model(untrained):
+    with pytest.raises(ValueError, match="32 pixels of 0.25 Å were expected"):
+        untrained.with_prior(Prior((POINT,), num_pixels=48))
+
+
+def test_domains_are_those_of_training(untrained):
+    low, high = untrained.with_prior(tmd_prior()).domains["beam_energy"]
+    assert (low, high) == (60e3, 200e3)
+    trained = DefectModel(tmd_prior(), **untrained.sizes)
+    trained.card = {"prior": reference_prior().to_dict()}
+    assert trained.domains["beam_energy"][0] == pytest.approx(40e3, rel=1e-3)
+
+
+def test_outcomes_are_classes_and_dopants():
+    classes = outcome_classes(3)
+    assert len(classes) == 15
+    assert [DEFECTS[c] for c in classes[-3:]] == ["D_M"] * 3
+    assert sorted(np.unique(classes)) == list(range(13))
