@@ -68,12 +68,14 @@ def test_simulate_writes_a_labelled_micrograph(tmp_path):
 
 def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
     out, state = tmp_path / "model.safetensors", tmp_path / "state"
-    size = ["--num-patches", "128", "--batch-size", 64]
+    size = ["--num-patches", "128", "--batch-size", 64, "--held-out", 128]
     words = ["train", *size, "--workers", 0, "--threads", 1, "--checkpoint", state, "--out", out]
     assert run(*words) == 0
     assert names_in(tmp_path) == ["model.safetensors", "state"]
     model = bc.load_model(out)
     assert model.card["training"]["num_patches"] == 128
+    assert model.card["scores"]["coords"]["known"]["data"] == ["everything", "host", "nothing"]
+    assert model.card["correlation"] == pytest.approx(float(model.correlation))
     shown = capsys.readouterr()
     assert "log score -" in shown.out
     assert "loss=" in shown.err
@@ -209,7 +211,7 @@ def test_a_demo_in_a_folder_that_is_a_file_is_refused(files, capsys):
 def test_an_interrupt_while_saving_leaves_nothing_half_written(case, files, tmp_path, monkeypatch, capsys):
     words = {
         "simulate": ["simulate", "--num-patches", 1, "--out", tmp_path / "old"],
-        "train": ["train", "--num-patches", 64, "--batch-size", 64, "--workers", 0, "--out", tmp_path / "old"],
+        "train": ["train", "--num-patches", 64, "--batch-size", 64, "--workers", 0, "--held-out", 0, "--out", tmp_path / "old"],
         "infer": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "old"],
         "plot": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "new", "--plot", tmp_path / "old.png"],
         "demo": ["demo", "--out-dir", tmp_path],

@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from bayesctx import reference_prior, simulate_micrograph
-from bayesctx.micrograph import Lattice, check_image, extract_patches, find_sites, fit_lattice, patch_margin
+from bayesctx.micrograph import Lattice, check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
 from bayesctx.structure import SITES
 
 
@@ -411,3 +411,20 @@ def test_patches_show_the_column_in_their_centre():
     assert np.unravel_index(mean[0].argmax(), (21, 21)) == (10, 10)
     assert np.argsort(mean[:, 10, 10])[::-1][0] == 0
     assert mean[:, 10, 10].max() / mean[:, 10, 10].min() > 3
+
+
+def test_the_crystal_goes_on_beyond_the_border():
+    """The image of a larger field, cropped and extended again, is the larger one up to noise and interpolation."""
+    whole, _, _ = draw_image((220, 240), 12.0, counts=1e4)
+    margin = 25
+    inner = whole[margin:-margin, margin:-margin]
+    extended = extend_image(inner, fit_lattice(inner), margin)
+    assert extended.shape == whole.shape
+    assert np.array_equal(extended[margin:-margin, margin:-margin], inner.astype(np.float32))
+    ring = np.ones(whole.shape, bool)
+    ring[margin:-margin, margin:-margin] = False
+    # linear interpolation flattens the columns a little, and two corners have nothing further in to be copied from
+    error = np.abs(extended - whole)[ring] / whole.std()
+    assert np.quantile(error, 0.9) < 0.15
+    mirrored = np.pad(inner, margin, mode="reflect")
+    assert np.median(error) < 0.2 * np.median(np.abs(mirrored - whole)[ring] / whole.std())

@@ -14,8 +14,9 @@ import numpy as np
 import torch
 import xarray as xr
 
+from ..calibration import score_model
 from ..context import CONTEXT, check_context
-from ..inference import infer, save
+from ..inference import fit_correlation, infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import reference_prior, tmd_prior
 from ..simulation import simulate, simulate_micrograph
@@ -53,6 +54,7 @@ examples:
 
 --checkpoint names a file that holds the state of the run: a run that was killed goes on when the same command is given
 again. The loss is minus the log probability of the true class, in nats, over random subsets of known context.
+At the end patches that were not trained on tell how much those of one image repeat each other, and score the model.
 
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
@@ -172,6 +174,7 @@ def _train_options(add: Callable) -> None:
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")
     add("--workers", type=index, default=1, metavar="N", help="processes that simulate (default: 1)")
+    add("--held-out", type=index, default=9600, metavar="N", help="patches for correlation and scores (default: 9600)")
     add("--out", type=target, required=True, metavar="FILE", help="safetensors file to write")
 
 
@@ -181,6 +184,11 @@ def _train(arguments: argparse.Namespace) -> None:
     model = DefectModel(PRIORS[arguments.prior](), seed=arguments.seed)
     options = {name: getattr(arguments, name) for name in ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")}
     history = train(model, num_workers=arguments.workers, **options)
+    if arguments.held_out:
+        fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
+        scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
+        model.card |= {"correlation": float(model.correlation), "scores": scores.to_dict(), "held_out": arguments.held_out}
+        print(scores.to_dataframe().round(3))
     save_model(model, arguments.out)
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
     print(f"log score {float(last.mean()) / np.log(2):.3f} bit per patch over random context in the last tenth: {arguments.out}")

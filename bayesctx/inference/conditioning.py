@@ -15,7 +15,7 @@ from ..prior import CONTINUOUS, Prior
 
 __all__ = ["Question", "draw_context", "questions"]
 
-FEW = 64  # distinct values of a variable below which images are grouped by it
+FEW = 64  # distinct values of a variable up to which images are grouped by it
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,10 @@ def questions(prior: Prior, known: Mapping[str, object], num_images: int, num_dr
     # a point of the prior's conditions must meet its images before anything is drawn
     points = {n for c in prior.conditions for n in CONTINUOUS if isinstance(c[n], float)}
     keys = [n for n, v in arrays.items() if n not in CONTINUOUS or n in points or len(np.unique(v)) <= FEW]
+    free = [n for n in arrays if n not in keys]
+    if len(free) == 1:
+        keys.append(free[0])
+        arrays[free[0]] = _gather(arrays[free[0]])
     rows = np.array(list(zip(*(arrays[k] for k in keys), strict=True)), object) if keys else np.zeros((num_images, 0), object)
     groups: dict[tuple, list[int]] = {}
     for i, row in enumerate(rows):
@@ -120,6 +124,15 @@ def questions(prior: Prior, known: Mapping[str, object], num_images: int, num_dr
         context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
         materials = Materials.of(given)
         yield Question(images, context, _possible(context), materials.map(lambda f: f[None]))
+
+
+def _gather(values: np.ndarray) -> np.ndarray:
+    """Many different values as the medians of as many groups of neighbours as can share their draws."""
+    order = np.argsort(values, kind="stable")
+    gathered = np.empty_like(values)
+    for members in np.array_split(order, FEW):
+        gathered[members] = np.median(values[members])
+    return gathered
 
 
 def _all_known(prior: Prior, shared: Mapping[str, object], arrays: Mapping[str, np.ndarray], num_images: int) -> Question:

@@ -214,7 +214,8 @@ def one_image(
     -----
     p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation): a composite likelihood
     that counts n patches which share their nuisances as n tau independent ones. The classes of the sites share the
-    composition of the crystal; it is integrated out by collapsed variational Bayes (CVB0), exact for one patch.
+    composition of the crystal; it is integrated out by collapsed variational Bayes (CVB0), exact for one patch. There too
+    the counts of the others weigh tau: what makes a thousand tungsten columns look like two seleniums is one aberration.
 
     References
     ----------
@@ -238,7 +239,7 @@ def one_image(
     own = tau_others * (num <= EVIDENCE_SITES)
     likelihood, log_likelihood = _site_likelihood(outcomes, features, cells, sites, mean, others, own)
     kinds = sites.readings[:, sites.group]
-    defect = torch.stack([_share_composition(v, k, sites.strength) for v, k in zip(likelihood, kinds, strict=True)])
+    defect = torch.stack([_share_composition(v, k, sites.strength, tau) for v, k in zip(likelihood, kinds, strict=True)])
     weight = posterior[index] / posterior[index].sum()
     ess = float(posterior.sum((0, 2, 3)).square().sum().reciprocal())
     return ImagePosterior(defect, posterior.sum((1, 2, 3)), posterior.sum((0, 1)), ess, cells, weight, log_likelihood)
@@ -312,7 +313,7 @@ def _site_likelihood(
     return torch.cat(likelihoods, 1), torch.cat(evidence, 1)
 
 
-def _share_composition(likelihood: Tensor, kind: Tensor, strength: Tensor) -> Tensor:
+def _share_composition(likelihood: Tensor, kind: Tensor, strength: Tensor, tau: float) -> Tensor:
     """Class probabilities of sites that share an unknown composition, shape (patch, defect_class)."""
     alpha = strength[kind]
     # a class that no hypothesis explains keeps its prior
@@ -321,6 +322,6 @@ def _share_composition(likelihood: Tensor, kind: Tensor, strength: Tensor) -> Te
     q = q / q.sum(-1, keepdim=True)
     for _ in range(ROUNDS):
         counts = torch.zeros_like(strength).index_add_(0, kind, q)
-        q = (alpha + (counts[kind] - q).clamp(min=0)) * likelihood
+        q = (alpha + tau * (counts[kind] - q).clamp(min=0)) * likelihood
         q = q / q.sum(-1, keepdim=True)
     return q

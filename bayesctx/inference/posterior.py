@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import warnings
 from collections.abc import Mapping
 
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from ..context import check_context
 from ..imaging import interpolation_matrix
-from ..micrograph import check_image, extract_patches, find_sites, fit_lattice, patch_margin
+from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
 from ..model import DefectModel, load_model
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_image, store_patches
@@ -85,9 +86,12 @@ def infer(
     Notes
     -----
     Class, host and dopant are enumerated; the continuous context is summed over quasi-random draws from its prior,
-    weighted by the likelihood. The patches of one image share its context. In a micrograph the lattice is fitted, and
-    which of its three sublattices is the metal is inferred with the rest. There a known host gives the sampling by its
-    lattice constant; otherwise ``sampling`` is needed.
+    weighted by the likelihood. Where a variable is known of every independent image by more than 64 values and others
+    are latent, images of neighbouring values share their draws, at the median of 1/64 of the images.
+
+    The patches of one image share its context. In a micrograph the lattice is fitted, every site is classified, and which
+    of its three sublattices is the metal is inferred with the rest; a site at the border is completed by the crystal one
+    translation further in. A known host gives the sampling by its lattice constant; otherwise ``sampling`` is needed.
     """
     if num_draws < 1:
         raise ValueError(f"num_draws was expected to be at least 1, got {num_draws}")
@@ -233,15 +237,17 @@ def _infer_micrograph(
     lattice = fit_lattice(image)
     sampling = _sampling(known, lattice.lattice_constant)
     target, num_pixels = model.prior.sampling, model.prior.num_pixels
-    positions, sublattice = find_sites(lattice, image.shape, margin=patch_margin(sampling, target, num_pixels))
-    if not len(positions):
+    positions, sublattice = find_sites(lattice, image.shape, margin=0)
+    margin = math.ceil(patch_margin(sampling, target, num_pixels))
+    if min(image.shape) <= 2 * margin:
         raise ValueError(
-            f"an image wider than a patch of {num_pixels * target:g} Å was expected, got {image.shape} pixels of {sampling:.3g} Å"
+            f"an image wider than two patches of {num_pixels * target:g} Å was expected, "
+            f"got {image.shape} pixels of {sampling:.3g} Å; record a larger field of view"
         )
-    values = torch.as_tensor(np.ascontiguousarray(image, np.float32))
+    extended = torch.from_numpy(extend_image(image, lattice, margin))
     resample = {"sampling": sampling, "target_sampling": target, "num_pixels": num_pixels}
-    chunks = torch.from_numpy(positions).split(1024)
-    features = torch.cat([model.encoder(extract_patches(values, chunk, **resample)) for chunk in chunks])
+    chunks = torch.from_numpy(positions + margin).split(1024)
+    features = torch.cat([model.encoder(extract_patches(extended, chunk, **resample)) for chunk in chunks])
     kinds = list(SITES)
     strength = torch.tensor([[model.prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds])
     readings = torch.tensor([[kinds.index(site) for site in reading] for reading in READINGS])
