@@ -116,6 +116,8 @@ def _read(image: xr.DataArray | np.ndarray, model: DefectModel) -> tuple[np.ndar
     """Values and layout of what was handed in; patches come as (image, patch, y, x)."""
     named = isinstance(image, xr.DataArray)
     values = np.asarray(image.values if named else image.detach().cpu() if isinstance(image, torch.Tensor) else image)
+    if not named and values.ndim == 3 and values.shape[-1] in (3, 4):
+        check_image(values)  # of colours, not patches of three pixels
     dims = (
         tuple(map(str, image.dims))
         if named

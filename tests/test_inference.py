@@ -1,0 +1,346 @@
+import warnings
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+import xarray as xr
+from scipy.stats import kstest
+
+import bayesctx as bc
+from bayesctx.inference.conditioning import FEW, questions
+from bayesctx.model import Materials
+from bayesctx.prior import CONTINUOUS
+
+GROUPS = {"posterior", "class_posterior", "log_likelihood", "prior", "sample_stats", "observed_data", "constant_data"}
+MATERIAL = {"host": "WSe2", "dopant": "Ti"}
+CONDITIONS = {
+    "beam_energy": 80e3, "convergence_semiangle": 25.0, "inner_collection_angle": 60.0, "outer_collection_angle": 200.0,
+    "defocus": 0.0, "dose": 1e5,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return bc.simulate(bc.reference_prior(), 6, seed=3)
+
+
+@pytest.fixture(scope="module")
+def micrograph():
+    prior = bc.reference_prior().given(MATERIAL | CONDITIONS)
+    return bc.simulate_micrograph(prior, seed=1, num_pixels=120, sampling=0.25)
+
+
+@pytest.fixture(scope="module")
+def reference():
+    return bc.load_model()
+
+
+def infer(*arguments, **options):
+    """Inference of an untrained model, whose few effective draws are not the point."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the posterior rests on", UserWarning)
+        return bc.infer(*arguments, **options)
+
+
+def check(result, dims, num_draws):
+    """What every result promises."""
+    assert set(result.children) == GROUPS
+    assert all("units" in v.attrs for group in result.children.values() for v in group.data_vars.values())
+    defect = result["class_posterior"].defect
+    assert defect.dims == (*dims, "patch", "defect_class")
+    assert list(defect.defect_class.values) == list(bc.DEFECTS)
+    for name, values in result["class_posterior"].data_vars.items():
+        assert np.allclose(values.sum(values.dims[-1]), 1, atol=1e-4), name
+    assert result["posterior"].defect.dims == ("chain", "draw", *dims, "patch")
+    assert result["posterior"].defect.dtype.kind == "i"
+    assert result["posterior"].sizes["draw"] == num_draws
+    assert result["log_likelihood"].contrast.dims == ("chain", "draw", *dims, "patch")
+    assert bool(np.isfinite(result["log_likelihood"].contrast).all())
+    assert set(result["prior"].data_vars) <= set(result["posterior"].data_vars)
+    assert result.attrs["version"] == "0.1.0"
+    assert len(result.attrs["model"]) == 16
+
+
+LAYOUTS = {
+    "one patch": (lambda x: x.isel(image=0), ()),
+    "independent": (lambda x: x, ("image",)),
+    "one image": (lambda x: x.rename(image="patch"), ()),
+    "images of patches": (lambda x: x.values.reshape(2, 3, 32, 32), ("image",)),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("context", [{}, {"host": "WSe2", "dose": 1e4}, MATERIAL | CONDITIONS], ids=["none", "some", "all"])
+def test_every_layout_and_context_keeps_the_contract(layout, context, patches, untrained):
+    arrange, dims = LAYOUTS[layout]
+    result = infer(arrange(patches.intensity), context, untrained, num_draws=32)
+    check(result, dims, 32)
+    latent = {"host", "dopant", *CONTINUOUS} - set(context)
+    assert set(result["prior"].data_vars) == latent
+    assert latent | {"defect"} <= set(result["posterior"].data_vars)
+    assert set(context) <= set(result["constant_data"].data_vars)
+
+
+def test_a_micrograph_keeps_the_contract(micrograph, untrained):
+    result = infer(micrograph.intensity, {"host": "WSe2", "beam_energy": 80e3}, untrained, num_draws=32)
+    check(result, (), 32)
+    constants = result["constant_data"]
+    assert constants.sampling == pytest.approx(0.25, rel=0.01)
+    num_sites = result["class_posterior"].sizes["patch"]
+    # three sites per cell, found up to the border
+    assert num_sites == pytest.approx(3 * 30**2 / (3.28**2 * np.sqrt(0.75)), rel=0.05)
+    for name in ("site_y", "site_x"):
+        assert constants[name].min() >= 0
+        assert constants[name].max() <= 119
+    assert result["class_posterior"].reading.sizes == {"reading_class": 6}
+
+
+def test_simulated_data_go_straight_back(patches, untrained):
+    data = patches[["host", "dopant", *CONTINUOUS]]
+    whole = infer(patches.intensity, data, untrained, num_draws=8)
+    single = infer(patches.intensity.isel(image=slice(2, 3)), data.isel(image=slice(2, 3)), untrained, num_draws=8)
+    assert np.allclose(whole["class_posterior"].defect[2], single["class_posterior"].defect[0], atol=1e-5)
+    assert whole["class_posterior"].host.argmax("host_class").values.tolist() == [
+        list(bc.HOSTS).index(h) for h in data.host.values
+    ]
+
+
+def test_context_is_kept_soft_or_hard(patches, untrained):
+    context = {"host": ["MoS2", "WS2"], "dose": dist.Uniform(1e4, 2e4), "beam_energy": [60e3, 200e3]}
+    result = infer(patches.intensity, context, untrained, num_draws=64)
+    probabilities = result["class_posterior"].host
+    assert np.allclose(probabilities.sel(host_class=["MoS2", "WS2"]).sum("host_class"), 1, atol=1e-5)
+    draws = result["posterior"]
+    assert draws.dose.min() >= 1e4
+    assert draws.dose.max() <= 2e4
+    assert set(np.unique(draws.beam_energy)) <= {60e3, 200e3}
+    assert bool((draws.convergence_semiangle <= draws.inner_collection_angle).all())
+
+
+def test_many_values_of_one_variable_share_their_draws(untrained):
+    doses = np.geomspace(1e3, 1e6, 300)
+    found = list(questions(bc.reference_prior(), {"dose": doses}, 300, 8, 0))
+    assert len(found) == FEW
+    assert sorted(np.concatenate([q.images for q in found])) == list(range(300))
+    for question in found:
+        # a group of five neighbours spans 4/299 of three decades
+        assert np.abs(np.log(doses[question.images] / question.context["dose"][0, 0].numpy())).max() < 0.06
+
+
+def test_seed_decides(patches, untrained):
+    first, same, other = (infer(patches.intensity, {}, untrained, num_draws=16, seed=s) for s in (0, 0, 1))
+    xr.testing.assert_identical(first["posterior"].to_dataset(), same["posterior"].to_dataset())
+    assert not first["posterior"].dose.equals(other["posterior"].dose)
+
+
+def test_units_of_the_intensity_do_not_matter(patches, untrained):
+    first = infer(patches.intensity, {}, untrained, num_draws=16)
+    second = infer(3e4 * patches.intensity + 100, {}, untrained, num_draws=16)
+    assert np.allclose(first["class_posterior"].defect, second["class_posterior"].defect, atol=2e-3)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("known", [(), ("host",)])
+def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained):
+    """The two paths of the enumeration give the same posterior where an image has one patch."""
+    from bayesctx.inference.enumeration import Sites, each_patch, one_image
+
+    prior = untrained.prior.given({n: str(patches[n].values[0]) for n in known})
+    (question,) = questions(prior, {}, 1, 64, 0)
+    outcomes = untrained.outcomes(question.context, question.materials)
+    features = untrained.encoder(torch.from_numpy(patches.intensity.values[:1]))
+    weight = torch.full((13,), 1 / 13)
+    alone = each_patch(
+        outcomes, features, question.materials, question.possible, weight, num_draws=8, generator=torch.Generator()
+    )
+    sites = Sites(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13))
+    image = one_image(outcomes[0], features, question.materials.row(0), question.possible[0], sites, 0.3)
+    assert torch.allclose(alone.defect[0], image.defect[0, 0], atol=2e-4)
+    assert torch.allclose(alone.material[0], image.material, atol=2e-4)
+
+
+BAD = {
+    "zeros": (np.zeros((3, 32, 32)), "got 0.0 in every pixel"),
+    "nan": (np.where(np.eye(32) > 0, np.nan, 1.0)[None], "got 32 pixels NaN or infinite"),
+    "colours": (np.ones((64, 64, 3)), "as of colours; pass the data"),
+    "order": (xr.DataArray(np.ones((32, 32, 4)), dims=("y", "x", "patch")), "transpose the image"),
+    "detectors": (xr.DataArray(np.ones((2, 32, 32)), dims=("detector", "y", "x")), "select one detector"),
+    "small": (np.random.default_rng(0).random((2, 20, 20)), "pixels a side or more were expected"),
+    "none": (np.ones((0, 32, 32)), "at least one patch"),
+    "row": (np.ones(32), "dimensions"),
+    "noise": (np.random.default_rng(0).random((128, 128)), "a hexagonal lattice"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_images_are_stopped_in_one_line(name, untrained):
+    image, message = BAD[name]
+    with pytest.raises(ValueError, match=message) as caught:
+        infer(image, {"sampling": 0.25}, untrained)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_questions_are_stopped(patches, micrograph, untrained):
+    with pytest.raises(ValueError, match="was expected between"):
+        infer(patches.intensity, {"beam_energy": 80}, untrained)
+    with pytest.raises(ValueError, match="host was expected for 6 images, got 2 values"):
+        infer(patches.intensity, {"host": np.array(["MoS2", "WS2"])}, untrained)
+    with pytest.raises(ValueError, match="num_draws was expected to be at least 1"):
+        infer(patches.intensity, {}, untrained, num_draws=0)
+    with pytest.raises(ValueError, match="host or sampling"):
+        infer(micrograph.intensity, {}, untrained)
+    with pytest.raises(ValueError, match="sampling near 0.25"):
+        infer(micrograph.intensity, {"host": "WSe2", "sampling": 0.4}, untrained)
+    with pytest.raises(ValueError, match="one value for the micrograph"):
+        infer(micrograph.intensity, {"host": "WSe2", "dose": np.array([1e4, 1e5])}, untrained)
+
+
+def test_few_effective_draws_are_told(micrograph, reference):
+    with pytest.warns(UserWarning, match="effective draws of the context"):
+        result = bc.infer(micrograph.intensity, {"host": "WSe2"}, reference, num_draws=16)
+    assert float(result["sample_stats"].ess) < 8
+
+
+def test_results_survive_their_file(patches, micrograph, untrained, tmp_path):
+    for image in (patches.intensity, micrograph.intensity):
+        result = infer(image, {"host": "WSe2", "dose": dist.LogNormal(10.0, 1.0)}, untrained, num_draws=8)
+        path = bc.save(result, tmp_path / "result.nc")
+        xr.testing.assert_identical(bc.load(path), result)
+        assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")])
+def test_an_existing_file_is_never_damaged(error, patches, untrained, tmp_path, monkeypatch):
+    result = infer(patches.intensity, {}, untrained, num_draws=4)
+    path = bc.save(result, tmp_path / "result.nc")
+    before = path.read_bytes()
+
+    def fail(self, target, **_):
+        target.write_bytes(b"half")
+        raise error
+
+    monkeypatch.setattr(xr.DataTree, "to_netcdf", fail)
+    with pytest.raises(KeyboardInterrupt if error is KeyboardInterrupt else OSError):
+        bc.save(result, path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
+
+
+def test_a_foreign_file_is_refused(patches, untrained, tmp_path):
+    path = bc.save(infer(patches.intensity, {}, untrained, num_draws=4), tmp_path / "result.nc")
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(ValueError, match="truncated or foreign"):
+        bc.load(path)
+    patches.to_netcdf(tmp_path / "other.nc")
+    with pytest.raises(ValueError, match="carries no such mark"):
+        bc.load(tmp_path / "other.nc")
+    with pytest.raises(FileNotFoundError, match="there is no such file"):
+        bc.load(tmp_path / "none.nc")
+
+
+def test_arviz_takes_a_result(patches, untrained):
+    import arviz as az
+
+    result = infer(patches.intensity.rename(image="patch"), {"host": "WSe2"}, untrained, num_draws=50)
+    summary = az.summary(bc.to_arviz(result), var_names=["inner_collection_angle", "concentration"])
+    assert len(summary) == 14
+
+
+def test_a_micrograph_with_known_context_is_read(micrograph, reference):
+    """At 1e5 e/Å² in MAADF metal, chalcogen and hollow are told apart at nearly every site."""
+    from scipy.spatial import cKDTree
+
+    result = bc.infer(micrograph.intensity, MATERIAL | CONDITIONS, reference)
+    found = np.stack([result["constant_data"][n].values for n in ("site_y", "site_x")], -1)
+    true = np.stack([micrograph[n].values for n in ("site_y", "site_x")], -1)
+    distance, nearest = cKDTree(found).query(true)
+    near = distance * 0.25 < 0.8
+    best = result["class_posterior"].defect.argmax("defect_class").values[nearest]
+    assert near.mean() > 0.95
+    assert np.mean(np.array(bc.DEFECTS)[best][near] == micrograph.defect.values[near]) > 0.9
+
+
+def draw_from_model(model, num, generator):
+    """Classes, context and contrast from the model's own joint density."""
+    prior, materials = model.prior, Materials.of(model.prior)
+    context, possible = prior.quantiles(torch.rand(4 * num, 1 + len(CONTINUOUS), generator=generator))
+    chosen = possible.nonzero()[:num, 0]
+    context = {n: v[chosen] for n, v in context.items()}
+    host = torch.multinomial(materials.host_weight, num, True, generator=generator)
+    dopant = torch.multinomial(materials.dopant_weight[host], 1, generator=generator)[:, 0]
+    defect = torch.randint(13, (num,), generator=generator)
+    with torch.random.fork_rng():
+        torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
+        density = model.contrast_given(defect, materials.host[host], materials.dopant[host, dopant], context)
+        return defect, context, density.sample()
+
+
+@pytest.fixture(scope="module")
+def calibrated(reference):
+    """Posteriors of contrasts that the model itself drew: exact up to the draws of the context."""
+    from bayesctx.inference.enumeration import each_patch
+
+    with torch.no_grad():
+        defect, context, features = draw_from_model(reference, 400, torch.Generator().manual_seed(5))
+        (question,) = questions(reference.prior, {}, 1, 512, 1)
+        outcomes = reference.outcomes(question.context, question.materials)
+        weight = torch.full((13,), 1 / 13)
+        found = each_patch(
+            outcomes,
+            features,
+            question.materials,
+            question.possible,
+            weight,
+            num_draws=99,
+            generator=torch.Generator().manual_seed(0),
+        )
+    return defect.numpy(), context, question, found
+
+
+def tempered(probabilities, power):
+    weight = probabilities**power
+    return xr.DataArray(weight / weight.sum(-1, keepdims=True), dims=("patch", "defect_class"))
+
+
+def gap(probabilities, defect):
+    """Log score plus entropy in standard errors: zero for an exact posterior, negative for one that is too narrow."""
+    log = np.log(probabilities.values.clip(1e-30))
+    difference = log[np.arange(len(defect)), defect] - (probabilities.values * log).sum(-1)
+    return difference.mean() / (difference.std() / len(defect) ** 0.5)
+
+
+def test_exact_too_narrow_and_too_wide_posteriors_are_told_apart(calibrated):
+    defect, _, _, found = calibrated
+    probabilities = found.defect.numpy().astype(float)
+    assert abs(gap(tempered(probabilities, 1.0), defect)) < 3
+    assert gap(tempered(probabilities, 2.0), defect) < -5
+    assert gap(tempered(probabilities, 0.5), defect) > 5
+    scores = [float(bc.log_score(tempered(probabilities, p), defect).mean()) for p in (0.5, 1.0, 2.0)]
+    assert scores[1] == max(scores)
+
+
+def test_ranks_of_the_class_are_uniform(calibrated):
+    """Simulation-based calibration of the class: probability integral transform, randomised within the class."""
+    defect, _, _, found = calibrated
+    probabilities = found.defect.numpy().astype(float)
+    rng = np.random.default_rng(0)
+    at = np.arange(len(defect))
+    below = probabilities.cumsum(-1)[at, defect] - probabilities[at, defect] * rng.random(len(defect))
+    assert kstest(below, "uniform").pvalue > 0.01
+    narrow = tempered(probabilities, 3.0).values
+    below = narrow.cumsum(-1)[at, defect] - narrow[at, defect] * rng.random(len(defect))
+    assert kstest(below, "uniform").pvalue < 0.01
+
+
+@pytest.mark.parametrize("name", ["inner_collection_angle", "beam_energy"])
+def test_ranks_of_a_continuous_latent_are_uniform(name, calibrated):
+    _, context, question, found = calibrated
+    draws = question.context[name][0][found.draw].numpy()
+    ranks = (draws < context[name].numpy()[:, None]).sum(-1)
+    u = (ranks + np.random.default_rng(1).random(len(ranks))) / 100
+    assert kstest(u, "uniform").pvalue > 0.01
+    # as if the posterior were half as wide about its mean
+    narrow = draws.mean(-1, keepdims=True) + (draws - draws.mean(-1, keepdims=True)) / 2
+    ranks = (narrow < context[name].numpy()[:, None]).sum(-1)
+    assert kstest((ranks + 0.5) / 100, "uniform").pvalue < 0.01
