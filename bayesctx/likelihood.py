@@ -14,7 +14,7 @@ from .optics import MAX_SEMIANGLE, wavelength
 from .scattering import LookUp, chebyshev, load_table
 from .structure import DEFECTS, HOSTS, METALS, columns_of
 
-__all__ = ["HYPOTHESES", "ContrastLikelihood", "Encoder", "describe", "mixture_log_prob"]
+__all__ = ["HYPOTHESES", "ContrastLikelihood", "Encoder", "describe", "mixture_log_prob", "mixture_slopes"]
 
 HYPOTHESES = (
     ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
@@ -142,17 +142,36 @@ class ContrastLikelihood(nn.Module):
         return MixtureSameFamily(Categorical(logits=log_weight), Independent(Normal(loc, scale), 1))
 
 
-def mixture_log_prob(features: Tensor, log_weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+def mixture_slopes(log_weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
+    """Coefficients of the log density of every component in the squares of the features, the features and one.
+
+    Parameters
+    ----------
+    log_weight : Tensor, shape (*batch, *hypothesis, component)
+        From ``ContrastLikelihood.parameters_of``.
+    loc, scale : Tensor, shape (*batch, *hypothesis, component, feature)
+        Likewise.
+
+    Returns
+    -------
+    Tensor, shape (*batch, *hypothesis, component, 2 feature + 1)
+        For ``mixture_log_prob``.
+    """
+    precision = scale.reciprocal().square()
+    constant = log_weight - 0.5 * (loc.square() * precision).sum(-1) - scale.log().sum(-1)
+    constant = constant - scale.shape[-1] * 0.5 * math.log(2 * math.pi)
+    return torch.cat([-0.5 * precision, precision * loc, constant[..., None]], -1)
+
+
+def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
     """Log density of every component for every patch, as one matrix product.
 
     Parameters
     ----------
     features : Tensor, shape (*batch, patch, feature)
         Contrast features.
-    log_weight : Tensor, shape (*batch, *hypothesis, component)
-        From ``ContrastLikelihood.parameters_of``.
-    loc, scale : Tensor, shape (*batch, *hypothesis, component, feature)
-        Likewise.
+    slopes : Tensor, shape (*batch, *hypothesis, component, 2 feature + 1)
+        From ``mixture_slopes``.
 
     Returns
     -------
@@ -165,17 +184,8 @@ def mixture_log_prob(features: Tensor, log_weight: Tensor, loc: Tensor, scale: T
     scales at least 0.03, which keeps the cancellation in single precision below 0.01 nats.
     """
     lead = features.ndim - 2
-    shape = log_weight.shape[lead:]
-    precision = scale.reciprocal().square()
-    constant = (
-        log_weight
-        - 0.5 * (loc.square() * precision).sum(-1)
-        - scale.log().sum(-1)
-        - scale.shape[-1] * 0.5 * math.log(2 * math.pi)
-    )
-    slopes = torch.cat([-0.5 * precision, precision * loc], -1).flatten(lead, -2)
-    rows = torch.cat([features.square(), features], -1)
-    return (constant.flatten(lead)[..., None, :] + rows @ slopes.mT).unflatten(-1, shape)
+    rows = torch.cat([features.square(), features, torch.ones_like(features[..., :1])], -1)
+    return (rows @ slopes.flatten(lead, -2).mT).unflatten(-1, slopes.shape[lead:-1])
 
 
 @functools.cache

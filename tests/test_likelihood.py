@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayesctx.likelihood import HYPOTHESES, NUM_INPUTS, ContrastLikelihood, Encoder, describe, mixture_log_prob
+from bayesctx.likelihood import HYPOTHESES, NUM_INPUTS, ContrastLikelihood, Encoder, describe, mixture_log_prob, mixture_slopes
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
 from bayesctx.structure import HOSTS, METALS
 
@@ -34,7 +34,7 @@ def test_density_is_normalised(likelihood):
 def test_matrix_product_is_the_mixture(likelihood):
     inputs = describe(torch.arange(4), torch.arange(4), conditions(4))
     features = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(2))
-    fast = mixture_log_prob(features, *likelihood.parameters_of(inputs)).logsumexp(-1)
+    fast = mixture_log_prob(features, mixture_slopes(*likelihood.parameters_of(inputs))).logsumexp(-1)
     slow = likelihood(inputs[:, None]).log_prob(features[:, :, None])
     assert fast.shape == (4, 7, len(HYPOTHESES))
     # square expanded in single precision, scales above 0.03

@@ -31,7 +31,7 @@ class Posterior:
     ess : ndarray, shape (image,)
         Effective number of draws.
     draws, prior_draws : dict of str to ndarray, shape (image, draw)
-        Draws of the context.
+        Draws of what is latent in the context.
     defect_draws : ndarray of int8, shape (image, draw, patch)
         Draws of the classes.
     log_likelihood : ndarray, shape (image, draw, patch)
@@ -78,8 +78,8 @@ class Posterior:
             Of zeros.
         """
         latent = tuple(n for n in ("host", "dopant", *CONTINUOUS) if not isinstance(known.get(n), float | str | np.ndarray))
-        draws = {n: np.zeros((num_images, num_draws), np.int8) for n in ("host", "dopant", "reading")}
-        draws |= {n: np.zeros((num_images, num_draws), np.float32) for n in CONTINUOUS}
+        kinds = {n: np.float32 if n in CONTINUOUS else np.int8 for n in (*latent, "reading")}
+        draws = {n: np.zeros((num_images, num_draws), kind) for n, kind in kinds.items()}
         return cls(
             defect=np.zeros((num_images, num_patches, len(DEFECTS)), np.float32),
             host=np.zeros((num_images, len(HOSTS)), np.float32),
@@ -115,10 +115,12 @@ def store_patches(result: Posterior, question: Question, found: PatchPosterior) 
     rows = torch.arange(len(at))[:, None] if len(question.materials.host) > 1 else torch.zeros(1, 1, dtype=torch.long)
     _store_material(result, question, found.material)
     _store_prior(result, question)
-    result.draws["host"][at] = question.materials.host[rows, found.host].numpy()
-    result.draws["dopant"][at] = question.materials.dopant[rows, found.host, found.dopant].numpy()
-    for name, values in question.context.items():
-        result.draws[name][at] = values.expand(len(at), -1).gather(1, found.draw).numpy()
+    drawn = {
+        "host": lambda: question.materials.host[rows, found.host],
+        "dopant": lambda: question.materials.dopant[rows, found.host, found.dopant],
+    } | {n: lambda v=v: v.expand(len(at), -1).gather(1, found.draw) for n, v in question.context.items()}
+    for name in result.latent:
+        result.draws[name][at] = drawn[name]().numpy()
 
 
 def _store_material(result: Posterior, question: Question, material: Tensor) -> None:
@@ -132,16 +134,19 @@ def _store_material(result: Posterior, question: Question, material: Tensor) -> 
 def _store_prior(result: Posterior, question: Question) -> None:
     """Draws from the prior under what is known: the context draws themselves, and materials by their weights."""
     at, num_draws = question.images, result.num_draws
-    for name, values in question.context.items():
+    for name in set(question.context) & set(result.latent):
+        values = question.context[name]
         result.prior_draws[name][at] = values[:, torch.arange(num_draws) % values.shape[1]].numpy()
-    if not {"host", "dopant"} & set(result.latent):
+    names = [n for n in ("host", "dopant") if n in result.latent]
+    if not names:
         return
     m, generator = question.materials, torch.Generator().manual_seed(0)
     host = torch.multinomial(m.host_weight, num_draws, replacement=True, generator=generator)
     rows = torch.arange(len(host))[:, None]
     dopant = torch.multinomial(m.dopant_weight[rows, host].flatten(0, 1), 1, generator=generator).view(host.shape)
-    result.prior_draws["host"][at] = m.host[rows, host].numpy()
-    result.prior_draws["dopant"][at] = m.dopant[rows, host, dopant].numpy()
+    drawn = {"host": m.host[rows, host], "dopant": m.dopant[rows, host, dopant]}
+    for name in names:
+        result.prior_draws[name][at] = drawn[name].numpy()
 
 
 def store_image(result: Posterior, question: Question, found: ImagePosterior, sites: Sites, num_draws: int, seed: int) -> None:
@@ -172,10 +177,9 @@ def store_image(result: Posterior, question: Question, found: ImagePosterior, si
     _store_prior(result, question)
     cell = rng.choice(len(found.weight), num_draws, p=(w := found.weight.double().numpy()) / w.sum())
     reading, draw, host, dopant = found.cells[cell].T
-    result.draws["host"][at] = m.host[host].numpy()
-    result.draws["dopant"][at] = m.dopant[host, dopant].numpy()
-    for name, values in question.context.items():
-        result.draws[name][at] = values[0, draw].numpy()
+    drawn = {"host": m.host[host], "dopant": m.dopant[host, dopant]} | {n: v[0, draw] for n, v in question.context.items()}
+    for name in result.latent:
+        result.draws[name][at] = drawn[name].numpy()
     result.log_likelihood[at] = found.log_likelihood[cell].numpy()
     for r in reading.unique():
         mine = (reading == r).numpy()

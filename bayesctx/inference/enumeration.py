@@ -14,7 +14,7 @@ from ..structure import DEFECTS
 __all__ = ["ImagePosterior", "PatchPosterior", "Sites", "each_patch", "log_evidence", "one_image"]
 
 NUM_PLAIN = len(DEFECTS) - 1  # outcomes without the dopant come first
-BUDGET = 2**25  # numbers that are held at once
+BUDGET = 2**23  # numbers that are held at once
 EVIDENCE_SITES = 1024  # more sites of one image hardly say more about the context: they share its nuisances
 KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024
 FLOOR = 1e-6  # of the best density: what no hypothesis explains does not decide the context
@@ -89,7 +89,7 @@ def each_patch(
     for rows in torch.arange(len(features)).split(size):
         pick = slice(None) if shared else rows
         f = features[rows][None] if shared else features[rows][:, None]
-        density, peak = outcomes[pick].density(f)
+        density, peak = (outcomes if shared else outcomes[rows]).density(f)
         own = Materials(*(v[pick] if len(v) > 1 else v for v in materials.fields()))
         allowed = possible[pick] if len(possible) > 1 else possible
         found = _weigh(density.flatten(0, 1), own, allowed, class_weight, num_draws, generator)
@@ -118,12 +118,14 @@ def _weigh(
     outcome, chosen = chosen % joint.shape[-1], chosen // joint.shape[-1]
     host, draw = chosen % joint.shape[2], chosen // joint.shape[2]
     at = torch.arange(len(joint))[:, None]
-    prior_dopant = materials.dopant_weight.expand(len(joint), -1, -1)[at, host]
-    drawn = torch.multinomial(prior_dopant.flatten(0, 1), 1, generator=generator).view(host.shape)
-    dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
-    site = density[at, draw, host]
-    doped = site.gather(-1, NUM_PLAIN + dopant[..., None])[..., 0]
-    given = site[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]] + doped * class_weight[DEFECTS.index("D_M")]
+    if num_dopants == 1:
+        dopant = torch.zeros_like(host)
+    else:
+        prior_dopant = materials.dopant_weight.expand(len(joint), -1, -1)[at, host]
+        drawn = torch.multinomial(prior_dopant.flatten(0, 1), 1, generator=generator).view(host.shape)
+        dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
+    plain = density[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]]
+    given = plain[at, draw, host] + density[at, draw, host, NUM_PLAIN + dopant] * class_weight[DEFECTS.index("D_M")]
     return defect, material, ess, draw, host, dopant, outcome, given.clamp(min=1e-38).log()
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..likelihood import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT, mixture_log_prob
+from ..likelihood import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT, mixture_log_prob, mixture_slopes
 from ..prior import Prior
 from ..structure import DEFECTS, HOSTS, METALS
 
@@ -114,6 +115,11 @@ class Outcomes:
     loc: Tensor
     scale: Tensor
 
+    @functools.cached_property
+    def slopes(self) -> Tensor:
+        """Coefficients of the log density in the features, see ``mixture_slopes``."""
+        return mixture_slopes(self.log_weight, self.loc, self.scale)
+
     def log_prob(self, features: Tensor) -> Tensor:
         """Log density of the features of patches under every outcome.
 
@@ -127,7 +133,7 @@ class Outcomes:
         Tensor, shape (*batch, patch, draw, host, outcome)
             Log density.
         """
-        by_hypothesis = mixture_log_prob(features, self.log_weight, self.loc, self.scale).logsumexp(-1)
+        by_hypothesis = mixture_log_prob(features, self.slopes).logsumexp(-1)
         classes = [by_hypothesis[..., a].logsumexp(-1) for a in ALTERNATIVES]
         return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
 
@@ -146,7 +152,7 @@ class Outcomes:
         peak : Tensor, shape (*batch, patch)
             Largest log density of a component.
         """
-        components = mixture_log_prob(features, self.log_weight, self.loc, self.scale)
+        components = mixture_log_prob(features, self.slopes)
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
         by_hypothesis = components.exp_().sum(-1)
