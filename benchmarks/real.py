@@ -11,7 +11,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 import xarray as xr
-from report import table, write
+from report import FOLDER, table, write
 from scipy.spatial import cKDTree
 
 import bayesctx as bc
@@ -73,11 +73,26 @@ def read(image: xr.DataArray, context: dict, model: bc.DefectModel, num_draws: i
     return result, time.perf_counter() - start
 
 
+def draw(results: dict[str, xr.DataTree], path: Path) -> None:
+    """Picture of both detectors: a corner of the image with its sites, and what the angles are inferred to be."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained")
+    names = ["inner_collection_angle", "convergence_semiangle", "reading"]
+    for row, (detector, result) in zip(axes, results.items(), strict=True):
+        bc.plot_defects(result, ax=row[0])
+        row[0].set(
+            xlim=(0, 150), ylim=(110, 0), title=f"{detector}, inner angle {SOFT[detector].low:g} to {SOFT[detector].high:g} mrad"
+        )
+        bc.plot_context(result, variables=names, axes=row[1:])
+    figure.savefig(path, dpi=80)
+
+
 def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, list, list]:
     """Rows of the scores, of the readings, and the confusions of one file."""
     truth = xr.load_dataset(path)
     label = truth.label_name.values[truth.label.values]
-    scores, readings, confusions = [], [], []
+    scores, readings, confusions, pictures = [], [], [], {}
     for detector in SOFT:
         image = truth.image.sel(detector=detector, drop=True)
         for angles, extra in (("soft", {"inner_collection_angle": SOFT[detector]}), ("latent", {})):
@@ -90,11 +105,14 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
                 [path.stem, detector, angles, f"{metal:.3f}", order, f"{float(result['sample_stats'].ess):.1f}", f"{seconds:.1f}"]
             )
             if angles == "soft":
+                pictures[detector] = result
                 found = score(group(result, sites), label[matched])
                 cells = [f"{v:.2f}" if isinstance(v, float) else v for k, v in found.items() if k != "confusion"]
                 scores.append([path.stem, detector, f"{matched.sum()} of {len(label)}", *cells])
                 confusions += [[path.stem, detector, *row] for row in found["confusion"]]
             print(readings[-1], scores[-1], flush=True)
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    draw(pictures, FOLDER / f"{path.stem}.png")
     return scores, readings, confusions
 
 
