@@ -13,16 +13,7 @@ import bayesctx as bc
 from bayesctx.calibration import log_score, reliability
 from bayesctx.information import entropy
 
-CONTEXT = (
-    "host",
-    "dopant",
-    "beam_energy",
-    "convergence_semiangle",
-    "inner_collection_angle",
-    "outer_collection_angle",
-    "defocus",
-    "dose",
-)
+CONTEXT = tuple(name for name in bc.CONTEXT if name != "sampling")
 ANGLES = ("inner_collection_angle", "outer_collection_angle")
 SUBSETS = {
     "nothing": (),
@@ -35,14 +26,12 @@ SUBSETS = {
 
 
 def evaluate(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> tuple[xr.Dataset, float]:
-    """Score every patch, in portions that keep memory flat."""
-    start, parts = time.perf_counter(), []
-    for first in range(0, data.sizes["image"], 2000):
-        part = data.isel(image=slice(first, first + 2000))
-        result = bc.infer(part.intensity, part[list(known)], model, num_draws=128)
-        probabilities = result["class_posterior"].defect[:, 0].load()
-        parts.append(xr.Dataset({"probabilities": probabilities, "entropy": entropy(result).entropy[:, 0]}))
-    return xr.concat(parts, "image"), time.perf_counter() - start
+    """Score every patch."""
+    start = time.perf_counter()
+    result = bc.infer(data.intensity, data[list(known)], model, num_draws=128)
+    seconds = time.perf_counter() - start
+    scored = {"probabilities": result["class_posterior"].defect[:, 0], "entropy": entropy(result).entropy[:, 0]}
+    return xr.Dataset(scored), seconds
 
 
 def row(name: str, data: xr.Dataset, scored: xr.Dataset, seconds: float) -> list[str]:

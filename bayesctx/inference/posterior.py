@@ -28,6 +28,7 @@ __all__ = ["infer"]
 READINGS = tuple(itertools.permutations(SITES))
 """Which site (metal, chalcogen, hollow) each of the three sublattices of a micrograph is: six readings."""
 
+ENCODED_AT_ONCE = 256  # patches whose layers stay in the cache: twice as fast as 1024
 LOW_ESS = 20.0
 DRAWS_ALONE = 128  # of the context for a patch alone, which says little about it: a thousand change the score by 0.001 nats
 
@@ -167,7 +168,7 @@ def _to_sampling(values: np.ndarray, known: Mapping[str, object], model: DefectM
 def _encode(patches: Tensor, model: DefectModel) -> Tensor:
     """Features of patches in chunks."""
     flat = patches.flatten(0, -3)
-    return torch.cat([model.encoder(chunk) for chunk in flat.split(1024)]).unflatten(0, patches.shape[:-2])
+    return torch.cat([model.encoder(chunk) for chunk in flat.split(ENCODED_AT_ONCE)]).unflatten(0, patches.shape[:-2])
 
 
 def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectModel, num_draws: int, seed: int) -> Posterior:
@@ -251,7 +252,7 @@ def _infer_micrograph(
         )
     extended = torch.from_numpy(extend_image(image, lattice, margin))
     resample = {"sampling": sampling, "target_sampling": target, "num_pixels": num_pixels}
-    chunks = torch.from_numpy(positions + margin).split(1024)
+    chunks = torch.from_numpy(positions + margin).split(ENCODED_AT_ONCE)
     features = torch.cat([model.encoder(extract_patches(extended, chunk, **resample)) for chunk in chunks])
     kinds = list(SITES)
     strength = torch.tensor([[model.prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds])
