@@ -16,7 +16,7 @@ from torch import Tensor
 from ..context import check_context
 from ..imaging import interpolation_matrix
 from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
-from ..model import DefectModel, load_model
+from ..model import DefectModel, Outcomes, load_model
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_image, store_patches
 from .conditioning import Question, questions
@@ -196,12 +196,19 @@ def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectMo
             )
             for i, at in enumerate(question.images):
                 part = _row(question, i)
-                outcomes = model.outcomes(part.context, part.materials)[0]
+                outcomes = _tabulate(model, part)
                 found = one_image(
                     outcomes, features[at], part.materials.row(0), part.possible[0], sites, float(model.correlation)
                 )
                 store_image(result, part, found, sites, num_draws, seed)
     return result
+
+
+def _tabulate(model: DefectModel, question: Question) -> Outcomes:
+    """Likelihood of one image, a part of the draws after the other: hidden layers are larger than what comes out."""
+    parts = zip(*(v.split(DRAWS_ALONE, -1) for v in question.context.values()), strict=True)
+    tables = [model.outcomes(dict(zip(question.context, part, strict=True)), question.materials)[0] for part in parts]
+    return Outcomes(*(torch.cat([getattr(t, name) for t in tables]) for name in ("log_weight", "loc", "scale")))
 
 
 def _chunks(question: Question, most: int = 200_000) -> list[Question]:
@@ -259,7 +266,7 @@ def _infer_micrograph(
     readings = torch.tensor([[kinds.index(site) for site in reading] for reading in READINGS])
     sites = Sites(torch.from_numpy(sublattice).long(), readings, strength)
     (question,) = questions(model.prior, known, 1, num_draws, seed)
-    outcomes = model.outcomes(question.context, question.materials)[0]
+    outcomes = _tabulate(model, question)
     found = one_image(outcomes, features, question.materials.row(0), question.possible[0], sites, float(model.correlation))
     result = Posterior.empty(1, len(positions), num_draws, known)
     store_image(result, question, found, sites, num_draws, seed)
