@@ -154,7 +154,10 @@ def simulate(prior: Prior, num_patches: int, *, seed: int, start: int = 0, progr
 
     Examples
     --------
-    >>> data = simulate(Prior.from_dict(tmd_prior().to_dict()), 2, seed=0)  # doctest: +SKIP
+    >>> from bayesctx.prior import tmd_prior
+    >>> data = simulate(tmd_prior(), 2, seed=0)
+    >>> dict(data.intensity.sizes)
+    {'image': 2, 'y': 32, 'x': 32}
     """
     for name, value, least in (("num_patches", num_patches, 1), ("seed", seed, 0), ("start", start, 0)):
         if value < least:
