@@ -82,7 +82,7 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
     for row, (detector, result) in zip(axes, results.items(), strict=True):
         bc.plot_defects(result, ax=row[0])
         row[0].set(
-            xlim=(0, 150), ylim=(110, 0), title=f"{detector}, inner angle {SOFT[detector].low:g} to {SOFT[detector].high:g} mrad"
+            xlim=(-0.5, 79.5), ylim=(59.5, -0.5), title=f"{detector}, inner angle {SOFT[detector].low:g} to {SOFT[detector].high:g} mrad"
         )
         bc.plot_context(result, variables=names, axes=row[1:])
     figure.savefig(path, dpi=80)

@@ -39,7 +39,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def write(name: str, title: str, body: str, seed: int) -> None:
     """Print a result and write it to docs/benchmarks/<name>.md."""
-    text = f"# {title}\n\n{body}\n\n{origin(seed)}.\nMade by `python benchmarks/{name}.py`.\n"
+    text = f"# {title}\n\n{body}\n\n{origin(seed)}.\nMade by `python benchmarks/{name}.py`, see its `--help`.\n"
     print(text)
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.md").write_text(text)
