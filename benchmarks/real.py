@@ -81,9 +81,10 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
     names = ["inner_collection_angle", "convergence_semiangle", "reading"]
     for row, (detector, result) in zip(axes, results.items(), strict=True):
         bc.plot_defects(result, ax=row[0])
-        row[0].set(
-            xlim=(-0.5, 79.5), ylim=(59.5, -0.5), title=f"{detector}, inner angle {SOFT[detector].low:g} to {SOFT[detector].high:g} mrad"
-        )
+        for bar in row[0].artists:
+            bar.remove()  # its length is made for the whole image
+        angles = f"{SOFT[detector].low:g} to {SOFT[detector].high:g} mrad"
+        row[0].set(xlim=(-0.5, 79.5), ylim=(59.5, -0.5), title=f"{detector}, inner angle {angles}")
         bc.plot_context(result, variables=names, axes=row[1:])
     figure.savefig(path, dpi=80)
 
