@@ -130,10 +130,10 @@ def main() -> None:
     body = (
         "WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 jiadongdan). Known: host and beam "
         "energy; softly that ADF1 starts between 60 and 110 mrad and ADF2 between 25 and 55. The dopant, the convergence and "
-        "the outer angle, focus and dose are latent. No training on real data; the weight of the composition's counts was settled on with these files in "
-        "view (docs/model.md). Single and double chalcogen vacancies count "
-        "as one, as in the labels, which were made semi-automatically: their vacancies are uncertain to 10-50 %. Accuracies "
-        "and calibration errors in %, log score and entropy in bits per site.\n\n"
+        "the outer angle, focus and dose are latent. No training on real data; the weight of the composition's counts was "
+        "settled on with these files in view (docs/model.md). Single and double chalcogen vacancies count as one, as in the "
+        "labels, which were made semi-automatically: their vacancies are uncertain to 10-50 %. Accuracies and calibration "
+        "errors in %, log score and entropy in bits per site.\n\n"
         + table(SCORES, scores)
         + "\n\nLabels (rows) and answers (columns):\n\n"
         + table(["file", "detector", "label", *LABELS, "other"], confusions)
