@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +12,7 @@ from scipy.spatial import cKDTree
 from ..context import CONTEXT
 from ..information import entropy, entropy_reduction
 from ..plots import new_figure, plot_context, plot_defects
+from ..storage import replacing
 from ..structure import DEFECTS
 
 if TYPE_CHECKING:
@@ -189,9 +189,5 @@ def save_figure(figure: Figure, path: Path) -> None:
     path : Path
         The file; its suffix is the format.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         figure.savefig(temporary, format=path.suffix[1:], dpi=150)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -15,6 +15,7 @@ import xarray as xr
 
 from ..context import CONTEXT
 from ..model import DefectModel
+from ..storage import replacing
 from ..structure import DEFECTS, HOSTS, METALS
 from .arrays import Posterior
 
@@ -202,20 +203,13 @@ def save(tree: xr.DataTree, path: str | os.PathLike) -> Path:
     OSError
         If it cannot be written; the old file stays as it was.
     """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     encoding = {
         f"/{name}": {v: {"zlib": True, "complevel": 1} for v in node.data_vars if node[v].dtype.kind in "fiu" and node[v].ndim}
         for name, node in tree.children.items()
     }
-    try:
+    with replacing(path) as temporary:
         tree.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
-        os.replace(temporary, path)
-    except RuntimeError as error:  # what HDF5 makes of a full disk
-        raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def load(path: str | os.PathLike) -> xr.DataTree:

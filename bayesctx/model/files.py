@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from ..prior import Prior
+from ..storage import replacing
 from .program import DefectModel
 
 __all__ = ["load_model", "save_model"]
@@ -36,17 +37,10 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
     OSError
         If it cannot be written; the old file stays as it was.
     """
-    path = Path(path)
     card = model.card | {"format": "bayesctx 1", "sizes": model.sizes, "prior": model.card.get("prior", model.prior.to_dict())}
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replacing(path) as temporary:
         save_file({n: v.contiguous() for n, v in model.state_dict().items()}, temporary, {"card": json.dumps(card)})
-        os.replace(temporary, path)
-    except SafetensorError as error:  # a full disk
-        raise OSError(f"{path} could not be written ({error}); is the disk full?") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path
+    return Path(path)
 
 
 def load_model(path: str | os.PathLike | None = None) -> DefectModel:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import pickle
 from pathlib import Path
 
 import torch
 
 from ..model import DefectModel
+from ..storage import replacing
 
 __all__ = ["resume", "write_checkpoint"]
 
@@ -30,7 +30,6 @@ def write_checkpoint(path: Path, model: DefectModel, optimizer: object, schedule
     history : list
         Loss, log score and number of known variables of every step.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -38,11 +37,8 @@ def write_checkpoint(path: Path, model: DefectModel, optimizer: object, schedule
         "run": json.dumps(run | {"prior": model.prior.to_dict()}),
         "history": torch.tensor(history),
     }
-    try:
+    with replacing(path) as temporary:
         torch.save(state, temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def resume(path: Path, model: DefectModel, optimizer: object, schedule: object, run: dict) -> list[tuple[float, ...]]:
