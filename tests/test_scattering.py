@@ -54,13 +54,13 @@ def test_kernel_of_one_atom_is_an_integral_over_the_ring():
 @pytest.mark.slow
 def test_kernel_of_a_pair_is_the_average_over_displacements():
     """The split into smooth and oscillating parts against brute force over 400 frozen displacements."""
-    from bayesctx.scattering import multislice
+    from bayesctx.scattering import kernel as kernels
 
     column, energy, edges = (("Se", -1.67), ("Se", 1.67)), 80e3, (60.0, 100.0, 200.0)
     kernel = scattering_kernel(column, energy, edges, num_waves=24, num_radii=6)
-    grid = multislice._Grid(energy, edges[-1], 2)
-    orders = multislice._incident_orders(grid, 24, 0)
-    weights = torch.from_numpy(multislice._ring_weights(grid, np.array(edges))).float()
+    grid = kernels._Grid(energy, edges[-1], 2)
+    orders = kernels._incident_orders(grid, 24, 0)
+    weights = torch.from_numpy(kernels._ring_weights(grid, np.array(edges))).float()
     u = THERMAL_DISPLACEMENT["Se"]
     rng, total, num = np.random.default_rng(0), 0, 400
     gap = grid.propagator(3.34)
@@ -73,7 +73,7 @@ def test_kernel_of_a_pair_is_the_average_over_displacements():
             out
         )
         scattered = out.flatten(1)[:, grid.detected] * grid.length
-        total = total + multislice._collect(scattered, scattered, weights) / num
+        total = total + kernels._collect(scattered, scattered, weights) / num
     q2 = ((kernel.k[:, None] - kernel.k) ** 2).sum(-1)
     averaged = kernel.values * np.exp(-2 * np.pi**2 * kernel.displacement**2 * q2)
     for ring in range(2):

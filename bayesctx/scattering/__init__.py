@@ -1,7 +1,7 @@
 """How columns of atoms scatter: atoms, multislice of one column, and the shipped table of column responses."""
 
 from .atoms import THERMAL_DISPLACEMENT as THERMAL_DISPLACEMENT, scattering_factor as scattering_factor
-from .multislice import Kernel as Kernel, scattering_kernel as scattering_kernel
+from .kernel import Kernel as Kernel, scattering_kernel as scattering_kernel
 from .response import chebyshev as chebyshev, fit_response as fit_response, tabulate as tabulate
 from .table import (
     LookUp as LookUp,

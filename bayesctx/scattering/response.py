@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..optics import MAX_SEMIANGLE, bilinear, wavelength
 from ..structure import ATOMIC_NUMBERS, CHALCOGENS, HOSTS, Atoms
-from .multislice import Kernel, scattering_kernel
+from .kernel import Kernel, scattering_kernel
 
 __all__ = ["chebyshev", "column_key", "fit_response", "table_columns", "tabulate"]
 

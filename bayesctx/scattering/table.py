@@ -16,7 +16,7 @@ from torch import Tensor
 from ..optics import MAX_SEMIANGLE, wavelength
 from ..structure import Atoms, species_of
 from .atoms import THERMAL_DISPLACEMENT
-from .multislice import scattering_kernel
+from .kernel import scattering_kernel
 from .response import NUM_ORDERS, NUM_TERMS, column_key, fit_response
 
 __all__ = ["LookUp", "ResponseTable", "column_response", "load_table"]
