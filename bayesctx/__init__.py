@@ -2,7 +2,7 @@
 
 from .calibration import log_score as log_score, ranks as ranks, reliability as reliability, score_model as score_model
 from .context import CONTEXT as CONTEXT, check_context as check_context
-from .imaging import column_image as column_image
+from .imaging import column_image as column_image, multislice_image as multislice_image
 from .inference import fit_correlation as fit_correlation, infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model

@@ -23,7 +23,7 @@ ENERGIES = (30e3, 40e3, 60e3, 80e3, 120e3, 160e3, 200e3, 300e3)  # eV
 ANGLES = (25.0, 30.0, 35.0, 40.0, 45.0, 50.0, 60.0, 70.0, 80.0, 100.0, 120.0, 150.0, 200.0, 250.0, 300.0)  # mrad
 NUM_ORDERS = 8  # Chebyshev polynomials in |Q|
 NUM_TERMS = 6  # real terms of optics.POWERS
-CHALCOGEN_SEPARATIONS = (2.9, 3.7)  # Å, nodes of the linear interpolation
+CHALCOGEN_SEPARATIONS = (2.9, 3.7)  # Å, nodes of the interpolation
 ADATOM_SEPARATIONS = (2.4, 2.9)
 
 
@@ -92,7 +92,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
 def table_columns() -> list[Atoms]:
     """Every column of the table: single atoms, and pairs around z = 0 at two separations each."""
 
-    def pairs(combinations: Iterable[tuple[str, str]], separations: tuple[float, float]) -> list[Atoms]:
+    def pairs(combinations: Iterable[tuple[str, str]], separations: tuple[float, ...]) -> list[Atoms]:
         return [((a, -s / 2), (b, s / 2)) for a, b in combinations for s in separations]
 
     light = ("O", *CHALCOGENS)

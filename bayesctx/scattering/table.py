@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -17,9 +18,11 @@ from ..optics import MAX_SEMIANGLE, wavelength
 from ..structure import Atoms, species_of
 from .atoms import THERMAL_DISPLACEMENT
 from .kernel import scattering_kernel
-from .response import NUM_ORDERS, NUM_TERMS, column_key, fit_response
+from .response import NUM_ORDERS, NUM_TERMS, fit_response
 
 __all__ = ["LookUp", "ResponseTable", "column_response", "load_table"]
+
+MAX_EXTRAPOLATION = 0.1  # Å beyond the separations of the table
 
 
 @dataclass(frozen=True)
@@ -28,8 +31,8 @@ class LookUp:
 
     Attributes
     ----------
-    entry, weight : Tensor, shape (*column, 2)
-        Two entries of the table and how much of each; an empty column has no weight.
+    entry, weight : Tensor, shape (*column, node)
+        Entries of the table, the separations of a pair, and how much of each; an empty column has no weight.
     height, displacement : Tensor, shape (*column,)
         In Å.
     """
@@ -56,9 +59,9 @@ class LookUp:
         LookUp
             Of this shape.
         """
-        pair = (*shape, 2)
+        mixed = (*shape, self.entry.shape[-1])
         return LookUp(
-            self.entry.reshape(pair), self.weight.reshape(pair), self.height.reshape(shape), self.displacement.reshape(shape)
+            self.entry.reshape(mixed), self.weight.reshape(mixed), self.height.reshape(shape), self.displacement.reshape(shape)
         )
 
 
@@ -73,11 +76,12 @@ class ResponseTable:
 
     def __init__(self, dataset: xr.Dataset) -> None:
         self.columns = {str(name): i for i, name in enumerate(dataset["column"].values)}
-        self.pairs: dict[tuple[str, ...], list[float]] = {}
-        for name in self.columns:
+        self.pairs: dict[tuple[str, ...], dict[float, int]] = {}
+        for name, i in self.columns.items():
             *elements, separation = name.split("-")
             if elements:
-                self.pairs.setdefault(tuple(elements), []).append(float(separation))
+                self.pairs.setdefault(tuple(elements), {})[float(separation)] = i
+        self.num_nodes = max(map(len, self.pairs.values()))
         rings = torch.from_numpy(dataset["response"].values.astype(np.float32))
         # responses beyond an angle vary smoothly with it: interpolate them, then subtract
         beyond = rings.flip(2).cumsum(2).flip(2)
@@ -110,7 +114,7 @@ class ResponseTable:
     def _find(self, column: Atoms) -> tuple[list[int], list[float], float, float]:
         """Entries, weights, height and displacement of one column."""
         if not column:
-            return [0, 0], [0.0, 0.0], 0.0, 0.0
+            return [0] * self.num_nodes, [0.0] * self.num_nodes, 0.0, 0.0
         elements = [element for element, _ in column]
         unknown = [e for e in elements if e not in THERMAL_DISPLACEMENT]
         if unknown:
@@ -119,25 +123,19 @@ class ResponseTable:
         height = sum(z for _, z in column) / len(column)
         if len(column) == 1:
             index = self.columns[elements[0]]
-            return [index, index], [1.0, 0.0], height, u2[0] ** 0.5
-        separations = self.pairs.get(tuple(elements))
-        if separations is None:
+            return [index] * self.num_nodes, [1.0] + [0.0] * (self.num_nodes - 1), height, u2[0] ** 0.5
+        nodes = self.pairs.get(tuple(elements)) if len(elements) == 2 else None
+        if nodes is None:
             raise ValueError(
                 f"a column of a doped dichalcogenide was expected, got {species_of(column)} {column}; "
                 "add it to table_columns() and run tabulate()"
             )
-        near, far = separations
-        share = (column[1][1] - column[0][1] - near) / (far - near)
-        if not -0.5 <= share <= 1.5:
-            raise ValueError(
-                f"a pair {near} to {far} Å apart was expected, got {column}; separate columns do not scatter together"
-            )
-        return (
-            [self.columns[column_key(((elements[0], 0.0), (elements[1], s)))] for s in separations],
-            [1 - share, share],
-            height,
-            (u2[0] * u2[1] / sum(u2)) ** 0.5,
-        )
+        separation, near, far = column[1][1] - column[0][1], min(nodes), max(nodes)
+        if not near - MAX_EXTRAPOLATION <= separation <= far + MAX_EXTRAPOLATION:
+            raise ValueError(f"a pair {near} to {far} Å apart was expected, got {column}; the table cannot be stretched so far")
+        # Lagrange's polynomial through the separations of the table
+        weights = [math.prod((separation - b) / (a - b) for b in nodes if b != a) for a in nodes]
+        return list(nodes.values()), weights, height, (u2[0] * u2[1] / sum(u2)) ** 0.5
 
     def coefficients(
         self, columns: LookUp, beam_energy: Tensor, inner_collection_angle: Tensor, outer_collection_angle: Tensor
@@ -165,7 +163,7 @@ class ResponseTable:
         responses = responses.unflatten(-1, (len(self.beyond), NUM_TERMS * NUM_ORDERS))
         batch = torch.broadcast_shapes(responses.shape[:-2], columns.entry.shape[:-2])
         index = columns.entry.flatten(-2).expand(*batch, -1)[..., None].expand(*[-1] * (len(batch) + 1), responses.shape[-1])
-        picked = responses.expand(*batch, -1, -1).gather(-2, index).unflatten(-2, (-1, 2))
+        picked = responses.expand(*batch, -1, -1).gather(-2, index).unflatten(-2, columns.entry.shape[-2:])
         mixed = (picked * columns.weight.to(share)[..., None]).sum(-2).unflatten(-1, (NUM_TERMS, NUM_ORDERS))
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
 
@@ -235,7 +233,7 @@ def column_response(
     Raises
     ------
     ValueError
-        If the column has more than two atoms, or an element without a scattering factor.
+        For an element without a scattering factor.
     """
     conditions = (beam_energy, inner_collection_angle, outer_collection_angle)
     try:

@@ -1,20 +1,17 @@
-"""Columns, optics and detector to an image: annular dark field as a sum of column responses, batched in torch."""
+"""Responses of columns to Fourier coefficients and pixels of an image, batched in torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
 
-from .context import check_imaging
-from .optics import ABERRATIONS, MAX_SEMIANGLE, transfer, wavelength
-from .scattering import chebyshev, column_response
+from ..optics import MAX_SEMIANGLE, transfer, wavelength
+from ..scattering import chebyshev
 
-__all__ = ["column_image", "column_spectra", "interpolation_matrix", "structure_factors", "synthesize"]
+__all__ = ["column_spectra", "interpolation_matrix", "structure_factors", "synthesize"]
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
 
@@ -164,107 +161,3 @@ def interpolation_matrix(positions: Tensor, num_pixels: int, spacing: float | Te
     far = ((-0.5 * t + 2.5) * t - 4) * t + 2
     weights = torch.where(t < 1, near, torch.where(t < 2, far, torch.zeros_like(t)))
     return weights / weights.sum(-1, keepdim=True)
-
-
-def column_image(
-    columns: Sequence[tuple[float, float, Sequence[tuple[str, float]]]],
-    *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    inner_collection_angle: float,
-    outer_collection_angle: float,
-    x: np.ndarray,
-    y: np.ndarray,
-    aberrations: Mapping[str, float] | None = None,
-    source_size: float = 0.0,
-    focal_spread: float = 0.0,
-    cell: tuple[float, float] | None = None,
-) -> xr.DataArray:
-    """Noise-free annular dark-field image of columns of atoms, as a fraction of the beam.
-
-    Parameters
-    ----------
-    columns : sequence of tuple
-        ``(x, y, [(element, z), ...])``: position in Å and the atoms of the column, z in Å along the beam.
-    beam_energy : float
-        In eV, 30e3 to 300e3.
-    convergence_semiangle : float
-        In mrad, up to 40.
-    inner_collection_angle, outer_collection_angle : float
-        In mrad, between 25 and 300.
-    x, y : ndarray, shapes (x,) and (y,)
-        Positions of the probe in Å.
-    aberrations : mapping of str to float, optional
-        Polar coefficients C10 (= -defocus), C12, phi12, C21, phi21, C23, phi23, C30 in Å and rad; the focus refers to
-        z = 0. Default: none.
-    source_size : float
-        Full width at half maximum of the effective source in Å.
-    focal_spread : float
-        Root mean square spread of the focus in Å.
-    cell : tuple of float, optional
-        Periods (Lx, Ly) in Å: the columns repeat, wave vectors live on the reciprocal lattice of the cell, and the aperture
-        falls off over one spacing of it, as in a multislice calculation. Default: isolated columns in a cell that is
-        wide enough for them.
-
-    Returns
-    -------
-    DataArray, dimensions (y, x)
-        Fraction of the incident electrons that reach the detector.
-
-    Raises
-    ------
-    ValueError
-        For an impossible or unknown condition, and for a column that cannot be computed.
-
-    Notes
-    -----
-    Every column scatters by itself and coherently; images of columns add. The response of a column is its scattering
-    kernel G(k1, k2), expanded in |k2 - k1| and in powers of k1² and k2², fitted to multislice (docs/physics.md). The columns
-    of doped dichalcogenides stand in a table; for others the multislice runs once, which takes seconds.
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> axis = np.linspace(-2, 2, 5)
-    >>> image = column_image([(0.0, 0.0, [("W", 0.0)])], beam_energy=80e3, convergence_semiangle=30,
-    ...                      inner_collection_angle=80, outer_collection_angle=250, x=axis, y=axis)
-    >>> image.dims, int(image.values.argmax())
-    (('y', 'x'), 12)
-    """
-    check_imaging(beam_energy, convergence_semiangle, inner_collection_angle, outer_collection_angle)
-    unknown = set(aberrations or {}) - set(ABERRATIONS)
-    if unknown:
-        raise ValueError(f"aberrations among {', '.join(ABERRATIONS)} were expected, got {sorted(unknown)[0]!r}")
-    x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
-    points = np.array([(cx, cy) for cx, cy, _ in columns], float).reshape(-1, 2)
-    if cell is None:
-        # the rim of the aperture, one spacing of the lattice wide, lifts a peak by spacing / (3 radius): here by 0.7 %
-        cell = tuple(np.ptp(np.append(points[:, axis], v)) + 60.0 for axis, v in enumerate((x, y)))
-    stacks = [tuple(sorted(((e, float(z)) for e, z in atoms), key=lambda atom: atom[1])) for *_, atoms in columns]
-    kinds = list(dict.fromkeys(stacks))
-    kind_of = np.array([kinds.index(stack) for stack in stacks])
-
-    def scalar(value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64)
-
-    responses = [column_response(k, beam_energy, inner_collection_angle, outer_collection_angle) for k in kinds]
-    cutoff = 2 * convergence_semiangle * 1e-3 / wavelength(beam_energy)
-    num_modes = tuple(int(cutoff * length) + 2 for length in cell)
-    spectra = column_spectra(
-        torch.stack([c for c, _ in responses]),
-        torch.tensor([u for _, u in responses], dtype=torch.float64),
-        beam_energy=scalar(beam_energy),
-        convergence_semiangle=scalar(convergence_semiangle),
-        aberrations={name: scalar(value) for name, value in (aberrations or {}).items()},
-        source_size=scalar(source_size),
-        focal_spread=scalar(focal_spread),
-        cell=cell,
-        num_modes=num_modes,
-    )
-    spectrum = torch.zeros_like(spectra[0])
-    for i, response in enumerate(spectra):
-        rows, cols = structure_factors(torch.from_numpy(points[kind_of == i]), cell=cell, num_modes=num_modes)
-        spectrum = spectrum + response * (rows.mT @ cols)
-    image = synthesize(spectrum, torch.from_numpy(x), torch.from_numpy(y), cell=cell)
-    axes = {"y": ("y", y, {"units": "Å"}), "x": ("x", x, {"units": "Å"})}
-    return xr.DataArray(image.numpy(), axes, ("y", "x"), "intensity", {"units": "1", "long_name": "fraction of the beam"})
