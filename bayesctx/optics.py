@@ -10,7 +10,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-__all__ = ["ABERRATIONS", "bilinear", "lorentz_factor", "pupil", "transfer", "wavelength"]
+__all__ = ["ABERRATIONS", "bilinear", "focal_nodes", "lorentz_factor", "pupil", "transfer", "wavelength"]
 
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
 """Polar aberration coefficients up to third order, in Å and rad (Krivanek's notation; C10 = -defocus)."""
@@ -210,7 +210,7 @@ def _transfer_chunk(rows: Tensor, cell: tuple[float, float], num_modes: tuple[in
     # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / wavelength(energy) * spread * power
     total = 0
-    for node, weight in _focal_nodes(num_foci):
+    for node, weight in focal_nodes(num_foci):
         field = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
         fields = [torch.fft.fft2(f, s=(size_y, size_x)) for f in (field, field * power, field * power**2)]
         total = total + torch.stack([t.real for t in bilinear(fields, [f.conj() for f in fields])])
@@ -218,8 +218,19 @@ def _transfer_chunk(rows: Tensor, cell: tuple[float, float], num_modes: tuple[in
     return _take(torch.fft.rfft2(total, norm="forward"), orders, num_modes[0] + 1)
 
 
-def _focal_nodes(num_foci: int) -> list[tuple[float, float]]:
-    """Nodes and weights of the average over a standard normal."""
+def focal_nodes(num_foci: int) -> list[tuple[float, float]]:
+    """Nodes and weights of the average over a standard normal.
+
+    Parameters
+    ----------
+    num_foci : int
+        Number of nodes.
+
+    Returns
+    -------
+    list of tuple of float
+        In standard deviations; the weights sum to one.
+    """
     nodes, weights = np.polynomial.hermite_e.hermegauss(num_foci)
     return [(float(n), float(w)) for n, w in zip(nodes, weights / weights.sum(), strict=True)]
 

@@ -12,6 +12,8 @@ from torch import Tensor
 from ..context import check_imaging
 from ..optics import ABERRATIONS, wavelength
 from ..scattering import column_response
+from ..structure import Atoms
+from .interference import interference_image
 from .spectra import column_spectra, structure_factors, synthesize
 
 __all__ = ["column_image"]
@@ -30,6 +32,7 @@ def column_image(
     source_size: float = 0.0,
     focal_spread: float = 0.0,
     cell: tuple[float, float] | None = None,
+    interference: bool = True,
 ) -> xr.DataArray:
     """Noise-free annular dark-field image of columns of atoms, as a fraction of the beam.
 
@@ -56,6 +59,9 @@ def column_image(
         Periods (Lx, Ly) in Å: the columns repeat, wave vectors live on the reciprocal lattice of the cell, and the aperture
         falls off over one spacing of it, as in a multislice calculation. Default: isolated columns in a cell that is
         wide enough for them.
+    interference : bool
+        Add the interference between columns, which takes a second or so; without it the image is the sum of those of its
+        columns, as ``simulate`` has it.
 
     Returns
     -------
@@ -88,17 +94,49 @@ def column_image(
         raise ValueError(f"aberrations among {', '.join(ABERRATIONS)} were expected, got {sorted(unknown)[0]!r}")
     x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
     points = np.array([(cx, cy) for cx, cy, _ in columns], float).reshape(-1, 2)
-    if cell is None:
-        # the rim of the aperture, one spacing of the lattice wide, lifts a peak by spacing / (3 radius): here by 0.7 %
-        cell = tuple(np.ptp(np.append(points[:, axis], v)) + 60.0 for axis, v in enumerate((x, y)))
     stacks = [tuple(sorted(((e, float(z)) for e, z in atoms), key=lambda atom: atom[1])) for *_, atoms in columns]
     kinds = list(dict.fromkeys(stacks))
-    kind_of = np.array([kinds.index(stack) for stack in stacks])
+    groups = [points[[stack == kind for stack in stacks]] for kind in kinds]
+    detector = (inner_collection_angle, outer_collection_angle)
+    optics = {
+        "beam_energy": beam_energy,
+        "convergence_semiangle": convergence_semiangle,
+        "aberrations": aberrations or {},
+        "source_size": source_size,
+        "focal_spread": focal_spread,
+    }
+    if cell is None:
+        # the rim of the aperture, one spacing of the lattice wide, lifts a peak by spacing / (3 radius): here by 0.7 %
+        period = tuple(float(np.ptp(np.append(points[:, axis], v))) + 60.0 for axis, v in enumerate((x, y)))
+    else:
+        period = cell = tuple(map(float, cell))
+    image = _sum_of_columns(kinds, groups, detector, x, y, period, **optics)
+    if interference:
+        image = image + interference_image(kinds, groups, detector=detector, x=x, y=y, cell=cell, **optics)
+    axes = {"y": ("y", y, {"units": "Å"}), "x": ("x", x, {"units": "Å"})}
+    return xr.DataArray(image, axes, ("y", "x"), "intensity", {"units": "1", "long_name": "fraction of the beam"})
+
+
+def _sum_of_columns(
+    kinds: Sequence[Atoms],
+    points: Sequence[np.ndarray],
+    detector: tuple[float, float],
+    x: np.ndarray,
+    y: np.ndarray,
+    cell: tuple[float, float],
+    *,
+    beam_energy: float,
+    convergence_semiangle: float,
+    aberrations: Mapping[str, float],
+    source_size: float,
+    focal_spread: float,
+) -> np.ndarray:
+    """Images of columns by their responses, added up, shape (y, x)."""
 
     def scalar(value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64)
 
-    responses = [column_response(k, beam_energy, inner_collection_angle, outer_collection_angle) for k in kinds]
+    responses = [column_response(kind, beam_energy, *detector) for kind in kinds]
     cutoff = 2 * convergence_semiangle * 1e-3 / wavelength(beam_energy)
     num_modes = tuple(int(cutoff * length) + 2 for length in cell)
     spectra = column_spectra(
@@ -106,16 +144,14 @@ def column_image(
         torch.tensor([u for _, u in responses], dtype=torch.float64),
         beam_energy=scalar(beam_energy),
         convergence_semiangle=scalar(convergence_semiangle),
-        aberrations={name: scalar(value) for name, value in (aberrations or {}).items()},
+        aberrations={name: scalar(value) for name, value in aberrations.items()},
         source_size=scalar(source_size),
         focal_spread=scalar(focal_spread),
         cell=cell,
         num_modes=num_modes,
     )
     spectrum = torch.zeros_like(spectra[0])
-    for i, response in enumerate(spectra):
-        rows, cols = structure_factors(torch.from_numpy(points[kind_of == i]), cell=cell, num_modes=num_modes)
+    for response, group in zip(spectra, points, strict=True):
+        rows, cols = structure_factors(torch.from_numpy(group), cell=cell, num_modes=num_modes)
         spectrum = spectrum + response * (rows.mT @ cols)
-    image = synthesize(spectrum, torch.from_numpy(x), torch.from_numpy(y), cell=cell)
-    axes = {"y": ("y", y, {"units": "Å"}), "x": ("x", x, {"units": "Å"})}
-    return xr.DataArray(image.numpy(), axes, ("y", "x"), "intensity", {"units": "1", "long_name": "fraction of the beam"})
+    return synthesize(spectrum, torch.from_numpy(x), torch.from_numpy(y), cell=cell).numpy()

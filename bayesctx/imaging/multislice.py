@@ -107,9 +107,9 @@ def multislice_image(
     slices = _cut_slices(atoms)
     edges = np.unique(np.concatenate([inner, outer]))
     grid = Grid(cell, beam_energy, convergence_semiangle, float(edges[-1]), len(slices))
-    weights = grid.ring_weights(edges)
+    weights = grid.ring_weights(edges, smooth=False)
     rings = torch.stack([weights[:, (edges[:-1] >= a) & (edges[:-1] < b)].sum(1) for a, b in zip(inner, outer, strict=True)], 1)
-    probes = _probes(grid, convergence_semiangle, aberrations or {}, x, y, slices)
+    probes = _probes(grid, convergence_semiangle, aberrations or {}, x, y)
     found = []
     for displacement in tqdm(_displacements(atoms, num_configurations, seed), disable=not progress, unit="configuration"):
         gratings = [_slice_grating(grid, atoms, members, displacement) for members in slices]
@@ -153,7 +153,7 @@ def _slice_grating(grid: Grid, atoms: list, members: list[int], displacement: np
 
 
 def _probes(
-    grid: Grid, convergence_semiangle: float, aberrations: Mapping[str, float], x: np.ndarray, y: np.ndarray, slices: list
+    grid: Grid, convergence_semiangle: float, aberrations: Mapping[str, float], x: np.ndarray, y: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spectrum of the probe at z = 0, and its phases at the positions along x and y."""
     unknown = set(aberrations) - set(ABERRATIONS)
