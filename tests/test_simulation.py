@@ -99,6 +99,7 @@ def test_patch_is_the_sum_of_its_columns():
         aberrations={"C10": -20.0},
         source_size=0.8,
         cell=(BOX, BOX),
+        interference=False,
     )
     # nothing but the cut at 1.8 1/Å and single precision between them
     assert np.abs(fast.numpy() - slow.values).max() < 1e-3 * slow.values.max()
@@ -130,6 +131,7 @@ def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
         y=axis.numpy(),
         source_size=source,
         cell=(60.0, 60.0),
+        interference=False,
     ).values.ravel()
     image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
         n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (energy, 30.0, 60.0, 200.0, 0.0, 1e5), strict=True)

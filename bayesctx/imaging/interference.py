@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -23,9 +23,10 @@ BATCH = 2**22  # elements of a matrix of amplitudes that are held at once
 
 
 def interference_image(
-    kinds: Sequence[Atoms],
-    points: Sequence[np.ndarray],
+    columns: Mapping[Atoms, np.ndarray],
+    parts: Mapping[Atoms, np.ndarray],
     *,
+    slope: tuple[float, float],
     detector: tuple[float, float],
     beam_energy: float,
     convergence_semiangle: float,
@@ -36,14 +37,16 @@ def interference_image(
     source_size: float,
     focal_spread: float,
 ) -> np.ndarray:
-    """Image of the interference between columns, to be added to the sum of their images.
+    """Image of the interference between columns, to be added to the sum of the images of their parts.
 
     Parameters
     ----------
-    kinds : sequence of tuple
-        The different columns ``((element, z), ...)``.
-    points : sequence of ndarray, shape (column, 2)
-        Positions in Å of the columns of every kind.
+    columns : mapping of tuple to ndarray, shape (column, 3)
+        Positions x and y in Å, and a weight of one, of the columns ``((element, z), ...)``.
+    parts : mapping of tuple to ndarray, shape (part, 3)
+        What was added up incoherently: columns or their atoms, with weights.
+    slope : tuple of float
+        Displacement of the atoms of the columns along x and y per height.
     detector : tuple of float
         Inner and outer collection angle in mrad.
     beam_energy, convergence_semiangle : float
@@ -67,7 +70,7 @@ def interference_image(
     -----
     The waves S_a of columns add, their intensities do not. Columns vibrate independently, hence
 
-    X(k1, k2) = sum_q [sum_a S_a(k1, q)] [sum_b S_b(k2, q)]* - sum_a S_a(k1, q) S_a*(k2, q)
+    X(k1, k2) = sum_q [sum_a S_a(k1, q)] [sum_b S_b(k2, q)]* - sum_p w_p S_p(k1, q) S_p*(k2, q)
 
     with thermal mean amplitudes (``scattering.mean_amplitude``) and q over the detector; the image has the Fourier
     coefficients sum_k psi(k) psi*(k + Q) X(k, k + Q). It is the Bragg scattering of the crystal into the detector: some
@@ -79,32 +82,35 @@ def interference_image(
     if outer <= detector[0]:
         return image
     tiled = cell is None or max(cell) > TILE + 2 * MARGIN
-    if tiled and sum(map(len, points)) < 2:
+    if tiled and list(map(len, columns.values())) == [1] and columns.keys() == parts.keys():
         return image
     period = (TILE + 2 * MARGIN,) * 2 if tiled else cell
     grid = Grid(period, beam_energy, convergence_semiangle, outer, 2)
     orders = _aperture(grid, convergence_semiangle)
-    amplitudes = [mean_amplitude(grid, kind, orders) for kind in kinds]
+    amplitudes = [mean_amplitude(grid, column, orders, slope) for column in columns]
+    of_parts = [mean_amplitude(grid, part, orders) for part in parts]
     weights = grid.ring_weights((detector[0], outer))[:, 0]
     illumination = _illumination(grid, orders, convergence_semiangle, aberrations, focal_spread)
     for rows, cols in _tiles(y, x) if tiled else [np.ix_(np.arange(len(y)), np.arange(len(x)))]:
         tx, ty = x[cols[0]], y[rows[:, 0]]
         centre = np.array([tx[0] + tx[-1], ty[0] + ty[-1]]) / 2
-        near = [p - centre for p in points]
-        if tiled:
-            near = [_nearby(p, cell) for p in near]
-        kernel = _interference(grid, orders, amplitudes, near, weights)
+        crystal, added = (
+            [(a, _around(p, centre, cell) if tiled else p - [*centre, 0]) for a, p in zip(waves, places.values(), strict=True)]
+            for waves, places in ((amplitudes, columns), (of_parts, parts))
+        )
+        kernel = _coherent(grid, orders, crystal, weights) - _incoherent(grid, orders, added, weights)
         spectrum = _spectrum(grid, orders, kernel * illumination, source_size)
         pixels = (torch.from_numpy(v - c) for v, c in zip((tx, ty), centre, strict=True))
         image[rows, cols] = synthesize(spectrum, *pixels, cell=period).numpy()
     return image
 
 
-def _nearby(points: np.ndarray, cell: tuple[float, float] | None) -> np.ndarray:
-    """Columns around the centre of a tile, the nearest image of each where the crystal is periodic."""
+def _around(places: np.ndarray, centre: np.ndarray, cell: tuple[float, float] | None) -> np.ndarray:
+    """Places around the centre of a tile, the nearest image of each where the crystal is periodic."""
+    moved = places - [*centre, 0]
     if cell is not None:
-        points = points - np.round(points / np.array(cell)) * np.array(cell)
-    return points[(np.abs(points) < TILE / 2 + MARGIN).all(1)]
+        moved[:, :2] -= np.round(moved[:, :2] / cell) * cell
+    return moved[(np.abs(moved[:, :2]) < TILE / 2 + MARGIN).all(1)]
 
 
 def _aperture(grid: Grid, convergence_semiangle: float) -> np.ndarray:
@@ -135,30 +141,32 @@ def _illumination(
     return total
 
 
-def _interference(grid: Grid, orders: np.ndarray, amplitudes: list[Tensor], points: list[np.ndarray], weights: Tensor) -> Tensor:
-    """Matrix X(k1, k2) of the crystal less those of its columns, shape (wave, wave)."""
-    factors = [_structure_factor(grid, p) for p in points]
+def _coherent(grid: Grid, orders: np.ndarray, crystal: list[tuple[Tensor, np.ndarray]], weights: Tensor) -> Tensor:
+    """Intensity of the sum of the waves of all columns on pairs of incident waves, shape (wave, wave)."""
+    factors = [_structure_factor(grid, places) for _, places in crystal]
     seen = torch.from_numpy(np.flatnonzero(weights.numpy()))
     order = np.stack(np.unravel_index(grid.detected[seen].numpy(), grid.size), 1)
-    total, own = 0, [0] * len(points)
+    total = torch.zeros(len(orders), len(orders), dtype=torch.complex64)
     for part in np.array_split(np.arange(len(seen)), math.ceil(len(seen) * len(orders) / BATCH)):
-        root = weights[seen[part]].abs().sqrt()
-        sign = weights[seen[part]].sign()
         step = [(order[part, axis] - orders[:, None, axis]) % grid.size[axis] for axis in (0, 1)]
-        wave = 0
-        for i, (amplitude, factor) in enumerate(zip(amplitudes, factors, strict=True)):
-            scattered = amplitude[:, seen[part]] * root
-            own[i] = own[i] + (scattered * sign) @ scattered.mH
-            wave = wave + scattered * factor[step[0], step[1]]
-        total = total + (wave * sign) @ wave.mH
-    between = [(orders[None, :, axis] - orders[:, None, axis]) % grid.size[axis] for axis in (0, 1)]
-    return total - sum(o * f[between[0], between[1]] for o, f in zip(own, factors, strict=True))
+        pixel = seen[part]
+        wave = sum(a[:, pixel] * factor[step[0], step[1]] for (a, _), factor in zip(crystal, factors, strict=True))
+        total += (wave * weights[pixel]) @ wave.mH
+    return total
 
 
-def _structure_factor(grid: Grid, points: np.ndarray) -> Tensor:
-    """Sum of exp(-2 pi i k.r) over positions, shape (x, y)."""
-    px, py = (np.exp(-2j * np.pi * points[:, axis, None] * k) for axis, k in enumerate((grid.kx[:, 0], grid.ky[0])))
-    return torch.from_numpy(px.T @ py).to(torch.complex64)
+def _incoherent(grid: Grid, orders: np.ndarray, added: list[tuple[Tensor, np.ndarray]], weights: Tensor) -> Tensor:
+    """Sum of the intensities of the waves of all parts on pairs of incident waves, shape (wave, wave)."""
+    step = [(orders[None, :, axis] - orders[:, None, axis]) % grid.size[axis] for axis in (0, 1)]
+    seen = weights != 0
+    own = (((a[:, seen] * weights[seen]) @ a[:, seen].mH, places) for a, places in added)
+    return sum(intensity * _structure_factor(grid, places)[step[0], step[1]] for intensity, places in own)
+
+
+def _structure_factor(grid: Grid, places: np.ndarray) -> Tensor:
+    """Weighted sum of exp(-2 pi i k.r) over positions, shape (x, y)."""
+    px, py = (np.exp(-2j * np.pi * places[:, axis, None] * k) for axis, k in enumerate((grid.kx[:, 0], grid.ky[0])))
+    return torch.from_numpy((px * places[:, 2:]).T @ py).to(torch.complex64)
 
 
 def _spectrum(grid: Grid, orders: np.ndarray, pairs: Tensor, source_size: float) -> Tensor:

@@ -13,7 +13,7 @@ from .grid import Grid
 __all__ = ["mean_amplitude"]
 
 
-def mean_amplitude(grid: Grid, column: Atoms, orders: np.ndarray) -> Tensor:
+def mean_amplitude(grid: Grid, column: Atoms, orders: np.ndarray, slope: tuple[float, float] = (0.0, 0.0)) -> Tensor:
     """Scatter plane waves by the thermally averaged gratings of a column at the origin.
 
     Parameters
@@ -24,6 +24,8 @@ def mean_amplitude(grid: Grid, column: Atoms, orders: np.ndarray) -> Tensor:
         ``((element, z), ...)`` sorted along the beam, z in Å.
     orders : ndarray of int, shape (wave, 2)
         Incident plane waves on the reciprocal lattice of the cell.
+    slope : tuple of float
+        Displacement of the atoms along x and y per height.
 
     Returns
     -------
@@ -40,8 +42,9 @@ def mean_amplitude(grid: Grid, column: Atoms, orders: np.ndarray) -> Tensor:
         for element, z in column:
             if scattered.ndim > 1:
                 scattered = torch.fft.ifft2(torch.fft.fft2(scattered) * grid.propagator(z - height))
+            variance = thermal_displacement(element) ** 2
             incident = grid.plane_waves(chunk, z) + scattered
-            scattered = scattered + incident * grid.grating(element, thermal_displacement(element) ** 2)
+            scattered = scattered + incident * grid.grating(element, variance, shift=(slope[0] * z, slope[1] * z))
             height = z
         back = torch.from_numpy(np.exp(1j * np.pi * grid.wavelength * grid.k**2 * height)).to(torch.complex64)
         waves.append((torch.fft.fft2(scattered, norm="forward") * back).flatten(1)[:, grid.detected])
