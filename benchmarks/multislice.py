@@ -1,4 +1,4 @@
-"""How far is column_image from full multislice: every run and detector of the reference set."""
+"""How far is column_image from full multislice: every run of a reference set, and random structures and conditions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,39 @@ import time
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from report import table, write
+from tqdm import tqdm
 
-from bayesctx import column_image
+import bayesctx as bc
+from bayesctx.structure import SITES, Atoms, columns_of
 
 DETECTORS = {"40-100": (40, 100), "60-200": (60, 200), "80+": (80, np.inf)}
+NUM_DETECTORS = 4  # random detectors of every random case
+NUM_PROBES = 8  # along each side of a window around the defect
+WINDOW = 2.6  # Å, half of that window
+TWO_FOLD, THREE_FOLD = (0, 2 * np.pi), (0, 2 * np.pi / 3)
+ABERRATIONS = {"C10": (-100, 100), "C12": (0, 30), "phi12": TWO_FOLD, "C21": (0, 300), "phi21": TWO_FOLD, "C23": (0, 300),
+               "phi23": THREE_FOLD, "C30": (-2e4, 2e4)}  # fmt: skip
+
+REFERENCE = """Relative rms difference from full multislice (abTEM, 24 frozen phonons) in %: `column_image` / without
+interference / sum of single atoms (noise of the multislice itself). Collection angles in mrad.
+
+"""
+RANDOM = """{} random cases: host, defect, beam energy 30-300 keV, convergence 18-38 mrad, {} annular detectors each (inner from
+8 mrad beyond the probe's cone to 120), all aberrations, C10 within 100 Å, half of them tilted by up to 5 degrees, against
+`multislice_image` with {} frozen phonons in a window of 5.2 Å around the defect. Relative rms difference in %, median / 99th
+percentile.
+
+"""
 
 
-def compare(file: Path) -> list[tuple[str, float, float, float]]:
+def rms(image: np.ndarray, truth: np.ndarray) -> float:
+    return 100 * float(np.sqrt(((image - truth) ** 2).mean() / (truth**2).mean()))
+
+
+def compare(file: Path) -> list[tuple[str, float, float, float, float]]:
+    """Columns, columns without interference, single atoms and noise of one run of the reference, for every detector."""
     run, arrays = json.loads(file.read_text()), np.load(file.with_suffix(".npz"))
     edges = np.array(run["ring_edges_mrad"])
     columns = [(c["x"], c["y"], [tuple(a) for a in c["atoms"]]) for c in run["columns"]]
@@ -23,11 +48,7 @@ def compare(file: Path) -> list[tuple[str, float, float, float]]:
     rows = []
     for name, (low, high) in DETECTORS.items():
         chosen = [i for i in range(len(edges) - 1) if edges[i] >= low and edges[i + 1] <= high]
-        truth, first, second = (arrays[n][chosen].sum(0) for n in ("rings", "rings_A", "rings_B"))
-
-        def error(image: np.ndarray, truth: np.ndarray = truth) -> float:
-            return 100 * float(np.sqrt(((image - truth) ** 2).mean() / (truth**2).mean()))
-
+        truth, first, second = (arrays[n][chosen].sum(0).T for n in ("rings", "rings_A", "rings_B"))
         optics = {
             "beam_energy": run["energy_eV"],
             "convergence_semiangle": run["semiangle_mrad"],
@@ -38,31 +59,125 @@ def compare(file: Path) -> list[tuple[str, float, float, float]]:
             "aberrations": run["aberrations_abtem_polar"],
             "cell": run["cell_A"],
         }
-        images = [column_image(c, **optics).values.T for c in (columns, atoms)]
-        rows.append((name, *map(error, images), error((first - second) / 2 + truth)))
+        images = [
+            bc.column_image(c, **optics, interference=i).values for c, i in ((columns, True), (columns, False), (atoms, False))
+        ]
+        rows.append((name, *(rms(image, truth) for image in images), rms((first - second) / 2 + truth, truth)))
     return rows
+
+
+def reference(folder: Path) -> str:
+    """Table of the reference set."""
+    lines, found = [], {}
+    for file in tqdm(sorted(folder.glob("*.json")), unit="run"):
+        results = compare(file)
+        lines.append([file.stem, *("{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*values) for _, *values in results)])
+        for name, *values in results:
+            found.setdefault(name, []).append(values)
+    for label, reduce in (("median", np.median), ("worst", np.max)):
+        lines.append([label, *("{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*reduce(found[name], 0)) for name in DETECTORS)])
+    return table(["run", *DETECTORS], lines)
+
+
+def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
+    """A random defect in a random host under random conditions."""
+    host = rng.choice(list(bc.HOSTS))
+    material = bc.HOSTS[host]
+    dopant = rng.choice(bc.DOPANTS[material.metal])
+    a, half = material.lattice_constant, material.chalcogen_separation / 2
+    cell = (3 * a, 2 * a * 3**0.5)
+    corners = [((i + o) * a, (j + o) * a * 3**0.5) for i in range(3) for j in range(2) for o in (0, 0.5)]
+    sites = {
+        "metal": corners,
+        "chalcogen": [(x, y + a / 3**0.5) for x, y in corners],
+        "hollow": [(x, y - a / 3**0.5) for x, y in corners],
+    }
+    kind = rng.choice(list(sites))
+    adatom_on_pair: Atoms = ((material.metal, -half - 1.0), (material.chalcogen, -half), (material.chalcogen, half))
+    choices = [(d, c) for d in SITES[kind][1:] for c in columns_of(d, host, dopant)]
+    choices += [("adatom on X2", adatom_on_pair)] if kind == "chalcogen" else []
+    name, column = choices[rng.integers(len(choices))]
+    columns = [(x, y, columns_of(c, host, dopant)[0]) for k, c in (("metal", "M"), ("chalcogen", "X2")) for x, y in sites[k]]
+    centre = sites[kind][4]
+    columns = [c for c in columns if np.hypot(c[0] - centre[0], c[1] - centre[1]) > 0.1] + [(*centre, column)]
+    semiangle = rng.uniform(18, 38)
+    inner = np.exp(rng.uniform(np.log(max(25, semiangle + 8)), np.log(120), NUM_DETECTORS))
+    outer = np.minimum(inner * np.exp(rng.uniform(np.log(1.5), np.log(5), NUM_DETECTORS)), 300)
+    tilt = rng.uniform(0, 5) * (rng.random() < 0.5)
+    azimuth = rng.uniform(0, 2 * np.pi)
+    optics = {
+        "beam_energy": float(np.exp(rng.uniform(np.log(30e3), np.log(300e3)))),
+        "convergence_semiangle": semiangle,
+        "inner_collection_angle": inner,
+        "outer_collection_angle": outer,
+        "x": centre[0] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
+        "y": centre[1] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
+        "aberrations": {n: rng.uniform(*limits) for n, limits in ABERRATIONS.items()},
+        "tilt": (tilt * np.cos(azimuth), tilt * np.sin(azimuth)),
+        "cell": cell,
+    }
+    return columns, optics, f"{host} {name}"
+
+
+def evaluate(seed: int, num_configurations: int) -> list[dict]:
+    """Errors of one random case on all of its detectors."""
+    columns, optics, name = draw_case(np.random.default_rng(seed))
+    slow: xr.DataArray = bc.multislice_image(columns, **optics, num_configurations=num_configurations, seed=seed)
+    found = []
+    for truth in slow:
+        detector = {n: float(truth[n]) for n in ("inner_collection_angle", "outer_collection_angle")}
+        fast, plain = (bc.column_image(columns, **(optics | detector), interference=i).values for i in (True, False))
+        noise = 100 * float(np.sqrt((truth.standard_error**2).mean() / (truth**2).mean()))
+        error = rms(fast, truth.values)
+        found.append(detector | {
+            "name": name, "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
+            "without": rms(plain, truth.values), "noise": noise, "net": float(np.sqrt(max(0, error**2 - noise**2))),
+            "mean": 100 * float(fast.sum() / truth.sum() - 1),
+        })  # fmt: skip
+    return found
+
+
+def summarise(found: list[dict]) -> str:
+    """Table of quantiles by inner angle and tilt, and the worst cases."""
+    groups = {
+        "inner >= 50 mrad": lambda r: r["inner_collection_angle"] >= 50,
+        "inner >= 50 mrad, no tilt": lambda r: r["inner_collection_angle"] >= 50 and not r["tilt"],
+        "inner < 50 mrad": lambda r: r["inner_collection_angle"] < 50,
+        "inner < 50 mrad, no tilt": lambda r: r["inner_collection_angle"] < 50 and not r["tilt"],
+    }
+    rows = []
+    for label, of_group in groups.items():
+        members = [r for r in found if of_group(r)]
+        if members:
+            cells = [
+                f"{np.median([r[n] for r in members]):.2f} / {np.quantile([r[n] for r in members], 0.99):.2f}"
+                for n in ("error", "net", "without", "noise")
+            ]
+            rows.append([label, len(members), *cells])
+    header = ["detectors", "images", "column_image", "the same, noise taken off", "without interference", "noise of multislice"]
+    worst = sorted(found, key=lambda r: -r["net"])[:8]
+    keys = ("name", "energy", "inner_collection_angle", "outer_collection_angle", "tilt", "error", "noise", "mean")
+    listed = [[r["name"], *(f"{r[k]:.1f}" for k in keys[1:])] for r in worst]
+    return table(header, rows) + "\n\nThe worst:\n\n" + table(keys, listed)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("folder", type=Path, help="runs of the multislice reference: .json and .npz")
-    files = sorted(parser.parse_args().folder.glob("*.json"))
-    start, lines, found = time.perf_counter(), [], {}
-    for file in files:
-        results = compare(file)
-        lines.append([file.stem, *(f"{columns:.2f} ({noise:.2f}) / {atoms:.1f}" for _, columns, atoms, noise in results)])
-        for name, columns, atoms, noise in results:
-            found.setdefault(name, []).append((columns, atoms, noise))
-    values = [np.array(found[name]) for name in DETECTORS]
-    for label, reduce in (("median", np.median), ("worst", np.max)):
-        lines.append([label, *(f"{reduce(v[:, 0]):.2f} ({reduce(v[:, 2]):.2f}) / {reduce(v[:, 1]):.1f}" for v in values)])
-    body = (
-        "Relative rms difference in % of the sum of columns from full multislice (abTEM, 24 frozen phonons), in brackets the "
-        "noise of the multislice itself, after the stroke that of a sum of single atoms. Collection angles in mrad.\n\n"
-        + table(["run", *DETECTORS], lines)
-        + f"\n\nAll {len(files) * 3} images in {time.perf_counter() - start:.0f} s, single atoms included."
-    )
-    write("multislice", "The forward model against multislice", body, 0)
+    parser.add_argument("--reference", type=Path, help="folder of a multislice reference: .json and .npz")
+    parser.add_argument("--num-cases", type=int, default=300, help="random structures and conditions (default: 300)")
+    parser.add_argument("--num-configurations", type=int, default=24, help="frozen phonons of each (default: 24)")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    start, body = time.perf_counter(), []
+    if arguments.reference:
+        body.append(REFERENCE + reference(arguments.reference))
+    if arguments.num_cases:
+        found = []
+        for case in tqdm(range(arguments.num_cases), unit="case"):
+            found += evaluate(arguments.seed + case, arguments.num_configurations)
+        body.append(RANDOM.format(arguments.num_cases, NUM_DETECTORS, arguments.num_configurations) + summarise(found))
+    body.append(f"All of it in {time.perf_counter() - start:.0f} s.")
+    write("multislice", "The forward model against multislice", "\n\n".join(body), arguments.seed)
 
 
 if __name__ == "__main__":

@@ -109,6 +109,14 @@ def test_tiles_of_a_field_are_the_periodic_crystal():
     assert np.abs(tiled - exact).max() < 0.15 * np.abs(exact).max()
 
 
+def test_an_empty_column_is_none():
+    optics = OPTICS | {"inner_collection_angle": 40.0, "outer_collection_angle": 80.0, "x": [0.5], "y": [0.3], "cell": CELL}
+    vacancy = crystal()
+    vacancy[0] = (*vacancy[0][:2], ())
+    assert column_image(vacancy, **optics).item() == pytest.approx(column_image(vacancy[1:], **optics).item(), rel=1e-6)
+    assert column_image(vacancy, **optics).item() != pytest.approx(column_image(crystal(), **optics).item(), rel=0.1)
+
+
 def test_displacements_come_in_pairs_of_opposite_sign():
     atoms = _place_atoms(crystal(), (0.0, 0.0))
     drawn = _displacements(atoms, 400, 0)

@@ -38,14 +38,14 @@ def mean_amplitude(grid: Grid, column: Atoms, orders: np.ndarray, slope: tuple[f
     """
     waves = []
     for chunk in np.array_split(orders, max(1, len(orders) // 32)):
-        scattered, height = torch.zeros(1, dtype=torch.complex64), 0.0
+        scattered, height = torch.zeros(len(chunk), *grid.size, dtype=torch.complex64), None
         for element, z in column:
-            if scattered.ndim > 1:
+            if height is not None:
                 scattered = torch.fft.ifft2(torch.fft.fft2(scattered) * grid.propagator(z - height))
             variance = thermal_displacement(element) ** 2
             incident = grid.plane_waves(chunk, z) + scattered
             scattered = scattered + incident * grid.grating(element, variance, shift=(slope[0] * z, slope[1] * z))
             height = z
-        back = torch.from_numpy(np.exp(1j * np.pi * grid.wavelength * grid.k**2 * height)).to(torch.complex64)
+        back = torch.from_numpy(np.exp(1j * np.pi * grid.wavelength * grid.k**2 * (height or 0.0))).to(torch.complex64)
         waves.append((torch.fft.fft2(scattered, norm="forward") * back).flatten(1)[:, grid.detected])
     return torch.cat(waves)
