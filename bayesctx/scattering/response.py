@@ -19,12 +19,14 @@ from .kernel import Kernel, scattering_kernel
 
 __all__ = ["chebyshev", "column_key", "fit_response", "table_columns", "tabulate"]
 
-ENERGIES = (30e3, 40e3, 60e3, 80e3, 120e3, 160e3, 200e3, 300e3)  # eV
-ANGLES = (25.0, 30.0, 35.0, 40.0, 45.0, 50.0, 60.0, 70.0, 80.0, 100.0, 120.0, 150.0, 200.0, 250.0, 300.0)  # mrad
+ENERGIES = tuple(1e3 * e for e in (30, 36, 43, 51, 60, 70, 80, 98, 120, 150, 200, 245, 300))  # eV
+ANGLES = tuple(map(float, (25, 30, 35, 40, 45, 50, 60, 70, 80, 90, 100, 110, 120, 135, 150, 175, 200, 250, 300)))  # mrad
 NUM_ORDERS = 8  # Chebyshev polynomials in |Q|
 NUM_TERMS = 6  # real terms of optics.POWERS
-CHALCOGEN_SEPARATIONS = (2.9, 3.7)  # Å, nodes of the interpolation
-ADATOM_SEPARATIONS = (2.4, 2.9)
+NUM_WAVES = 80  # incident plane waves of the kernel that is fitted
+# Å; the two waves of a pair interfere with the phase pi q² wavelength separation, by up to 1 rad between two nodes
+CHALCOGEN_SEPARATIONS = (2.9, 3.3, 3.7)
+ADATOM_SEPARATIONS = (2.4, 2.65, 2.9)
 
 
 def chebyshev(x: Tensor, num_orders: int = NUM_ORDERS) -> Tensor:
@@ -90,7 +92,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
 
 
 def table_columns() -> list[Atoms]:
-    """Every column of the table: single atoms, and pairs around z = 0 at two separations each."""
+    """Every column of the table: single atoms, and pairs around z = 0 at three separations each."""
 
     def pairs(combinations: Iterable[tuple[str, str]], separations: tuple[float, ...]) -> list[Atoms]:
         return [((a, -s / 2), (b, s / 2)) for a, b in combinations for s in separations]
@@ -131,7 +133,7 @@ def tabulate(path: str | os.PathLike, *, part: int = 0, num_parts: int = 1, prog
     mine = list(zip(columns, files, strict=True))[part::num_parts]
     for column, file in tqdm(mine, disable=not progress, unit="column"):
         if not file.exists():
-            kernels = [scattering_kernel(column, energy, ANGLES, num_waves=160) for energy in ENERGIES]
+            kernels = [scattering_kernel(column, energy, ANGLES, num_waves=NUM_WAVES) for energy in ENERGIES]
             fits = [fit_response(kernel, energy, ANGLES) for kernel, energy in zip(kernels, ENERGIES, strict=True)]
             np.save(file.with_suffix(".tmp.npy"), np.array(fits, np.float32))
             file.with_suffix(".tmp.npy").replace(file)
@@ -154,7 +156,7 @@ def column_key(column: Atoms) -> str:
         Elements along the beam and, for a pair, its separation in Å.
     """
     elements = "-".join(element for element, _ in column)
-    return elements if len(column) == 1 else f"{elements}-{column[1][1] - column[0][1]:.1f}"
+    return elements if len(column) == 1 else f"{elements}-{column[1][1] - column[0][1]:.2f}"
 
 
 def _write(path: Path, columns: list[Atoms], rings: np.ndarray) -> None:
