@@ -86,7 +86,9 @@ def test_a_micrograph_keeps_the_contract(micrograph, untrained):
     result = infer(micrograph.intensity, {"host": "WSe2", "beam_energy": 80e3}, untrained, num_draws=32)
     check(result, (), 32)
     constants = result["constant_data"]
-    assert constants.sampling == pytest.approx(0.25, rel=0.01)
+    # the size of a pixel is read off the lattice, strain and drift included
+    stretch = float((1 + micrograph.strain) * (1 + micrograph.drift_y) ** 0.5)
+    assert constants.sampling == pytest.approx(0.25 / stretch, rel=0.01)
     num_sites = result["class_posterior"].sizes["patch"]
     # three sites per cell, found up to the border
     assert num_sites == pytest.approx(3 * 30**2 / (3.28**2 * np.sqrt(0.75)), rel=0.05)
