@@ -10,7 +10,7 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-__all__ = ["ABERRATIONS", "bilinear", "focal_nodes", "lorentz_factor", "pupil", "transfer", "wavelength"]
+__all__ = ["ABERRATIONS", "bilinear", "focal_nodes", "lorentz_factor", "mode_orders", "pupil", "transfer", "wavelength"]
 
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
 """Polar aberration coefficients up to third order, in Å and rad (Krivanek's notation; C10 = -defocus)."""
@@ -126,19 +126,37 @@ def pupil(
     Krivanek, Dellby and Lupini, Ultramicroscopy 78, 1 (1999), doi:10.1016/S0304-3991(99)00013-3.
     """
     lam = wavelength(beam_energy)
-    k = torch.hypot(kx, ky)
-    theta, phi = k * lam, torch.atan2(ky, kx)
-    zero = torch.zeros((), dtype=k.dtype, device=k.device)
+    zero = torch.zeros((), dtype=kx.dtype, device=kx.device)
     c10, c12, phi12, c21, phi21, c23, phi23, c30 = (aberrations.get(name, zero) for name in ABERRATIONS)
+    # theta^n cos n(phi - phi0) are polynomials in x and y: no angle is needed
+    x, y = kx * lam, ky * lam
+    square, difference, product = x**2 + y**2, x**2 - y**2, 2 * x * y
     path = (
-        theta**2 / 2 * (c10 + c12 * torch.cos(2 * (phi - phi12)))
-        + theta**3 / 3 * (c21 * torch.cos(phi - phi21) + c23 * torch.cos(3 * (phi - phi23)))
-        + theta**4 / 4 * c30
+        square / 2 * (c10 + square * c30 / 2 + (x * (c21 * phi21.cos()) + y * (c21 * phi21.sin())) * (2 / 3))
+        + difference * (c12 * (2 * phi12).cos() / 2 + x * (c23 * (3 * phi23).cos() / 3) + y * (c23 * (3 * phi23).sin() / 3))
+        + product * (c12 * (2 * phi12).sin() / 2 + x * (c23 * (3 * phi23).sin() / 3) - y * (c23 * (3 * phi23).cos() / 3))
     )
     edge = convergence_semiangle * 1e-3 / lam
-    amplitude = torch.clamp((edge - k) / softness + 0.5, 0, 1)
+    amplitude = torch.clamp((edge - square.sqrt() / lam) / softness + 0.5, 0, 1)
     amplitude = amplitude / amplitude.square().sum((-2, -1), keepdim=True).sqrt()
     return torch.polar(amplitude, -2 * math.pi / lam * path)
+
+
+def mode_orders(largest: int) -> Tensor:
+    """Orders of the spatial frequencies along y, in the order of every spectrum of this package.
+
+    Parameters
+    ----------
+    largest : int
+        Largest order m.
+
+    Returns
+    -------
+    Tensor of int, shape (2 m + 1,)
+        0, 1 ... m, -1 ... -m: row n of the first half and row m + n of the second are mirror images.
+    """
+    upward = torch.arange(largest + 1)
+    return torch.cat([upward, -upward[1:]])
 
 
 def transfer(
@@ -149,7 +167,6 @@ def transfer(
     focal_spread: Tensor,
     cell: tuple[float, float],
     num_modes: tuple[int, int],
-    num_foci: int = 5,
 ) -> Tensor:
     """Transfer of the probe to the image for every term of the scattering kernel.
 
@@ -165,40 +182,38 @@ def transfer(
         Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of 1/Lx and 1/Ly.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies that are returned.
-    num_foci : int
-        Nodes of the Gauss-Hermite average over the focal spread; one node where every spread is zero.
 
     Returns
     -------
     Tensor, shape (term, *batch, 2 my + 1, mx + 1)
-        T(Q) for qy = -my/Ly ... my/Ly and qx = 0 ... mx/Lx (the other half is the complex conjugate).
+        T(Q) for qy of ``mode_orders(my)`` / Ly and qx = 0 ... mx/Lx (the other half is the complex conjugate).
 
     Notes
     -----
     T_t(Q) = sum_k b_t(psi(k) p(k)^m, psi*(k + Q) p(k + Q)^n): the autocorrelation of the pupil weighted with powers of
-    the squared angle, computed as the product of the fields in real space.
+    the squared angle, computed as the product of the fields in real space and averaged over the focal spread
+    (``focal_nodes``).
     """
     batch = beam_energy.shape
     parameters = [beam_energy, convergence_semiangle, focal_spread, *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS)]
     rows = torch.stack([p.expand(batch) for p in parameters], -1).reshape(-1, len(parameters))
-    # chunks of similar apertures: the transforms stay small and in the cache
-    order = (rows[:, 1] / wavelength(rows[:, 0])).argsort()
-    num_foci = num_foci if bool((focal_spread > 0).any()) else 1
-    chunks = [_transfer_chunk(rows[c], cell, num_modes, num_foci) for c in order.split(4)]
-    return torch.cat(chunks, 1)[:, order.argsort()].unflatten(1, batch) if batch else chunks[0][:, 0]
+    # one at a time, the transforms stay small and in the cache
+    images = [_transfer_image(row, cell, num_modes) for row in rows]
+    return torch.stack(images, 1).unflatten(1, batch) if batch else images[0]
 
 
-def _transfer_chunk(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int, int], num_foci: int) -> Tensor:
-    """Transfer for rows of (energy, semiangle, spread, aberrations), shape (term, row, qy, qx)."""
-    energy, angle, spread, *coefficients = (v[:, None, None] for v in rows.unbind(-1))
+def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+    """Transfer for one row of (energy, semiangle, spread, aberrations), shape (term, qy, qx)."""
+    energy, angle, spread, *coefficients = row
+    lam = wavelength(energy)
     lx, ly = cell
-    reach = float((angle * 1e-3 / wavelength(energy)).max())
-    nx, ny = (int(math.ceil(reach * length)) + 1 for length in cell)
+    reach = float(angle.detach() * 1e-3 / lam)
+    nx, ny = (math.ceil(reach * length) + 1 for length in cell)
     # aliases of the autocorrelation must stay outside of the modes that are returned
     size_x, size_y = (next_fast_len(2 * n + min(2 * n, m) + 1) for n, m in ((nx, num_modes[0]), (ny, num_modes[1])))
-    kx = torch.arange(-nx, nx + 1).to(rows) / lx
-    ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
-    power = (kx**2 + ky**2) * (wavelength(energy) / (MAX_SEMIANGLE * 1e-3)) ** 2
+    kx = torch.arange(-nx, nx + 1).to(row) / lx
+    ky = torch.arange(-ny, ny + 1).to(row)[:, None] / ly
+    power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
     psi = pupil(
         kx,
         ky,
@@ -208,31 +223,44 @@ def _transfer_chunk(rows: Tensor, cell: tuple[float, float], num_modes: tuple[in
         softness=(1 / lx + 1 / ly) / 2,
     )
     # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
-    turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / wavelength(energy) * spread * power
-    total = 0
-    for node, weight in focal_nodes(num_foci):
-        field = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
-        fields = [torch.fft.fft2(f, s=(size_y, size_x)) for f in (field, field * power, field * power**2)]
-        total = total + torch.stack([t.real for t in bilinear(fields, [f.conj() for f in fields])])
-    orders = torch.arange(-num_modes[1], num_modes[1] + 1, device=rows.device)
-    return _take(torch.fft.rfft2(total, norm="forward"), orders, num_modes[0] + 1)
+    turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
+    nodes, weights = (torch.tensor(v).to(row)[:, None, None] for v in focal_nodes(math.pi * reach**2 * float(lam * spread)))
+    field = psi * torch.polar(weights.sqrt().expand(-1, *turn.shape), -nodes * turn)
+    fields = torch.fft.fft2(field * torch.stack([torch.ones_like(power), power, power**2])[:, None], s=(size_y, size_x))
+    f0, f1, f2 = fields
+    cross, twice = ((f * f0.conj()).sum(0) for f in (f1, f2))
+    square = [(f * f.conj()).sum(0).real for f in (f0, f1)]
+    # the terms of bilinear(f, conj f), all real
+    total = torch.stack([square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag])
+    return _take(torch.fft.rfft2(total, norm="forward"), mode_orders(num_modes[1]).to(row.device), num_modes[0] + 1)
 
 
-def focal_nodes(num_foci: int) -> list[tuple[float, float]]:
-    """Nodes and weights of the average over a standard normal.
+def focal_nodes(phase: float) -> tuple[list[float], list[float]]:
+    """Nodes and weights of the average over the focal spread, a Gaussian.
 
     Parameters
     ----------
-    num_foci : int
-        Number of nodes.
+    phase : float
+        Phase in rad by which one standard deviation of the focus turns the rim of the aperture against its centre.
 
     Returns
     -------
-    list of tuple of float
-        In standard deviations; the weights sum to one.
+    nodes, weights : list of float
+        Nodes in standard deviations; the weights sum to one.
+
+    Notes
+    -----
+    Equidistant: with a step of 2 pi / (phase + 3.8) no phase of the pupil aliases into the Gaussian's width. The average of
+    exp(i t x) is right to 2e-3 for every t <= phase (tests/test_optics.py), with about phase + 4 nodes; Gauss-Hermite needs
+    phase² / 2.
     """
-    nodes, weights = np.polynomial.hermite_e.hermegauss(num_foci)
-    return [(float(n), float(w)) for n, w in zip(nodes, weights / weights.sum(), strict=True)]
+    if not phase:
+        return [0.0], [1.0]
+    step = 2 * math.pi / (phase + 3.8)
+    num_foci = math.ceil(6.6 / step)
+    nodes = (np.arange(num_foci) - (num_foci - 1) / 2) * step
+    weights = np.exp(-(nodes**2) / 2)
+    return nodes.tolist(), (weights / weights.sum()).tolist()
 
 
 def _take(spectrum: Tensor, rows: Tensor, num_columns: int) -> Tensor:

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import time
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
+import torch
 import xarray as xr
 from report import table, write
 from tqdm import tqdm
@@ -119,18 +123,30 @@ def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
     return columns, optics, f"{host} {name}"
 
 
-def evaluate(seed: int, num_configurations: int) -> list[dict]:
+def multislice(seed: int, num_configurations: int, folder: Path) -> xr.DataArray:
+    """The truth of one random case, from its file if it is there."""
+    file = folder / f"case-{seed}-{num_configurations}.nc"
+    if not file.exists():
+        columns, optics, _ = draw_case(np.random.default_rng(seed))
+        slow = bc.multislice_image(columns, **optics, num_configurations=num_configurations, seed=seed)
+        slow.to_netcdf(file.with_suffix(".part"))
+        file.with_suffix(".part").replace(file)
+    return xr.load_dataarray(file)
+
+
+def evaluate(seed: int, num_configurations: int, folder: Path) -> list[dict]:
     """Errors of one random case on all of its detectors."""
+    torch.set_num_threads(1)
     columns, optics, name = draw_case(np.random.default_rng(seed))
-    slow: xr.DataArray = bc.multislice_image(columns, **optics, num_configurations=num_configurations, seed=seed)
     found = []
-    for truth in slow:
+    for truth in multislice(seed, num_configurations, folder):
         detector = {n: float(truth[n]) for n in ("inner_collection_angle", "outer_collection_angle")}
         fast, plain = (bc.column_image(columns, **(optics | detector), interference=i).values for i in (True, False))
         noise = 100 * float(np.sqrt((truth.standard_error**2).mean() / (truth**2).mean()))
         error = rms(fast, truth.values)
         found.append(detector | {
-            "name": name, "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
+            "seed": seed, "name": name,
+            "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
             "without": rms(plain, truth.values), "noise": noise, "net": float(np.sqrt(max(0, error**2 - noise**2))),
             "mean": 100 * float(fast.sum() / truth.sum() - 1),
         })  # fmt: skip
@@ -166,15 +182,25 @@ def main() -> None:
     parser.add_argument("--reference", type=Path, help="folder of a multislice reference: .json and .npz")
     parser.add_argument("--num-cases", type=int, default=300, help="random structures and conditions (default: 300)")
     parser.add_argument("--num-configurations", type=int, default=24, help="frozen phonons of each (default: 24)")
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        default=Path("truth"),
+        help="folder of the finished multislice images: a run that was killed goes on",
+    )
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     start, body = time.perf_counter(), []
     if arguments.reference:
         body.append(REFERENCE + reference(arguments.reference))
     if arguments.num_cases:
-        found = []
-        for case in tqdm(range(arguments.num_cases), unit="case"):
-            found += evaluate(arguments.seed + case, arguments.num_configurations)
+        arguments.truth.mkdir(parents=True, exist_ok=True)
+        work = partial(evaluate, num_configurations=arguments.num_configurations, folder=arguments.truth)
+        cases = range(arguments.seed, arguments.seed + arguments.num_cases)
+        with get_context("spawn").Pool(arguments.jobs) as pool:
+            results = list(tqdm(pool.imap_unordered(work, cases), total=len(cases), unit="case"))
+        found = sorted(itertools.chain(*results), key=lambda r: (r["seed"], r["inner_collection_angle"]))
         body.append(RANDOM.format(arguments.num_cases, NUM_DETECTORS, arguments.num_configurations) + summarise(found))
     body.append(f"All of it in {time.perf_counter() - start:.0f} s.")
     write("multislice", "The forward model against multislice", "\n\n".join(body), arguments.seed)

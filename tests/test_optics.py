@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesctx.optics import ABERRATIONS, pupil, transfer, wavelength
+from bayesctx.optics import ABERRATIONS, focal_nodes, pupil, transfer, wavelength
 
 
 def test_wavelength_of_textbook_energies():
@@ -63,7 +63,7 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
             inside = (slice(max(0, -qy), 2 * n + 1 - max(0, qy)), slice(max(0, -qx), 2 * n + 1 - max(0, qx)))
             moved = (slice(max(0, qy), 2 * n + 1 + min(0, qy)), slice(max(0, qx), 2 * n + 1 + min(0, qx)))
             c = {(a, b): (f[a][inside] * f[b][moved].conj()).sum() for a in range(3) for b in range(3)}
-            slow[:, qy + modes[1], qx] = [
+            slow[:, qy if qy >= 0 else modes[1] - qy, qx] = [
                 c[0, 0],
                 c[1, 0] + c[0, 1],
                 1j * (c[1, 0] - c[0, 1]),
@@ -76,9 +76,9 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
 
 def test_transfer_at_zero_frequency_is_the_beam():
     t = transfer(**make(1), aberrations={}, cell=(60.0, 60.0), num_modes=(2, 2))
-    assert t[0, 0, 2, 0].item() == pytest.approx(1)
+    assert t[0, 0, 0, 0].item() == pytest.approx(1)
     # twice the mean of p over a uniform aperture; the soft rim takes a share of spacing / (3 radius) = 0.8 % away
-    assert t[1, 0, 2, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
+    assert t[1, 0, 0, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
 
 
 def test_a_batch_is_its_rows():
@@ -101,11 +101,20 @@ def test_a_batch_is_its_rows():
 
 def test_focal_spread_is_a_gaussian_average_over_defocus():
     kwargs = {"cell": (12.0, 12.0), "num_modes": (8, 8)}
-    blurred = transfer(**make(1, focal_spread=25.0), aberrations={}, num_foci=9, **kwargs)
+    blurred = transfer(**make(1, focal_spread=25.0), aberrations={}, **kwargs)
     nodes = np.linspace(-5, 5, 201)
     weights = np.exp(-(nodes**2) / 2)
     total = sum(
         w * transfer(**make(1), aberrations={"C10": torch.tensor([25.0 * n], dtype=torch.float64)}, **kwargs)
         for n, w in zip(nodes, weights / weights.sum(), strict=True)
     )
-    assert (blurred - total).abs().max() < 1e-4 * total.abs().max()
+    assert (blurred - total).abs().max() < 2e-3 * total.abs().max()
+
+
+def test_foci_suffice_for_any_phase():
+    """The average of exp(i t x) over the nodes is exp(-t²/2), also where the spread is far beyond the depth of focus."""
+    for phase in (0.1, 0.5, 1.0, 2.0, 4.0, 7.0, 13.0):
+        nodes, weights = map(np.array, focal_nodes(phase))
+        t = np.linspace(0, phase, 200)
+        assert np.abs(np.cos(t[:, None] * nodes) @ weights - np.exp(-(t**2) / 2)).max() < 2e-3
+        assert len(nodes) < phase * 1.1 + 6

@@ -3,12 +3,13 @@ import math
 import numpy as np
 import pytest
 import torch
+from scipy.interpolate import make_interp_spline
 
 from bayesctx.optics import lorentz_factor, wavelength
 from bayesctx.scattering import Grid, chebyshev, fit_response, load_table, scattering_factor, scattering_kernel
 from bayesctx.scattering.atoms import THERMAL_DISPLACEMENT, _lobato, transmission
-from bayesctx.scattering.response import ANGLES, ENERGIES, table_columns
-from bayesctx.scattering.table import _cardinal
+from bayesctx.scattering.response import ENERGIES, table_columns
+from bayesctx.scattering.table import _cubic_splines
 
 
 def test_scattering_factors_meet_the_mott_bethe_limit():
@@ -100,14 +101,15 @@ def test_fit_reproduces_the_kernel():
         assert np.linalg.norm(error) < 0.01 * np.linalg.norm(kernel.values[ring][np.ix_(inside, inside)])
 
 
-def test_cardinal_splines_pass_through_the_nodes():
-    nodes = tuple(np.log(ANGLES).tolist())
-    assert torch.allclose(
-        _cardinal(torch.tensor(nodes, dtype=torch.float64), nodes), torch.eye(len(nodes), dtype=torch.float64), atol=1e-12
-    )
-    x = torch.linspace(nodes[0], nodes[-1], 50, dtype=torch.float64)
-    cubic = torch.tensor(nodes, dtype=torch.float64) ** 3
-    assert torch.allclose(_cardinal(x, nodes) @ cubic, x**3, atol=1e-9)
+def test_splines_of_the_table_are_those_of_scipy():
+    nodes = np.log([30.0, 36.0, 43.0, 60.0, 90.0, 150.0, 300.0])
+    values = np.random.default_rng(0).normal(size=len(nodes))
+    spline = make_interp_spline(nodes, values)
+    # between the nodes, on them, and at both ends
+    x = torch.from_numpy(np.concatenate([nodes, np.linspace(nodes[0], nodes[-1], 50)]))
+    index, weights = _cubic_splines(x, torch.from_numpy(spline.t))
+    assert np.allclose((torch.from_numpy(spline.c)[index] * weights).sum(-1), spline(x.numpy()), atol=1e-12)
+    assert torch.allclose(weights.sum(-1), torch.ones(len(x), dtype=torch.float64))
 
 
 def responses(column, energy, inner, outer):

@@ -3,8 +3,11 @@
 from .columns import column_image as column_image
 from .multislice import multislice_image as multislice_image
 from .spectra import (
+    FWHM as FWHM,
+    bandwidth as bandwidth,
     column_spectra as column_spectra,
     interpolation_matrix as interpolation_matrix,
-    structure_factors as structure_factors,
+    phases as phases,
+    structure_factor as structure_factor,
     synthesize as synthesize,
 )

@@ -15,7 +15,7 @@ from ..optics import ABERRATIONS, wavelength
 from ..scattering import column_response
 from ..structure import Atoms
 from .interference import interference_image
-from .spectra import column_spectra, structure_factors, synthesize
+from .spectra import column_spectra, structure_factor, synthesize
 
 __all__ = ["column_image"]
 
@@ -187,6 +187,5 @@ def _sum_of_columns(
     spectrum = torch.zeros_like(spectra[0])
     for response, places in zip(spectra, parts.values(), strict=True):
         places = torch.from_numpy(places)
-        rows, cols = structure_factors(places[:, :2], cell=cell, num_modes=num_modes)
-        spectrum = spectrum + response * ((rows * places[:, 2:]).mT @ cols)
+        spectrum = spectrum + response * structure_factor(places[:, :2], places[:, 2], cell=cell, num_modes=num_modes)
     return synthesize(spectrum, torch.from_numpy(x), torch.from_numpy(y), cell=cell).numpy()

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..optics import focal_nodes, pupil, wavelength
+from ..optics import focal_nodes, mode_orders, pupil, wavelength
 from ..scattering import Grid, mean_amplitude
 from ..structure import Atoms
 from .spectra import FWHM, synthesize
@@ -18,7 +18,6 @@ __all__ = ["interference_image"]
 
 MAX_FREQUENCY = 3.5  # 1/Å; thermal motion leaves under a tenth of the interference beyond, and rings average it out
 TILE, MARGIN = 6.0, 6.0  # Å; columns beyond the margin share no probe with the pixels of a tile
-NUM_FOCI = 5  # nodes of the average over the focal spread
 BATCH = 2**22  # elements of a matrix of amplitudes that are held at once
 
 
@@ -135,7 +134,8 @@ def _illumination(
     )[0]
     turn = math.pi * grid.wavelength * focal_spread * (kx**2 + ky**2)[0]
     total = 0
-    for node, weight in focal_nodes(NUM_FOCI if focal_spread else 1):
+    rim = math.pi * (convergence_semiangle * 1e-3) ** 2 / grid.wavelength * focal_spread
+    for node, weight in zip(*focal_nodes(rim), strict=True):
         turned = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
         total = total + turned[:, None] * turned.conj()
     return total
@@ -170,14 +170,15 @@ def _structure_factor(grid: Grid, places: np.ndarray) -> Tensor:
 
 
 def _spectrum(grid: Grid, orders: np.ndarray, pairs: Tensor, source_size: float) -> Tensor:
-    """Fourier coefficients of the image, Q = k2 - k1, shape (2 my + 1, mx + 1)."""
+    """Fourier coefficients of the image, Q = k2 - k1, shape (2 my + 1, mx + 1), rows by ``mode_orders``."""
     steps = orders[None, :] - orders[:, None]
     mx, my = (int(np.abs(steps[..., axis]).max()) for axis in (0, 1))
     forward = steps[..., 0] >= 0
-    index = torch.from_numpy((steps[forward][:, 1] + my) * (mx + 1) + steps[forward][:, 0])
+    row = np.where(steps[..., 1] < 0, my - steps[..., 1], steps[..., 1])
+    index = torch.from_numpy(row[forward] * (mx + 1) + steps[forward][:, 0])
     spectrum = torch.zeros((2 * my + 1) * (mx + 1), dtype=torch.complex128)
     spectrum.index_add_(0, index, pairs[torch.from_numpy(forward)].to(torch.complex128))
-    qx, qy = torch.arange(mx + 1) / grid.cell[0], torch.arange(-my, my + 1)[:, None] / grid.cell[1]
+    qx, qy = torch.arange(mx + 1) / grid.cell[0], mode_orders(my)[:, None] / grid.cell[1]
     blur = torch.exp(-2 * math.pi**2 * (source_size / FWHM) ** 2 * (qx**2 + qy**2))
     return spectrum.reshape(2 * my + 1, mx + 1) * blur
 

@@ -8,10 +8,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..optics import MAX_SEMIANGLE, transfer, wavelength
+from ..optics import MAX_SEMIANGLE, mode_orders, transfer, wavelength
 from ..scattering import chebyshev
 
-__all__ = ["column_spectra", "interpolation_matrix", "structure_factors", "synthesize"]
+__all__ = ["bandwidth", "column_spectra", "interpolation_matrix", "phases", "structure_factor", "synthesize"]
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
 
@@ -50,7 +50,7 @@ def column_spectra(
     Returns
     -------
     Tensor, shape (*batch, column, 2 my + 1, mx + 1)
-        Complex coefficients, as a fraction of the beam; qx >= 0 only.
+        Complex coefficients, as a fraction of the beam; qy by ``optics.mode_orders``, qx >= 0 only.
 
     Notes
     -----
@@ -65,24 +65,81 @@ def column_spectra(
         num_modes=num_modes,
     )
     qx = torch.arange(num_modes[0] + 1).to(beam_energy) / cell[0]
-    qy = torch.arange(-num_modes[1], num_modes[1] + 1).to(beam_energy)[:, None] / cell[1]
-    q2 = qx**2 + qy**2
+    qy = mode_orders(num_modes[1]).to(beam_energy) / cell[1]
     scale = wavelength(beam_energy) / (2 * MAX_SEMIANGLE * 1e-3)
-    polynomials = chebyshev(q2.sqrt() * scale[..., None, None])
+    polynomials = chebyshev(torch.hypot(qx, qy[:, None]) * scale[..., None, None])
     # one real matrix product: (column, term and order) times (term and order, mode and part)
     basis = torch.view_as_real(probe[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
-    spectra = torch.view_as_complex((coefficients.flatten(-2) @ basis).unflatten(-1, (*q2.shape, 2)))
-    blur = displacement**2 + (source_size[..., None] / FWHM) ** 2
-    return spectra * torch.exp(-2 * math.pi**2 * blur[..., None, None] * q2) / (cell[0] * cell[1])
+    spectra = (coefficients.flatten(-2) @ basis).unflatten(-1, (len(qy), len(qx), 2))
+    blur = -2 * math.pi**2 * (displacement**2 + (source_size[..., None] / FWHM) ** 2)[..., None]
+    along_x, along_y = (torch.exp(blur * q**2) for q in (qx, qy))
+    damping = along_y[..., :, None] * (along_x[..., None, :] / (cell[0] * cell[1]))
+    return torch.view_as_complex(spectra * damping[..., None])
 
 
-def structure_factors(positions: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Phases exp(-2 pi i Q.r) of positions, separated in the two axes.
+def bandwidth(beam_energy: Tensor, convergence_semiangle: Tensor, blur: Tensor, *, tolerance: float) -> Tensor:
+    """Spatial frequency beyond which the image of a point is negligible.
+
+    Parameters
+    ----------
+    beam_energy, convergence_semiangle, blur : Tensor, shape (*batch,)
+        In eV, mrad, and the root mean square width of source and thermal motion in Å.
+    tolerance : float
+        Share of the peak that may be missing.
+
+    Returns
+    -------
+    Tensor, shape (*batch,)
+        In 1/Å, at most twice the radius of the aperture.
+
+    Notes
+    -----
+    An upper bound: the transfer function of an ideal lens (2 / pi) (acos s - s sqrt(1 - s²)), s = |Q| / Q_max, times
+    exp(-2 pi² blur² Q²); aberrations and the slopes of atoms' own profiles only lower it.
+
+    References
+    ----------
+    Goodman, Introduction to Fourier Optics (2005), sec. 6.3.
+    """
+    edge = 2e-3 * convergence_semiangle / wavelength(beam_energy)
+    s = (torch.arange(128).to(edge) + 0.5) / 128
+    ideal = (s.acos() - s * (1 - s**2).sqrt()) * s
+    weight = ideal * torch.exp(-2 * math.pi**2 * (blur * edge)[..., None] ** 2 * s**2)
+    beyond = weight.flip(-1).cumsum(-1).flip(-1) / weight.sum(-1, keepdim=True)
+    return edge * (beyond > tolerance).sum(-1) / 128
+
+
+def phases(angle: Tensor, largest: int) -> Tensor:
+    """Powers exp(i n angle), n = 0 ... largest, by doubling: a product each in place of a sine and a cosine.
+
+    Parameters
+    ----------
+    angle : Tensor, shape (*batch,)
+        In rad.
+    largest : int
+        Largest power.
+
+    Returns
+    -------
+    Tensor, shape (*batch, largest + 1)
+        Complex.
+    """
+    powers = torch.polar(torch.ones_like(angle), angle)[..., None]
+    while powers.shape[-1] < largest:
+        more = powers[..., : largest - powers.shape[-1]] * powers[..., -1:]
+        powers = torch.cat([powers, more], -1)
+    return torch.cat([torch.ones_like(powers[..., :1]), powers[..., :largest]], -1)
+
+
+def structure_factor(positions: Tensor, weights: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+    """Weighted sum of exp(-2 pi i Q.r) over positions.
 
     Parameters
     ----------
     positions : Tensor, shape (*batch, column, 2)
         x and y in Å.
+    weights : Tensor, shape (*batch, column)
+        Weight of every position.
     cell : tuple of float
         Periods in Å.
     num_modes : tuple of int
@@ -90,14 +147,15 @@ def structure_factors(positions: Tensor, *, cell: tuple[float, float], num_modes
 
     Returns
     -------
-    tuple of Tensor, shapes (*batch, column, 2 my + 1) and (*batch, column, mx + 1)
-        Phases along y and along x.
+    Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Complex, qy by ``optics.mode_orders``.
     """
-    like = {"dtype": positions.dtype, "device": positions.device}
-    mx, my = torch.arange(num_modes[0] + 1, **like), torch.arange(-num_modes[1], num_modes[1] + 1, **like)
-    ax = positions[..., :1] * (-2 * math.pi / cell[0]) * mx
-    ay = positions[..., 1:] * (-2 * math.pi / cell[1]) * my
-    return torch.polar(torch.ones_like(ay), ay), torch.polar(torch.ones_like(ax), ax)
+    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
+    # cosines and sines in one real product: orders qy and -qy share it, which halves the work
+    parts = torch.view_as_real(y * weights[..., None]).flatten(-2).mT @ torch.view_as_real(x).flatten(-2)
+    parts = parts.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))
+    cc, cs, sc, ss = (parts[..., i, :, j] for i in (0, 1) for j in (0, 1))
+    return torch.cat([torch.complex(cc - ss, cs + sc), torch.complex(cc + ss, cs - sc)[..., 1:, :]], -2)
 
 
 def synthesize(spectrum: Tensor, x: Tensor, y: Tensor, *, cell: tuple[float, float], row_shift: Tensor | None = None) -> Tensor:
@@ -106,7 +164,7 @@ def synthesize(spectrum: Tensor, x: Tensor, y: Tensor, *, cell: tuple[float, flo
     Parameters
     ----------
     spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
-        Fourier coefficients, qx >= 0 only.
+        Fourier coefficients, qy by ``optics.mode_orders``, qx >= 0 only.
     x, y : Tensor, shapes (*batch, x) and (*batch, y)
         Positions of the pixels in Å.
     cell : tuple of float
@@ -120,18 +178,20 @@ def synthesize(spectrum: Tensor, x: Tensor, y: Tensor, *, cell: tuple[float, flo
         The real image.
     """
     my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
-    qx = torch.arange(mx + 1).to(x) / cell[0]
-    qy = torch.arange(-my, my + 1).to(y) / cell[1]
-    ay = 2 * math.pi * y[..., :, None] * qy
-    rows = torch.polar(torch.ones_like(ay), ay) @ spectrum
+    up, down = spectrum[..., : my + 1, :], torch.nn.functional.pad(spectrum[..., my + 1 :, :], (0, 0, 1, 0))
+    # orders qy and -qy share cosine and sine
+    odd = up - down
+    folded = torch.cat([up + down, torch.complex(-odd.imag, odd.real)], -2)
+    at_y = phases(2 * math.pi / cell[1] * y, my)
+    rows = torch.cat([at_y.real, at_y.imag], -1) @ torch.view_as_real(folded).flatten(-2)
     if row_shift is not None:
-        turn = 2 * math.pi * row_shift[..., None] * qx
-        rows = rows * torch.polar(torch.ones_like(turn), turn)
-    ax = 2 * math.pi * qx[:, None] * x[..., None, :]
-    twice = torch.full_like(qx, 2.0)
+        turn = phases(2 * math.pi / cell[0] * row_shift, mx)
+        rows = torch.view_as_real(torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+    # the real part of a sum over qx and -qx
+    twice = torch.full((mx + 1,), 2.0).to(x)
     twice[0] = 1.0
-    rows = rows * twice
-    return rows.real @ ax.cos() - rows.imag @ ax.sin()
+    at_x = torch.view_as_real((phases(2 * math.pi / cell[0] * x, mx) * twice).conj().resolve_conj()).flatten(-2)
+    return rows @ at_x.mT
 
 
 def interpolation_matrix(positions: Tensor, num_pixels: int, spacing: float | Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from importlib import resources
 import numpy as np
 import torch
 import xarray as xr
-from scipy.interpolate import CubicSpline
+from scipy.interpolate import make_interp_spline
 from torch import Tensor
 
 from ..optics import MAX_SEMIANGLE, wavelength
@@ -85,9 +85,14 @@ class ResponseTable:
         rings = torch.from_numpy(dataset["response"].values.astype(np.float32))
         # responses beyond an angle vary smoothly with it: interpolate them, then subtract
         beyond = rings.flip(2).cumsum(2).flip(2)
-        self.beyond = torch.nn.functional.pad(beyond, (0, 0, 0, 0, 0, 1))  # (entry, beam_energy, angle, term, order)
+        beyond = torch.nn.functional.pad(beyond, (0, 0, 0, 0, 0, 1)).double().numpy()  # (entry, beam_energy, angle, term, order)
         self.energies = dataset["beam_energy"].values
         self.angles = np.append(dataset["inner_collection_angle"].values, dataset["outer_collection_angle"].values[-1])
+        # scipy keeps the axis of interpolation first: (angle, beam_energy, entry, term, order)
+        in_energy = make_interp_spline(np.log(self.energies), beyond, axis=1)
+        in_angle = make_interp_spline(np.log(self.angles), in_energy.c, axis=2)
+        self.energy_knots, self.angle_knots = torch.from_numpy(in_energy.t), torch.from_numpy(in_angle.t)
+        self.splines = torch.from_numpy(in_angle.c.transpose(2, 1, 0, 3, 4).astype(np.float32, order="C")).flatten(3)
 
     def look_up(self, columns: Sequence[Atoms]) -> LookUp:
         """Find columns in the table.
@@ -154,17 +159,19 @@ class ResponseTable:
         Tensor, shape (*batch, column, term, order)
             In Å², columns at their height, without their common thermal displacement.
         """
-        energy = _cardinal(beam_energy.log(), tuple(np.log(self.energies).tolist()))
-        nodes = tuple(np.log(self.angles).tolist())
-        angle = _cardinal(inner_collection_angle.log(), nodes) - _cardinal(outer_collection_angle.log(), nodes)
-        share = energy[..., :, None] * angle[..., None, :]
-        # every entry for every condition in one matrix product: cheaper than gathering the entries first
-        responses = share.flatten(-2) @ self.beyond.to(share).movedim(0, 2).flatten(2).flatten(0, 1)
-        responses = responses.unflatten(-1, (len(self.beyond), NUM_TERMS * NUM_ORDERS))
-        batch = torch.broadcast_shapes(responses.shape[:-2], columns.entry.shape[:-2])
-        index = columns.entry.flatten(-2).expand(*batch, -1)[..., None].expand(*[-1] * (len(batch) + 1), responses.shape[-1])
-        picked = responses.expand(*batch, -1, -1).gather(-2, index).unflatten(-2, columns.entry.shape[-2:])
-        mixed = (picked * columns.weight.to(share)[..., None]).sum(-2).unflatten(-1, (NUM_TERMS, NUM_ORDERS))
+        energy, of_energy = _cubic_splines(beam_energy.log(), self.energy_knots)
+        inner, of_inner = _cubic_splines(inner_collection_angle.log(), self.angle_knots)
+        outer, of_outer = _cubic_splines(outer_collection_angle.log(), self.angle_knots)
+        angle, of_angle = torch.cat([inner, outer], -1), torch.cat([of_inner, -of_outer], -1)
+        _, num_energies, num_angles, _ = self.splines.shape
+        near = energy[..., :, None] * num_angles + angle[..., None, :]
+        index = columns.entry[..., None, None] * (num_energies * num_angles) + near[..., None, None, :, :]
+        share = (
+            columns.weight.to(of_angle)[..., None, None]
+            * (of_energy[..., :, None] * of_angle[..., None, :])[..., None, None, :, :]
+        )
+        picked = self.splines.flatten(0, 2)[index].to(share).flatten(-4, -2)
+        mixed = (share.flatten(-3)[..., None, :] @ picked)[..., 0, :].unflatten(-1, (NUM_TERMS, NUM_ORDERS))
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
 
 
@@ -185,20 +192,19 @@ def _defocus(c: Tensor, waves: Tensor) -> Tensor:
     )
 
 
-def _cardinal(x: Tensor, nodes: tuple[float, ...]) -> Tensor:
-    """Weights of the values at the nodes in a cubic spline (not-a-knot) at x, shape (*x, node)."""
-    knots, pieces = _spline(nodes)
-    knots, pieces = knots.to(x), pieces.to(x)
-    interval = (torch.bucketize(x.detach(), knots) - 1).clamp(0, len(nodes) - 2)
-    step = (x - knots[interval])[..., None]
-    c3, c2, c1, c0 = pieces[:, interval]
-    return ((c3 * step + c2) * step + c1) * step + c0
-
-
-@functools.cache
-def _spline(nodes: tuple[float, ...]) -> tuple[Tensor, Tensor]:
-    """Knots and the cubic pieces of every cardinal spline, shape (power, interval, node)."""
-    return torch.tensor(nodes, dtype=torch.float64), torch.from_numpy(CubicSpline(nodes, np.eye(len(nodes))).c)
+def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices and values of the four cubic B-splines that are not zero at x, each of shape (*x, 4): Cox and de Boor."""
+    knots = knots.to(x)
+    interval = (torch.bucketize(x.detach(), knots, right=True) - 1).clamp(3, len(knots) - 5)
+    left = [x - knots[interval - j] for j in range(3)]
+    right = [knots[interval + j + 1] - x for j in range(3)]
+    values = [torch.ones_like(x)]
+    for degree in range(3):
+        shares = [v / (right[r] + left[degree - r]) for r, v in enumerate(values)]
+        rising = [torch.zeros_like(x)] + [left[degree - r] * v for r, v in enumerate(shares)]
+        falling = [right[r] * v for r, v in enumerate(shares)] + [torch.zeros_like(x)]
+        values = [a + b for a, b in zip(rising, falling, strict=True)]
+    return interval[..., None] + torch.arange(-3, 1), torch.stack(values, -1)
 
 
 @functools.cache

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging import column_spectra, interpolation_matrix, structure_factors, synthesize
+from ..imaging import FWHM, bandwidth, column_spectra, interpolation_matrix, phases, structure_factor, synthesize
 from ..optics import ABERRATIONS
 from ..prior import Prior
 from ..scattering import LookUp, load_table
 from ..structure import HOSTS, METALS, columns_of
-from .scene import NUM_SPECIAL, SPECIES, Scene, first_species
+from .noise import poisson_counts
+from .scene import SPECIES, Scene, first_species
 
 __all__ = ["BOX", "add_columns", "detect", "image_spectra", "patch_spectra", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
-MAX_FREQUENCY = 1.8  # 1/Å; what source and pixel leave of a patch beyond it is measured in the tests
+TOLERANCE = 1e-3  # share of a peak that lies beyond the spatial frequencies of an image
 MARGIN = 2  # pixels that the interpolation needs on either side
 
 
@@ -61,26 +63,31 @@ def image_spectra(
         Complex, as a fraction of the beam.
     """
     columns = _species_table()[image["host"], image["dopant"]]
+    displacement = columns.displacement * nuisances["vibration"][:, None]
     angles = image["inner_collection_angle"], image["outer_collection_angle"]
-    spectra = column_spectra(
-        load_table().coefficients(columns, image["beam_energy"], *angles),
-        columns.displacement * nuisances["vibration"][:, None],
+    spread = _additivity_error(image["inner_collection_angle"]) * nuisances["additivity"]
+    error = torch.from_numpy(rng.standard_normal(displacement.shape, np.float32)) * spread[:, None]
+    return column_spectra(
+        load_table().coefficients(columns, image["beam_energy"], *angles) * (1 + error)[..., None, None],
+        displacement,
         beam_energy=image["beam_energy"],
         convergence_semiangle=image["convergence_semiangle"],
         aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"} | {"C10": -image["defocus"]},
         source_size=nuisances["source_size"],
         focal_spread=nuisances["focal_spread"],
         cell=cell,
-        num_modes=_num_modes(cell),
+        num_modes=_num_modes(image, nuisances["source_size"], displacement, cell),
     )
-    spread = _additivity_error(image["inner_collection_angle"]) * nuisances["additivity"]
-    error = torch.from_numpy(rng.standard_normal(spectra.shape[:2], np.float32)) * spread[:, None]
-    return spectra * (1 + error)[..., None, None]
 
 
-def _num_modes(cell: tuple[float, float]) -> tuple[int, int]:
-    """Largest orders (mx, my) of the spatial frequencies of a cell."""
-    return tuple(int(MAX_FREQUENCY * length) for length in cell)
+def _num_modes(
+    image: Mapping[str, Tensor], source_size: Tensor, displacement: Tensor, cell: tuple[float, float]
+) -> tuple[int, int]:
+    """Largest orders (mx, my) of the spatial frequencies that images need, shared by all of them."""
+    smallest = torch.where(displacement > 0, displacement, torch.inf).amin(-1)  # the empty column has none
+    blur = torch.hypot(smallest, source_size / FWHM)
+    largest = bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE).max()
+    return tuple(math.ceil(float(largest) * length) for length in cell)
 
 
 def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
@@ -100,19 +107,22 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
     Tensor, shape (image, patch, qy, qx)
         Coefficients of every patch.
     """
-    modes = _num_modes(cell)
+    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     total = 0
     for kind, defect in enumerate(("M", "X2")):
-        rows, cols = structure_factors(scene.positions[:, :, kind], cell=cell, num_modes=modes)
-        factor = (rows * scene.weights[:, :, kind, :, None]).mT @ cols
-        total = total + spectra[:, None, first_species(defect)] * factor
-    rows, cols = structure_factors(scene.special_positions, cell=cell, num_modes=modes)
-    rows = rows * scene.special_weights[..., None]
-    at = torch.arange(len(spectra))[:, None]
-    for k in range(min(NUM_SPECIAL, rows.shape[2])):
-        response = spectra[at, scene.special_species[..., k]]
-        total = total + response * (rows[:, :, k, :, None] * cols[:, :, k, None, :])
-    return total
+        at = scene.positions[:, :, kind], scene.weights[:, :, kind]
+        total = total + spectra[:, None, first_species(defect)] * structure_factor(*at, cell=cell, num_modes=modes)
+    # few columns differ from the host: one by one, each with its own response
+    species = scene.special_species + torch.arange(len(spectra))[:, None, None] * len(SPECIES)
+    species, positions, used = (v.flatten(0, 1) for v in (species, scene.special_positions, scene.special_weights > 0))
+    along_x, along_y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), modes[i]) for i in (0, 1))
+    along_y = torch.cat([along_y, along_y[..., 1:].conj()], -1)
+    flat = total.flatten(0, 1)
+    for k in range(used.shape[1]):
+        patch = used[:, k].nonzero()[:, 0]
+        response = spectra.flatten(0, 1)[species[patch, k]]
+        flat.index_add_(0, patch, response * along_y[patch, k, :, None] * along_x[patch, k, None, :])
+    return flat.view(total.shape)
 
 
 def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]) -> Tensor:
@@ -134,10 +144,10 @@ def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tu
     Tensor, shape (qy, qx)
         Coefficients of the image.
     """
-    total = torch.zeros_like(spectra[0])
+    total, modes = torch.zeros_like(spectra[0]), (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     for kind in species.unique():
-        rows, cols = structure_factors(positions[species == kind], cell=cell, num_modes=_num_modes(cell))
-        total += spectra[kind] * (rows.mT @ cols)
+        at = positions[species == kind]
+        total += spectra[kind] * structure_factor(at, torch.ones_like(at[:, 0]), cell=cell, num_modes=modes)
     return total
 
 
@@ -178,7 +188,8 @@ def detect(
 
     slope = of_patch("background_slope_x") * x[..., None, :] + of_patch("background_slope_y") * y[..., :, None]
     film = of_patch("background") * peak * (1 + slope).clamp(min=0)
-    counts = torch.from_numpy(rng.poisson(((clean + film) * exposure).double().numpy())).float()
+    normal = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
+    counts = poisson_counts((clean + film) * exposure, normal)
     return of_patch("gain") * (counts + of_patch("dark_level") * peak * exposure)
 
 
@@ -209,13 +220,16 @@ def render(
     spectrum = patch_spectra(image_spectra(rng, image, nuisances, cell=cell), scene, cell=cell)
     # pixels finer than the model's are binned: their counts add up, the jitter of their rows averages
     step = nuisances["scan_step"].clamp(min=prior.sampling)
-    num_native = prior.num_pixels + 2 * MARGIN
+    same = bool((step == prior.sampling).all())
+    num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
     native = ((torch.arange(num_native) - (num_native - 1) / 2) * step[:, None])[:, None]
     jitter = nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt()
     rows = torch.from_numpy(rng.standard_normal((*spectrum.shape[:2], num_native), np.float32))
     clean = synthesize(spectrum, native, native, cell=cell, row_shift=rows * jitter[:, None, None])
     exposure = (image["dose"] * step**2)[:, None, None, None]
     noisy = detect(rng, clean, native, native, exposure, nuisances)
+    if same:
+        return noisy
     target = (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
     position = target / step[:, None] + (num_native - 1) / 2
     weights = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None])[:, None]
