@@ -17,11 +17,31 @@ from ..structure import Atoms
 from .interference import interference_image
 from .spectra import column_spectra, structure_factor, synthesize
 
-__all__ = ["column_image"]
+__all__ = ["coherence_width", "column_image"]
 
 OVERLAP = 0.105
 """Distance in Å at which atoms of a sheared column cease to channel the beam into each other: chosen by multislice of S2 and Se2
 at 2 to 5 degrees (tests/test_multislice.py), of the order of the relative thermal displacement."""
+
+COHERENCE = 0.17
+"""Distance, in periods of the innermost wave on the detector, at which they cease to interfere: fitted to ``interference``."""
+
+
+def coherence_width(beam_energy: float | Tensor, inner_collection_angle: float | Tensor) -> Tensor:
+    """Shear of a column at which its atoms scatter independently, where the interference is not computed.
+
+    Parameters
+    ----------
+    beam_energy, inner_collection_angle : float or Tensor
+        In eV and mrad.
+
+    Returns
+    -------
+    Tensor
+        Width of a Gaussian in Å: channelling or, at low angles, interference, whichever reaches further.
+    """
+    period = wavelength(beam_energy) / (inner_collection_angle * 1e-3)
+    return torch.as_tensor(COHERENCE * period).clamp(min=OVERLAP)
 
 
 def column_image(
@@ -107,7 +127,8 @@ def column_image(
     slope = tuple(math.tan(math.radians(t)) for t in tilt)
     placed = [(stack, cx, cy) for stack, (cx, cy, _) in zip(stacks, columns, strict=True)]
     kinds = _group([(stack, cx, cy, 1.0) for stack, cx, cy in placed])
-    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in _parts(stack, slope)])
+    width = OVERLAP if interference else float(coherence_width(beam_energy, inner_collection_angle))
+    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in _parts(stack, slope, width)])
     detector = (inner_collection_angle, outer_collection_angle)
     optics = {
         "beam_energy": beam_energy,
@@ -137,12 +158,12 @@ def _group(columns: Sequence[tuple[Atoms, float, float, float]]) -> dict[Atoms, 
     return {kind: np.array(places) for kind, places in grouped.items()}
 
 
-def _parts(column: Atoms, slope: tuple[float, float]) -> list[tuple[Atoms, float, float, float]]:
+def _parts(column: Atoms, slope: tuple[float, float], width: float) -> list[tuple[Atoms, float, float, float]]:
     """What a sheared column scatters like: the upright one while its atoms overlap, its single atoms when they do not."""
     if len(column) < 2 or not any(slope):
         return [(column, *(_height(column) * s if len(column) == 1 else 0.0 for s in slope), 1.0)]
     sheared = (column[-1][1] - column[0][1]) * math.hypot(*slope)
-    overlap = math.exp(-0.5 * (sheared / OVERLAP) ** 2)
+    overlap = math.exp(-0.5 * (sheared / width) ** 2)
     centre = [_height(column) * s for s in slope]
     return [(column, *centre, overlap)] + [((atom,), atom[1] * slope[0], atom[1] * slope[1], 1 - overlap) for atom in column]
 

@@ -40,6 +40,8 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "drift_y": ("1", dist.Uniform(-0.03, 0.03)),
     "line_jitter": ("Å", dist.Uniform(0.02, 0.15)),
     "scan_step": ("Å", dist.Uniform(0.05, 0.40)),
+    "tilt": ("deg", dist.Uniform(0.0, 5.0)),
+    "tilt_azimuth": ("rad", dist.Uniform(0.0, 2 * math.pi)),
     "relaxation": ("Å", dist.Uniform(0.02, 0.15)),
     "vibration": ("1", dist.Uniform(0.75, 1.25)),
     "source_size": ("Å", dist.Uniform(0.5, 1.4)),

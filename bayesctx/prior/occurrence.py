@@ -41,7 +41,7 @@ class Prior:
     concentration : mapping of str to float
         Dirichlet parameters of the abundance of every class in a crystal: what the other sites carry.
     nuisances : mapping of str to Distribution
-        By the names of ``NUISANCES``.
+        By the names of ``NUISANCES``; one that is left out is zero.
     sampling : float
         Size of the pixels of a patch in Å.
     num_pixels : int

@@ -42,7 +42,7 @@ class LookUp:
     height: Tensor
     displacement: Tensor
 
-    def __getitem__(self, index: Tensor) -> LookUp:
+    def __getitem__(self, index: object) -> LookUp:
         """Select columns by an index of any shape."""
         return LookUp(self.entry[index], self.weight[index], self.height[index], self.displacement[index])
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging import FWHM, bandwidth, column_spectra, interpolation_matrix, phases, structure_factor, synthesize
+from ..imaging import FWHM, bandwidth, coherence_width, column_spectra, interpolation_matrix, phases, structure_factor, synthesize
 from ..optics import ABERRATIONS
 from ..prior import Prior
 from ..scattering import LookUp, load_table
@@ -25,11 +25,21 @@ TOLERANCE = 1e-3  # share of a peak that lies beyond the spatial frequencies of 
 MARGIN = 2  # pixels that the interpolation needs on either side
 
 
+PAIRS = torch.tensor([i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2])
+
+
 @functools.cache
-def _species_table() -> LookUp:
-    """Where the columns of every material stand in the table of responses, shape (host, dopant, species)."""
-    columns = [columns_of(d, host, dopant)[v] for host in HOSTS for dopant in METALS for d, v in SPECIES]
-    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(SPECIES))
+def _table() -> LookUp:
+    """Where the columns of every material stand in the table of responses, shape (host, dopant, column).
+
+    First every species, then the upper atoms of the pairs, then the lower ones.
+    """
+    columns = []
+    for host in HOSTS:
+        for dopant in METALS:
+            species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
+            columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
+    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1)
 
 
 def _additivity_error(inner_collection_angle: Tensor) -> Tensor:
@@ -62,13 +72,15 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
-    columns = _species_table()[image["host"], image["dopant"]]
+    slope = (nuisances["tilt"].deg2rad().tan() * v for v in (nuisances["tilt_azimuth"].cos(), nuisances["tilt_azimuth"].sin()))
+    slope = torch.stack(list(slope), -1)
+    columns = _table()[image["host"], image["dopant"]]
+    if not slope.any():
+        columns = columns[:, : len(SPECIES)]
     displacement = columns.displacement * nuisances["vibration"][:, None]
     angles = image["inner_collection_angle"], image["outer_collection_angle"]
-    spread = _additivity_error(image["inner_collection_angle"]) * nuisances["additivity"]
-    error = torch.from_numpy(rng.standard_normal(displacement.shape, np.float32)) * spread[:, None]
-    return column_spectra(
-        load_table().coefficients(columns, image["beam_energy"], *angles) * (1 + error)[..., None, None],
+    spectra = column_spectra(
+        load_table().coefficients(columns, image["beam_energy"], *angles),
         displacement,
         beam_energy=image["beam_energy"],
         convergence_semiangle=image["convergence_semiangle"],
@@ -78,6 +90,29 @@ def image_spectra(
         cell=cell,
         num_modes=_num_modes(image, nuisances["source_size"], displacement, cell),
     )
+    if slope.any():
+        spectra = _shear(spectra, columns.height, slope, coherence_width(image["beam_energy"], angles[0]), cell=cell)
+    spread = _additivity_error(image["inner_collection_angle"]) * nuisances["additivity"]
+    error = torch.from_numpy(rng.standard_normal(spectra.shape[:2], np.float32)) * spread[:, None]
+    return spectra * (1 + error)[..., None, None]
+
+
+def _shear(spectra: Tensor, height: Tensor, slope: Tensor, width: Tensor, *, cell: tuple[float, float]) -> Tensor:
+    """Spectra of the species of a tilted crystal, from those of upright columns and of the atoms of pairs."""
+    moved = height[..., None] * slope[:, None]
+    at_x, at_y = _shifts(moved, spectra, cell)
+    spectra = spectra * at_y[..., :, None] * at_x[..., None, :]
+    upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
+    overlap = torch.exp(-0.5 * ((lower - upper) * slope.norm(dim=-1, keepdim=True) / width[:, None]) ** 2)[..., None, None]
+    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :].unflatten(1, (2, -1)).sum(1)
+    return species.index_copy(1, PAIRS, overlap * species[:, PAIRS] + (1 - overlap) * atoms)
+
+
+def _shifts(positions: Tensor, spectra: Tensor, cell: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """Phases exp(-2 pi i Q.r) of single positions along x and along y, for the orders of spectra."""
+    mx, my = spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2
+    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), m) for i, m in ((0, mx), (1, my)))
+    return x, torch.cat([y, y[..., 1:].conj()], -1)
 
 
 def _num_modes(
@@ -115,13 +150,12 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
     # few columns differ from the host: one by one, each with its own response
     species = scene.special_species + torch.arange(len(spectra))[:, None, None] * len(SPECIES)
     species, positions, used = (v.flatten(0, 1) for v in (species, scene.special_positions, scene.special_weights > 0))
-    along_x, along_y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), modes[i]) for i in (0, 1))
-    along_y = torch.cat([along_y, along_y[..., 1:].conj()], -1)
+    at_x, at_y = _shifts(positions, spectra, cell)
     flat = total.flatten(0, 1)
     for k in range(used.shape[1]):
         patch = used[:, k].nonzero()[:, 0]
         response = spectra.flatten(0, 1)[species[patch, k]]
-        flat.index_add_(0, patch, response * along_y[patch, k, :, None] * along_x[patch, k, None, :])
+        flat.index_add_(0, patch, response * at_y[patch, k, :, None] * at_x[patch, k, None, :])
     return flat.view(total.shape)
 
 

@@ -107,7 +107,7 @@ def _draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tup
     } | prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
     shared = [name for name in NUISANCES if name not in PER_PATCH]
     values = _uniform(rng, num_images, len(shared))
-    nuisances = {name: quantile(prior.nuisances[name], values[:, i]) for i, name in enumerate(shared)}
+    nuisances = {name: quantile(prior.nuisances.get(name, 0.0), values[:, i]) for i, name in enumerate(shared)}
     strength = np.array([prior.concentration[d] for d in DEFECTS])
     gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
     return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
@@ -121,7 +121,7 @@ def _draw_centres(
     allowed = torch.tensor([DEFECTS.index(d) for d in prior.defects])
     defect = allowed[(u[..., 0] * len(allowed)).long()]
     alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
-    own = {name: quantile(prior.nuisances[name], u[..., 2 + i]) for i, name in enumerate(PER_PATCH)}
+    own = {name: quantile(prior.nuisances.get(name, 0.0), u[..., 2 + i]) for i, name in enumerate(PER_PATCH)}
     return defect, FIRST_SPECIES[defect] + alternative, own
 
 
