@@ -168,7 +168,7 @@ BAD = {
     "unit": (["simulate", "--context", "beam_energy=80", "--out", "new"], "80 keV is 80000 eV"),
     "sampling": (["simulate", "--context", "sampling=0.2", "--out", "new"], "a micrograph takes --sampling"),
     "small": (["simulate", "--micrograph", "--num-pixels", "8", "--out", "new"], "8 pixels of 0.2"),
-    "batch": (["train", "--num-patches", "99", "--batch-size", "99", "--out", "new"], "a batch of whole blocks of 64"),
+    "batch": (["train", "--num-patches", "99", "--batch-size", "99", "--out", "new"], "a batch of whole images of 16"),
     "name": (["infer", "image.nc", "--context", "defocuss=1", "--out", "new"], "unknown context variable 'defocuss'"),
     "swallowed": (["infer", "image.nc", "--context", "host=WSe2", "x.nc", "--out", "new"], "NAME=VALUE was expected, got 'x.nc'"),
     "twice": (["infer", "image.nc", "--context", "host=WSe2", "host=WS2", "--out", "new"], "one value of host was expected"),
