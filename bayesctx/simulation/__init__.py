@@ -1,6 +1,7 @@
 """Simulated images with their truth: prior, then physics, streamed by (seed, index)."""
 
 from .batches import PatchStream as PatchStream, join as join, take as take
+from .reading import ShardStream as ShardStream, open_shards as open_shards
 from .scene import SPECIES as SPECIES
 from .stream import (
     BLOCK as BLOCK,
@@ -9,3 +10,4 @@ from .stream import (
     simulate as simulate,
     simulate_micrograph as simulate_micrograph,
 )
+from .writing import ShardPlan as ShardPlan, plan_shards as plan_shards, write_shards as write_shards
