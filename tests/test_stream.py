@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 import subprocess
@@ -26,6 +27,7 @@ from bayesctx.simulation import (
     join,
     open_shards,
     plan_shards,
+    reading,
     take,
     write_shards,
     writing,
@@ -90,11 +92,20 @@ def test_ranks_share_the_stream_without_overlap(num_workers, truth, monkeypatch)
     assert_same(join(in_turn), truth)
 
 
-def test_a_worker_without_a_process_group_goes_by_what_the_stream_knew(truth, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(batches, "rank_of_process", lambda: (1, 2))
-        second = stream(8)
-    assert_same(next(iter(second)), take(truth, 1, 2))
+def test_a_spawned_worker_knows_the_rank_of_its_process(truth, written, monkeypatch):
+    streams = stream(8), open_shards(written, batch_size=8)
+    monkeypatch.setattr(batches, "rank_of_process", lambda: (1, 2))
+    monkeypatch.setattr(reading, "rank_of_process", lambda: (1, 2))
+    arrived = [pickle.loads(pickle.dumps(s)) for s in streams]
+    monkeypatch.undo()
+    for each in arrived:
+        assert torch.equal(next(iter(each)).species, truth.species[1:2])
+
+
+def test_a_rank_that_is_given_goes_before_that_of_the_process(truth, monkeypatch):
+    monkeypatch.setattr(batches, "rank_of_process", lambda: (1, 2))
+    assert_same(join(list(stream(rank=(0, 1)))), truth)
+    assert_same(next(iter(stream(8, rank=(2, 5)))), take(truth, 2, 3))
 
 
 def test_a_batch_carries_nothing_but_itself():
@@ -113,6 +124,7 @@ def test_a_batch_carries_nothing_but_itself():
         ({"patches_per_image": 0}, "patches_per_image was expected to be at least 1"),
         ({"batch_size": 12}, "whole images of 8 patches were expected, got batch_size=12"),
         ({"start": 20}, "whole images of 8 patches were expected, got start=20"),
+        ({"rank": (2, 2)}, r"a rank below the number of ranks was expected, got \(2, 2\); count from 0"),
         ({"stop": 50}, "whole images of 8 patches were expected, got stop=50"),
     ],
 )
@@ -350,6 +362,9 @@ def test_a_dry_run_says_size_and_time_and_writes_nothing(written, tmp_path, monk
     # the parts of a small file are aligned: some kB each
     assert plan.num_bytes == pytest.approx(actual, abs=4096 * shards)
     assert plan.seconds == pytest.approx(NUM / plan.patches_per_second)
+    shared = plan_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES, num_workers=2)
+    # whole shards: two of three by one of the workers
+    assert shared.seconds == pytest.approx(-(-shards // 2) / shards * NUM / shared.patches_per_second)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     assert run("--num-patches", "55e6", "--dry-run", "--out", written.parent / "other") == 0
     shown = capsys.readouterr().out

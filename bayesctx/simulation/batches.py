@@ -39,6 +39,8 @@ class PatchStream(IterableDataset):
         from a ``start`` that is one cost least: blocks are drawn whole.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
+    rank : tuple of int, optional
+        Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
 
     Raises
     ------
@@ -67,15 +69,22 @@ class PatchStream(IterableDataset):
         stop: int | None = None,
         batch_size: int = 512,
         patches_per_image: int = 1,
+        rank: tuple[int, int] | None = None,
     ) -> None:
         check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
+        if rank is not None and not 0 <= rank[0] < rank[1]:
+            raise ValueError(f"a rank below the number of ranks was expected, got {rank}; count from 0")
         self.prior, self.seed, self.patches_per_image = prior, seed, patches_per_image
         self.start, self.stop, self.batch_size = start, stop, batch_size
-        self.rank = rank_of_process()
+        self.rank = rank
 
     def __iter__(self) -> Iterator[Patches]:
         """Yield the batches of this rank and worker."""
-        return self.draw(deal(self.start, self.stop, self.batch_size, self.rank))
+        return self.draw(deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process()))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
     def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches]:
         """Draw windows of the stream.
@@ -129,7 +138,7 @@ def deal(start: int, stop: int | None, batch_size: int, rank: tuple[int, int]) -
     batch_size : int
         Patches per batch.
     rank : tuple of int
-        Rank and number of ranks, for a worker that cannot know them itself.
+        Rank and number of ranks.
 
     Yields
     ------
@@ -137,8 +146,7 @@ def deal(start: int, stop: int | None, batch_size: int, rank: tuple[int, int]) -
         First patch and the one after the last.
     """
     worker = get_worker_info()
-    # a spawned worker has no process group: it goes by what the stream knew when it was made
-    own, num_ranks = rank_of_process() if rank_of_process()[1] > 1 else rank
+    own, num_ranks = rank
     turn, step = (own, num_ranks) if worker is None else (own + num_ranks * worker.id, num_ranks * worker.num_workers)
     for first in itertools.count(start + turn * batch_size, step * batch_size):
         if stop is not None and first >= stop:

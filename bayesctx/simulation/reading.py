@@ -34,14 +34,14 @@ class ShardStream(IterableDataset):
     """
 
     def __init__(self, folder: Path, archive: Archive, start: int, stop: int, batch_size: int) -> None:
-        self.folder, self.archive, self.rank = folder, archive, rank_of_process()
+        self.folder, self.archive, self.rank = folder, archive, None
         self.start, self.stop, self.batch_size = start, stop, batch_size
 
     def __iter__(self) -> Iterator[Patches]:
         """Yield the batches of this rank and worker."""
         name, file = "", None
         try:
-            for first, last in deal(self.start, self.stop, self.batch_size, self.rank):
+            for first, last in deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process()):
                 parts = []
                 for wanted, window in self._pieces(first, last):
                     if wanted != name:
@@ -53,6 +53,10 @@ class ShardStream(IterableDataset):
         finally:
             if file is not None:
                 file.close()
+
+    def __getstate__(self) -> dict[str, object]:
+        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[str, tuple[int, int]]]:
         """Shards of a window, and the images of each that belong to it."""

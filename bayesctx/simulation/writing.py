@@ -190,7 +190,7 @@ def plan_shards(
         num_bytes=_total_bytes(archive, missing, per_shard, per_patch),
         free_bytes=shutil.disk_usage(_existing(folder)).free,
         patches_per_second=rate,
-        seconds=count / rate / max(1, min(num_workers, len(missing))),
+        seconds=_rounds(len(missing), num_workers) * count / rate,
     )
 
 
@@ -255,6 +255,11 @@ def _measure_rate(archive: Archive, folder: Path) -> float:
             if seconds > SAMPLE / 2:
                 return count / seconds
             count = BLOCK * math.ceil(count / BLOCK * min(SAMPLE / seconds, 16))
+
+
+def _rounds(num_shards: int, num_workers: int) -> float:
+    """Time that workers need, as a share of what one process would."""
+    return math.ceil(num_shards / max(1, num_workers)) / max(1, num_shards)
 
 
 def _total_bytes(archive: Archive, missing: dict[str, tuple[int, int]], per_shard: float, per_patch: float) -> int:

@@ -120,7 +120,9 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     """Batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
     size = math.lcm(batch_size, BLOCK)
     origin = start // size * size
-    stream = PatchStream(model.prior, seed=seed, start=origin, stop=stop, batch_size=size, patches_per_image=PATCHES_PER_IMAGE)
+    # every process that trains takes every step
+    window = {"start": origin, "stop": stop, "batch_size": size, "rank": (0, 1)}
+    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, **window)
     prefetch = 4 if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
