@@ -166,9 +166,15 @@ BAD = {
     "folder": (["simulate", "--out", "absent/new.nc"], "that can be written was expected, got 'absent/new.nc'"),
     "seed": (["simulate", "--seed", "-1", "--num-patches", "1", "--out", "new"], "seed was expected to be at least 0"),
     "unit": (["simulate", "--context", "beam_energy=80", "--out", "new"], "80 keV is 80000 eV"),
+    "shards": (["simulate", "--shard-size", "9", "--out", "new.nc"], "--shard-size belongs to a folder of patches"),
+    "many": (["simulate", "--num-patches", "55e6", "--out", "new.nc"], "at most 1000000 patches were expected in one file"),
+    "no folder": (["simulate", "--out", "empty.npy"], "a folder, or a file that ends in .nc, was expected, empty.npy is"),
+    "strangers": (["simulate", "--out", "."], "a new or empty folder was expected"),
+    "image": (["simulate", "--patches-per-image", "5", "--out", "new"], "patches_per_image was expected to divide"),
+    "cut": (["simulate", "--patches-per-image", "4", "--num-patches", "9", "--out", "new"], "got num_patches=9; round it"),
     "sampling": (["simulate", "--context", "sampling=0.2", "--out", "new"], "a micrograph takes --sampling"),
     "small": (["simulate", "--micrograph", "--num-pixels", "8", "--out", "new"], "8 pixels of 0.2"),
-    "batch": (["train", "--num-patches", "99", "--batch-size", "99", "--out", "new"], "a batch of whole blocks of 64"),
+    "batch": (["train", "--num-patches", "99", "--batch-size", "99", "--out", "new"], "a batch of whole images of 16"),
     "name": (["infer", "image.nc", "--context", "defocuss=1", "--out", "new"], "unknown context variable 'defocuss'"),
     "swallowed": (["infer", "image.nc", "--context", "host=WSe2", "x.nc", "--out", "new"], "NAME=VALUE was expected, got 'x.nc'"),
     "twice": (["infer", "image.nc", "--context", "host=WSe2", "host=WS2", "--out", "new"], "one value of host was expected"),
@@ -210,13 +216,13 @@ def test_a_demo_in_a_folder_that_is_a_file_is_refused(files, capsys):
 @pytest.mark.parametrize("case", ["simulate", "train", "infer", "plot", "demo"])
 def test_an_interrupt_while_saving_leaves_nothing_half_written(case, files, tmp_path, monkeypatch, capsys):
     words = {
-        "simulate": ["simulate", "--num-patches", 1, "--out", tmp_path / "old"],
+        "simulate": ["simulate", "--num-patches", 1, "--out", tmp_path / "old.nc"],
         "train": ["train", "--num-patches", 64, "--batch-size", 64, "--workers", 0, "--held-out", 0, "--out", tmp_path / "old"],
         "infer": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "old"],
         "plot": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "new", "--plot", tmp_path / "old.png"],
         "demo": ["demo", "--out-dir", tmp_path],
     }[case]  # fmt: skip
-    replace, kept = os.replace, {"plot": "old.png", "demo": "demo.nc"}.get(case, "old")
+    replace, kept = os.replace, {"simulate": "old.nc", "plot": "old.png", "demo": "demo.nc"}.get(case, "old")
     (tmp_path / kept).write_text("as it was")
 
     def interrupt(source, target):

@@ -1,11 +1,10 @@
-import numpy as np
 import pytest
 import torch
 
 from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES
-from bayesctx.training import PatchStream, ask, conditional_log_score, join
+from bayesctx.simulation import SPECIES, PatchStream
+from bayesctx.training import ask, conditional_log_score
 from bayesctx.training.score import DISCRETE, HYPOTHESIS_OF_SPECIES
 
 
@@ -15,7 +14,7 @@ def small(prior=None):
 
 @pytest.fixture(scope="module")
 def batch():
-    return join(list(PatchStream(reference_prior(), seed=0, start=0, stop=2)))
+    return next(iter(PatchStream(reference_prior(), seed=0, stop=128, batch_size=128, patches_per_image=16)))
 
 
 EVERY = frozenset((*DISCRETE, *CONTINUOUS))
@@ -107,18 +106,19 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
         train(small(), **arguments, checkpoint=tmp_path / "foreign")
 
 
-def test_batches_are_whole_blocks():
-    with pytest.raises(ValueError, match="whole blocks of 64 patches was expected, got 100"):
+def test_batches_are_whole_images():
+    with pytest.raises(ValueError, match="whole images of 16 patches was expected, got 100"):
         train(small(), num_patches=100, batch_size=100)
     with pytest.raises(ValueError, match="num_patches was expected to be at least 1"):
         train(small(), num_patches=0)
 
 
-def test_workers_share_the_stream_in_order():
-    from torch.utils.data import DataLoader
+@pytest.mark.parametrize("batch_size", [48, 64, 128])
+def test_a_step_sees_its_part_of_the_stream_wherever_the_run_starts(batch_size):
+    from bayesctx.training.fit import _load
 
-    stream = PatchStream(tmd_prior(), seed=1, start=3, stop=7)
-    alone = [b.defect for b in stream]
-    shared = [b.defect for b in DataLoader(stream, None, num_workers=2)]
-    assert len(alone) == len(shared) == 4
-    assert all(np.array_equal(a, b) for a, b in zip(alone, shared, strict=True))
+    whole = next(iter(PatchStream(tmd_prior(), seed=1, stop=384, batch_size=384, patches_per_image=16))).intensity
+    for first in (0, 1, 2):
+        steps = list(_load(small(tmd_prior()), 1, first * batch_size, 384, batch_size, 0))
+        assert all(s.intensity[:, :, 0, 0].numel() == batch_size for s in steps)
+        assert torch.equal(torch.cat([s.intensity for s in steps]), whole[first * batch_size // 16 :])

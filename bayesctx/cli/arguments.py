@@ -13,7 +13,7 @@ import xarray as xr
 
 from ..plots import new_figure
 
-__all__ = ["count", "index", "picture", "read_context", "read_image", "target"]
+__all__ = ["count", "destination", "index", "picture", "read_context", "read_image", "target"]
 
 
 def index(text: str) -> int:
@@ -89,6 +89,29 @@ def target(text: str | Path) -> Path:
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise argparse.ArgumentTypeError(f"a file in a folder that can be written was expected, got {str(text)!r}")
     return path
+
+
+def destination(text: str | Path) -> Path:
+    """Check that a file, or a folder of files, can be written before hours are spent on it.
+
+    Parameters
+    ----------
+    text : str or Path
+        The file or folder.
+
+    Returns
+    -------
+    Path
+        The same; what ends in .nc is a file.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be written.
+    """
+    path = Path(text)
+    is_folder = path.suffix != ".nc" and path.is_dir() and os.access(path, os.W_OK)
+    return path if is_folder else target(text)
 
 
 def picture(text: str | Path) -> Path:

@@ -21,10 +21,13 @@ from ..model import DefectModel, load_model, save_model
 from ..prior import reference_prior, tmd_prior
 from ..simulation import simulate, simulate_micrograph
 from ..training import train
-from .arguments import count, index, picture, read_context, read_image, target
+from .arguments import count, destination, index, picture, read_context, read_image, target
 from .reports import draw_demo, draw_result, print_demo, print_result, save_figure
+from .shards import refuse_shard_options, shard_options, simulate_shards
 
 __all__ = ["main"]
+
+MOST_IN_ONE_FILE = 1_000_000  # 4 GB, held in memory
 
 PRIORS = {"reference": reference_prior, "tmd": tmd_prior}
 
@@ -44,11 +47,16 @@ examples:
 
 Everything is drawn from a prior: 'reference' has beam energy and angles vary freely, 'tmd' has the 576 cases. What
 --context fixes is not drawn. Patch i of a seed is always the same: --start goes on where another run ended.
+
+--out FILE.nc is one file. Any other name is a folder: shards of 65536 patches (150 MB) and manifest.json, with the prior and
+the checksum of every shard. A run that was killed goes on when the same command is given again; one that the disk cannot hold
+does not begin. --dry-run says size and time. bayesctx.simulation.open_shards reads the folder.
 {UNITS}
 
 examples:
   bayesctx simulate --num-patches 1000 --seed 0 --out patches.nc
   bayesctx simulate --num-patches 1000 --start 1000 --prior tmd --context host=WSe2 beam_energy=80e3 --out more.nc
+  bayesctx simulate --num-patches 55e6 --patches-per-image 16 --out patches --dry-run
   bayesctx simulate --micrograph --num-pixels 512 --sampling 0.2 --context host=MoS2 dopant=V,Nb --out image.nc""",
     "train": """Train a model on patches that are simulated while it learns, and write it as safetensors.
 
@@ -146,7 +154,8 @@ def _simulate_options(add: Callable) -> None:
     add("--micrograph", action="store_true", help="a whole image instead of patches")
     add("--num-pixels", type=count, default=512, metavar="N", help="pixels along each side of the micrograph (default: 512)")
     add("--sampling", type=float, default=0.2, metavar="A", help="pixel of the micrograph in Å (default: 0.2)")
-    add("--out", type=target, required=True, metavar="FILE", help="netCDF file to write")
+    shard_options(add)
+    add("--out", type=destination, required=True, metavar="FILE", help="netCDF file, or folder of them, to write; see above")
 
 
 def _simulate(arguments: argparse.Namespace) -> None:
@@ -154,11 +163,19 @@ def _simulate(arguments: argparse.Namespace) -> None:
     if "sampling" in context:
         raise ValueError("sampling is no context of a simulation; a micrograph takes --sampling, a patch has that of the prior")
     prior = PRIORS[arguments.prior]().given(context)
+    if not arguments.micrograph and arguments.out.suffix != ".nc":
+        return simulate_shards(arguments, prior)
+    refuse_shard_options(arguments)
+    target(arguments.out)
     if arguments.micrograph:
         size = {"num_pixels": arguments.num_pixels, "sampling": arguments.sampling}
         data = simulate_micrograph(prior, seed=arguments.seed, index=arguments.start, **size)
         what = f"a micrograph of {data.sizes['patch']} sites"
     else:
+        if arguments.num_patches > MOST_IN_ONE_FILE:
+            raise ValueError(
+                f"at most {MOST_IN_ONE_FILE} patches were expected in one file, got {arguments.num_patches}; name a folder"
+            )
         data = simulate(prior, arguments.num_patches, seed=arguments.seed, start=arguments.start, progress=True)
         what = f"{data.sizes['image']} patches"
     save(xr.DataTree(data), arguments.out)
@@ -169,7 +186,7 @@ def _train_options(add: Callable) -> None:
     add("--num-patches", type=count, required=True, metavar="N", help="length of the stream, e.g. 10e6")
     add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
     add("--seed", type=int, default=0, help="of the weights and of the stream (default: 0)")
-    add("--batch-size", type=count, default=512, metavar="N", help="patches per step, a multiple of 64 (default: 512)")
+    add("--batch-size", type=count, default=512, metavar="N", help="patches per step, a multiple of 16 (default: 512)")
     add("--learning-rate", type=float, default=2e-3, metavar="RATE", help="peak of the schedule (default: 2e-3)")
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")

@@ -1,4 +1,13 @@
 """Simulated images with their truth: prior, then physics, streamed by (seed, index)."""
 
+from .batches import PatchStream as PatchStream, join as join, take as take
+from .reading import ShardStream as ShardStream, open_shards as open_shards
 from .scene import SPECIES as SPECIES
-from .stream import Patches as Patches, draw_block as draw_block, simulate as simulate, simulate_micrograph as simulate_micrograph
+from .stream import (
+    BLOCK as BLOCK,
+    Patches as Patches,
+    draw_block as draw_block,
+    simulate as simulate,
+    simulate_micrograph as simulate_micrograph,
+)
+from .writing import ShardPlan as ShardPlan, plan_shards as plan_shards, write_shards as write_shards

@@ -2,4 +2,3 @@
 
 from .fit import train as train
 from .score import Question as Question, ask as ask, conditional_log_score as conditional_log_score
-from .stream import PatchStream as PatchStream, join as join

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import os
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +15,13 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import Patches
+from ..simulation import BLOCK, Patches, PatchStream, take
 from .checkpoint import resume, write_checkpoint
 from .score import ask, conditional_log_score, generative_log_score, random_subset
-from .stream import PatchStream, first_images, join
 
 __all__ = ["train"]
+
+PATCHES_PER_IMAGE = 16
 
 
 def train(
@@ -44,7 +48,7 @@ def train(
     seed : int
         Names the stream.
     batch_size : int
-        Patches per step, a multiple of 64.
+        Patches per step, a multiple of 16: patches come in images of 16.
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
     generative_weight : float
@@ -66,10 +70,9 @@ def train(
     Raises
     ------
     ValueError
-        If there is nothing to learn from, the batch does not consist of blocks, or the checkpoint is foreign or of another run.
+        If there is nothing to learn from, the batch does not consist of images, or the checkpoint is foreign or of another run.
     """
     _check_sizes(num_patches, batch_size)
-    blocks_per_step = batch_size // 64
     num_steps = max(1, num_patches // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
@@ -84,7 +87,7 @@ def train(
     if checkpoint is not None and Path(checkpoint).exists():
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
     first = len(history)
-    loader = _load(model, seed, range(first * blocks_per_step, num_steps * blocks_per_step), blocks_per_step, num_workers)
+    loader = _load(model, seed, first * batch_size, num_steps * batch_size, batch_size, num_workers)
     model.train()
     bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=not progress, unit="patch", unit_scale=True)
     with bar:
@@ -106,22 +109,37 @@ def train(
 
 
 def _check_sizes(num_patches: int, batch_size: int) -> None:
-    """Raise for a run without patches, or with parts of blocks."""
+    """Raise for a run without patches, or with parts of images."""
     if num_patches < 1:
         raise ValueError(f"num_patches was expected to be at least 1, got {num_patches}")
-    if batch_size % 64 or batch_size <= 0:
-        raise ValueError(f"a batch of whole blocks of 64 patches was expected, got {batch_size}; round it")
+    if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
+        raise ValueError(f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it")
 
 
-def _load(model: DefectModel, seed: int, blocks: range, blocks_per_step: int, num_workers: int) -> DataLoader:
-    """Batches of the stream of the model's prior."""
-    stream = PatchStream(model.prior, seed=seed, start=blocks.start, stop=blocks.stop)
+def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int) -> Iterator[Patches]:
+    """Batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
+    size = math.lcm(batch_size, BLOCK)
+    origin = start // size * size
+    # every process that trains takes every step
+    window = {"start": origin, "stop": stop, "batch_size": size, "rank": (0, 1)}
+    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, **window)
     prefetch = 4 if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
-    return DataLoader(
-        stream, blocks_per_step, collate_fn=join, num_workers=num_workers, prefetch_factor=prefetch, generator=generator
+    loader = DataLoader(
+        stream, None, collate_fn=_without_nuisances, num_workers=num_workers, prefetch_factor=prefetch, generator=generator
     )
+    images = batch_size // PATCHES_PER_IMAGE
+    skipped = (start - origin) // PATCHES_PER_IMAGE
+    for drawn in loader:
+        for first in range(skipped, len(drawn.host), images):
+            yield take(drawn, first, first + images)
+        skipped = 0
+
+
+def _without_nuisances(batch: Patches) -> Patches:
+    """Leave behind in the worker what is not learnt from: every tensor costs the loader a file descriptor."""
+    return replace(batch, nuisances={})
 
 
 def _step(
@@ -132,7 +150,7 @@ def _step(
     features = model.encoder(batch.intensity)
     # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
     part = len(features) if not known or "host" in known else max(1, len(features) // 4)
-    question = ask(first_images(batch, part), model.prior, known, generator, num_draws=24 if not known else 4)
+    question = ask(take(batch, 0, part), model.prior, known, generator, num_draws=24 if not known else 4)
     score = -conditional_log_score(model, features[:part], batch.defect[:part], question).mean()
     density = -generative_log_score(model, features, batch).mean()
     loss = score + generative_weight * density

@@ -1,0 +1,232 @@
+"""Batches of the stream of simulated patches: any window of it, shared out among ranks and workers."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+import torch
+from torch import Tensor, distributed
+from torch.utils.data import IterableDataset, get_worker_info
+
+from ..prior import Prior
+from .stream import BLOCK, Patches, draw_block
+
+__all__ = ["PatchStream", "check_window", "deal", "join", "rank_of_process", "take"]
+
+FIELDS = ("intensity", "defect", "species", "host", "dopant")
+
+
+class PatchStream(IterableDataset):
+    """The patches from ``start`` to ``stop`` of a stream, in batches.
+
+    Patch i depends on prior, seed, ``patches_per_image`` and i, and on nothing else: not on the size of the batches, nor on
+    who draws it. Batches are dealt in turn to the ranks of ``torch.distributed`` and, within a rank, to the workers of a
+    ``DataLoader(stream, batch_size=None, num_workers=...)``, which delivers them in order; none is dealt twice.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur.
+    seed : int
+        Names the stream, >= 0.
+    start : int
+        First patch, >= 0, a multiple of ``patches_per_image``.
+    stop : int, optional
+        The patch after the last one, a multiple of ``patches_per_image``. Default: no end.
+    batch_size : int
+        Patches per batch, a multiple of ``patches_per_image``; the last batch may be shorter. Multiples of ``BLOCK``
+        from a ``start`` that is one cost least: blocks are drawn whole.
+    patches_per_image : int
+        Patches that share host, dopant, context and optics; divides ``BLOCK``.
+    rank : tuple of int, optional
+        Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or an image would be cut.
+
+    Notes
+    -----
+    Ranks take equally many batches only if their number divides that of the batches: choose ``stop`` so where ranks wait for
+    each other.
+
+    Examples
+    --------
+    >>> from bayesctx.prior import tmd_prior
+    >>> stream = PatchStream(tmd_prior(), seed=0, start=100, stop=130, batch_size=20)
+    >>> [len(batch.host) for batch in stream]
+    [20, 10]
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        seed: int,
+        start: int = 0,
+        stop: int | None = None,
+        batch_size: int = 512,
+        patches_per_image: int = 1,
+        rank: tuple[int, int] | None = None,
+    ) -> None:
+        check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
+        if rank is not None and not 0 <= rank[0] < rank[1]:
+            raise ValueError(f"a rank below the number of ranks was expected, got {rank}; count from 0")
+        self.prior, self.seed, self.patches_per_image = prior, seed, patches_per_image
+        self.start, self.stop, self.batch_size = start, stop, batch_size
+        self.rank = rank
+
+    def __iter__(self) -> Iterator[Patches]:
+        """Yield the batches of this rank and worker."""
+        return self.draw(deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process()))
+
+    def __getstate__(self) -> dict[str, object]:
+        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        return self.__dict__ | {"rank": self.rank or rank_of_process()}
+
+    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches]:
+        """Draw windows of the stream.
+
+        Parameters
+        ----------
+        windows : iterable of tuple of int
+            First patch and the one after the last, of each.
+
+        Yields
+        ------
+        Patches
+            One for each window.
+        """
+        blocks: dict[int, Patches] = {}
+        for first, last in windows:
+            needed = range(first // BLOCK, -(-last // BLOCK))
+            # the block that a border cuts serves the next window as well
+            blocks = {b: blocks[b] if b in blocks else self._block(b) for b in needed}
+            origin = needed.start * BLOCK
+            images = (first - origin) // self.patches_per_image, (last - origin) // self.patches_per_image
+            yield take(join(list(blocks.values())), *images)
+
+    def _block(self, block: int) -> Patches:
+        """Draw one block."""
+        return draw_block(self.prior, self.seed, block, patches_per_image=self.patches_per_image)
+
+
+def rank_of_process() -> tuple[int, int]:
+    """Rank of this process, and the number of ranks.
+
+    Returns
+    -------
+    tuple of int
+        (0, 1) where ``torch.distributed`` is not initialised.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
+
+
+def deal(start: int, stop: int | None, batch_size: int, rank: tuple[int, int]) -> Iterator[tuple[int, int]]:
+    """Windows of the batches of this rank and this worker of a loader.
+
+    Parameters
+    ----------
+    start : int
+        First patch.
+    stop : int, optional
+        The one after the last.
+    batch_size : int
+        Patches per batch.
+    rank : tuple of int
+        Rank and number of ranks.
+
+    Yields
+    ------
+    tuple of int
+        First patch and the one after the last.
+    """
+    worker = get_worker_info()
+    own, num_ranks = rank
+    turn, step = (own, num_ranks) if worker is None else (own + num_ranks * worker.id, num_ranks * worker.num_workers)
+    for first in itertools.count(start + turn * batch_size, step * batch_size):
+        if stop is not None and first >= stop:
+            return
+        yield first, first + batch_size if stop is None else min(first + batch_size, stop)
+
+
+def check_window(seed: int, start: int, stop: int | None, patches_per_image: int, **sizes: int) -> None:
+    """Raise for a window of a stream that cannot be drawn.
+
+    Parameters
+    ----------
+    seed : int
+        Names the stream.
+    start : int
+        First patch.
+    stop : int, optional
+        The one after the last.
+    patches_per_image : int
+        Patches that share a context.
+    **sizes : int
+        Numbers of patches that go together, by name.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or an image would be cut.
+    """
+    least = {"seed": (seed, 0), "start": (start, 0), "patches_per_image": (patches_per_image, 1)}
+    for name, (value, bound) in (least | {n: (v, 1) for n, v in sizes.items()}).items():
+        if value < bound:
+            raise ValueError(f"{name} was expected to be at least {bound}, got {value}")
+    if stop is not None and stop < start:
+        raise ValueError(f"stop was expected to be at least start={start}, got {stop}; leave it out for a stream without an end")
+    if BLOCK % patches_per_image:
+        raise ValueError(f"patches_per_image was expected to divide {BLOCK}, got {patches_per_image}; use a power of two")
+    for name, value in {"start": start, "stop": stop or 0, **sizes}.items():
+        if value % patches_per_image:
+            raise ValueError(f"whole images of {patches_per_image} patches were expected, got {name}={value}; round it")
+
+
+def _combine(function: Callable[[list[Tensor]], Tensor], batches: Sequence[Patches]) -> Patches:
+    """Apply a function to each field of several batches."""
+    fields = {f: function([getattr(b, f) for b in batches]) for f in FIELDS}
+    context = {n: function([b.context[n] for b in batches]) for n in batches[0].context}
+    nuisances = {n: function([b.nuisances[n] for b in batches]) for n in batches[0].nuisances}
+    return Patches(**fields, context=context, nuisances=nuisances)
+
+
+def join(batches: Sequence[Patches]) -> Patches:
+    """Put several batches together as one.
+
+    Parameters
+    ----------
+    batches : sequence of Patches
+        Of equal numbers of patches per image.
+
+    Returns
+    -------
+    Patches
+        Their images, in order.
+    """
+    return batches[0] if len(batches) == 1 else _combine(torch.cat, batches)
+
+
+def take(batch: Patches, start: int, stop: int) -> Patches:
+    """Take some images of a batch.
+
+    Parameters
+    ----------
+    batch : Patches
+        A batch.
+    start, stop : int
+        First image, and the one after the last.
+
+    Returns
+    -------
+    Patches
+        A copy, for a view would carry the whole batch from a worker to its loader; the batch itself where all is taken.
+    """
+    if start == 0 and stop >= len(batch.host):
+        return batch
+    return _combine(lambda values: values[0][start:stop].clone(), [batch])
