@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesctx.optics import ABERRATIONS, pupil, transfer, wavelength
+from bayesctx.optics import ABERRATIONS, HC, REST_ENERGY, pupil, transfer, wavelength
 
 
 def test_wavelength_of_textbook_energies():
@@ -109,3 +109,12 @@ def test_focal_spread_is_a_gaussian_average_over_defocus():
         for n, w in zip(nodes, weights / weights.sum(), strict=True)
     )
     assert (blurred - total).abs().max() < 1e-4 * total.abs().max()
+
+
+def test_constants_are_those_of_codata():
+    """Exact since 2019 (h c / e), and to the last digit that was quoted (m c²)."""
+    from scipy import constants
+
+    assert HC == pytest.approx(constants.h * constants.c / constants.e * 1e10, rel=1e-9)
+    # editions of CODATA differ by 1.4e-9
+    assert REST_ENERGY == pytest.approx(constants.physical_constants["electron mass energy equivalent in MeV"][0] * 1e6, rel=3e-9)
