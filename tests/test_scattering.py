@@ -234,3 +234,15 @@ def test_the_table_is_the_one_that_was_compared():
     """Eight digits of all 1030 numbers, which a second copy of the published table, written with sixteen, has as well."""
     text = "\n".join(f"{e} {' '.join(f'{v:.7e}' for v in (*a, *b))}" for e, (a, b) in _lobato().items())
     assert hashlib.sha256(text.encode()).hexdigest() == "66fab0df592a9ed628050c56737bab2214c9e8016940c8ce8f0753e68bb7d49d"
+
+
+def test_gradient_of_the_interpolated_table_is_the_finite_difference():
+    found = load_table().look_up([(("W", 0.0),), (("Se", -1.68), ("Se", 1.68))])
+    scale = torch.tensor([83e3, 63.0, 187.0], dtype=torch.float64)
+
+    def at(relative):
+        return load_table().coefficients(found, *(relative * scale).unbind())
+
+    relative = torch.ones(3, dtype=torch.float64, requires_grad=True)
+    # cubic splines between their knots: central differences leave h² and, of coefficients below 10 Å², 1e-15 / h
+    assert torch.autograd.gradcheck(at, relative, eps=1e-6, atol=1e-7, rtol=1e-5)
