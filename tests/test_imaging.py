@@ -223,8 +223,8 @@ def test_five_angstrom_of_crystal_around_a_patch_suffice():
         return column_image([c for c in lattice if max(abs(c[0]), abs(c[1])) < 4 + padding], **kwargs).values.ravel()
 
     near, far = patch(5.0), patch(8.0)
-    # beyond the radius r the rings of an Airy disk of 0.85 Å hold 0.2 Å / r of the probe, and the 3 Å more of crystal a hundredth
-    # of the scattering power seen through them: 2e-3 in the corners; a free gain and offset take two thirds of it away
+    # an Airy disk has wavelength / (pi² angle r) = 0.14 Å / r of its electrons beyond r: the crystal from 5 to 8 Å sees one per
+    # cent of the probe and shines with its mean, a third of the peak; a free gain and offset take most of that away
     assert np.abs(near - far).max() < 4e-3 * far.max()
     matched = np.polyval(np.polyfit(near, far, 1), near)
     assert np.abs(matched - far).max() < 1.5e-3 * far.max()
@@ -239,7 +239,8 @@ def test_gradient_of_an_image_is_the_finite_difference(name):
     coefficients = torch.randn(2, 6, 8, dtype=torch.float64, generator=generator)
     known = {n: torch.tensor(v, dtype=torch.float64) for n, v in {
         "beam_energy": 80e3, "C10": 30.0, "source_size": 0.8, "displacement": [0.06, 0.05],
-        "positions": [[0.2, 0.3], [1.7, -0.6]], "x": [-0.5, 0.4, 1.3], "y": [0.1, 0.9], "row_shift": [0.05, -0.1], "semiangle": 27.0, "spread": 20.0,
+        "positions": [[0.2, 0.3], [1.7, -0.6]],
+        "x": [-0.5, 0.4, 1.3], "y": [0.1, 0.9], "row_shift": [0.05, -0.1], "semiangle": 27.0, "spread": 20.0,
     }.items()}  # fmt: skip
 
     def image(value):
