@@ -137,7 +137,7 @@ def pupil(
         + product * (c12 * (2 * phi12).sin() / 2 + x * (c23 * (3 * phi23).sin() / 3) - y * (c23 * (3 * phi23).cos() / 3))
     )
     edge = convergence_semiangle * 1e-3 / lam
-    amplitude = torch.clamp((edge - square.sqrt() / lam) / softness + 0.5, 0, 1)
+    amplitude = torch.clamp((edge - torch.hypot(kx, ky)) / softness + 0.5, 0, 1)
     amplitude = amplitude / amplitude.square().sum((-2, -1), keepdim=True).sqrt()
     return torch.polar(amplitude, -2 * math.pi / lam * path)
 
@@ -207,7 +207,7 @@ def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int
     energy, angle, spread, *coefficients = row
     lam = wavelength(energy)
     lx, ly = cell
-    reach = float(angle.detach() * 1e-3 / lam)
+    reach = float((angle * 1e-3 / lam).detach())
     nx, ny = (math.ceil(reach * length) + 1 for length in cell)
     # aliases of the autocorrelation must stay outside of the modes that are returned
     size_x, size_y = (next_fast_len(2 * n + min(2 * n, m) + 1) for n, m in ((nx, num_modes[0]), (ny, num_modes[1])))
@@ -224,7 +224,8 @@ def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int
     )
     # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
-    nodes, weights = (torch.tensor(v).to(row)[:, None, None] for v in focal_nodes(math.pi * reach**2 * float(lam * spread)))
+    rim = math.pi * reach**2 * float((lam * spread).detach())
+    nodes, weights = (torch.tensor(v).to(row)[:, None, None] for v in focal_nodes(rim))
     field = psi * torch.polar(weights.sqrt().expand(-1, *turn.shape), -nodes * turn)
     fields = torch.fft.fft2(field * torch.stack([torch.ones_like(power), power, power**2])[:, None], s=(size_y, size_x))
     f0, f1, f2 = fields

@@ -6,7 +6,11 @@ import pytest
 import torch
 
 from bayesctx import column_image
-from bayesctx.imaging import interpolation_matrix, synthesize
+from bayesctx.imaging import column_spectra, interpolation_matrix, structure_factor, synthesize
+from bayesctx.optics import ABERRATIONS
+from bayesctx.prior import MAX_TRIES, NUISANCES, quantile, reference_prior
+from bayesctx.scattering import load_table
+from bayesctx.structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb
 
 OPTICS = {"beam_energy": 80e3, "convergence_semiangle": 30.0, "inner_collection_angle": 60.0, "outer_collection_angle": 200.0}
 # mrad, mrad and %; the noise of the reference is up to 1.4, 1.4 and 2.0 %
@@ -166,3 +170,130 @@ def test_interpolation_is_exact_for_polynomials():
 def test_impossible_conditions_are_refused(change, message):
     with pytest.raises(ValueError, match=message):
         column_image([(0.0, 0.0, [("W", 0.0)])], **(OPTICS | {"x": [0.0], "y": [0.0]} | change))
+
+
+PATCH = [(0.0, 0.0, [("W", 0.0)]), (1.0, 1.55, [("S", -1.565), ("S", 1.565)]), (-1.7, 0.9, [("S", -1.565), ("O", 1.565)])]
+
+
+@pytest.mark.parametrize("interference", [True, False])
+def test_rings_sum_to_the_wide_detector(interference):
+    axis = np.linspace(-1, 1, 3)
+    kwargs = OPTICS | {"x": axis, "y": axis, "cell": (10.0, 10.0), "interference": interference}
+
+    def ring(inner, outer):
+        return column_image(PATCH, **(kwargs | {"inner_collection_angle": inner, "outer_collection_angle": outer})).values
+
+    wide = ring(41.0, 80.0)
+    # differences of one function of the angle; the interference is what two large sums in single precision differ by
+    limit = 1e-4 if interference else 1e-9
+    assert np.abs(ring(41.0, 58.0) + ring(58.0, 80.0) - wide).max() < limit * wide.max()
+
+
+@pytest.mark.parametrize(("turn", "limit"), [(np.pi / 2, 1e-9), (0.7, 3e-4)])
+def test_rotating_all_rotates_the_image(turn, limit):
+    """Structure, aberrations and scan turned together: exact on the square lattice of wave vectors, else but for its grain."""
+    aberrations = {"C10": 20.0, "C12": 25.0, "phi12": 0.3, "C21": 200.0, "phi21": 1.1, "C23": 150.0, "phi23": 0.5, "C30": 1e4}
+    turned = {n: v + turn * n.startswith("phi") for n, v in aberrations.items()}
+    kwargs = OPTICS | {"cell": (40.0, 40.0), "interference": False}
+
+    def at(angle, coefficients, px, py):
+        c, s = np.cos(angle), np.sin(angle)
+        columns = [(c * x - s * y, s * x + c * y, atoms) for x, y, atoms in PATCH]
+        return column_image(columns, **kwargs, aberrations=coefficients, x=[c * px - s * py], y=[s * px + c * py]).item()
+
+    points = [(0.2, 0.1), (0.9, 1.2), (-1.5, 0.6), (0.4, -0.8)]
+    first, second = (np.array([at(a, k, *p) for p in points]) for a, k in ((0.0, aberrations), (turn, turned)))
+    # the rim of the aperture, 29 spacings across, is one spacing soft: a lattice samples it to a per mille / 10
+    assert np.abs(second - first).max() < limit * first.max()
+
+
+def test_five_angstrom_of_crystal_around_a_patch_suffice():
+    a = 3.18
+    lattice = [
+        (x, y + shift, columns_of(kind, "MoS2", "W")[0])
+        for kind, shift in (("M", 0.0), ("X2", a / 3**0.5))
+        for i in range(-9, 10)
+        for j in range(-6, 7)
+        for x, y in [((i + j / 2) * a, j * a * 3**0.5 / 2)]
+    ]
+    axis = np.linspace(-4, 4, 17)
+    kwargs = OPTICS | {"x": axis, "y": axis, "cell": (60.0, 60.0), "source_size": 0.8, "interference": False}
+
+    def patch(padding):
+        return column_image([c for c in lattice if max(abs(c[0]), abs(c[1])) < 4 + padding], **kwargs).values.ravel()
+
+    near, far = patch(5.0), patch(8.0)
+    # an Airy disk has wavelength / (pi² angle r) = 0.14 Å / r of its electrons beyond r: the crystal from 5 to 8 Å sees one per
+    # cent of the probe and shines with its mean, a third of the peak; a free gain and offset take most of that away
+    assert np.abs(near - far).max() < 4e-3 * far.max()
+    matched = np.polyval(np.polyfit(near, far, 1), near)
+    assert np.abs(matched - far).max() < 1.5e-3 * far.max()
+
+
+# the size of the transforms is read off the values, which torch reports
+@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
+@pytest.mark.parametrize("name", ["beam_energy", "C10", "source_size", "displacement", "positions", "x", "row_shift"])
+def test_gradient_of_an_image_is_the_finite_difference(name):
+    generator = torch.Generator().manual_seed(0)
+    cell, modes = (6.0, 6.0), (6, 6)
+    coefficients = torch.randn(2, 6, 8, dtype=torch.float64, generator=generator)
+    known = {n: torch.tensor(v, dtype=torch.float64) for n, v in {
+        "beam_energy": 80e3, "C10": 30.0, "source_size": 0.8, "displacement": [0.06, 0.05],
+        "positions": [[0.2, 0.3], [1.7, -0.6]],
+        "x": [-0.5, 0.4, 1.3], "y": [0.1, 0.9], "row_shift": [0.05, -0.1], "semiangle": 27.0, "spread": 20.0,
+    }.items()}  # fmt: skip
+
+    def image(value):
+        v = known | {name: value}
+        spectra = column_spectra(
+            coefficients, v["displacement"], beam_energy=v["beam_energy"], convergence_semiangle=v["semiangle"],
+            aberrations={"C10": v["C10"]}, source_size=v["source_size"], focal_spread=v["spread"], cell=cell, num_modes=modes,
+        )  # fmt: skip
+        # each column of a kind of its own
+        phase = structure_factor(
+            v["positions"][..., None, :], torch.ones_like(v["positions"][..., :1]), cell=cell, num_modes=modes
+        )
+        spectrum = (spectra * phase).sum(-3)
+        return synthesize(spectrum, v["x"], v["y"], cell=cell, row_shift=v["row_shift"])
+
+    scale = known[name].clone()
+    relative = torch.ones_like(scale, requires_grad=True)
+    # central differences of step h leave h² and 1e-16 / h
+    assert torch.autograd.gradcheck(lambda r: image(r * scale), relative, eps=1e-6, atol=1e-7, rtol=1e-5, fast_mode=True)
+
+
+@pytest.mark.parametrize(("host", "dopant"), [("MoS2", "Re"), ("WSe2", "V"), ("MoTe2", "Ti"), ("VS2", "Fe")])
+def test_expected_intensities_are_positive(host, dopant):
+    """A crystal with any class in its middle, under conditions and nuisances drawn from the prior."""
+    num, cell, modes = 32, (18.5, 18.5), (40, 40)
+    generator = torch.Generator().manual_seed(3)
+    conditions = reference_prior().first_possible(torch.rand(num, MAX_TRIES, 7, generator=generator, dtype=torch.float64))
+    u = {n: torch.rand(num, generator=generator, dtype=torch.float64) for n in NUISANCES}
+    nuisance = {n: quantile(d, u[n]) for n, (_, d) in NUISANCES.items()}
+    stacks = {(d, v): c for d in DEFECTS for v, c in enumerate(columns_of(d, host, dopant))}
+    found = load_table().look_up(list(stacks.values()))
+    angles = conditions["inner_collection_angle"], conditions["outer_collection_angle"]
+    columns = found[torch.arange(len(stacks)).expand(num, -1)]
+    spectra = column_spectra(
+        load_table().coefficients(columns, conditions["beam_energy"], *angles).double(),
+        found.displacement.double() * nuisance["vibration"][:, None],
+        beam_energy=conditions["beam_energy"], convergence_semiangle=conditions["convergence_semiangle"],
+        aberrations={n: nuisance[n] for n in ABERRATIONS if n != "C10"} | {"C10": -conditions["defocus"]},
+        source_size=nuisance["source_size"], focal_spread=nuisance["focal_spread"], cell=cell, num_modes=modes,
+    )  # fmt: skip
+    positions, sites = honeycomb(HOSTS[host].lattice_constant, 8.5)
+    axis = torch.linspace(-4, 4, 33, dtype=torch.float64)
+    keys, least = list(stacks), []
+    for site, classes in SITES.items():
+        centre = torch.tensor(positions[sites.index(site)], dtype=torch.float64)
+        spectrum = torch.zeros_like(spectra[:, 0])
+        for kind, perfect in (("metal", "M"), ("chalcogen", "X2")):
+            places = torch.tensor([p for p, s in zip(positions, sites, strict=True) if s == kind], dtype=torch.float64) - centre
+            places = places[places.norm(dim=-1) > 0.1]
+            factor = structure_factor(places, torch.ones_like(places[:, 0]), cell=cell, num_modes=modes)
+            spectrum = spectrum + spectra[:, keys.index((perfect, 0))] * factor
+        chosen = [i for i, (d, _) in enumerate(keys) if d in classes]
+        images = synthesize(spectrum[:, None] + spectra[:, chosen], axis, axis, cell=cell)
+        least.append((images.amin((-2, -1)) / images.amax((-2, -1))).min())
+    # a vacancy under the sharpest probe is the darkest of all, a hundredth of the columns around it
+    assert float(min(least)) > 0

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesctx.optics import ABERRATIONS, focal_nodes, pupil, transfer, wavelength
+from bayesctx.optics import ABERRATIONS, HC, REST_ENERGY, focal_nodes, pupil, transfer, wavelength
 
 
 def test_wavelength_of_textbook_energies():
@@ -118,3 +118,31 @@ def test_foci_suffice_for_any_phase():
         t = np.linspace(0, phase, 200)
         assert np.abs(np.cos(t[:, None] * nodes) @ weights - np.exp(-(t**2) / 2)).max() < 2e-3
         assert len(nodes) < phase * 1.1 + 6
+
+
+def test_constants_are_those_of_codata():
+    """Exact since 2019 (h c / e), and to the last digit that was quoted (m c²)."""
+    from scipy import constants
+
+    assert HC == pytest.approx(constants.h * constants.c / constants.e * 1e10, rel=1e-9)
+    # editions of CODATA differ by 1.4e-9
+    assert REST_ENERGY == pytest.approx(constants.physical_constants["electron mass energy equivalent in MeV"][0] * 1e6, rel=3e-9)
+
+
+@pytest.mark.parametrize("name", ["beam_energy", "convergence_semiangle", "focal_spread", "C10", "C12", "phi12", "C21", "C30"])
+def test_gradient_of_the_transfer_is_the_finite_difference(name):
+    known = make(2, focal_spread=20.0) | {
+        n: torch.tensor([v, 1.3 * v], dtype=torch.float64)
+        for n, v in {"C10": 30.0, "C12": 15.0, "phi12": 0.4, "C21": 150.0, "phi21": 1.0, "C30": 8e3}.items()
+    }
+
+    def at(value):
+        values = known | {name: value}
+        optics = {n: values[n] for n in ("beam_energy", "convergence_semiangle", "focal_spread")}
+        aberrations = {n: values[n] for n in ABERRATIONS if n in values}
+        return transfer(**optics, aberrations=aberrations, cell=(7.0, 8.0), num_modes=(3, 3))
+
+    # central differences with a step h = 1e-6 of the variable leave 1e-16 / h of rounding in a transfer of the order of one
+    scale = known[name].clone()
+    relative = torch.ones(2, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda r: at(r * scale), relative, eps=1e-6, atol=1e-7, rtol=1e-5, fast_mode=True)

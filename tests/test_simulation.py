@@ -250,3 +250,36 @@ def test_a_prior_may_leave_nuisances_out():
     without = replace(prior, nuisances={n: d for n, d in prior.nuisances.items() if not n.startswith("tilt")})
     assert float(simulate(without, 3, seed=0).tilt.max()) == 0
     assert float(simulate(prior, 3, seed=0).tilt.min()) > 0
+
+
+def test_counts_follow_the_poisson_distribution():
+    """The histogram of the counts of 40 000 pixels of one expected intensity, by Pearson's chi-square."""
+    from scipy.stats import chi2, poisson
+
+    from bayesctx.simulation.rendering import detect
+
+    mean, num = 8.0, 200
+    axis = torch.zeros(1, 1, num)
+    clean, exposure = torch.full((1, 1, num, num), 0.02), torch.full((1, 1, 1, 1), mean / 0.02)
+    counts = detect(np.random.default_rng(1), clean, axis, axis, exposure, quiet()).numpy().ravel()
+    assert np.array_equal(counts, counts.round())
+    edges = np.arange(1, 19)  # 18 and fewer than 1 pooled: at least 11 expected in every bin
+    observed = np.bincount(counts.astype(int).clip(1, 18), minlength=19)[edges]
+    probability = poisson.pmf(edges, mean)
+    probability[0], probability[-1] = poisson.cdf(1, mean), poisson.sf(17, mean)
+    statistic = ((observed - counts.size * probability) ** 2 / (counts.size * probability)).sum()
+    # one in ten thousand on either side
+    assert chi2.ppf(1e-4, len(edges) - 1) < statistic < chi2.ppf(1 - 1e-4, len(edges) - 1)
+
+
+def test_a_patch_of_the_scan_holds_counts_at_the_stated_dose():
+    """Without gain, dark level and interpolation a patch holds whole electrons, as many as the dose says."""
+    still = {n: 0.0 for n in NUISANCES} | {"vibration": 1.0, "gain": 1.0, "source_size": 0.8, "scan_step": 0.25}
+    means = []
+    for dose in (1e4, 4e4):
+        prior = replace(tmd_prior().given({"host": "MoS2", "dopant": "W", "dose": dose}), nuisances=still)
+        counts = simulate(prior, 64, seed=4).intensity
+        assert np.array_equal(counts, np.round(counts))
+        means.append(float(counts.mean()))
+    # the same scenes; some 40 000 electrons in the fainter set leave sqrt(1.25 / 40 000) = 0.6 %, five of them
+    assert means[1] / means[0] == pytest.approx(4, rel=0.03)
