@@ -86,11 +86,13 @@ def simulate_shards(arguments: argparse.Namespace, prior: Prior) -> None:
 def _print_plan(plan: ShardPlan, num_workers: int) -> None:
     """Print what is left to do."""
     room = "which is enough" if plan.fits else "which is TOO LITTLE"
+    busy = max(1, min(num_workers, plan.num_shards))
+    processes = "1 process" if busy == 1 else f"{busy} processes"
     rate = f"{plan.patches_per_second:.0f} patches/s each, if every one has a core of its own"
     print(f"to write  {plan.num_patches} patches in {plan.num_shards} shards")
     print(f"size      {plan.num_bytes / 1e9:.2f} GB, {plan.bytes_per_patch:.0f} bytes per patch")
     print(f"disk      {plan.free_bytes / 1e9:.2f} GB free, {room}")
-    print(f"time      {_clock(plan.seconds)} by {max(1, num_workers)} processes, {rate}")
+    print(f"time      {_clock(plan.seconds)} by {processes}, {rate}")
 
 
 def _clock(seconds: float) -> str:

@@ -50,7 +50,7 @@ class PatchStream(IterableDataset):
     Notes
     -----
     Ranks take equally many batches only if their number divides that of the batches: choose ``stop`` so where ranks wait for
-    each other.
+    each other. The bits are those of one version of torch on one kind of processor: another one rounds otherwise.
 
     Examples
     --------
