@@ -224,7 +224,8 @@ def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int
     )
     # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
-    rim = math.pi * reach**2 * float((lam * spread).detach())
+    # in whole steps, so that the nodes stay where they are while a gradient is taken
+    rim = math.ceil(2 * math.pi * reach**2 * float((lam * spread).detach())) / 2
     nodes, weights = (torch.tensor(v).to(row)[:, None, None] for v in focal_nodes(rim))
     field = psi * torch.polar(weights.sqrt().expand(-1, *turn.shape), -nodes * turn)
     fields = torch.fft.fft2(field * torch.stack([torch.ones_like(power), power, power**2])[:, None], s=(size_y, size_x))

@@ -231,7 +231,6 @@ def test_five_angstrom_of_crystal_around_a_patch_suffice():
 
 
 # the size of the transforms is read off the values, which torch reports
-@pytest.mark.filterwarnings("ignore:Converting a tensor with requires_grad")
 @pytest.mark.parametrize("name", ["beam_energy", "C10", "source_size", "displacement", "positions", "x", "row_shift"])
 def test_gradient_of_an_image_is_the_finite_difference(name):
     generator = torch.Generator().manual_seed(0)
