@@ -63,13 +63,17 @@ def quiet(num=1):
     return off | {"vibration": torch.ones(num), "gain": torch.ones(num), "source_size": torch.full((num,), 0.8)}
 
 
+def normal(clean, seed):
+    """Standard normal variables for every pixel."""
+    return torch.randn(clean.shape, generator=torch.Generator().manual_seed(seed))
+
+
 def test_patch_is_the_sum_of_its_columns():
     """The batched path of the simulator against column_image on the same columns."""
     image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
         n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 30.0, 60.0, 200.0, 20.0, 1e5), strict=True)
     }
-    rng = np.random.default_rng(0)
-    spectra = image_spectra(rng, image, quiet(), cell=(BOX, BOX))
+    spectra = image_spectra(image, quiet(), torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))
     species = {d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")}
     positions = torch.tensor([[[[[0.0, 0.0], [3.0, 0.5]], [[0.1, 1.8], [2.0, -2.0]]]]])
     scene = Scene(
@@ -138,7 +142,9 @@ def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
     image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
         n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (energy, 30.0, 60.0, 200.0, 0.0, 1e5), strict=True)
     }
-    spectra = image_spectra(np.random.default_rng(0), image, quiet() | {"source_size": torch.tensor([source])}, cell=(BOX, BOX))
+    spectra = image_spectra(
+        image, quiet() | {"source_size": torch.tensor([source])}, torch.zeros(1, len(SPECIES)), cell=(BOX, BOX)
+    )
     inside = [(x, y, d) for x, y, d in lattice if max(abs(x), abs(y)) < BOX / 2 and np.hypot(x, y) < 9.6]
     sites = [torch.tensor([(x, y) for x, y, d in inside if d == kind]) for kind in ("M", "X2")]
     most = max(map(len, sites))
@@ -169,7 +175,7 @@ def test_noise_is_poisson_at_the_dose():
     clean = torch.full((1, 1, 100, 100), 0.02)
     exposure = torch.full((1, 1, 1, 1), 1500.0)
     axis = torch.zeros(1, 1, 100)
-    counts = detect(np.random.default_rng(0), clean, axis, axis, exposure, quiet())
+    counts = detect(clean, axis, axis, exposure, quiet(), normal(clean, 0))
     # 10 000 pixels of mean 30: standard errors 0.055 and 30 sqrt(2 / 10 000) = 0.42
     assert float(counts.mean()) == pytest.approx(30, abs=0.25)
     assert float(counts.var()) == pytest.approx(30, abs=2.0)
@@ -180,7 +186,14 @@ def test_expected_intensity_grows_with_the_dose_and_the_film():
 
     clean, axis = torch.full((1, 1, 50, 50), 0.02), torch.zeros(1, 1, 50)
     exposure = torch.full((1, 1, 1, 1), 1e6)
-    filmed = detect(np.random.default_rng(0), clean, axis, axis, exposure, quiet() | {"background": torch.tensor([0.3])})
+    filmed = detect(
+        clean,
+        axis,
+        axis,
+        exposure,
+        quiet() | {"background": torch.tensor([0.3])},
+        normal(clean, 0),
+    )
     # mean 26 000 with relative standard error 1.2e-4
     assert float(filmed.mean()) == pytest.approx(1.3 * 0.02 * 1e6, rel=1e-3)
 
@@ -224,7 +237,7 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
         n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 28.0, 50.0, 180.0, 0.0, 1e5), strict=True)
     }
     tilt = {"tilt": torch.tensor([4.0]), "tilt_azimuth": torch.tensor([0.7])}
-    spectra = image_spectra(np.random.default_rng(0), image, quiet() | tilt, cell=(BOX, BOX))[0]
+    spectra = image_spectra(image, quiet() | tilt, torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))[0]
     axis = torch.arange(-1.5, 1.6, 0.3)
     for response, (defect, alternative) in zip(spectra, SPECIES, strict=True):
         slow = column_image(
@@ -261,7 +274,7 @@ def test_counts_follow_the_poisson_distribution():
     mean, num = 8.0, 200
     axis = torch.zeros(1, 1, num)
     clean, exposure = torch.full((1, 1, num, num), 0.02), torch.full((1, 1, 1, 1), mean / 0.02)
-    counts = detect(np.random.default_rng(1), clean, axis, axis, exposure, quiet()).numpy().ravel()
+    counts = detect(clean, axis, axis, exposure, quiet(), normal(clean, 1)).numpy().ravel()
     assert np.array_equal(counts, counts.round())
     edges = np.arange(1, 19)  # 18 and fewer than 1 pooled: at least 11 expected in every bin
     observed = np.bincount(counts.astype(int).clip(1, 18), minlength=19)[edges]

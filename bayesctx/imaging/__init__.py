@@ -5,9 +5,9 @@ from .multislice import multislice_image as multislice_image
 from .spectra import (
     FWHM as FWHM,
     bandwidth as bandwidth,
+    column_phases as column_phases,
     column_spectra as column_spectra,
     interpolation_matrix as interpolation_matrix,
-    phases as phases,
     structure_factor as structure_factor,
     synthesize as synthesize,
 )

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..optics import MAX_SEMIANGLE, mode_orders, transfer, wavelength
 from ..scattering import chebyshev
 
-__all__ = ["bandwidth", "column_spectra", "interpolation_matrix", "phases", "structure_factor", "synthesize"]
+__all__ = ["bandwidth", "column_phases", "column_spectra", "interpolation_matrix", "phases", "structure_factor", "synthesize"]
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
 
@@ -27,8 +27,9 @@ def column_spectra(
     focal_spread: Tensor,
     cell: tuple[float, float],
     num_modes: tuple[int, int],
+    positions: Tensor | None = None,
 ) -> Tensor:
-    """Fourier coefficients of the image of one column at the origin, for every column of a batch of conditions.
+    """Fourier coefficients of the image of one column, for every column of a batch of conditions.
 
     Parameters
     ----------
@@ -46,6 +47,8 @@ def column_spectra(
         Periods (Lx, Ly) of the image in Å.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies.
+    positions : Tensor, shape (*batch, column, 2), optional
+        x and y of the columns in Å. Default: the origin.
 
     Returns
     -------
@@ -72,9 +75,11 @@ def column_spectra(
     basis = torch.view_as_real(probe[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
     spectra = (coefficients.flatten(-2) @ basis).unflatten(-1, (len(qy), len(qx), 2))
     blur = -2 * math.pi**2 * (displacement**2 + (source_size[..., None] / FWHM) ** 2)[..., None]
-    along_x, along_y = (torch.exp(blur * q**2) for q in (qx, qy))
-    damping = along_y[..., :, None] * (along_x[..., None, :] / (cell[0] * cell[1]))
-    return torch.view_as_complex(spectra * damping[..., None])
+    along_x, along_y = torch.exp(blur * qx**2) / (cell[0] * cell[1]), torch.exp(blur * qy**2)
+    if positions is None:
+        return torch.view_as_complex(spectra * (along_y[..., :, None] * along_x[..., None, :])[..., None])
+    at_x, at_y = column_phases(positions, cell=cell, num_modes=num_modes)
+    return torch.view_as_complex(spectra) * ((along_y * at_y)[..., :, None] * (along_x * at_x)[..., None, :])
 
 
 def bandwidth(beam_energy: Tensor, convergence_semiangle: Tensor, blur: Tensor, *, tolerance: float) -> Tensor:
@@ -129,6 +134,27 @@ def phases(angle: Tensor, largest: int) -> Tensor:
         more = powers[..., : largest - powers.shape[-1]] * powers[..., -1:]
         powers = torch.cat([powers, more], -1)
     return torch.cat([torch.ones_like(powers[..., :1]), powers[..., :largest]], -1)
+
+
+def column_phases(positions: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Phases exp(-2 pi i Q.r) of single positions, separated in the two axes.
+
+    Parameters
+    ----------
+    positions : Tensor, shape (*batch, 2)
+        x and y in Å.
+    cell : tuple of float
+        Periods in Å.
+    num_modes : tuple of int
+        Largest orders (mx, my).
+
+    Returns
+    -------
+    tuple of Tensor, shapes (*batch, mx + 1) and (*batch, 2 my + 1)
+        Phases along x and, by ``optics.mode_orders``, along y.
+    """
+    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
+    return x, torch.cat([y, y[..., 1:].conj()], -1)
 
 
 def structure_factor(positions: Tensor, weights: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:

@@ -10,10 +10,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging import FWHM, bandwidth, coherence_width, column_spectra, interpolation_matrix, phases, structure_factor, synthesize
+from ..imaging import (
+    FWHM,
+    bandwidth,
+    coherence_width,
+    column_phases,
+    column_spectra,
+    interpolation_matrix,
+    structure_factor,
+    synthesize,
+)
 from ..optics import ABERRATIONS
 from ..prior import Prior
 from ..scattering import LookUp, load_table
+from ..scattering.atoms import THERMAL_DISPLACEMENT
 from ..structure import HOSTS, METALS, columns_of
 from .noise import poisson_counts
 from .scene import SPECIES, Scene, first_species
@@ -22,6 +32,8 @@ __all__ = ["BOX", "add_columns", "detect", "image_spectra", "patch_spectra", "re
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
 TOLERANCE = 1e-3  # share of a peak that lies beyond the spatial frequencies of an image
+GROUP = 8  # images that are rendered together, such as need like frequencies
+SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
 MARGIN = 2  # pixels that the interpolation needs on either side
 
 
@@ -48,22 +60,18 @@ def _additivity_error(inner_collection_angle: Tensor) -> Tensor:
 
 
 def image_spectra(
-    rng: np.random.Generator,
-    image: Mapping[str, Tensor],
-    nuisances: Mapping[str, Tensor],
-    *,
-    cell: tuple[float, float],
+    image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], deviation: Tensor, *, cell: tuple[float, float]
 ) -> Tensor:
     """Fourier coefficients of the image of every species.
 
     Parameters
     ----------
-    rng : Generator
-        Draws the error of additivity.
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
     nuisances : mapping of str to Tensor, shape (image,)
         See ``prior.NUISANCES``.
+    deviation : Tensor, shape (image, species)
+        Errors of additivity, in standard deviations.
     cell : tuple of float
         Periods (Lx, Ly) in Å.
 
@@ -72,57 +80,46 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
-    slope = (nuisances["tilt"].deg2rad().tan() * v for v in (nuisances["tilt_azimuth"].cos(), nuisances["tilt_azimuth"].sin()))
-    slope = torch.stack(list(slope), -1)
+    energy, inner, outer = (image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle"))
     columns = _table()[image["host"], image["dopant"]]
-    if not slope.any():
+    azimuth = nuisances["tilt_azimuth"]
+    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
+    share = 1 + deviation * (_additivity_error(inner) * nuisances["additivity"])[:, None]
+    tilted = bool(slope.any())
+    if tilted:
+        share = torch.cat([share, *_split(share, columns.height, slope, coherence_width(energy, inner))], 1)
+    else:
         columns = columns[:, : len(SPECIES)]
-    displacement = columns.displacement * nuisances["vibration"][:, None]
-    angles = image["inner_collection_angle"], image["outer_collection_angle"]
     spectra = column_spectra(
-        load_table().coefficients(columns, image["beam_energy"], *angles),
-        displacement,
-        beam_energy=image["beam_energy"],
+        load_table().coefficients(columns, energy, inner, outer) * share[..., None, None],
+        columns.displacement * nuisances["vibration"][:, None],
+        beam_energy=energy,
         convergence_semiangle=image["convergence_semiangle"],
         aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"} | {"C10": -image["defocus"]},
         source_size=nuisances["source_size"],
         focal_spread=nuisances["focal_spread"],
         cell=cell,
-        num_modes=_num_modes(image, nuisances["source_size"], displacement, cell),
+        num_modes=tuple(math.ceil(float(_bandwidth(image, nuisances).max()) * length) for length in cell),
+        positions=columns.height[..., None] * slope[:, None] if tilted else None,
     )
-    if slope.any():
-        spectra = _shear(spectra, columns.height, slope, coherence_width(image["beam_energy"], angles[0]), cell=cell)
-    spread = _additivity_error(image["inner_collection_angle"]) * nuisances["additivity"]
-    error = torch.from_numpy(rng.standard_normal(spectra.shape[:2], np.float32)) * spread[:, None]
-    return spectra * (1 + error)[..., None, None]
+    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
+    return species.index_add(1, PAIRS.repeat(2), atoms) if tilted else species
 
 
-def _shear(spectra: Tensor, height: Tensor, slope: Tensor, width: Tensor, *, cell: tuple[float, float]) -> Tensor:
-    """Spectra of the species of a tilted crystal, from those of upright columns and of the atoms of pairs."""
-    moved = height[..., None] * slope[:, None]
-    at_x, at_y = _shifts(moved, spectra, cell)
-    spectra = spectra * at_y[..., :, None] * at_x[..., None, :]
+def _split(share: Tensor, height: Tensor, slope: Tensor, width: Tensor) -> list[Tensor]:
+    """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
     upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
-    overlap = torch.exp(-0.5 * ((lower - upper) * slope.norm(dim=-1, keepdim=True) / width[:, None]) ** 2)[..., None, None]
-    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :].unflatten(1, (2, -1)).sum(1)
-    return species.index_copy(1, PAIRS, overlap * species[:, PAIRS] + (1 - overlap) * atoms)
+    overlap = torch.exp(-0.5 * ((lower - upper) * slope.norm(dim=-1, keepdim=True) / width[:, None]) ** 2)
+    alone = share[:, PAIRS] * (1 - overlap)
+    share[:, PAIRS] -= alone
+    return [alone, alone]
 
 
-def _shifts(positions: Tensor, spectra: Tensor, cell: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """Phases exp(-2 pi i Q.r) of single positions along x and along y, for the orders of spectra."""
-    mx, my = spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2
-    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), m) for i, m in ((0, mx), (1, my)))
-    return x, torch.cat([y, y[..., 1:].conj()], -1)
-
-
-def _num_modes(
-    image: Mapping[str, Tensor], source_size: Tensor, displacement: Tensor, cell: tuple[float, float]
-) -> tuple[int, int]:
-    """Largest orders (mx, my) of the spatial frequencies that images need, shared by all of them."""
-    smallest = torch.where(displacement > 0, displacement, torch.inf).amin(-1)  # the empty column has none
-    blur = torch.hypot(smallest, source_size / FWHM)
-    largest = bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE).max()
-    return tuple(math.ceil(float(largest) * length) for length in cell)
+def _bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]) -> Tensor:
+    """Largest spatial frequency of every image in 1/Å."""
+    smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
+    blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
+    return bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE)
 
 
 def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
@@ -143,20 +140,28 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
         Coefficients of every patch.
     """
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    total = 0
-    for kind, defect in enumerate(("M", "X2")):
-        at = scene.positions[:, :, kind], scene.weights[:, :, kind]
-        total = total + spectra[:, None, first_species(defect)] * structure_factor(*at, cell=cell, num_modes=modes)
-    # few columns differ from the host: one by one, each with its own response
+    factors = structure_factor(scene.positions, scene.weights, cell=cell, num_modes=modes)
+    metal, chalcogen = (spectra[:, None, first_species(defect)] for defect in ("M", "X2"))
+    total = torch.addcmul(metal * factors[:, :, 0], chalcogen, factors[:, :, 1])
+    return _add_special(total.flatten(0, 1), spectra, scene, cell).view(total.shape)
+
+
+def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
+    """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
+    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     species = scene.special_species + torch.arange(len(spectra))[:, None, None] * len(SPECIES)
-    species, positions, used = (v.flatten(0, 1) for v in (species, scene.special_positions, scene.special_weights > 0))
-    at_x, at_y = _shifts(positions, spectra, cell)
-    flat = total.flatten(0, 1)
-    for k in range(used.shape[1]):
-        patch = used[:, k].nonzero()[:, 0]
-        response = spectra.flatten(0, 1)[species[patch, k]]
-        flat.index_add_(0, patch, response * at_y[patch, k, :, None] * at_x[patch, k, None, :])
-    return flat.view(total.shape)
+    num_used = (scene.special_weights > 0).sum(-1).flatten()
+    # patches with many such columns first: then the k-th column is that of the first patches
+    order = num_used.argsort(descending=True, stable=True)
+    species, positions = (v.flatten(0, 1)[order] for v in (species, scene.special_positions))
+    at_x, at_y = column_phases(positions, cell=cell, num_modes=modes)
+    responses, sums = spectra.flatten(0, 1), total[order]
+    for k in range(int(num_used.max())):
+        num = int((num_used > k).sum())
+        response = responses[species[:num, k]]
+        response *= at_y[:num, k, :, None]
+        sums[:num].addcmul_(response, at_x[:num, k, None, :])
+    return sums[order.argsort()]
 
 
 def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]) -> Tensor:
@@ -186,19 +191,17 @@ def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tu
 
 
 def detect(
-    rng: np.random.Generator,
     clean: Tensor,
     x: Tensor,
     y: Tensor,
     exposure: Tensor,
     nuisances: Mapping[str, Tensor],
+    normal: Tensor | None,
 ) -> Tensor:
     """Contamination, Poisson noise, gain and dark level.
 
     Parameters
     ----------
-    rng : Generator
-        Draws the counts.
     clean : Tensor, shape (image, patch, y, x)
         Noise-free fraction of the beam.
     x, y : Tensor, shapes (image, 1, x) and (image, 1, y)
@@ -207,6 +210,8 @@ def detect(
         Electrons per pixel.
     nuisances : mapping of str to Tensor, shape (image,) or (image, patch)
         See ``prior.NUISANCES``.
+    normal : Tensor, shape (image, patch, y, x), optional
+        Standard normal variables, whose quantiles the counts are; None leaves the expected counts.
 
     Returns
     -------
@@ -222,13 +227,19 @@ def detect(
 
     slope = of_patch("background_slope_x") * x[..., None, :] + of_patch("background_slope_y") * y[..., :, None]
     film = of_patch("background") * peak * (1 + slope).clamp(min=0)
-    normal = torch.from_numpy(rng.standard_normal(clean.shape, np.float32))
-    counts = poisson_counts((clean + film) * exposure, normal)
+    expected = (clean + film) * exposure
+    counts = expected if normal is None else poisson_counts(expected, normal)
     return of_patch("gain") * (counts + of_patch("dark_level") * peak * exposure)
 
 
 def render(
-    rng: np.random.Generator, prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], scene: Scene
+    rng: np.random.Generator,
+    prior: Prior,
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    scene: Scene,
+    *,
+    noise: bool = True,
 ) -> Tensor:
     """Image the patches of a scene.
 
@@ -240,28 +251,66 @@ def render(
         Gives the pixels of the patch.
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
-    nuisances : mapping of str to Tensor
+    nuisances : mapping of str to Tensor, shape (image,) or (image, patch)
         See ``prior.NUISANCES``.
     scene : Scene
         Where the columns are.
+    noise : bool
+        Draw counts; otherwise they are the expected ones.
 
     Returns
     -------
     Tensor, shape (image, patch, y, x)
         Intensity: the scan's own pixels interpolated to those of the model.
     """
+    num_images, num_patches = scene.special_species.shape[:2]
+    most = prior.num_pixels + 2 * MARGIN
+    # every random number before any arithmetic: rounding, which differs between machines, cannot shift them
+    deviation = _normal(rng, num_images, len(SPECIES))
+    jitter = _normal(rng, num_images, num_patches, most)
+    normal = _normal(rng, num_images, num_patches, most, most) if noise else None
+    groups = _bandwidth(image, nuisances).argsort().split(GROUP)
+    rendered = [
+        _render_group(
+            prior,
+            {n: v[g] for n, v in image.items()},
+            {n: v[g] for n, v in nuisances.items()},
+            scene[g],
+            deviation[g],
+            jitter[g],
+            None if normal is None else normal[g],
+        )
+        for g in groups
+    ]
+    return torch.cat(rendered)[torch.cat(groups).argsort()]
+
+
+def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Standard normal variables."""
+    return torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+
+def _render_group(
+    prior: Prior,
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    scene: Scene,
+    deviation: Tensor,
+    jitter: Tensor,
+    normal: Tensor | None,
+) -> Tensor:
+    """Patches of images of like bandwidth, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
-    spectrum = patch_spectra(image_spectra(rng, image, nuisances, cell=cell), scene, cell=cell)
+    spectrum = patch_spectra(image_spectra(image, nuisances, deviation, cell=cell), scene, cell=cell)
     # pixels finer than the model's are binned: their counts add up, the jitter of their rows averages
     step = nuisances["scan_step"].clamp(min=prior.sampling)
     same = bool((step == prior.sampling).all())
     num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
     native = ((torch.arange(num_native) - (num_native - 1) / 2) * step[:, None])[:, None]
-    jitter = nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt()
-    rows = torch.from_numpy(rng.standard_normal((*spectrum.shape[:2], num_native), np.float32))
-    clean = synthesize(spectrum, native, native, cell=cell, row_shift=rows * jitter[:, None, None])
+    shift = nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt()
+    clean = synthesize(spectrum, native, native, cell=cell, row_shift=jitter[..., :num_native] * shift[:, None, None])
     exposure = (image["dose"] * step**2)[:, None, None, None]
-    noisy = detect(rng, clean, native, native, exposure, nuisances)
+    noisy = detect(clean, native, native, exposure, nuisances, None if normal is None else normal[..., :num_native, :num_native])
     if same:
         return noisy
     target = (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -50,7 +50,7 @@ class Scene:
     special_species : Tensor of int, shape (image, patch, special)
         Index into ``SPECIES``.
     special_weights : Tensor, shape (image, patch, special)
-        One where the slot is used.
+        One where the slot is used; used slots come first.
     """
 
     positions: Tensor
@@ -58,6 +58,10 @@ class Scene:
     special_positions: Tensor
     special_species: Tensor
     special_weights: Tensor
+
+    def __getitem__(self, image: Tensor) -> Scene:
+        """Select images."""
+        return Scene(*(getattr(self, f.name)[image] for f in fields(self)))
 
 
 def first_species(defect: str) -> int:

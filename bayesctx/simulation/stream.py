@@ -55,7 +55,7 @@ class Patches:
 
 
 @torch.no_grad()
-def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1) -> Patches:
+def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Patches:
     """Draw one block of 64 patches.
 
     Parameters
@@ -68,6 +68,8 @@ def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 
         Position in the stream, >= 0.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides 64.
+    noise : bool
+        Draw counts; otherwise they are the expected ones.
 
     Returns
     -------
@@ -80,7 +82,7 @@ def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 
     defect, species, own = _draw_centres(rng[1], prior, num_images, patches_per_image)
     nuisances = nuisances | own
     scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
-    intensity = render(rng[3], prior, image, nuisances, scene)
+    intensity = render(rng[3], prior, image, nuisances, scene, noise=noise)
     context = {name: image[name] for name in CONTINUOUS}
     return Patches(intensity, defect, species, image["host"], image["dopant"], context, nuisances)
 
@@ -240,13 +242,15 @@ def simulate_micrograph(prior: Prior, *, seed: int, num_pixels: int = 512, sampl
     nuisances |= {n: v * ratio if n.startswith("background") else v * (n == "rotation") for n, v in own.items()}
     cell = (extent + 2 * PADDING,) * 2
     sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
-    spectra = image_spectra(rng[3], image, nuisances, cell=cell)[0]
+    deviation = torch.from_numpy(rng[3].standard_normal((1, len(SPECIES)), np.float32))
+    spectra = image_spectra(image, nuisances, deviation, cell=cell)[0]
     spectrum = add_columns(spectra, columns, species, cell=cell)
     axis = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * sampling
     shift = torch.from_numpy(rng[3].standard_normal(num_pixels, np.float32)) * nuisances["line_jitter"]
     clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
     exposure = (image["dose"] * sampling**2)[:, None, None, None]
-    intensity = detect(rng[3], clean, axis[None, None], axis[None, None], exposure, nuisances)[0, 0]
+    normal = torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32))
+    intensity = detect(clean, axis[None, None], axis[None, None], exposure, nuisances, normal)[0, 0]
 
     pixels = sites / sampling + (num_pixels - 1) / 2
     inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
