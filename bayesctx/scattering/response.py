@@ -82,7 +82,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
         terms = bilinear([power[i] ** m for m in range(3)], [power[j] ** m + 0j for m in range(3)])
         basis = torch.stack([t * c for t in terms for c in chebyshev(q)], -1).numpy()
         # small angles are inside of every aperture; the diagonal stands once among the pairs
-        weight = np.exp(-(power[i] + power[j]).numpy()) * np.where(i == j, 1, np.sqrt(2))
+        weight = np.exp(-3 * (power[i] + power[j]).numpy()) * np.where(i == j, 1, np.sqrt(2))
         rows, target = basis * weight[:, None], values[i, j] * weight
         solution = np.linalg.lstsq(
             np.concatenate([rows.real, rows.imag]), np.concatenate([target.real, target.imag]), rcond=1e-4
