@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 DETECTORS = ((80e3, 40.0, 100.0), (60e3, 60.0, 200.0), (80e3, 80.0, 250.0))
 SEMIANGLE = 30.0  # mrad
-NUM_SETS = 4  # of frozen phonons, which differ by the noise of the truth
+NUM_SETS = 3  # of frozen phonons, which differ by the noise of the truth
 SOURCE = 0.8  # Å, full width at half maximum
 DEFECTIVE = {
     ("metal", 1, 0, 0): ("D_M", "W", 0), ("chalcogen", 1, 0, 0): ("V_X", "W", 0), ("metal", 1, 1, 0): ("D_M", "V", 0),
@@ -308,7 +308,7 @@ def mark_stacks(ax: Axes, stacks: dict[str, float], single: dict[str, float]) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-configurations", type=int, default=96, help="frozen phonons of each of four sets (default: 96)")
+    parser.add_argument("--num-configurations", type=int, default=96, help="frozen phonons of each of three sets (default: 96)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--truth", type=Path, help="folder that keeps the multislice, which takes half an hour, between runs")
     arguments = parser.parse_args()
