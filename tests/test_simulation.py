@@ -9,7 +9,7 @@ from bayesctx import column_image, reference_prior, simulate, simulate_micrograp
 from bayesctx.imaging import synthesize
 from bayesctx.prior import CONTINUOUS, NUISANCES
 from bayesctx.scattering import load_table
-from bayesctx.simulation import SPECIES, draw_block
+from bayesctx.simulation import BLOCK, SPECIES, draw_block
 from bayesctx.simulation.rendering import BOX, image_spectra, patch_spectra
 from bayesctx.simulation.scene import KINDS, Scene, draw_species
 from bayesctx.structure import DEFECTS, HOSTS, METALS, SITES, columns_of
@@ -52,9 +52,9 @@ def test_classes_are_equally_probable():
 
 def test_images_share_their_context():
     block = draw_block(reference_prior(), 0, 0, patches_per_image=16)
-    assert block.intensity.shape == (4, 16, 32, 32)
-    assert block.context["dose"].shape == (4,)
-    assert block.defect.shape == (4, 16)
+    assert block.intensity.shape == (BLOCK // 16, 16, 32, 32)
+    assert block.context["dose"].shape == (BLOCK // 16,)
+    assert block.defect.shape == (BLOCK // 16, 16)
 
 
 def quiet(num=1):

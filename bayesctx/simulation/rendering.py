@@ -20,7 +20,7 @@ from ..imaging import (
     structure_factor,
     synthesize,
 )
-from ..optics import ABERRATIONS
+from ..optics import ABERRATIONS, wavelength
 from ..prior import Prior
 from ..scattering import LookUp, load_table
 from ..scattering.atoms import THERMAL_DISPLACEMENT
@@ -31,8 +31,8 @@ from .scene import SPECIES, Scene, first_species
 __all__ = ["BOX", "add_columns", "detect", "image_spectra", "patch_spectra", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
-TOLERANCE = 1e-3  # share of a peak that lies beyond the spatial frequencies of an image
-GROUP = 8  # images that are rendered together, such as need like frequencies
+TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
+GROUP = (8, 64)  # most images and patches that are rendered together, of images that need like frequencies
 SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
 MARGIN = 2  # pixels that the interpolation needs on either side
 
@@ -54,9 +54,14 @@ def _table() -> LookUp:
     return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1)
 
 
-def _additivity_error(inner_collection_angle: Tensor) -> Tensor:
-    """Relative rms error of adding the images of columns: 3 % at 40 mrad, under 1 % where only the cores scatter."""
-    return 0.006 + 0.024 * (40.0 / inner_collection_angle).clamp(max=1.2) ** 3
+def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
+    """Relative rms error of the ratio of columns that are added without their interference (benchmarks/additivity.py).
+
+    It fades with the spatial frequency of the innermost wave on the detector, and grows as a tilt shears the pairs.
+    """
+    frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
+    flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 0.9).clamp(min=0))
+    return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
 
 
 def image_spectra(
@@ -84,7 +89,7 @@ def image_spectra(
     columns = _table()[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
-    share = 1 + deviation * (_additivity_error(inner) * nuisances["additivity"])[:, None]
+    share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
     tilted = bool(slope.any())
     if tilted:
         share = torch.cat([share, *_split(share, columns.height, slope, coherence_width(energy, inner))], 1)
@@ -269,7 +274,7 @@ def render(
     deviation = _normal(rng, num_images, len(SPECIES))
     jitter = _normal(rng, num_images, num_patches, most)
     normal = _normal(rng, num_images, num_patches, most, most) if noise else None
-    groups = _bandwidth(image, nuisances).argsort().split(GROUP)
+    groups = _bandwidth(image, nuisances).argsort().split(max(1, min(GROUP[0], GROUP[1] // num_patches)))
     rendered = [
         _render_group(
             prior,

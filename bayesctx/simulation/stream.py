@@ -21,7 +21,7 @@ from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns, plac
 __all__ = ["Patches", "draw_block", "simulate", "simulate_micrograph"]
 
 PADDING = 5.0  # Å of crystal around a micrograph
-BLOCK = 64  # patches that are computed together, always whole: a patch does not depend on what was asked for
+BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
 
 PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
 """Nuisances that are drawn for every patch; the others belong to the image."""
@@ -56,7 +56,7 @@ class Patches:
 
 @torch.no_grad()
 def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Patches:
-    """Draw one block of 64 patches.
+    """Draw one block of ``BLOCK`` patches.
 
     Parameters
     ----------
@@ -67,7 +67,7 @@ def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 
     block : int
         Position in the stream, >= 0.
     patches_per_image : int
-        Patches that share host, dopant, context and optics; divides 64.
+        Patches that share host, dopant, context and optics; divides ``BLOCK``.
     noise : bool
         Draw counts; otherwise they are the expected ones.
 
@@ -127,7 +127,9 @@ def _draw_centres(
     return defect, FIRST_SPECIES[defect] + alternative, own
 
 
-def simulate(prior: Prior, num_patches: int, *, seed: int, start: int = 0, progress: bool = False) -> xr.Dataset:
+def simulate(
+    prior: Prior, num_patches: int, *, seed: int, start: int = 0, noise: bool = True, progress: bool = False
+) -> xr.Dataset:
     """Draw labelled patches, each an image of its own.
 
     Parameters
@@ -140,6 +142,8 @@ def simulate(prior: Prior, num_patches: int, *, seed: int, start: int = 0, progr
         Names the stream; patch i of a seed is the same however many are drawn.
     start : int
         Index of the first patch in the stream.
+    noise : bool
+        Draw counts; otherwise ``intensity`` is the expected one.
     progress : bool
         Show a progress bar.
 
@@ -165,7 +169,7 @@ def simulate(prior: Prior, num_patches: int, *, seed: int, start: int = 0, progr
         if value < least:
             raise ValueError(f"{name} was expected to be at least {least}, got {value}")
     first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
-    blocks = [draw_block(prior, seed, b) for b in tqdm(range(first, last), disable=not progress, unit="block")]
+    blocks = [draw_block(prior, seed, b, noise=noise) for b in tqdm(range(first, last), disable=not progress, unit="block")]
     window = slice(start - first * BLOCK, start - first * BLOCK + num_patches)
 
     def gather(values: list[Tensor]) -> np.ndarray:
