@@ -41,7 +41,7 @@ in %, for 60-200 / 80-200 mrad, by the sampling of abTEM's gratings. Those of `m
 RANDOM = """{} random cases: host, defect, beam energy 30-300 keV, convergence 18-38 mrad, {} annular detectors each (inner from
 8 mrad beyond the probe's cone to 120), all aberrations, C10 within 100 Å, half of them tilted by up to 5 degrees, against
 `multislice_image` with {} frozen phonons in a window of 5.2 Å around the defect. Relative rms difference in %, median / 99th
-percentile.
+percentile; and the ratio of the defect to the nearest column.
 
 """
 
@@ -144,6 +144,18 @@ def multislice(seed: int, num_configurations: int, folder: Path) -> xr.DataArray
     return xr.load_dataarray(file)
 
 
+def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) -> float:
+    """Intensity of the defect, which comes last, over that of the nearest other column, in Gaussians of 0.5 Å."""
+
+    def around(x: float, y: float) -> xr.DataArray:
+        return np.exp(-((image.x - x) ** 2 + (image.y - y) ** 2) / (2 * 0.5**2))
+
+    x, y, _ = columns[-1]
+    images = [(cx + i * cell[0], cy + j * cell[1]) for cx, cy, _ in columns[:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    host = min(images, key=lambda c: np.hypot(c[0] - x, c[1] - y))
+    return float((image * around(x, y)).sum() / (image * around(*host)).sum())
+
+
 def evaluate(seed: int, num_configurations: int, folder: Path) -> list[dict]:
     """Errors of one random case on all of its detectors."""
     torch.set_num_threads(1)
@@ -153,12 +165,15 @@ def evaluate(seed: int, num_configurations: int, folder: Path) -> list[dict]:
         truth = halves.mean("half")
         detector = {n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")}
         fast, plain = (bc.column_image(columns, **(optics | detector), interference=i).values for i in (True, False))
+        ratios = [column_ratio(i, columns, optics["cell"]) for i in (truth, truth.copy(data=fast), halves[0], halves[1])]
         noise = rms(halves[0].values, halves[1].values) / 2
         error = rms(fast, truth.values)
         found.append(detector | {
             "seed": seed, "name": name,
             "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
             "without": rms(plain, truth.values), "noise": noise, "net": float(np.sqrt(max(0, error**2 - noise**2))),
+            "ratio": 100 * (ratios[1] / ratios[0] - 1),
+            "ratio_noise": 50 * (ratios[2] / ratios[3] - 1),
             "mean": 100 * float(fast.sum() / truth.sum() - 1),
         })  # fmt: skip
     return found
@@ -180,8 +195,10 @@ def summarise(found: list[dict]) -> str:
                 f"{np.median([r[n] for r in members]):.2f} / {np.quantile([r[n] for r in members], 0.99):.2f}"
                 for n in ("error", "net", "without", "noise")
             ]
-            rows.append([label, len(members), *cells])
-    header = ["detectors", "images", "column_image", "the same, noise taken off", "without interference", "noise of multislice"]
+            of_ratio = (np.sqrt(np.mean([r[n] ** 2 for r in members])) for n in ("ratio", "ratio_noise"))
+            rows.append([label, len(members), *cells, "{:.2f} ({:.2f})".format(*of_ratio)])
+    header = ["detectors", "images", "column_image", "the same, noise taken off", "without interference", "noise of multislice",
+              "ratio of columns, rms (noise)"]  # fmt: skip
     worst = sorted(found, key=lambda r: -r["net"])[:8]
     keys = ("name", "energy", "inner_collection_angle", "outer_collection_angle", "tilt", "error", "noise", "mean")
     listed = [[r["name"], *(f"{r[k]:.1f}" for k in keys[1:])] for r in worst]

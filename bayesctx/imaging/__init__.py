@@ -1,6 +1,6 @@
 """Columns, optics and detector to an image: the sum of column responses, and multislice as its truth."""
 
-from .columns import coherence_width as coherence_width, column_image as column_image
+from .columns import column_image as column_image, pair_overlap as pair_overlap
 from .multislice import multislice_image as multislice_image
 from .spectra import (
     FWHM as FWHM,

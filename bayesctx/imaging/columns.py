@@ -17,31 +17,42 @@ from ..structure import Atoms
 from .interference import interference_image
 from .spectra import column_spectra, structure_factor, synthesize
 
-__all__ = ["coherence_width", "column_image"]
+__all__ = ["column_image", "pair_overlap"]
 
-OVERLAP = 0.105
-"""Distance in Å at which atoms of a sheared column cease to channel the beam into each other: chosen by multislice of S2 and Se2
-at 2 to 5 degrees (tests/test_multislice.py), of the order of the relative thermal displacement."""
-
-COHERENCE = 0.17
-"""Distance, in periods of the innermost wave on the detector, at which they cease to interfere: fitted to ``interference``."""
+COHERENCE = 0.163
+"""Shear, in periods of the innermost wave on the detector, at which the atoms of a pair cease to interfere: fitted to the exact
+interference of sheared pairs at 60 and 80 keV."""
 
 
-def coherence_width(beam_energy: float | Tensor, inner_collection_angle: float | Tensor) -> Tensor:
-    """Shear of a column at which its atoms scatter independently, where the interference is not computed.
+def pair_overlap(shear: Tensor, separation: Tensor, beam_energy: Tensor, inner_collection_angle: Tensor | None = None) -> Tensor:
+    """How much of a sheared column still scatters as the upright one does; the rest does as its single atoms do.
 
     Parameters
     ----------
-    beam_energy, inner_collection_angle : float or Tensor
-        In eV and mrad.
+    shear, separation : Tensor
+        Distance in Å of its outermost atoms across and along the beam.
+    beam_energy : Tensor
+        In eV.
+    inner_collection_angle : Tensor, optional
+        In mrad, where the interference between the atoms is not computed otherwise.
 
     Returns
     -------
     Tensor
-        Width of a Gaussian in Å: channelling or, at low angles, interference, whichever reaches further.
+        One for an upright column; negative where the wave behind the upper atom shades the lower one.
+
+    Notes
+    -----
+    (1 - 2.8 x²) exp(-2.4 x²) with x² = shear² / (wavelength separation), the Fresnel number of the pair: fitted to multislice of
+    six pairs at 40 to 300 keV, 50-120, 60-200 and 100-250 mrad, up to 5 degrees (docs/physics.md).
     """
-    period = wavelength(beam_energy) / (inner_collection_angle * 1e-3)
-    return torch.as_tensor(COHERENCE * period).clamp(min=OVERLAP)
+    square = shear**2 / (wavelength(beam_energy) * separation)
+    channelling = (1 - 2.8 * square) * torch.exp(-2.4 * square)
+    if inner_collection_angle is None:
+        return channelling
+    turns = shear * inner_collection_angle * 1e-3 / wavelength(beam_energy)
+    coherence = torch.exp(-0.5 * (turns / COHERENCE) ** 2)
+    return torch.where(coherence > channelling.abs(), coherence, channelling)
 
 
 def column_image(
@@ -87,7 +98,7 @@ def column_image(
         wide enough for them.
     tilt : tuple of float
         Tilt of the specimen in degrees: atoms at height z are displaced by z tan(tilt) along x and y, columns shear.
-        Fitted for pairs; within 2 % of multislice up to 5 degrees, 4 % beyond 100 mrad.
+        Fitted for pairs (``pair_overlap``): within 2 % rms of multislice, 5 % at worst, up to 5 degrees.
     interference : bool
         Add the interference between columns, which takes a second or so; without it the image is the sum of those of its
         columns, as ``simulate`` has it.
@@ -127,8 +138,8 @@ def column_image(
     slope = tuple(math.tan(math.radians(t)) for t in tilt)
     placed = [(stack, cx, cy) for stack, (cx, cy, _) in zip(stacks, columns, strict=True)]
     kinds = _group([(stack, cx, cy, 1.0) for stack, cx, cy in placed])
-    width = OVERLAP if interference else float(coherence_width(beam_energy, inner_collection_angle))
-    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in _parts(stack, slope, width)])
+    beam = (beam_energy,) if interference else (beam_energy, inner_collection_angle)
+    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in _parts(stack, slope, *beam)])
     detector = (inner_collection_angle, outer_collection_angle)
     optics = {
         "beam_energy": beam_energy,
@@ -158,13 +169,14 @@ def _group(columns: Sequence[tuple[Atoms, float, float, float]]) -> dict[Atoms, 
     return {kind: np.array(places) for kind, places in grouped.items()}
 
 
-def _parts(column: Atoms, slope: tuple[float, float], width: float) -> list[tuple[Atoms, float, float, float]]:
+def _parts(column: Atoms, slope: tuple[float, float], *beam: float) -> list[tuple[Atoms, float, float, float]]:
     """What a sheared column scatters like: the upright one while its atoms overlap, its single atoms when they do not."""
-    if len(column) < 2 or not any(slope):
-        return [(column, *(_height(column) * s if len(column) == 1 else 0.0 for s in slope), 1.0)]
-    sheared = (column[-1][1] - column[0][1]) * math.hypot(*slope)
-    overlap = math.exp(-0.5 * (sheared / width) ** 2)
     centre = [_height(column) * s for s in slope]
+    if len(column) < 2 or not any(slope):
+        return [(column, *centre, 1.0)]
+    separation = column[-1][1] - column[0][1]
+    scalars = (torch.tensor(v, dtype=torch.float64) for v in (separation * math.hypot(*slope), separation, *beam))
+    overlap = float(pair_overlap(*scalars))
     return [(column, *centre, overlap)] + [((atom,), atom[1] * slope[0], atom[1] * slope[1], 1 - overlap) for atom in column]
 
 

@@ -13,10 +13,10 @@ from torch import Tensor
 from ..imaging import (
     FWHM,
     bandwidth,
-    coherence_width,
     column_phases,
     column_spectra,
     interpolation_matrix,
+    pair_overlap,
     structure_factor,
     synthesize,
 )
@@ -92,7 +92,7 @@ def image_spectra(
     share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
     tilted = bool(slope.any())
     if tilted:
-        share = torch.cat([share, *_split(share, columns.height, slope, coherence_width(energy, inner))], 1)
+        share = torch.cat([share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1)
     else:
         columns = columns[:, : len(SPECIES)]
     spectra = column_spectra(
@@ -111,11 +111,11 @@ def image_spectra(
     return species.index_add(1, PAIRS.repeat(2), atoms) if tilted else species
 
 
-def _split(share: Tensor, height: Tensor, slope: Tensor, width: Tensor) -> list[Tensor]:
+def _split(share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor) -> list[Tensor]:
     """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
     upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
-    overlap = torch.exp(-0.5 * ((lower - upper) * slope.norm(dim=-1, keepdim=True) / width[:, None]) ** 2)
-    alone = share[:, PAIRS] * (1 - overlap)
+    slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
+    alone = share[:, PAIRS] * (1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner))
     share[:, PAIRS] -= alone
     return [alone, alone]
 
