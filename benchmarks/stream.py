@@ -50,7 +50,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
     options = ["--seed", str(arguments.seed), "--prior", arguments.prior, "--workers", str(arguments.workers)]
     options += ["--patches-per-image", str(arguments.patches_per_image)]
     rows = []
-    for count in (arguments.num_patches // 160 * 16, arguments.num_patches):
+    for count in (arguments.num_patches // 10 // 256 * 256, arguments.num_patches):
         out = folder / str(count)
         seconds, memory = simulate(out, count, options)
         size = sum(p.stat().st_size for p in out.iterdir())
