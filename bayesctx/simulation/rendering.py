@@ -60,7 +60,7 @@ def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt:
     It fades with the spatial frequency of the innermost wave on the detector, and grows as a tilt shears the pairs.
     """
     frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
-    flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 0.9).clamp(min=0))
+    flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
     return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
 
 
