@@ -110,22 +110,17 @@ def trigonometric(at: np.ndarray, nodes: np.ndarray, period: float) -> np.ndarra
     return np.where(np.abs(np.sin(turn)) < 1e-9, 1.0, weights)
 
 
-def images_of_patch(num_configurations: int, seed: int) -> list[xr.Dataset]:
-    """Multislice and the fast image, with and without interference, on every detector."""
+def multislice_of_patch(num_configurations: int, seed: int) -> list[xr.DataArray]:
+    """The slow image on every detector; those of one beam energy share a calculation."""
     columns, cell, _ = patch_of_defects()
-    found = []
+    found = {}
     for energy in sorted({d[0] for d in DETECTORS}):
         x, y = band_limited_scan(cell, energy)
         rings = [d for d in DETECTORS if d[0] == energy]
-        place = {"x": x, "y": y, "cell": cell, "aberrations": ABERRATIONS}
-        several = optics_of((energy, *np.array(rings).T[1:]))
-        slow = bc.multislice_image(columns, **several, **place, num_configurations=num_configurations, seed=seed, progress=True)
-        for detector, truth in zip(rings, slow, strict=True):
-            fast, plain = (bc.column_image(columns, **optics_of(detector), **place, interference=i) for i in (True, False))
-            parts = {"truth": truth, "fast": fast, "plain": plain}
-            found.append(xr.Dataset({n: (("y", "x"), p.values) for n, p in parts.items()}, {"x": x, "y": y}))
-    order = [d for e in sorted({d[0] for d in DETECTORS}) for d in DETECTORS if d[0] == e]
-    return [found[order.index(d)] for d in DETECTORS]
+        optics = optics_of((energy, *np.array(rings).T[1:])) | {"x": x, "y": y, "cell": cell, "aberrations": ABERRATIONS}
+        slow = bc.multislice_image(columns, **optics, num_configurations=num_configurations, seed=seed, progress=True)
+        found |= dict(zip(rings, slow, strict=True))
+    return [found[d].rename("truth").reset_coords(drop=True) for d in DETECTORS]
 
 
 def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> list[xr.Dataset]:
@@ -137,16 +132,24 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
     for one in range(seed, seed + NUM_SETS):
         files = [folder / f"{num_configurations}_{one}_{i}.nc" for i in range(len(DETECTORS))] if folder else []
         if files and all(f.exists() for f in files):
-            sets.append([xr.load_dataset(f) for f in files])
+            sets.append([xr.load_dataset(f).truth for f in files])
             continue
-        sets.append(images_of_patch(num_configurations, one))
-        for file, data in zip(files, sets[-1], strict=False):
+        sets.append(multislice_of_patch(num_configurations, one))
+        for file, image in zip(files, sets[-1], strict=False):
             file.parent.mkdir(parents=True, exist_ok=True)
-            data.to_netcdf(file)
+            image.to_netcdf(file)
+    images = [xr.concat(of_detector, "set") for of_detector in zip(*sets, strict=True)]
+    return [xr.Dataset({"truth": i.mean("set"), "noise": i.std("set", ddof=1) / NUM_SETS**0.5}) for i in images]
+
+
+def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
+    """Add the fast image of every detector, with and without interference: never kept, so that it is that of this code."""
+    columns, cell, _ = patch_of_defects()
     found = []
-    for of_detector in zip(*sets, strict=True):
-        images = xr.concat([data.truth for data in of_detector], "set")
-        found.append(of_detector[-1].assign(truth=images.mean("set"), noise=images.std("set", ddof=1) / NUM_SETS**0.5))
+    for detector, data in zip(DETECTORS, truths, strict=True):
+        optics = optics_of(detector) | {"x": data.x.values, "y": data.y.values, "cell": cell, "aberrations": ABERRATIONS}
+        fast, plain = (bc.column_image(columns, **optics, interference=i).values for i in (True, False))
+        found.append(data.assign(fast=(("y", "x"), fast), plain=(("y", "x"), plain)))
     return found
 
 
@@ -312,7 +315,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--truth", type=Path, help="folder that keeps the multislice, which takes half an hour, between runs")
     arguments = parser.parse_args()
-    found = truth_of_patch(arguments.num_configurations, arguments.seed, arguments.truth)
+    found = with_fast_images(truth_of_patch(arguments.num_configurations, arguments.seed, arguments.truth))
     header = ["detector", "difference", "noise of the truth", "noise taken off", "without interference", "largest, % of the peak"]
     agreement = table(header, draw_agreement(found))
     contrast = table(["detector", "exponent n of Z^n", "scatter around it in %"], draw_contrast())
