@@ -23,6 +23,7 @@ from bayesctx.structure import SITES, Atoms, columns_of
 DETECTORS = {"40-100": (40, 100), "60-200": (60, 200), "80+": (80, np.inf)}
 NUM_DETECTORS = 4  # random detectors of every random case
 NUM_PROBES = 8  # along each side of a window around the defect
+BLOCK, MAX_BLOCKS = 32, 16  # frozen phonons that are added at a time, and how often
 WINDOW = 2.6  # Å, half of that window
 EDGE, PLACE = 12.0, 6.0033  # Å, cell of a single atom, and where in it the atom is
 SAMPLINGS = (0.02, 0.01, 0.005)  # Å
@@ -40,7 +41,8 @@ in %, for 60-200 / 80-200 mrad, by the sampling of abTEM's gratings. Those of `m
 """
 RANDOM = """{} random cases: host, defect, beam energy 30-300 keV, convergence 18-38 mrad, {} annular detectors each (inner from
 8 mrad beyond the probe's cone to 120), all aberrations, C10 within 100 Å, half of them tilted by up to 5 degrees, against
-`multislice_image` with {} frozen phonons in a window of 5.2 Å around the defect. Relative rms difference in %, median / 99th
+`multislice_image` in a window of 5.2 Å around the defect, {} to {} frozen phonons until its noise is below {} % ({} on
+average). Relative rms difference in %, median / 99th
 percentile; and the ratio of the defect to the nearest column.
 
 """
@@ -130,18 +132,34 @@ def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
     return columns, optics, f"{host} {name}"
 
 
-def multislice(seed: int, num_configurations: int, folder: Path) -> xr.DataArray:
-    """The truth of one random case, two independent halves, from its file if it is there."""
-    file = folder / f"case-{seed}-{num_configurations}.nc"
+def block(seed: int, number: int, folder: Path) -> xr.DataArray:
+    """Multislice of one random case with some frozen phonons, two independent halves, from its file if it is there."""
+    file = folder / f"case-{seed}-{number}.nc"
     if not file.exists():
         columns, optics, _ = draw_case(np.random.default_rng(seed))
         halves = [
-            bc.multislice_image(columns, **optics, num_configurations=num_configurations // 2, seed=2 * seed + half)
+            bc.multislice_image(columns, **optics, num_configurations=BLOCK // 2, seed=2 * (seed + 100_003 * number) + half)
             for half in (0, 1)
         ]
         xr.concat(halves, "half").to_netcdf(file.with_suffix(".part"))
         file.with_suffix(".part").replace(file)
     return xr.load_dataarray(file)
+
+
+def multislice(seed: int, max_noise: float, folder: Path) -> xr.DataArray:
+    """The truth of one random case, two independent halves: as many frozen phonons as its noise asks for, up to 512."""
+    total = 0
+    for number in range(MAX_BLOCKS):
+        total = total + block(seed, number, folder)
+        mean = total / (number + 1)
+        if max(map(noise, mean.transpose("detector", "half", "y", "x").values)) <= max_noise:
+            break
+    return mean.assign_coords(num_configurations=BLOCK * (number + 1))
+
+
+def noise(halves: np.ndarray) -> float:
+    """Standard error of the mean of two independent halves in %."""
+    return rms(halves[0], halves[1]) / 2
 
 
 def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) -> float:
@@ -156,22 +174,22 @@ def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) 
     return float((image * around(x, y)).sum() / (image * around(*host)).sum())
 
 
-def evaluate(seed: int, num_configurations: int, folder: Path) -> list[dict]:
+def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
     """Errors of one random case on all of its detectors."""
     torch.set_num_threads(1)
     columns, optics, name = draw_case(np.random.default_rng(seed))
     found = []
-    for halves in multislice(seed, num_configurations, folder).transpose("detector", "half", "y", "x"):
+    for halves in multislice(seed, max_noise, folder).transpose("detector", "half", "y", "x"):
         truth = halves.mean("half")
         detector = {n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")}
         fast, plain = (bc.column_image(columns, **(optics | detector), interference=i).values for i in (True, False))
         ratios = [column_ratio(i, columns, optics["cell"]) for i in (truth, truth.copy(data=fast), halves[0], halves[1])]
-        noise = rms(halves[0].values, halves[1].values) / 2
-        error = rms(fast, truth.values)
+        error, of_truth = rms(fast, truth.values), noise(halves.values)
         found.append(detector | {
             "seed": seed, "name": name,
             "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
-            "without": rms(plain, truth.values), "noise": noise, "net": float(np.sqrt(max(0, error**2 - noise**2))),
+            "without": rms(plain, truth.values), "noise": of_truth, "net": float(np.sqrt(max(0, error**2 - of_truth**2))),
+            "phonons": int(halves["num_configurations"]),
             "ratio": 100 * (ratios[1] / ratios[0] - 1),
             "ratio_noise": 50 * (ratios[2] / ratios[3] - 1),
             "mean": 100 * float(fast.sum() / truth.sum() - 1),
@@ -245,12 +263,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--reference", type=Path, help="folder of a multislice reference: .json and .npz")
     parser.add_argument("--num-cases", type=int, default=300, help="random structures and conditions (default: 300)")
-    parser.add_argument(
-        "--num-configurations",
-        type=int,
-        default=32,
-        help="frozen phonons of each, half of them independent of the others (default: 32)",
-    )
+    parser.add_argument("--max-noise", type=float, default=1.5, help="of the multislice in %% at the most (default: 1.5)")
     parser.add_argument(
         "--truth",
         type=Path,
@@ -267,12 +280,14 @@ def main() -> None:
         body.append(gratings())
     if arguments.num_cases:
         arguments.truth.mkdir(parents=True, exist_ok=True)
-        work = partial(evaluate, num_configurations=arguments.num_configurations, folder=arguments.truth)
+        work = partial(evaluate, max_noise=arguments.max_noise, folder=arguments.truth)
         cases = range(arguments.seed, arguments.seed + arguments.num_cases)
         with get_context("spawn").Pool(arguments.jobs) as pool:
             results = list(tqdm(pool.imap_unordered(work, cases), total=len(cases), unit="case"))
+        phonons = int(np.mean([r["phonons"] for r in itertools.chain(*results)]))
         found = sorted(itertools.chain(*results), key=lambda r: (r["seed"], r["inner_collection_angle"]))
-        body.append(RANDOM.format(arguments.num_cases, NUM_DETECTORS, arguments.num_configurations) + summarise(found))
+        settings = (arguments.num_cases, NUM_DETECTORS, BLOCK, BLOCK * MAX_BLOCKS, arguments.max_noise, phonons)
+        body.append(RANDOM.format(*settings) + summarise(found))
     body.append(f"All of it in {time.perf_counter() - start:.0f} s.")
     write("multislice", "The forward model against multislice", "\n\n".join(body), arguments.seed)
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bayesctx import column_image
-from bayesctx.imaging import column_spectra, interpolation_matrix, structure_factor, synthesize
+from bayesctx.imaging import column_spectra, interpolation_matrix, shear, structure_factor, synthesize
 from bayesctx.optics import ABERRATIONS
 from bayesctx.prior import MAX_TRIES, NUISANCES, quantile, reference_prior
 from bayesctx.scattering import load_table
@@ -127,6 +127,24 @@ def test_source_size_keeps_the_total_and_lowers_the_peak():
     sharp, soft = (column_image([(8.0, 8.0, [("W", 0.0)])], **kwargs, source_size=s) for s in (0.0, 1.0))
     assert float(soft.sum()) == pytest.approx(float(sharp.sum()), rel=1e-9)
     assert float(soft.max()) < 0.6 * float(sharp.max())
+
+
+@pytest.mark.parametrize("interference", [True, False])
+def test_parts_of_a_sheared_column_give_its_electrons(interference):
+    """The fit to the kernel keeps the total; an upright column is its own and only part."""
+    column, slope = (("Mo", -1.565), ("S", 1.565)), (0.04, 0.02)
+    optics = {"beam_energy": 120e3, "convergence_semiangle": 25.0, "detector": (60.0, 200.0), "interference": interference}
+    assert shear.sheared_parts(column, (0.0, 0.0), **optics) == [(column, 0.0, 0.0, 1.0)]
+    conditions = (120e3, 25.0, (60.0, 200.0), shear.NUM_WAVES[2], interference)
+
+    def total(part, slope):
+        return np.trace(shear._kernel(part, slope, *conditions)[1]).real
+
+    parts = shear.sheared_parts(column, slope, **optics)
+    fitted = sum(weight * total(part, (0.0, 0.0)) for part, _, _, weight in parts)
+    assert fitted == pytest.approx(total(column, slope), rel=0.01)
+    # as upright, it would be 5 % off
+    assert total(column, (0.0, 0.0)) > 1.05 * fitted
 
 
 def test_wide_padding_changes_nothing():

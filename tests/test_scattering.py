@@ -62,7 +62,7 @@ def test_kernel_of_a_pair_is_the_average_over_displacements():
     kernel = scattering_kernel(column, energy, edges, num_waves=24, num_radii=6)
     length = wavelength(energy) / 4e-3
     grid = Grid((length, length), energy, 40.0, edges[-1], 2)
-    orders = kernels._incident_orders(grid, 24, 0)
+    orders = kernels._incident_orders(grid, 40.0, 24, 0)
     weights = grid.ring_weights(edges)
     u = THERMAL_DISPLACEMENT["Se"]
     rng, total, num = np.random.default_rng(0), 0, 400
@@ -193,8 +193,8 @@ def test_frozen_displacements_of_a_pair_agree_with_the_exact_average():
     q2 = ((exact.k[:, None] - exact.k) ** 2).sum(-1)
     length = wavelength(energy) / 4e-3
     grid = Grid((length, length), energy, 40.0, edges[-1], 2)
-    orders = kernels._incident_orders(grid, 24, 0)
-    frozen = kernels._stack(grid, column, orders, grid.ring_weights(edges), 0).numpy()
+    orders = kernels._incident_orders(grid, 40.0, 24, 0)
+    frozen = kernels._stack(grid, column, (0.0, 0.0), orders, grid.ring_weights(edges), 0).numpy()
     averaged = exact.values * np.exp(-2 * np.pi**2 * exact.displacement**2 * q2)
     for ring in range(2):
         # the trace is what a broad beam sees; Sobol points and eight symmetries leave a per cent of a fluctuation of 20 %
@@ -248,3 +248,21 @@ def test_gradient_of_the_interpolated_table_is_the_finite_difference():
     relative = torch.ones(3, dtype=torch.float64, requires_grad=True)
     # cubic splines between their knots: central differences leave h² and, of coefficients below 10 Å², 1e-15 / h
     assert torch.autograd.gradcheck(at, relative, eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+def test_waves_beyond_the_detector_are_scattered_back_into_it():
+    """Two heavy atoms on a detector that ends at 163 mrad: waves kept to 450 mrad between them instead of 300 change nothing."""
+    pair, edges = (("Ta", -1.28), ("Ta", 1.28)), (98.7, 162.9)
+    narrow, wide = (scattering_kernel(pair, 39e3, e, num_waves=8).values[0] for e in (edges, (*edges, 450.0)))
+    # 2 % are missing if the waves end with the detector
+    assert np.trace(narrow).real == pytest.approx(np.trace(wide).real, rel=3e-3)
+
+
+def test_sheared_kernel_of_atoms_far_apart_is_the_sum_of_theirs():
+    """A shear of 1.6 Å: no wave of the upper atom meets the lower one; a small one leaves most of the pair."""
+    pair, optics = (("Se", -1.6), ("Se", 1.6)), {"beam_energy": 200e3, "edges": (100.0, 200.0), "num_waves": 8}
+    far, near, upright = (np.trace(scattering_kernel(pair, **optics, slope=(s, 0.0)).values[0]).real for s in (0.5, 0.01, 0.0))
+    alone = 2 * np.trace(scattering_kernel(pair[:1], **optics).values[0]).real
+    assert far == pytest.approx(alone, rel=0.02)
+    assert near == pytest.approx(upright, rel=0.02)
+    assert upright > 1.15 * alone

@@ -1,7 +1,8 @@
 """Columns, optics and detector to an image: the sum of column responses, and multislice as its truth."""
 
-from .columns import column_image as column_image, pair_overlap as pair_overlap
+from .columns import column_image as column_image
 from .multislice import multislice_image as multislice_image
+from .shear import pair_overlap as pair_overlap
 from .spectra import (
     FWHM as FWHM,
     bandwidth as bandwidth,

@@ -15,44 +15,10 @@ from ..optics import ABERRATIONS, wavelength
 from ..scattering import column_response
 from ..structure import Atoms
 from .interference import interference_image
+from .shear import sheared_parts
 from .spectra import column_spectra, structure_factor, synthesize
 
-__all__ = ["column_image", "pair_overlap"]
-
-COHERENCE = 0.163
-"""Shear, in periods of the innermost wave on the detector, at which the atoms of a pair cease to interfere: fitted to the exact
-interference of sheared pairs at 60 and 80 keV."""
-
-
-def pair_overlap(shear: Tensor, separation: Tensor, beam_energy: Tensor, inner_collection_angle: Tensor | None = None) -> Tensor:
-    """How much of a sheared column still scatters as the upright one does; the rest does as its single atoms do.
-
-    Parameters
-    ----------
-    shear, separation : Tensor
-        Distance in Å of its outermost atoms across and along the beam.
-    beam_energy : Tensor
-        In eV.
-    inner_collection_angle : Tensor, optional
-        In mrad, where the interference between the atoms is not computed otherwise.
-
-    Returns
-    -------
-    Tensor
-        One for an upright column; negative where the wave behind the upper atom shades the lower one.
-
-    Notes
-    -----
-    (1 - 2.8 x²) exp(-2.4 x²) with x² = shear² / (wavelength separation), the Fresnel number of the pair: fitted to multislice of
-    six pairs at 40 to 300 keV, 50-120, 60-200 and 100-250 mrad, up to 5 degrees (docs/physics.md).
-    """
-    square = shear**2 / (wavelength(beam_energy) * separation)
-    channelling = (1 - 2.8 * square) * torch.exp(-2.4 * square)
-    if inner_collection_angle is None:
-        return channelling
-    turns = shear * inner_collection_angle * 1e-3 / wavelength(beam_energy)
-    coherence = torch.exp(-0.5 * (turns / COHERENCE) ** 2)
-    return torch.where(coherence > channelling.abs(), coherence, channelling)
+__all__ = ["column_image"]
 
 
 def column_image(
@@ -138,12 +104,11 @@ def column_image(
     slope = tuple(math.tan(math.radians(t)) for t in tilt)
     placed = [(stack, cx, cy) for stack, (cx, cy, _) in zip(stacks, columns, strict=True)]
     kinds = _group([(stack, cx, cy, 1.0) for stack, cx, cy in placed])
-    beam = (beam_energy,) if interference else (beam_energy, inner_collection_angle)
-    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in _parts(stack, slope, *beam)])
     detector = (inner_collection_angle, outer_collection_angle)
-    optics = {
-        "beam_energy": beam_energy,
-        "convergence_semiangle": convergence_semiangle,
+    beam = {"beam_energy": beam_energy, "convergence_semiangle": convergence_semiangle}
+    sheared = {stack: sheared_parts(stack, slope, detector=detector, interference=interference, **beam) for stack in kinds}
+    parts = _group([(part, cx + dx, cy + dy, w) for stack, cx, cy in placed for part, dx, dy, w in sheared[stack]])
+    optics = beam | {
         "aberrations": aberrations or {},
         "source_size": source_size,
         "focal_spread": focal_spread,
@@ -167,22 +132,6 @@ def _group(columns: Sequence[tuple[Atoms, float, float, float]]) -> dict[Atoms, 
     for kind, *place in columns:
         grouped.setdefault(kind, []).append(place)
     return {kind: np.array(places) for kind, places in grouped.items()}
-
-
-def _parts(column: Atoms, slope: tuple[float, float], *beam: float) -> list[tuple[Atoms, float, float, float]]:
-    """What a sheared column scatters like: the upright one while its atoms overlap, its single atoms when they do not."""
-    centre = [_height(column) * s for s in slope]
-    if len(column) < 2 or not any(slope):
-        return [(column, *centre, 1.0)]
-    separation = column[-1][1] - column[0][1]
-    scalars = (torch.tensor(v, dtype=torch.float64) for v in (separation * math.hypot(*slope), separation, *beam))
-    overlap = float(pair_overlap(*scalars))
-    return [(column, *centre, overlap)] + [((atom,), atom[1] * slope[0], atom[1] * slope[1], 1 - overlap) for atom in column]
-
-
-def _height(column: Atoms) -> float:
-    """Mean height of the atoms of a column."""
-    return sum(z for _, z in column) / max(1, len(column))
 
 
 def _sum_of_columns(

@@ -14,11 +14,27 @@ from ..scattering import Grid, mean_amplitude
 from ..structure import Atoms
 from .spectra import FWHM, synthesize
 
-__all__ = ["interference_image"]
+__all__ = ["coherent_angle", "interference_image"]
 
 MAX_FREQUENCY = 3.5  # 1/Å; thermal motion leaves under a tenth of the interference beyond, and rings average it out
 TILE, MARGIN = 6.0, 6.0  # Å; columns beyond the margin share no probe with the pixels of a tile
 BATCH = 2**22  # elements of a matrix of amplitudes that are held at once
+
+
+def coherent_angle(beam_energy: float) -> float:
+    """Angle beyond which columns scatter as if they were alone.
+
+    Parameters
+    ----------
+    beam_energy : float
+        In eV.
+
+    Returns
+    -------
+    float
+        In mrad.
+    """
+    return MAX_FREQUENCY * wavelength(beam_energy) * 1e3
 
 
 def interference_image(
@@ -75,16 +91,16 @@ def interference_image(
     coefficients sum_k psi(k) psi*(k + Q) X(k, k + Q). It is the Bragg scattering of the crystal into the detector: some
     ten per cent where the detector starts close to the probe's cone, nothing beyond 100 mrad.
     """
-    lam = wavelength(beam_energy)
     image = np.zeros((len(y), len(x)))
-    outer = min(detector[1], MAX_FREQUENCY * lam * 1e3)
+    outer = min(detector[1], coherent_angle(beam_energy))
     if outer <= detector[0]:
         return image
     tiled = cell is None or max(cell) > TILE + 2 * MARGIN
     if tiled and list(map(len, columns.values())) == [1] and columns.keys() == parts.keys():
         return image
     period = (TILE + 2 * MARGIN,) * 2 if tiled else cell
-    grid = Grid(period, beam_energy, convergence_semiangle, outer, 2)
+    # thermal motion has taken the waves beyond that could be scattered back
+    grid = Grid(period, beam_energy, convergence_semiangle, outer, 2, wave_angle=0.0)
     orders = _aperture(grid, convergence_semiangle)
     amplitudes = [mean_amplitude(grid, column, orders, slope) for column in columns]
     of_parts = [mean_amplitude(grid, part, orders) for part in parts]

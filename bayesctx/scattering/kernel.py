@@ -26,8 +26,10 @@ class Kernel:
 
     Attributes
     ----------
-    k : ndarray, shape (wave, 2)
-        Incident wave vectors in 1/Å.
+    orders : ndarray of int, shape (wave, 2)
+        Incident waves on the reciprocal lattice of the cell.
+    cell : tuple of float
+        Its periods in Å.
     values : ndarray, shape (ring, wave, wave)
         G(k1, k2) in Å²; the image of a probe psi is sum psi(k1) psi*(k2) G(k1, k2) over the area of the cell.
     displacement : float
@@ -35,13 +37,27 @@ class Kernel:
         with exp(-2 pi² u² |k1 - k2|²).
     """
 
-    k: np.ndarray
+    orders: np.ndarray
+    cell: tuple[float, float]
     values: np.ndarray
     displacement: float
 
+    @property
+    def k(self) -> np.ndarray:
+        """Incident wave vectors in 1/Å, shape (wave, 2)."""
+        return self.orders / self.cell
+
 
 def scattering_kernel(
-    column: Atoms, beam_energy: float, edges: tuple[float, ...], *, num_waves: int = 96, num_radii: int = 4, seed: int = 0
+    column: Atoms,
+    beam_energy: float,
+    edges: tuple[float, ...],
+    *,
+    slope: tuple[float, float] = (0.0, 0.0),
+    max_semiangle: float = MAX_SEMIANGLE,
+    num_waves: int = 96,
+    num_radii: int = 4,
+    seed: int = 0,
 ) -> Kernel:
     """Scatter plane waves by a column of atoms and collect every ring of the detector.
 
@@ -53,8 +69,12 @@ def scattering_kernel(
         In eV.
     edges : tuple of float
         Edges of the detector rings in mrad.
+    slope : tuple of float
+        Displacement of the atoms along x and y per height.
+    max_semiangle : float
+        Radius of the aperture in mrad.
     num_waves : int
-        Incident plane waves, drawn from the lattice of the cell inside the largest aperture.
+        Incident plane waves, drawn from the lattice of the cell inside that aperture.
     num_radii : int
         Rings of the average over the relative thermal displacement of two atoms, three nodes each.
     seed : int
@@ -75,23 +95,25 @@ def scattering_kernel(
     """
     # one reciprocal pixel is at most 4 mrad, so that rings are resolved
     length = max(8.0, wavelength(beam_energy) / 4e-3)
-    grid = Grid((length, length), beam_energy, MAX_SEMIANGLE, edges[-1], len(column))
-    orders = _incident_orders(grid, num_waves, seed)
+    grid = Grid((length, length), beam_energy, max_semiangle, edges[-1], len(column))
+    orders = _incident_orders(grid, max_semiangle, num_waves, seed)
     weights = grid.ring_weights(edges)
     if not column:
-        return Kernel(orders / length, np.zeros((len(edges) - 1, len(orders), len(orders)), np.complex64), 0.0)
+        return Kernel(orders, grid.cell, np.zeros((len(edges) - 1, len(orders), len(orders)), np.complex64), 0.0)
     if len(column) == 1:
         (element, z), displacement = column[0], thermal_displacement(column[0][0])
-        scattered = _detect(grid, grid.plane_waves(orders, z) * grid.grating(element))
+        scattered = _detect(grid, grid.plane_waves(orders, z) * grid.grating(element, shift=(slope[0] * z, slope[1] * z)))
         values = _collect(scattered, scattered, weights)
     elif len(column) == 2:
-        values, displacement = _pair(grid, column, orders, weights, num_radii)
+        values, displacement = _pair(grid, column, slope, orders, weights, num_radii)
     else:
-        values, displacement = _stack(grid, column, orders, weights, seed), 0.0
-    return Kernel(orders / length, values.numpy(), displacement)
+        values, displacement = _stack(grid, column, slope, orders, weights, seed), 0.0
+    return Kernel(orders, grid.cell, values.numpy(), displacement)
 
 
-def _pair(grid: Grid, column: Atoms, orders: np.ndarray, weights: Tensor, num_radii: int) -> tuple[Tensor, float]:
+def _pair(
+    grid: Grid, column: Atoms, slope: tuple[float, float], orders: np.ndarray, weights: Tensor, num_radii: int
+) -> tuple[Tensor, float]:
     """Kernel of two atoms and the rms displacement of their common motion.
 
     Displacements: upper atom c - share * rho, lower atom c + (1 - share) * rho with c and rho independent.
@@ -102,12 +124,16 @@ def _pair(grid: Grid, column: Atoms, orders: np.ndarray, weights: Tensor, num_ra
     rho, share_of_node = _normal_nodes(num_radii)
     rho = rho * math.sqrt(relative)
     gap = grid.propagator(z_lower - z_upper)
+    above, below = (np.array(slope) * z for z in (z_upper, z_lower))
     # moments of the lower grating under the Gaussian of rho: 1, g, g g^T in Fourier space
-    moments = [grid.grating(lower, relative, moment=m) for m in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))]
-    shifted = [grid.grating(lower, shift=tuple(shift)) for shift in rho]
+    moments = [
+        grid.grating(lower, relative, shift=tuple(below), moment=m) for m in ((0, 0), (1, 0), (0, 1), (2, 0), (1, 1), (0, 2))
+    ]
+    shifted = [grid.grating(lower, shift=tuple(below + shift)) for shift in rho]
+    first = grid.grating(upper, shift=tuple(above))
     passed, mean, scattered = [], [[] for _ in moments], [[] for _ in shifted]
     for chunk in np.array_split(orders, math.ceil(len(orders) / 16)):
-        wave = torch.fft.fft2(grid.plane_waves(chunk, z_upper) * grid.grating(upper)) * gap
+        wave = torch.fft.fft2(grid.plane_waves(chunk, z_upper) * first) * gap
         passed.append(wave.flatten(1)[:, grid.detected] / math.prod(grid.size) * math.sqrt(grid.area))
         wave = torch.fft.ifft2(wave) + grid.plane_waves(chunk, z_lower)
         for found, grating in zip(mean + scattered, moments + shifted, strict=True):
@@ -129,11 +155,12 @@ def _pair(grid: Grid, column: Atoms, orders: np.ndarray, weights: Tensor, num_ra
     return values.to(torch.complex64), math.sqrt(u2_upper * u2_lower / relative)
 
 
-def _stack(grid: Grid, column: Atoms, orders: np.ndarray, weights: Tensor, seed: int) -> Tensor:
+def _stack(grid: Grid, column: Atoms, slope: tuple[float, float], orders: np.ndarray, weights: Tensor, seed: int) -> Tensor:
     """Kernel of any number of atoms by frozen displacements, their common motion included."""
     u = qmc.Sobol(2 * len(column), rng=np.random.default_rng(seed)).random(NUM_FROZEN)
     scale = np.array([thermal_displacement(element) for element, _ in column])
     displacements = norm.ppf(u).reshape(NUM_FROZEN, len(column), 2) * scale[:, None]
+    displacements += np.outer([z for _, z in column], slope)
     gaps = [grid.propagator(b - a) for (_, a), (_, b) in zip(column, column[1:], strict=False)]
     values = 0
     for displacement in displacements:
@@ -164,12 +191,12 @@ def _collect(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
     return torch.stack(rings)
 
 
-def _incident_orders(grid: Grid, num_waves: int, seed: int) -> np.ndarray:
-    """Integer orders of incident waves inside the largest aperture, shape (wave, 2).
+def _incident_orders(grid: Grid, max_semiangle: float, num_waves: int, seed: int) -> np.ndarray:
+    """Integer orders of incident waves inside the aperture, shape (wave, 2).
 
     The set is symmetric under the eight symmetries of the cell, which averages every pair over them for nothing.
     """
-    largest = MAX_SEMIANGLE * 1e-3 / grid.wavelength * grid.cell[0]
+    largest = max_semiangle * 1e-3 / grid.wavelength * grid.cell[0]
     n = np.arange(int(largest) + 1)
     octant = np.array([(i, j) for i in n for j in n if j <= i and math.hypot(i, j) <= largest])
     chosen = np.random.default_rng(seed).permutation(octant)[: math.ceil(num_waves / 8)]
