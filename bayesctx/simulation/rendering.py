@@ -33,6 +33,7 @@ __all__ = ["BOX", "add_columns", "detect", "image_spectra", "patch_spectra", "re
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
 TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
 GROUP = (8, 64)  # most images and patches that are rendered together, of images that need like frequencies
+AT_ONCE = 128  # patches of one image whose spectra stay in the cache
 SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
 MARGIN = 2  # pixels that the interpolation needs on either side
 
@@ -306,14 +307,21 @@ def _render_group(
 ) -> Tensor:
     """Patches of images of like bandwidth, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
-    spectrum = patch_spectra(image_spectra(image, nuisances, deviation, cell=cell), scene, cell=cell)
+    spectra = image_spectra(image, nuisances, deviation, cell=cell)
     # pixels finer than the model's are binned: their counts add up, the jitter of their rows averages
     step = nuisances["scan_step"].clamp(min=prior.sampling)
     same = bool((step == prior.sampling).all())
     num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
     native = ((torch.arange(num_native) - (num_native - 1) / 2) * step[:, None])[:, None]
-    shift = nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt()
-    clean = synthesize(spectrum, native, native, cell=cell, row_shift=jitter[..., :num_native] * shift[:, None, None])
+    shift = jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
+    parts = [slice(first, first + AT_ONCE) for first in range(0, jitter.shape[1], AT_ONCE)]
+    clean = torch.cat(
+        [
+            synthesize(patch_spectra(spectra, scene[:, part], cell=cell), native, native, cell=cell, row_shift=shift[:, part])
+            for part in parts
+        ],
+        1,
+    )
     exposure = (image["dose"] * step**2)[:, None, None, None]
     noisy = detect(clean, native, native, exposure, nuisances, None if normal is None else normal[..., :num_native, :num_native])
     if same:

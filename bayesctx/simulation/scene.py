@@ -59,9 +59,9 @@ class Scene:
     special_species: Tensor
     special_weights: Tensor
 
-    def __getitem__(self, image: Tensor) -> Scene:
-        """Select images."""
-        return Scene(*(getattr(self, f.name)[image] for f in fields(self)))
+    def __getitem__(self, index: object) -> Scene:
+        """Select by image, or by image and patch."""
+        return Scene(*(getattr(self, f.name)[index] for f in fields(self)))
 
 
 def first_species(defect: str) -> int:
