@@ -43,6 +43,7 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "tilt": ("deg", dist.Uniform(0.0, 5.0)),
     "tilt_azimuth": ("rad", dist.Uniform(0.0, 2 * math.pi)),
     "relaxation": ("Å", dist.Uniform(0.02, 0.15)),
+    "disorder": ("Å", dist.Uniform(0.01, 0.05)),
     "vibration": ("1", dist.Uniform(0.75, 1.25)),
     "source_size": ("Å", dist.Uniform(0.5, 1.4)),
     "focal_spread": ("Å", dist.Uniform(10.0, 60.0)),

@@ -32,7 +32,6 @@ LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()])
 REACH = 9.6  # Å, columns beyond are left out
 NEAR = 6.0  # Å, sites that may carry a defect
 NUM_SPECIAL = 8  # columns that differ from the host: the centre and its nearest defects
-DISORDER = 0.03  # Å, rms static displacement of every column
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def place_columns(rng: np.random.Generator, host: Tensor, species: Tensor, nuisa
     around = torch.where(is_centre, species[..., None, None], around)
     altered = (altered & (radius < NEAR)) | is_centre
 
-    positions = _relax(rng, positions, altered, _is_defect(species), nuisances["relaxation"], lattice)
+    positions = _relax(rng, positions, altered, _is_defect(species), nuisances, lattice)
     positions = _distort(positions, nuisances)
 
     chosen = torch.where(altered, -radius, -torch.inf).flatten(2).topk(NUM_SPECIAL, dim=-1).indices
@@ -211,7 +210,9 @@ def place_crystal(
         )
 
     push = float(nuisances["relaxation"])
-    moved = torch.from_numpy(rng.standard_normal((len(kind), 2), np.float32)) * (DISORDER + 0.3 * push * altered[:, None])
+    moved = torch.from_numpy(rng.standard_normal((len(kind), 2), np.float32)) * (
+        float(nuisances["disorder"]) + 0.3 * push * altered[:, None]
+    )
     tree = cKDTree(xy.numpy())
     sign = rng.choice(np.array([-1.0, 1.0]), len(kind))
     for i in altered.nonzero()[:, 0].tolist():
@@ -234,17 +235,23 @@ def _is_defect(species: Tensor) -> Tensor:
 
 
 def _relax(
-    rng: np.random.Generator, positions: Tensor, altered: Tensor, defective: Tensor, relaxation: Tensor, lattice: Tensor
+    rng: np.random.Generator,
+    positions: Tensor,
+    altered: Tensor,
+    defective: Tensor,
+    nuisances: Mapping[str, Tensor],
+    lattice: Tensor,
 ) -> Tensor:
     """Move the first shell of a defect towards it or away; give every column some static disorder."""
     shape = positions.shape[:-1]
+    relaxation, disorder = nuisances["relaxation"], nuisances["disorder"]
     sign = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), shape[:2]))
     amount = relaxation[:, None] * sign * defective
     radius = positions.norm(dim=-1, keepdim=True)
     first_shell = (radius > 0.1) & (radius < 0.7 * lattice)
     outward = positions / radius.clamp(min=0.1) * first_shell * amount[..., None, None, None]
-    disorder = DISORDER + 0.3 * relaxation[:, None, None, None] * altered
-    return positions + outward + torch.from_numpy(rng.standard_normal((*shape, 2), np.float32)) * disorder[..., None]
+    spread = (disorder[:, None, None, None] + 0.3 * relaxation[:, None, None, None] * altered)[..., None]
+    return positions + outward + torch.from_numpy(rng.standard_normal((*shape, 2), np.float32)) * spread
 
 
 def _distort(positions: Tensor, nuisances: Mapping[str, Tensor]) -> Tensor:
