@@ -18,7 +18,7 @@ from ..calibration import score_model
 from ..context import CONTEXT, check_context
 from ..inference import fit_correlation, infer, save
 from ..model import DefectModel, load_model, save_model
-from ..prior import reference_prior, tmd_prior
+from ..prior import limit_prior, reference_prior, tmd_prior
 from ..simulation import simulate, simulate_micrograph
 from ..training import train
 from .arguments import count, destination, index, picture, read_context, read_image, target
@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 MOST_IN_ONE_FILE = 1_000_000  # 4 GB, held in memory
 
-PRIORS = {"reference": reference_prior, "tmd": tmd_prior}
+PRIORS = {"reference": reference_prior, "tmd": tmd_prior, "limit": limit_prior}
 
 UNITS = textwrap.fill("Variables and units: " + ", ".join(v.label for v in CONTEXT.values()) + ".", 110)
 

@@ -5,6 +5,7 @@ from .occurrence import (
     CONTINUOUS as CONTINUOUS,
     MAX_TRIES as MAX_TRIES,
     Prior as Prior,
+    limit_prior as limit_prior,
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
 )

@@ -59,6 +59,7 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "background_slope_y": ("1/Å", dist.Uniform(-0.05, 0.05)),
     "gain": ("1", log_uniform(1e-2, 1e2)),
     "dark_level": ("1", dist.Uniform(-0.05, 0.05)),
+    "readout": ("1", dist.Uniform(0.0, 0.5)),
     "additivity": ("1", dist.HalfNormal(1.0)),
 }
 """Units and distributions of everything that shapes an image and that nobody records (see docs/physics.md)."""

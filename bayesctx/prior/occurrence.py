@@ -243,6 +243,25 @@ def reference_prior() -> Prior:
     },))  # fmt: skip
 
 
+def limit_prior() -> Prior:
+    """Prior of the 576 cases with so few nuisances that the exact posterior can be computed, see ``ExactModel``.
+
+    Returns
+    -------
+    Prior
+        A defect in a perfect crystal at 28 mrad, in focus, at 1e4, 1e5 or 1e6 e/Å². Rotation, offset, source size, background,
+        gain and dark level are unknown; there are no aberrations, and the scan is that of the patch.
+    """
+    free = {"rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level"}
+    held = {"vibration": 1.0, "focal_spread": 30.0, "scan_step": 0.25, "readout": 0.5}
+    probe = {"convergence_semiangle": 28.0, "defocus": 0.0, "dose": (1e4, 1e5, 1e6)}
+    return Prior(
+        tuple(dict(c) | probe for c in tmd_prior().conditions),
+        concentration={d: float(d in ("M", "X2", "hollow")) for d in DEFECTS},
+        nuisances={name: d for name, (_, d) in NUISANCES.items() if name in free} | held,
+    )
+
+
 def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
     """What every condition shares."""
     return {"convergence_semiangle": convergence_semiangle, "defocus": dist.Uniform(-60.0, 60.0), "dose": log_uniform(1e3, 1e6)}

@@ -202,9 +202,10 @@ def detect(
     y: Tensor,
     exposure: Tensor,
     nuisances: Mapping[str, Tensor],
-    normal: Tensor | None,
+    normal: Tensor | None = None,
+    readout: Tensor | None = None,
 ) -> Tensor:
-    """Contamination, Poisson noise, gain and dark level.
+    """Contamination, Poisson noise, readout noise, gain and dark level.
 
     Parameters
     ----------
@@ -218,11 +219,13 @@ def detect(
         See ``prior.NUISANCES``.
     normal : Tensor, shape (image, patch, y, x), optional
         Standard normal variables, whose quantiles the counts are; None leaves the expected counts.
+    readout : Tensor, shape (image, patch, y, x), optional
+        Standard normal variables of the electronics; None leaves them silent.
 
     Returns
     -------
     Tensor, shape (image, patch, y, x)
-        Counts times the gain, plus the dark level.
+        Counts and dark level times the gain.
     """
     clean = clean.clamp(min=0)
     peak = clean.amax((-3, -2, -1), keepdim=True)
@@ -235,6 +238,8 @@ def detect(
     film = of_patch("background") * peak * (1 + slope).clamp(min=0)
     expected = (clean + film) * exposure
     counts = expected if normal is None else poisson_counts(expected, normal)
+    if readout is not None:
+        counts = counts + of_patch("readout") * readout
     return of_patch("gain") * (counts + of_patch("dark_level") * peak * exposure)
 
 
@@ -274,7 +279,9 @@ def render(
     # every random number before any arithmetic: rounding, which differs between machines, cannot shift them
     deviation = _normal(rng, num_images, len(SPECIES))
     jitter = _normal(rng, num_images, num_patches, most)
-    normal = _normal(rng, num_images, num_patches, most, most) if noise else None
+    pixels = (num_images, num_patches, most, most)
+    normal = _normal(rng, *pixels) if noise else None
+    readout = _normal(rng, *pixels) if noise and prior.nuisances.get("readout", 0.0) else None
     groups = _bandwidth(image, nuisances).argsort().split(max(1, min(GROUP[0], GROUP[1] // num_patches)))
     rendered = [
         _render_group(
@@ -284,7 +291,7 @@ def render(
             scene[g],
             deviation[g],
             jitter[g],
-            None if normal is None else normal[g],
+            *(None if n is None else n[g] for n in (normal, readout)),
         )
         for g in groups
     ]
@@ -304,6 +311,7 @@ def _render_group(
     deviation: Tensor,
     jitter: Tensor,
     normal: Tensor | None,
+    readout: Tensor | None,
 ) -> Tensor:
     """Patches of images of like bandwidth, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
@@ -323,7 +331,10 @@ def _render_group(
         1,
     )
     exposure = (image["dose"] * step**2)[:, None, None, None]
-    noisy = detect(clean, native, native, exposure, nuisances, None if normal is None else normal[..., :num_native, :num_native])
+    drawn = [None if n is None else n[..., :num_native, :num_native] for n in (normal, readout)]
+    if readout is not None:
+        drawn[1] = drawn[1] * (step / nuisances["scan_step"])[:, None, None, None]
+    noisy = detect(clean, native, native, exposure, nuisances, *drawn)
     if same:
         return noisy
     target = (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb
 
-__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "place_columns", "place_crystal"]
+__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "place_columns", "place_crystal", "sites_around"]
 
 SPECIES = tuple((d, v) for d in DEFECTS for v in range(len(columns_of(d, "MoS2", "W"))))
 """Every class with each of its alternatives: the index of a column of atoms in a material."""
@@ -111,8 +111,14 @@ def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, T
 
 
 @functools.cache
-def _sites() -> Tensor:
-    """Sites by kind, seen from each kind, nearest first, in lattice constants, shape (centre, kind, site, 2)."""
+def sites_around() -> Tensor:
+    """Sites of a honeycomb by kind, seen from each kind, nearest first.
+
+    Returns
+    -------
+    Tensor, shape (centre, kind, site, 2)
+        In lattice constants; kinds in the order of ``SITES``.
+    """
     smallest = float(LATTICE_CONSTANTS.min())
     positions, sites = honeycomb(1.0, REACH / smallest + 2.0)
     xy, kind = torch.tensor(positions), np.array(sites)
@@ -149,7 +155,7 @@ def place_columns(rng: np.random.Generator, host: Tensor, species: Tensor, nuisa
     """
     centre = KIND_OF_SPECIES[species]
     lattice = (LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))[:, None, None, None, None]
-    positions = _sites()[centre] * lattice
+    positions = sites_around()[centre] * lattice
     shape = positions.shape[:-1]
     u = torch.from_numpy(rng.random((*shape, 2), np.float32))
     concentration = nuisances["concentration"][:, None, None]

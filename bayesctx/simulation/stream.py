@@ -253,8 +253,8 @@ def simulate_micrograph(prior: Prior, *, seed: int, num_pixels: int = 512, sampl
     shift = torch.from_numpy(rng[3].standard_normal(num_pixels, np.float32)) * nuisances["line_jitter"]
     clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
     exposure = (image["dose"] * sampling**2)[:, None, None, None]
-    normal = torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32))
-    intensity = detect(clean, axis[None, None], axis[None, None], exposure, nuisances, normal)[0, 0]
+    normal = [torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32)) for _ in range(2)]
+    intensity = detect(clean, axis[None, None], axis[None, None], exposure, nuisances, *normal)[0, 0]
 
     pixels = sites / sampling + (num_pixels - 1) / 2
     inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
