@@ -92,7 +92,9 @@ class ResponseTable:
         in_energy = make_interp_spline(np.log(self.energies), beyond, axis=1)
         in_angle = make_interp_spline(np.log(self.angles), in_energy.c, axis=2)
         self.energy_knots, self.angle_knots = torch.from_numpy(in_energy.t), torch.from_numpy(in_angle.t)
-        self.splines = torch.from_numpy(in_angle.c.transpose(2, 1, 0, 3, 4).astype(np.float32, order="C")).flatten(3)
+        # (beam_energy and angle, entry and term and order)
+        coefficients = torch.from_numpy(in_angle.c.transpose(1, 0, 2, 3, 4).astype(np.float32, order="C"))
+        self.splines = coefficients.flatten(0, 1).flatten(1)
 
     def look_up(self, columns: Sequence[Atoms]) -> LookUp:
         """Find columns in the table.
@@ -159,19 +161,15 @@ class ResponseTable:
         Tensor, shape (*batch, column, term, order)
             In Å², columns at their height, without their common thermal displacement.
         """
-        energy, of_energy = _cubic_splines(beam_energy.log(), self.energy_knots)
-        inner, of_inner = _cubic_splines(inner_collection_angle.log(), self.angle_knots)
-        outer, of_outer = _cubic_splines(outer_collection_angle.log(), self.angle_knots)
-        angle, of_angle = torch.cat([inner, outer], -1), torch.cat([of_inner, -of_outer], -1)
-        _, num_energies, num_angles, _ = self.splines.shape
-        near = energy[..., :, None] * num_angles + angle[..., None, :]
-        index = columns.entry[..., None, None] * (num_energies * num_angles) + near[..., None, None, :, :]
-        share = (
-            columns.weight.to(of_angle)[..., None, None]
-            * (of_energy[..., :, None] * of_angle[..., None, :])[..., None, None, :, :]
-        )
-        picked = self.splines.flatten(0, 2)[index].to(share).flatten(-4, -2)
-        mixed = (share.flatten(-3)[..., None, :] @ picked)[..., 0, :].unflatten(-1, (NUM_TERMS, NUM_ORDERS))
+        of_energy = _cubic_splines(beam_energy.log(), self.energy_knots)
+        inner, outer = (_cubic_splines(a.log(), self.angle_knots) for a in (inner_collection_angle, outer_collection_angle))
+        # all entries at once, as one matrix product: more than are asked for, but without picking splines for each
+        share = torch.broadcast_tensors(of_energy[..., :, None], (inner - outer)[..., None, :])
+        share = (share[0] * share[1]).flatten(-2)
+        entries = (share @ self.splines.to(share)).unflatten(-1, (len(self.columns), NUM_TERMS * NUM_ORDERS))
+        condition = torch.arange(math.prod(entries.shape[:-2])).view(*entries.shape[:-2], 1, 1)
+        picked = entries.flatten(0, -2)[condition * len(self.columns) + columns.entry]
+        mixed = (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :].unflatten(-1, (NUM_TERMS, NUM_ORDERS))
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
 
 
@@ -192,8 +190,8 @@ def _defocus(c: Tensor, waves: Tensor) -> Tensor:
     )
 
 
-def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
-    """Indices and values of the four cubic B-splines that are not zero at x, each of shape (*x, 4): Cox and de Boor."""
+def _cubic_splines(x: Tensor, knots: Tensor) -> Tensor:
+    """Values at x of all cubic B-splines on the knots, shape (*x, spline), four of them not zero: Cox and de Boor."""
     knots = knots.to(x)
     interval = (torch.bucketize(x.detach(), knots, right=True) - 1).clamp(3, len(knots) - 5)
     left = [x - knots[interval - j] for j in range(3)]
@@ -204,7 +202,8 @@ def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
         rising = [torch.zeros_like(x)] + [left[degree - r] * v for r, v in enumerate(shares)]
         falling = [right[r] * v for r, v in enumerate(shares)] + [torch.zeros_like(x)]
         values = [a + b for a, b in zip(rising, falling, strict=True)]
-    return interval[..., None] + torch.arange(-3, 1), torch.stack(values, -1)
+    place = interval[..., None] + torch.arange(-3, 1)
+    return torch.zeros(*x.shape, len(knots) - 4).to(x).scatter(-1, place, torch.stack(values, -1))
 
 
 @functools.cache
