@@ -83,8 +83,8 @@ def each_patch(
     PatchPosterior
         For all patches.
     """
-    shared = len(outcomes.log_weight) == 1
-    size = max(1, BUDGET // math.prod(outcomes.log_weight.shape[1:]))
+    shared = outcomes.shape[0] == 1
+    size = max(1, BUDGET // math.prod(outcomes.shape[1:]))
     parts = []
     for rows in torch.arange(len(features)).split(size):
         pick = slice(None) if shared else rows

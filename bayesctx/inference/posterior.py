@@ -14,9 +14,11 @@ import xarray as xr
 from torch import Tensor
 
 from ..context import check_context
+from ..exact import ExactModel
 from ..imaging import interpolation_matrix
 from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
 from ..model import DefectModel, Outcomes, load_model
+from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_image, store_patches
 from .conditioning import Question, questions
@@ -43,7 +45,7 @@ def _reference() -> DefectModel:
 def infer(
     image: xr.DataArray | np.ndarray,
     context: Mapping[str, object] | None = None,
-    model: DefectModel | None = None,
+    model: DefectModel | ExactModel | None = None,
     *,
     num_draws: int = 1000,
     seed: int = 0,
@@ -61,7 +63,7 @@ def infer(
         outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling [Å/px]. A number or name is observed, a list
         gives candidates, a Pyro distribution is soft evidence; what is left out is inferred. For independent images a
         value may be an array over them.
-    model : DefectModel, optional
+    model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
         Draws that are returned, and draws of the latent context; a patch that is an image of its own has at most 128 of
@@ -101,11 +103,16 @@ def infer(
     model = (model or _reference()).eval()
     known = check_context(context, model.domains)
     data, layout = _read(image, model)
+    if not model.whole_images and (layout.micrograph or data.shape[1] > 1):
+        raise ValueError(
+            f"patches that are images of their own, (image, y, x), were expected by {type(model).__name__}, got {layout.dims}"
+        )
     if layout.micrograph:
         posterior, layout = _infer_micrograph(data, layout, known, model, num_draws, seed)
     else:
         posterior = _infer_patches(_to_sampling(data, known, model), known, model, num_draws, seed)
-    if posterior.latent and float(np.median(posterior.ess)) < min(LOW_ESS, num_draws / 2):
+    drawn = set(posterior.latent) & set(CONTINUOUS)
+    if drawn and float(np.median(posterior.ess)) < min(LOW_ESS, num_draws / 2):
         warnings.warn(
             f"the posterior rests on {np.median(posterior.ess):.0f} effective draws of the context; "
             "give more of it or raise num_draws",

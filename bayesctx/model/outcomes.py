@@ -115,6 +115,11 @@ class Outcomes:
     loc: Tensor
     scale: Tensor
 
+    @property
+    def shape(self) -> torch.Size:
+        """Sizes (*batch, draw, host, hypothesis, component) of the table."""
+        return self.log_weight.shape
+
     @functools.cached_property
     def slopes(self) -> Tensor:
         """Coefficients of the log density in the features, see ``mixture_slopes``."""

@@ -40,6 +40,9 @@ class DefectModel(nn.Module):
         What is known of the model: training, scores; written into its file.
     """
 
+    whole_images = True
+    """Whether patches of one image may share their context."""
+
     def __init__(
         self,
         prior: Prior,
