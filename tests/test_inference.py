@@ -146,7 +146,8 @@ def test_units_of_the_intensity_do_not_matter(patches, untrained):
 @pytest.mark.parametrize("known", [(), ("host",)])
 def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained):
     """The two paths of the enumeration give the same posterior where an image has one patch."""
-    from bayesctx.inference.enumeration import Sites, each_patch, one_image
+    from bayesctx.inference.composition import Sites, one_image
+    from bayesctx.inference.enumeration import each_patch
 
     prior = untrained.prior.given({n: str(patches[n].values[0]) for n in known})
     (question,) = questions(prior, {}, 1, 64, 0)
@@ -346,3 +347,27 @@ def test_ranks_of_a_continuous_latent_are_uniform(name, calibrated):
     narrow = draws.mean(-1, keepdims=True) + (draws - draws.mean(-1, keepdims=True)) / 2
     ranks = (narrow < context[name].numpy()[:, None]).sum(-1)
     assert kstest((ranks + 0.5) / 100, "uniform").pvalue < 0.01
+
+
+def test_a_wrong_claim_is_told(reference, monkeypatch):
+    """The context as it is, then another detector: the evidence against it, and a warning where the card has a limit."""
+    prior = bc.reference_prior().given({"host": "MoS2", "dopant": "W"} | CONDITIONS)
+    image = bc.simulate_micrograph(prior, seed=2, num_pixels=160, sampling=0.25).intensity
+    claims = {n: v for n, v in CONDITIONS.items() if n != "dose"} | {"host": "MoS2", "dopant": "W"}
+    wrong = claims | {"inner_collection_angle": 30.0}
+    right, other = (bc.infer(image, known, reference)["sample_stats"].conflict for known in (claims, wrong))
+    assert set(right.claim.values) == {*claims, "detector"}
+    assert right.attrs["units"] == "nat"
+    assert float(right.max()) < 3
+    assert float(other.sel(claim="detector")) > 10
+    monkeypatch.setitem(reference.card, "conflict_limit", 3.0)
+    with pytest.warns(UserWarning, match="the image speaks against inner_collection_angle = 30"):
+        bc.infer(image, wrong, reference)
+
+
+def test_patches_of_images_have_conflicts_of_their_own(untrained):
+    images = bc.simulate(bc.reference_prior(), 2, seed=3).intensity.values[:, None].repeat(3, 1)
+    energy = xr.DataArray([60e3, 80e3], dims="image")
+    result = infer(xr.DataArray(images, dims=("image", "patch", "y", "x")), {"beam_energy": energy}, untrained, num_draws=8)
+    assert result["sample_stats"].conflict.dims == ("image", "claim")
+    assert list(result["sample_stats"].claim.values) == ["beam_energy"]

@@ -8,7 +8,8 @@ from pyro import poutine
 from safetensors.torch import save_file
 
 from bayesctx import DefectModel, Prior, load_model, reference_prior, save_model, tmd_prior
-from bayesctx.inference.enumeration import Sites, each_patch, one_image
+from bayesctx.inference.composition import Sites, one_image
+from bayesctx.inference.enumeration import each_patch
 from bayesctx.model import Materials, outcome_classes
 from bayesctx.prior import CONTINUOUS
 from bayesctx.structure import DEFECTS

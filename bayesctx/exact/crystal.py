@@ -44,7 +44,11 @@ def held_nuisances(prior: Prior) -> dict[str, float]:
     spread = [name for name, value in held.items() if not isinstance(value, float | int)]
     if spread:
         raise ValueError(f"a number was expected for the nuisance {spread[0]}, got {held[spread[0]]}; see limit_prior()")
-    moving = [n for n in ("drift_x", "drift_y", "line_jitter", "tilt", "relaxation", "disorder", "additivity") if held[n]]
+    moving = [
+        n
+        for n in ("phase_x", "phase_y", "drift_x", "drift_y", "line_jitter", "tilt", "relaxation", "disorder", "additivity")
+        if held[n]
+    ]
     if moving:
         raise ValueError(f"a perfect crystal was expected, got {moving[0]} = {held[moving[0]]}; see limit_prior()")
     if not held["readout"] > 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -12,10 +12,11 @@ from torch import Tensor
 from ..model import outcome_classes
 from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, METALS
+from .composition import ImagePosterior, Sites
 from .conditioning import Question
-from .enumeration import ImagePosterior, PatchPosterior, Sites
+from .enumeration import PatchPosterior
 
-__all__ = ["Posterior", "store_image", "store_patches"]
+__all__ = ["Posterior", "store_conflict", "store_image", "store_patches"]
 
 
 @dataclass
@@ -42,6 +43,8 @@ class Posterior:
         Variables that were inferred.
     reading : ndarray, shape (reading,), optional
         Probabilities of the readings of a lattice.
+    conflict : dict of str to ndarray, shape (image,)
+        Evidence against each claim about images of several patches, in nats.
     """
 
     defect: np.ndarray
@@ -55,6 +58,7 @@ class Posterior:
     concentration: np.ndarray
     latent: tuple[str, ...]
     reading: np.ndarray | None = None
+    conflict: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def num_draws(self) -> int:
@@ -147,6 +151,22 @@ def _store_prior(result: Posterior, question: Question) -> None:
     drawn = {"host": m.host[rows, host], "dopant": m.dopant[rows, host, dopant]}
     for name in names:
         result.prior_draws[name][at] = drawn[name].numpy()
+
+
+def store_conflict(result: Posterior, at: int, conflict: Mapping[str, float]) -> None:
+    """Put the evidence against the claims about one image in its place.
+
+    Parameters
+    ----------
+    result : Posterior
+        Is filled in.
+    at : int
+        Position of the image.
+    conflict : mapping of str to float
+        By claim, in nats.
+    """
+    for claim, value in conflict.items():
+        result.conflict.setdefault(claim, np.full(len(result.defect), np.nan, np.float32))[at] = value
 
 
 def store_image(result: Posterior, question: Question, found: ImagePosterior, sites: Sites, num_draws: int, seed: int) -> None:

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from ..model import DefectModel, Materials
 from ..simulation import draw_block
 from ..structure import DEFECTS
+from .composition import log_evidence
 from .conditioning import draw_context
-from .enumeration import log_evidence
 
 __all__ = ["fit_correlation"]
 

@@ -20,9 +20,11 @@ from ..micrograph import check_image, extend_image, extract_patches, find_sites,
 from ..model import DefectModel, Outcomes, load_model
 from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, SITES
-from .arrays import Posterior, store_image, store_patches
+from .arrays import Posterior, store_conflict, store_image, store_patches
+from .checks import conflict_with, warn_of_conflict
+from .composition import Sites, one_image
 from .conditioning import Question, questions
-from .enumeration import NUM_PLAIN, Sites, each_patch, one_image
+from .enumeration import NUM_PLAIN, each_patch
 from .results import Layout, build_tree
 
 __all__ = ["infer"]
@@ -86,7 +88,8 @@ def infer(
     Warns
     -----
     UserWarning
-        If few draws of the context carry the posterior (``sample_stats.ess``).
+        If few draws of the context carry the posterior (``sample_stats.ess``), or an image of several patches speaks against
+        what was claimed of it (``sample_stats.conflict``).
 
     Notes
     -----
@@ -208,7 +211,18 @@ def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectMo
                     outcomes, features[at], part.materials.row(0), part.possible[0], sites, float(model.correlation)
                 )
                 store_image(result, part, found, sites, num_draws, seed)
+                claims = {n: v[at].item() if isinstance(v, np.ndarray) else v for n, v in known.items()}
+                _check(result, at, claims, features[at], sites, model, seed)
     return result
+
+
+def _check(
+    result: Posterior, at: int, claims: Mapping[str, object], features: Tensor, sites: Sites, model: DefectModel, seed: int
+) -> None:
+    """Weigh the claims about one image of several patches, and warn of the one that it speaks against."""
+    conflict = conflict_with(claims, features, sites, model, _tabulate, seed)
+    store_conflict(result, at, conflict)
+    warn_of_conflict(conflict, claims, float(model.card.get("conflict_limit", math.inf)))
 
 
 def _tabulate(model: DefectModel, question: Question) -> Outcomes:
@@ -277,6 +291,7 @@ def _infer_micrograph(
     found = one_image(outcomes, features, question.materials.row(0), question.possible[0], sites, float(model.correlation))
     result = Posterior.empty(1, len(positions), num_draws, known)
     store_image(result, question, found, sites, num_draws, seed)
+    _check(result, 0, known, features, sites, model, seed)
     return result, layout.with_sites(positions, sublattice, sampling, READINGS)
 
 

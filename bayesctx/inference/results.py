@@ -124,7 +124,7 @@ def build_tree(posterior: Posterior, layout: Layout, known: Mapping[str, object]
         "class_posterior": xr.Dataset(probabilities, names),
         "log_likelihood": xr.Dataset({"contrast": sampled(posterior.log_likelihood, "patch", unit="nat")}),
         "prior": xr.Dataset(prior),
-        "sample_stats": xr.Dataset({"ess": (image, of_image(posterior.ess), {"units": "1"})}),
+        "sample_stats": _statistics(posterior, image),
         "observed_data": xr.Dataset({"intensity": (layout.dims, layout.observed, {"units": "counts"})}),
         "constant_data": _constants(layout, known, image),
     }
@@ -138,6 +138,17 @@ def build_tree(posterior: Posterior, layout: Layout, known: Mapping[str, object]
     tree = xr.DataTree.from_dict(datasets)
     tree.attrs = attributes
     return tree
+
+
+def _statistics(posterior: Posterior, image: tuple[str, ...]) -> xr.Dataset:
+    """Effective number of draws, and the evidence against every claim about images of several patches."""
+    statistics = {"ess": (image, posterior.ess if image else posterior.ess[0], {"units": "1"})}
+    claims = list(posterior.conflict)
+    if claims:
+        values = np.stack([posterior.conflict[c] for c in claims], -1)
+        attributes = {"units": "nat", "long_name": "log Bayes factor of leaving the claim open against taking it"}
+        statistics["conflict"] = ((*image, "claim"), values if image else values[0], attributes)
+    return xr.Dataset(statistics, {"claim": claims} if claims else None)
 
 
 def _constants(layout: Layout, known: Mapping[str, object], image: tuple[str, ...]) -> xr.Dataset:

@@ -35,6 +35,8 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "rotation": ("rad", dist.Uniform(0.0, 2 * math.pi)),
     "offset_x": ("Å", dist.Uniform(-0.25, 0.25)),
     "offset_y": ("Å", dist.Uniform(-0.25, 0.25)),
+    "phase_x": ("1", dist.Uniform(-0.5, 0.5)),
+    "phase_y": ("1", dist.Uniform(-0.5, 0.5)),
     "strain": ("1", dist.Normal(0.0, 0.015)),
     "drift_x": ("1", dist.Uniform(-0.03, 0.03)),
     "drift_y": ("1", dist.Uniform(-0.03, 0.03)),

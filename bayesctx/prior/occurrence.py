@@ -158,9 +158,11 @@ class Prior:
         tuple of float
             Low and high.
         """
-        ends = torch.tensor([1e-6, 1 - 1e-6], dtype=torch.float64)
+        ends = torch.tensor([0.0, 1e-6, 1 - 1e-6, 1.0], dtype=torch.float64)
         values = torch.stack([quantile(c[name], ends) for c in self.conditions])
-        return float(values.min()), float(values.max())
+        finite = values[values.isfinite()]
+        # distributions hold their bounds in single precision
+        return float(f"{float(finite.min()):.6g}"), float(f"{float(finite.max()):.6g}")
 
     def to_dict(self) -> dict[str, object]:
         """Return the prior as JSON values.

@@ -318,14 +318,16 @@ def _render_group(
     spectra = image_spectra(image, nuisances, deviation, cell=cell)
     # pixels finer than the model's are binned: their counts add up, the jitter of their rows averages
     step = nuisances["scan_step"].clamp(min=prior.sampling)
-    same = bool((step == prior.sampling).all())
+    phase = torch.stack([nuisances["phase_x"], nuisances["phase_y"]])[..., None, None]
+    same = bool((step == prior.sampling).all()) and not bool(phase.any())
     num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
-    native = ((torch.arange(num_native) - (num_native - 1) / 2) * step[:, None])[:, None]
+    middle = (num_native - 1) / 2
+    native = (torch.arange(num_native) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
     shift = jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
     parts = [slice(first, first + AT_ONCE) for first in range(0, jitter.shape[1], AT_ONCE)]
     clean = torch.cat(
         [
-            synthesize(patch_spectra(spectra, scene[:, part], cell=cell), native, native, cell=cell, row_shift=shift[:, part])
+            synthesize(patch_spectra(spectra, scene[:, part], cell=cell), *native, cell=cell, row_shift=shift[:, part])
             for part in parts
         ],
         1,
@@ -334,10 +336,11 @@ def _render_group(
     drawn = [None if n is None else n[..., :num_native, :num_native] for n in (normal, readout)]
     if readout is not None:
         drawn[1] = drawn[1] * (step / nuisances["scan_step"])[:, None, None, None]
-    noisy = detect(clean, native, native, exposure, nuisances, *drawn)
+    noisy = detect(clean, *native, exposure, nuisances, *drawn)
     if same:
         return noisy
+    # the pixels of a patch cut from a micrograph lie anywhere between those of the scan
     target = (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
-    position = target / step[:, None] + (num_native - 1) / 2
-    weights = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None])[:, None]
-    return weights @ noisy @ weights.mT
+    position = target / step[:, None, None] + middle + phase
+    along_x, along_y = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None, None])
+    return along_y @ noisy @ along_x.mT

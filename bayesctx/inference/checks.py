@@ -1,0 +1,98 @@
+"""Whether an image is one of those that the model knows, and whether it agrees with what was claimed of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+
+from ..model import DefectModel, Outcomes
+from ..prior import CONTINUOUS
+from .composition import Sites, log_marginal
+from .conditioning import Question, questions
+
+__all__ = ["CLAIMS", "conflict_with", "warn_of_conflict"]
+
+CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
+    "detector": ("inner_collection_angle", "outer_collection_angle")
+}
+"""What is freed together to see whether the image speaks against it. Not the dose: resampling takes noise from an image."""
+
+NUM_SITES = 128  # of a micrograph; more share the nuisances of these
+NUM_DRAWS = 256
+
+
+def conflict_with(
+    known: Mapping[str, object],
+    features: Tensor,
+    sites: Sites,
+    model: DefectModel,
+    tabulate: Callable[[DefectModel, Question], Outcomes],
+    seed: int,
+) -> dict[str, float]:
+    """Evidence of one image against each of the claims about it.
+
+    Parameters
+    ----------
+    known : mapping
+        The checked context of the image, one value per variable.
+    features : Tensor, shape (patch, feature)
+        Contrast features.
+    sites : Sites
+        Sublattices, their readings, and the composition expected of each kind of site.
+    model : DefectModel
+        The model.
+    tabulate : callable
+        Makes the likelihood of a question.
+    seed : int
+        Of the draws of what is freed.
+
+    Returns
+    -------
+    dict of str to float
+        For each claim the log Bayes factor, in nats, of leaving it open against taking it as given.
+    """
+    chosen = torch.linspace(0, len(features) - 1, min(NUM_SITES, len(features))).long()
+    some = Sites(sites.group[chosen], sites.readings, sites.strength)
+
+    def evidence(context: Mapping[str, object]) -> float:
+        (question,) = questions(model.prior, context, 1, NUM_DRAWS, seed)
+        outcomes = tabulate(model, question)
+        materials, possible = question.materials.row(0), question.possible[0].float()
+        return log_marginal(outcomes, features[chosen], materials, possible, some, float(model.correlation))
+
+    given, found = evidence(known), {}
+    for claim, names in CLAIMS.items():
+        if all(isinstance(known.get(n), float | str) for n in names):
+            found[claim] = evidence({n: v for n, v in known.items() if n not in names}) - given
+    return found
+
+
+def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object], limit: float) -> None:
+    """Warn of the claim that the image speaks against most, if it does so more than true ones do.
+
+    Parameters
+    ----------
+    conflict : mapping of str to float
+        From ``conflict_with``.
+    known : mapping
+        The claims.
+    limit : float
+        In nats, from the card of the model: what images that were simulated with the claimed context hardly exceed.
+
+    Warns
+    -----
+    UserWarning
+        If the evidence against a claim exceeds the limit.
+    """
+    strong = {claim: value for claim, value in conflict.items() if value > limit}
+    if strong:
+        worst = max(strong, key=strong.get)
+        values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
+        warnings.warn(
+            f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; check it, or leave it out",
+            UserWarning,
+            stacklevel=5,
+        )
