@@ -266,3 +266,12 @@ def test_sheared_kernel_of_atoms_far_apart_is_the_sum_of_theirs():
     assert far == pytest.approx(alone, rel=0.02)
     assert near == pytest.approx(upright, rel=0.02)
     assert upright > 1.15 * alone
+
+
+def test_shear_in_any_direction_scatters_alike():
+    pair, tilt = (("Te", -1.815), ("Te", 1.815)), math.tan(math.radians(4.3))
+    slopes = [(tilt * math.cos(a), tilt * math.sin(a)) for a in (0.0, 0.7, 2.4, 3.9)]
+    kernels = [scattering_kernel(pair, 218e3, (60.0, 160.0), slope=slope, num_waves=24) for slope in slopes]
+    totals = [np.trace(kernel.values[0]).real for kernel in kernels]
+    # the nodes of the average over the thermal motion are six on a ring
+    assert np.ptp(totals) < 0.01 * np.mean(totals)
