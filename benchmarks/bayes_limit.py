@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import math
 import time
 from functools import partial
 from multiprocessing import get_context
@@ -16,10 +15,9 @@ from tqdm import tqdm
 
 import bayesctx as bc
 from bayesctx.exact import Crystal, evidence
-from bayesctx.exact.program import DOPED, UNDOPED
+from bayesctx.exact.program import by_outcome, columns_of_outcomes
 from bayesctx.model import Materials, outcome_classes
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES
 from bayesctx.simulation.stream import BLOCK, draw_block
 
 SUBSETS = {
@@ -63,8 +61,7 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
         return file
     model, found = bc.ExactModel(num_draws=num_draws), {}
     prior, materials = model.prior, Materials.of(model.prior)
-    num_dopants = materials.dopant.shape[1]
-    columns = torch.tensor(UNDOPED + [DOPED + len(SPECIES) * j for j in range(num_dopants)])
+    columns = columns_of_outcomes(materials.dopant.shape[1])
     for dose in prior.conditions[0]["dose"]:
         intensity, *truth = patches_of(seed, block, dose)
         crystals = [
@@ -76,7 +73,7 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
         by_column = torch.cat([p.log_evidence for p in parts]).unflatten(1, (len(prior.conditions), -1))
         ess = torch.cat([p.ess for p in parts]).flatten(1)
         best = by_column.flatten(1).argmax(1, keepdim=True)
-        found[dose] = (by_class(by_column), ess.gather(1, best)[:, 0], *truth)
+        found[dose] = (by_outcome(by_column), ess.gather(1, best)[:, 0], *truth)
     values = [torch.cat(v).numpy() for v in zip(*found.values(), strict=True)]
     doses = np.concatenate([np.full(len(v[0]), d) for d, v in found.items()])
     names = ("log_evidence", "ess", "defect", "host", "dopant", "condition")
@@ -84,16 +81,6 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
         np.savez_compressed(part, dose=doses, **dict(zip(names, values, strict=True)))
     file.with_suffix(".part").replace(file)
     return file
-
-
-def by_class(log_evidence: torch.Tensor) -> torch.Tensor:
-    """Columns to outcomes: the twelve classes without a dopant, then the dopant class for every dopant."""
-    plain = [
-        log_evidence[..., members].logsumexp(-1) - math.log(len(members))
-        for c in outcome_classes(0).tolist()
-        for members in [[j for j, s in enumerate(UNDOPED) if SPECIES[s][0] == bc.DEFECTS[c]]]
-    ]
-    return torch.cat([torch.stack(plain, -1), log_evidence[..., len(UNDOPED) :]], -1)
 
 
 @torch.no_grad()
@@ -124,8 +111,8 @@ def posterior(log_likelihood: torch.Tensor, data: dict, known: tuple[str, ...]) 
     num_plain = len(bc.DEFECTS) - 1
     weight = torch.cat([dopant.sum(-1, keepdim=True).expand(-1, -1, num_plain), dopant], -1)
     joint = log_likelihood.double() + (weight[:, None] * condition[:, :, None, None]).double().log()
-    by_outcome = joint.flatten(1, 2).logsumexp(1).softmax(-1)
-    return torch.zeros(num, len(bc.DEFECTS)).double().index_add_(1, outcome_classes(dopant.shape[-1]), by_outcome)
+    probability = joint.flatten(1, 2).logsumexp(1).softmax(-1)
+    return torch.zeros(num, len(bc.DEFECTS)).double().index_add_(1, outcome_classes(dopant.shape[-1]), probability)
 
 
 def rows_of(found: dict[str, torch.Tensor], data: dict, chosen: torch.Tensor) -> list[list[str]]:

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..imaging import FWHM, synthesize
 from ..optics import mode_orders
 from ..prior import CONTINUOUS, NUISANCES, Prior
-from ..simulation.rendering import BOX, image_spectra, patch_spectra
+from ..simulation.rendering import AT_ONCE, BOX, image_spectra, patch_spectra
 from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, SPECIES, Scene, sites_around
 
 __all__ = ["FREE", "Crystal", "held_nuisances"]
@@ -19,7 +19,7 @@ __all__ = ["FREE", "Crystal", "held_nuisances"]
 FREE = ("rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level")
 """The nuisances that are integrated out, in the order of every array over them; the prior holds the others at a number."""
 
-AT_ONCE = 128  # images whose spectra stay in the cache
+STILL = ("phase_x", "phase_y", "drift_x", "drift_y", "line_jitter", "tilt", "relaxation", "disorder", "additivity")
 
 
 def held_nuisances(prior: Prior) -> dict[str, float]:
@@ -44,11 +44,7 @@ def held_nuisances(prior: Prior) -> dict[str, float]:
     spread = [name for name, value in held.items() if not isinstance(value, float | int)]
     if spread:
         raise ValueError(f"a number was expected for the nuisance {spread[0]}, got {held[spread[0]]}; see limit_prior()")
-    moving = [
-        n
-        for n in ("phase_x", "phase_y", "drift_x", "drift_y", "line_jitter", "tilt", "relaxation", "disorder", "additivity")
-        if held[n]
-    ]
+    moving = [name for name in STILL if held[name]]
     if moving:
         raise ValueError(f"a perfect crystal was expected, got {moving[0]} = {held[moving[0]]}; see limit_prior()")
     if not held["readout"] > 0:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .crystal import AT_ONCE, FREE, Crystal
+from ..simulation.rendering import AT_ONCE
+from .crystal import FREE, Crystal
 
 __all__ = ["Box", "log_density", "score"]
 

@@ -20,7 +20,7 @@ from ..structure import DEFECTS
 from .crystal import FREE, Crystal, held_nuisances
 from .evidence import Box, evidence
 
-__all__ = ["ExactModel", "ExactOutcomes"]
+__all__ = ["ExactModel", "ExactOutcomes", "by_outcome", "columns_of_outcomes"]
 
 UNDOPED = [i for i, (defect, _) in enumerate(SPECIES) if defect != "D_M"]
 DOPED = next(i for i, (defect, _) in enumerate(SPECIES) if defect == "D_M")
@@ -197,7 +197,7 @@ class ExactOutcomes:
             for d in range(num_draws)
             for host, dopants in zip(materials.host, materials.dopant, strict=True)
         ]
-        columns = torch.tensor(UNDOPED + [DOPED + len(SPECIES) * j for j in range(num_dopants)])
+        columns = columns_of_outcomes(num_dopants)
         found = evidence(
             crystals,
             columns,
@@ -214,12 +214,43 @@ class ExactOutcomes:
                 UserWarning,
                 stacklevel=2,
             )
-        log_prob = found.log_evidence.unflatten(1, (num_draws, num_hosts))
-        classes = []
-        for defect in outcome_classes(0).tolist():
-            members = [j for j, s in enumerate(UNDOPED) if SPECIES[s][0] == DEFECTS[defect]]
-            classes.append(log_prob[..., members].logsumexp(-1) - math.log(len(members)))
-        return torch.cat([torch.stack(classes, -1), log_prob[..., len(UNDOPED) :]], -1)
+        return by_outcome(found.log_evidence.unflatten(1, (num_draws, num_hosts)))
+
+
+def columns_of_outcomes(num_dopants: int) -> Tensor:
+    """Columns whose evidence tells the outcomes apart, see ``Crystal.render``.
+
+    Parameters
+    ----------
+    num_dopants : int
+        Dopants that are enumerated.
+
+    Returns
+    -------
+    Tensor of int, shape (column,)
+        Those of the twelve classes without a dopant, then one for every dopant.
+    """
+    return torch.tensor(UNDOPED + [DOPED + len(SPECIES) * j for j in range(num_dopants)])
+
+
+def by_outcome(log_evidence: Tensor) -> Tensor:
+    """Sum the columns that one class can stand for.
+
+    Parameters
+    ----------
+    log_evidence : Tensor, shape (*batch, column)
+        Of ``columns_of_outcomes``.
+
+    Returns
+    -------
+    Tensor, shape (*batch, outcome)
+        The twelve classes without a dopant, their columns equally probable, then one for every dopant.
+    """
+    classes = []
+    for defect in outcome_classes(0).tolist():
+        members = [j for j, s in enumerate(UNDOPED) if SPECIES[s][0] == DEFECTS[defect]]
+        classes.append(log_evidence[..., members].logsumexp(-1) - math.log(len(members)))
+    return torch.cat([torch.stack(classes, -1), log_evidence[..., len(UNDOPED) :]], -1)
 
 
 def _box(prior: Prior) -> Box:

@@ -94,11 +94,9 @@ def sheared_parts(
     places = [(part, z) for part in (column, *atoms) for z in sorted({*heights, centre})]
     alone = np.array([float(len(part) == 1 and part[0][1] == z) for part, z in places])
     q, target = _kernel(column, slope, *optics)
-    rows = np.stack(
-        [(_kernel(part, (0.0, 0.0), *optics)[1] * np.exp(2j * np.pi * z * (q @ slope))).ravel() for part, z in places]
-    )
-    matrix, target = (_weigh(values.reshape(-1, *q.shape[:2])) for values in (rows, target))
-    weights = alone + np.linalg.lstsq(matrix.T, target[0] - alone @ matrix, rcond=CUTOFF)[0]
+    rows = np.stack([_kernel(part, (0.0, 0.0), *optics)[1] * np.exp(2j * np.pi * z * (q @ slope)) for part, z in places])
+    matrix, (target,) = _weigh(rows), _weigh(target[None])
+    weights = alone + np.linalg.lstsq(matrix.T, target - alone @ matrix, rcond=CUTOFF)[0]
     return [(part, z * slope[0], z * slope[1], float(w)) for (part, z), w in zip(places, weights, strict=True)]
 
 
