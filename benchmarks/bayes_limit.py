@@ -30,7 +30,7 @@ SUBSETS = {
     "beam energy, detector": ("beam_energy", "detector"),
     "everything": ("host", "dopant", "beam_energy", "detector"),
 }
-AT_ONCE = 64  # patches that share their templates
+AT_ONCE = 128  # patches that share their templates
 
 INTRODUCTION = """{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28 mrad, in
 focus; dose and probe are always known. Rotation, offset, source size, background, gain and dark level are unknown to both. Exact:

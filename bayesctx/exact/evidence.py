@@ -18,6 +18,7 @@ __all__ = ["Evidence", "evidence"]
 ANGLES, SHIFTS = 24, (-0.16, 0.0, 0.16)  # rad over a third of a turn, Å: where a fit may start
 APART = math.radians(20)  # of a second start from the first
 ROUNDS = (6, 10)  # of Fisher scoring, before and after the second sieve
+ACTIVE = 6  # rounds in which a step finds the bounds that hold it
 SIEVES = (40.0, 60.0, 25.0)  # nats below the best column of a patch: by the templates, after a few rounds, and at the mode
 COARSENESS = 0.1  # of what a template explains, its error: it lies up to half a step of the grid beside the patch
 FREEDOM = 5.0  # of Student's t, from which the nuisances are drawn
@@ -91,10 +92,10 @@ def evidence(
     mode = torch.stack(starts).permute(2, 0, 1, 3, 4)[tuple(pairs.T)]
     for rounds, sieve in zip(ROUNDS, sieves[1:], strict=True):
         climb = partial(_climb, box=box, rounds=rounds)
-        mode, value, covariance = _each(climb, crystals, columns, patches, pairs, mode)
+        mode, value, promise, covariance = _each(climb, crystals, columns, patches, pairs, mode)
         value = value + _log_volume(covariance, box)
         best = torch.full((len(patches),), -torch.inf, dtype=value.dtype).scatter_reduce(0, pairs[:, 0], value, "amax")
-        kept = value > best[pairs[:, 0]] - sieve
+        kept = value + promise > best[pairs[:, 0]] - sieve
         pairs, mode, covariance = pairs[kept], mode[kept], covariance[kept]
     kept = _distinct(pairs, mode, box)
     pairs, mode, covariance = pairs[kept], mode[kept], covariance[kept]
@@ -151,25 +152,43 @@ def _collect(found: Tensor, ess: Tensor, pairs: Tensor, shape: torch.Size) -> Ev
 
 def _climb(
     crystal: Crystal, column: Tensor, patches: Tensor, start: Tensor, box: Box, rounds: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Modes, shape (image, nuisance), log likelihood there, and covariances: Fisher scoring, damped as Levenberg does."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Modes, shape (image, nuisance), log likelihood there, what one more step promises to add, and covariances.
+
+    Fisher scoring, damped as Levenberg does.
+    """
     best, damping = start, torch.full((len(start),), 1e-2, dtype=torch.float64)
     value = log_density(crystal, column, best, patches)
+    gradient, information = score(crystal, column, best, patches, box)
     for _ in range(rounds):
-        gradient, information = score(crystal, column, best, patches, box)
-        # what is pressed against its bound stays there in this round
-        held = ~box.free | ((best <= box.low) & (gradient < 0)) | ((best >= box.high) & (gradient > 0))
-        loose = (~held).double()
-        damped = information * loose[:, :, None] * loose[:, None] + torch.diag_embed(held.double())
-        damped = damped + torch.diag_embed(information.diagonal(dim1=-2, dim2=-1) * damping[:, None])
-        step = (torch.linalg.solve(damped, gradient[..., None] * loose[..., None])[..., 0]).float()
-        tried = torch.minimum(torch.maximum(best + step, box.low), box.high)
+        damped = information + torch.diag_embed(information.diagonal(dim1=-2, dim2=-1) * damping[:, None])
+        tried = torch.minimum(torch.maximum(best + _step(damped, gradient, best, box).float(), box.low), box.high)
         found = log_density(crystal, column, tried, patches)
         better = found > value
         best, value = torch.where(better[:, None], tried, best), torch.where(better, found, value)
         damping = torch.where(better, damping / 5, damping * 8).clamp(1e-4, 1e4)
-    _, information = score(crystal, column, best, patches, box)
-    return best, value, torch.linalg.inv(information)
+        gradient, information = score(crystal, column, best, patches, box)
+    step = _step(information, gradient, best, box)
+    promise = (gradient * step).sum(-1) - 0.5 * ((information @ step[..., None])[..., 0] * step).sum(-1)
+    return best, value, promise.clamp(min=0.0), torch.linalg.inv(information)
+
+
+def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Tensor:
+    """Newton's step inside of the box, by the primal-dual active set method of Hintermüller, Ito and Kunisch (2002)."""
+    low, high = (box.low - place).double(), (box.high - place).double()
+    step, held = torch.zeros_like(gradient), (~box.free).expand_as(low)
+    for _ in range(ACTIVE):
+        loose, fixed = (~held).double(), step * held
+        matrix = information * loose[:, :, None] * loose[:, None] + torch.diag_embed(held.double())
+        rest = (gradient - (information @ fixed[..., None])[..., 0]) * loose
+        step = torch.linalg.solve(matrix, rest[..., None])[..., 0] + fixed
+        force = gradient - (information @ step[..., None])[..., 0]
+        # a bound holds what would leave it, and what is pressed against it
+        above, below = torch.where(held, force > 0, step > high), torch.where(held, force < 0, step < low)
+        above, below = above & (~held | (step >= high)), below & (~held | (step <= low))
+        step = torch.minimum(torch.maximum(step, low), high)
+        held = above | below | ~box.free
+    return step
 
 
 def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple[Tensor, Tensor]:
