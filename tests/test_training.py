@@ -1,5 +1,9 @@
+import multiprocessing
+
+import numpy as np
 import pytest
 import torch
+from torch import distributed
 
 from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
@@ -122,3 +126,45 @@ def test_a_step_sees_its_part_of_the_stream_wherever_the_run_starts(batch_size):
         steps = list(_load(small(tmd_prior()), 1, first * batch_size, 384, batch_size, 0))
         assert all(s.intensity[:, :, 0, 0].numel() == batch_size for s in steps)
         assert torch.equal(torch.cat([s.intensity for s in steps]), whole[first * batch_size // 16 :])
+
+
+def _train_as(rank, size, file, results):
+    """Train as one of several processes."""
+    torch.set_num_threads(1)
+    if size > 1:
+        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    model = small()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(rank)  # the weights of the first must win
+    history = train(model, num_patches=512 * 6, batch_size=512, num_workers=0, progress=False)
+    results.put((rank, history.loss.values, history.log_score.values))
+    if size > 1:
+        distributed.destroy_process_group()
+
+
+def test_two_processes_take_the_steps_of_one(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    results = context.Queue()
+    processes = [
+        context.Process(target=_train_as, args=(rank, size, tmp_path / "meeting", results))
+        for size in (1, 2)
+        for rank in range(size)
+    ]
+    for process in processes:
+        process.start()
+    found = [results.get(timeout=120) for _ in processes]
+    for process in processes:
+        process.join()
+    for _, loss, score in found[1:]:
+        # the order of sums in single precision, and what Adam makes of it in six steps
+        assert np.allclose(loss, found[0][1], rtol=1e-5)
+        assert np.allclose(score, found[0][2], rtol=1e-5)
+
+
+def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
+    from bayesctx.training import fit as training
+
+    monkeypatch.setattr(training, "rank_of_process", lambda: (0, 2))
+    with pytest.raises(ValueError, match="whole blocks of 256 for each of 2 processes was expected, got 768"):
+        train(small(), num_patches=768, batch_size=768)

@@ -19,8 +19,8 @@ from ..context import CONTEXT, check_context
 from ..inference import fit_correlation, infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import limit_prior, reference_prior, tmd_prior
-from ..simulation import simulate, simulate_micrograph
-from ..training import train
+from ..simulation import rank_of_process, simulate, simulate_micrograph
+from ..training import process_group, train
 from .arguments import count, destination, index, picture, read_context, read_image, target
 from .reports import draw_demo, draw_result, print_demo, print_result, save_figure
 from .shards import refuse_shard_options, shard_options, simulate_shards
@@ -63,10 +63,12 @@ examples:
 --checkpoint names a file that holds the state of the run: a run that was killed goes on when the same command is given
 again. The loss is minus the log probability of the true class, in nats, over random subsets of known context.
 At the end patches that were not trained on tell how much those of one image repeat each other, and score the model.
+Several processes started by torchrun share every batch, and take the steps that one would; --batch-size is that of all.
 
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
-  bayesctx train --num-patches 1e6 --prior tmd --batch-size 1024 --learning-rate 1e-3 --workers 2 --out tmd.safetensors""",
+  bayesctx train --num-patches 1e6 --prior tmd --batch-size 1024 --learning-rate 1e-3 --workers 2 --out tmd.safetensors
+  torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --threads 1 --out model.safetensors""",
     "infer": f"""Infer the defects of an image and what is not known of its context; print a summary, write the posterior.
 
 The image is a netCDF or .npy file: a micrograph (y, x), or patches (patch, y, x) or (image, y, x). A context value is
@@ -200,7 +202,10 @@ def _train(arguments: argparse.Namespace) -> None:
         torch.set_num_threads(arguments.threads)
     model = DefectModel(PRIORS[arguments.prior](), seed=arguments.seed)
     options = {name: getattr(arguments, name) for name in ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")}
-    history = train(model, num_workers=arguments.workers, **options)
+    with process_group():
+        history = train(model, num_workers=arguments.workers, **options)
+        if rank_of_process()[0]:
+            return
     if arguments.held_out:
         fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
         scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)

@@ -212,7 +212,7 @@ def join(batches: Sequence[Patches]) -> Patches:
     return batches[0] if len(batches) == 1 else _combine(torch.cat, batches)
 
 
-def take(batch: Patches, start: int, stop: int) -> Patches:
+def take(batch: Patches, start: int, stop: int, step: int = 1) -> Patches:
     """Take some images of a batch.
 
     Parameters
@@ -221,12 +221,14 @@ def take(batch: Patches, start: int, stop: int) -> Patches:
         A batch.
     start, stop : int
         First image, and the one after the last.
+    step : int
+        One of so many is taken.
 
     Returns
     -------
     Patches
         A copy, for a view would carry the whole batch from a worker to its loader; the batch itself where all is taken.
     """
-    if start == 0 and stop >= len(batch.host):
+    if start == 0 and stop >= len(batch.host) and step == 1:
         return batch
-    return _combine(lambda values: values[0][start:stop].clone(), [batch])
+    return _combine(lambda values: values[0][start:stop:step].clone(), [batch])

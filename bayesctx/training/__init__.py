@@ -1,4 +1,5 @@
 """Fit encoder and likelihood to streamed patches by the conditional log score over random subsets of known context."""
 
 from .fit import train as train
+from .ranks import process_group as process_group
 from .score import Question as Question, ask as ask, conditional_log_score as conditional_log_score

@@ -15,13 +15,15 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Patches, PatchStream, take
+from ..simulation import BLOCK, Patches, PatchStream, rank_of_process, take
 from .checkpoint import resume, write_checkpoint
+from .ranks import average, together
 from .score import ask, conditional_log_score, generative_log_score, random_subset
 
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
+OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
 def train(
@@ -71,6 +73,11 @@ def train(
     ------
     ValueError
         If there is nothing to learn from, the batch does not consist of images, or the checkpoint is foreign or of another run.
+
+    Notes
+    -----
+    Where ``torch.distributed`` is initialised every rank takes its share of each batch, and all take the same steps as one
+    process would, but for the order of sums; the first one writes the checkpoint, which all must be able to read.
     """
     _check_sizes(num_patches, batch_size)
     num_steps = max(1, num_patches // batch_size)
@@ -88,9 +95,12 @@ def train(
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
     first = len(history)
     loader = _load(model, seed, first * batch_size, num_steps * batch_size, batch_size, num_workers)
+    leads = rank_of_process()[0] == 0
+    checkpoint = checkpoint if leads else None
     model.train()
-    bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=not progress, unit="patch", unit_scale=True)
-    with bar:
+    hidden = not (progress and leads)
+    bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=hidden, unit="patch", unit_scale=True)
+    with bar, together(model):
         for step, batch in enumerate(loader, first):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             history.append(_step(model, batch, optimizer, generator, generative_weight))
@@ -114,14 +124,20 @@ def _check_sizes(num_patches: int, batch_size: int) -> None:
         raise ValueError(f"num_patches was expected to be at least 1, got {num_patches}")
     if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
         raise ValueError(f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it")
+    _, ranks = rank_of_process()
+    if ranks > 1 and batch_size % (ranks * BLOCK):
+        raise ValueError(
+            f"a batch of whole blocks of {BLOCK} for each of {ranks} processes was expected, got {batch_size}; round it"
+        )
 
 
 def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int) -> Iterator[Patches]:
-    """Batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
-    size = math.lcm(batch_size, BLOCK)
-    origin = start // size * size
-    # every process that trains takes every step
-    window = {"start": origin, "stop": stop, "batch_size": size, "rank": (0, 1)}
+    """Shares of the batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
+    rank, ranks = rank_of_process()
+    share = batch_size // ranks
+    size = math.lcm(share, BLOCK)
+    origin = start // (size * ranks) * size * ranks
+    window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
     stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, **window)
     prefetch = 4 if num_workers else None
     # its own generator: the global one is left as found
@@ -129,7 +145,8 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     loader = DataLoader(
         stream, None, collate_fn=_without_nuisances, num_workers=num_workers, prefetch_factor=prefetch, generator=generator
     )
-    images = batch_size // PATCHES_PER_IMAGE
+    images = share // PATCHES_PER_IMAGE
+    # with several ranks a batch is a window, and nothing is skipped
     skipped = (start - origin) // PATCHES_PER_IMAGE
     for drawn in loader:
         for first in range(skipped, len(drawn.host), images):
@@ -149,13 +166,16 @@ def _step(
     known = random_subset(generator)
     features = model.encoder(batch.intensity)
     # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
-    part = len(features) if not known or "host" in known else max(1, len(features) // 4)
-    question = ask(take(batch, 0, part), model.prior, known, generator, num_draws=24 if not known else 4)
-    score = -conditional_log_score(model, features[:part], batch.defect[:part], question).mean()
+    stride = 1 if not known or "host" in known else OPEN_HOST
+    asked = take(batch, 0, len(features), stride)
+    question = ask(asked, model.prior, known, generator, num_draws=24 if not known else 4, rank=rank_of_process())
+    score = -conditional_log_score(model, features[::stride], asked.defect, question).mean()
     density = -generative_log_score(model, features, batch).mean()
     loss = score + generative_weight * density
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
+    result = torch.stack([loss.detach(), -score.detach()])
+    average([p.grad for p in model.parameters()] + [result])
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
-    return loss.item(), -score.item(), float(len(known))
+    return *result.tolist(), float(len(known))

@@ -41,7 +41,14 @@ class Question:
     materials: Materials
 
 
-def ask(batch: Patches, prior: Prior, known: frozenset[str], generator: torch.Generator, num_draws: int) -> Question:
+def ask(
+    batch: Patches,
+    prior: Prior,
+    known: frozenset[str],
+    generator: torch.Generator,
+    num_draws: int,
+    rank: tuple[int, int] = (0, 1),
+) -> Question:
     """Set up the marginalisation over everything that is not known.
 
     Parameters
@@ -56,6 +63,8 @@ def ask(batch: Patches, prior: Prior, known: frozenset[str], generator: torch.Ge
         Source of randomness.
     num_draws : int
         Draws of the latent continuous context.
+    rank : tuple of int
+        Which of how many equal shares of a larger batch this is: it gets the numbers that the share would get in the whole.
 
     Returns
     -------
@@ -67,7 +76,9 @@ def ask(batch: Patches, prior: Prior, known: frozenset[str], generator: torch.Ge
     rows = 1 if len(latent) == len(CONTINUOUS) and not known & set(DISCRETE) else num_images
     draws = num_draws if latent else 1
     if latent:
-        u = torch.rand(rows, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        every = rows if rows == 1 else rows * rank[1]
+        u = torch.rand(every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        u = u if rows == 1 else u.chunk(rank[1])[rank[0]]
         context, _ = prior.quantiles(u)
         for name in known & set(CONTINUOUS):
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
