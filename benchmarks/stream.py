@@ -75,7 +75,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-patches", type=float, default=1e6)
-    parser.add_argument("--patches-per-image", type=int, default=1)
+    parser.add_argument("--patches-per-image", type=int, default=64)
     parser.add_argument("--prior", default="reference")
     parser.add_argument("--workers", type=int, default=os.cpu_count())
     parser.add_argument("--seed", type=int, default=0)
