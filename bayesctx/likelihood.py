@@ -189,10 +189,10 @@ def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
 
 
 @functools.cache
-def _hypothesis_table() -> LookUp:
+def _hypothesis_table(device: torch.device) -> LookUp:
     """Columns of every hypothesis in every material, shape (host, dopant, hypothesis)."""
     columns = [columns_of(d, host, dopant)[v] for host in HOSTS for dopant in METALS for d, v in HYPOTHESES]
-    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(HYPOTHESES))
+    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(HYPOTHESES)).to(device)
 
 
 SITE_INPUTS = len(DEFECTS) + 1
@@ -221,7 +221,7 @@ def describe(host: Tensor, dopant: Tensor, context: Mapping[str, Tensor], hypoth
     energy, angle = context["beam_energy"], context["convergence_semiangle"]
     inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
     host, dopant = torch.broadcast_tensors(host, dopant)
-    columns = _hypothesis_table()[host, dopant]
+    columns = _hypothesis_table(host.device)[host, dopant]
     strength = _responses(columns, energy, angle, inner, outer)  # (*batch, hypothesis, frequency)
     metal, chalcogen = strength[..., 0:1, :], strength[..., 5:6, :]
     unit = (metal + chalcogen)[..., :1]

@@ -193,6 +193,7 @@ def _train_options(add: Callable) -> None:
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")
     add("--workers", type=index, default=1, metavar="N", help="processes that simulate (default: 1)")
+    add("--device", default="cpu", metavar="NAME", help="where to compute, e.g. cuda, with --workers 0 (default: cpu)")
     add("--held-out", type=index, default=9600, metavar="N", help="patches for correlation and scores (default: 9600)")
     add("--out", type=target, required=True, metavar="FILE", help="safetensors file to write")
 
@@ -200,12 +201,13 @@ def _train_options(add: Callable) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = DefectModel(PRIORS[arguments.prior](), seed=arguments.seed)
+    model = DefectModel(PRIORS[arguments.prior](), seed=arguments.seed).to(arguments.device)
     options = {name: getattr(arguments, name) for name in ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")}
     with process_group():
         history = train(model, num_workers=arguments.workers, **options)
         if rank_of_process()[0]:
             return
+    model.cpu()
     if arguments.held_out:
         fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
         scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)

@@ -17,7 +17,8 @@ __all__ = ["Materials", "Outcomes", "outcome_classes"]
 
 UNDOPED = [i for i in range(len(HYPOTHESES)) if i != DOPED]
 UNDOPED_CLASSES = [DEFECTS.index(d) for d in DEFECTS if d != "D_M"]
-ALTERNATIVES = [[i for i, h in enumerate(UNDOPED) if HYPOTHESIS_DEFECT[h] == c] for c in UNDOPED_CLASSES]
+MEMBERS = [[i for i, h in enumerate(UNDOPED) if HYPOTHESIS_DEFECT[h] == c] for c in UNDOPED_CLASSES]
+ALTERNATIVES = [slice(members[0], members[-1] + 1) for members in MEMBERS]  # neighbours in HYPOTHESES
 
 
 @dataclass(frozen=True)
@@ -161,7 +162,7 @@ class Outcomes:
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
         by_hypothesis = components.exp_().sum(-1)
-        classes = [by_hypothesis[..., a].sum(-1) if len(a) > 1 else by_hypothesis[..., a[0]] for a in ALTERNATIVES]
+        classes = [by_hypothesis[..., a].sum(-1) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES]
         return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1), peak
 
     def __getitem__(self, index: object) -> Outcomes:

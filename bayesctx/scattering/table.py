@@ -46,6 +46,21 @@ class LookUp:
         """Select columns by an index of any shape."""
         return LookUp(self.entry[index], self.weight[index], self.height[index], self.displacement[index])
 
+    def to(self, device: str | torch.device) -> LookUp:
+        """Move to a device.
+
+        Parameters
+        ----------
+        device : str or device
+            Where to.
+
+        Returns
+        -------
+        LookUp
+            There.
+        """
+        return LookUp(*(v.to(device) for v in (self.entry, self.weight, self.height, self.displacement)))
+
     def reshape(self, *shape: int) -> LookUp:
         """Arrange the columns in another shape.
 
@@ -95,6 +110,7 @@ class ResponseTable:
         # (beam_energy and angle, entry and term and order)
         coefficients = torch.from_numpy(in_angle.c.transpose(1, 0, 2, 3, 4).astype(np.float32, order="C"))
         self.splines = coefficients.flatten(0, 1).flatten(1)
+        self._copies: dict[tuple, Tensor] = {}
 
     def look_up(self, columns: Sequence[Atoms]) -> LookUp:
         """Find columns in the table.
@@ -166,11 +182,18 @@ class ResponseTable:
         # all entries at once, as one matrix product: more than are asked for, but without picking splines for each
         share = torch.broadcast_tensors(of_energy[..., :, None], (inner - outer)[..., None, :])
         share = (share[0] * share[1]).flatten(-2)
-        entries = (share @ self.splines.to(share)).unflatten(-1, (len(self.columns), NUM_TERMS * NUM_ORDERS))
-        condition = torch.arange(math.prod(entries.shape[:-2])).view(*entries.shape[:-2], 1, 1)
+        entries = (share @ self._splines(share)).unflatten(-1, (len(self.columns), NUM_TERMS * NUM_ORDERS))
+        condition = torch.arange(math.prod(entries.shape[:-2]), device=share.device).view(*entries.shape[:-2], 1, 1)
         picked = entries.flatten(0, -2)[condition * len(self.columns) + columns.entry]
         mixed = (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :].unflatten(-1, (NUM_TERMS, NUM_ORDERS))
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
+
+    def _splines(self, like: Tensor) -> Tensor:
+        """Coefficients of the splines on a device and in a precision, kept: the table is large."""
+        where = like.device, like.dtype
+        if where not in self._copies:
+            self._copies[where] = self.splines.to(like)
+        return self._copies[where]
 
 
 def _defocus(c: Tensor, waves: Tensor) -> Tensor:
@@ -202,8 +225,8 @@ def _cubic_splines(x: Tensor, knots: Tensor) -> Tensor:
         rising = [torch.zeros_like(x)] + [left[degree - r] * v for r, v in enumerate(shares)]
         falling = [right[r] * v for r, v in enumerate(shares)] + [torch.zeros_like(x)]
         values = [a + b for a, b in zip(rising, falling, strict=True)]
-    place = interval[..., None] + torch.arange(-3, 1)
-    return torch.zeros(*x.shape, len(knots) - 4).to(x).scatter(-1, place, torch.stack(values, -1))
+    place = interval[..., None] + torch.arange(-3, 1, device=x.device)
+    return x.new_zeros(*x.shape, len(knots) - 4).scatter(-1, place, torch.stack(values, -1))
 
 
 @functools.cache

@@ -41,6 +41,9 @@ class PatchStream(IterableDataset):
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     rank : tuple of int, optional
         Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
+    device : str or device
+        Where images are computed and batches lie, the processor by default. On another one they agree to rounding, and a loader
+        should have no workers: random numbers are drawn on the processor all the same.
 
     Raises
     ------
@@ -70,13 +73,14 @@ class PatchStream(IterableDataset):
         batch_size: int = 512,
         patches_per_image: int = 1,
         rank: tuple[int, int] | None = None,
+        device: str | torch.device = "cpu",
     ) -> None:
         check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
         if rank is not None and not 0 <= rank[0] < rank[1]:
             raise ValueError(f"a rank below the number of ranks was expected, got {rank}; count from 0")
         self.prior, self.seed, self.patches_per_image = prior, seed, patches_per_image
         self.start, self.stop, self.batch_size = start, stop, batch_size
-        self.rank = rank
+        self.rank, self.device = rank, device
 
     def __iter__(self) -> Iterator[Patches]:
         """Yield the batches of this rank and worker."""
@@ -110,7 +114,7 @@ class PatchStream(IterableDataset):
 
     def _block(self, block: int) -> Patches:
         """Draw one block."""
-        return draw_block(self.prior, self.seed, block, patches_per_image=self.patches_per_image)
+        return draw_block(self.prior, self.seed, block, patches_per_image=self.patches_per_image, device=self.device)
 
 
 def rank_of_process() -> tuple[int, int]:

@@ -42,7 +42,7 @@ PAIRS = torch.tensor([i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d,
 
 
 @functools.cache
-def _table() -> LookUp:
+def _table(device: torch.device) -> LookUp:
     """Where the columns of every material stand in the table of responses, shape (host, dopant, column).
 
     First every species, then the upper atoms of the pairs, then the lower ones.
@@ -52,7 +52,7 @@ def _table() -> LookUp:
         for dopant in METALS:
             species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
             columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
-    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1)
+    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
 
 
 def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
@@ -87,7 +87,7 @@ def image_spectra(
         Complex, as a fraction of the beam.
     """
     energy, inner, outer = (image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle"))
-    columns = _table()[image["host"], image["dopant"]]
+    columns = _table(energy.device)[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
     share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
@@ -109,7 +109,7 @@ def image_spectra(
         positions=columns.height[..., None] * slope[:, None] if tilted else None,
     )
     species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
-    return species.index_add(1, PAIRS.repeat(2), atoms) if tilted else species
+    return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
 
 
 def _split(share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor) -> list[Tensor]:
@@ -155,7 +155,7 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
 def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
     """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    species = scene.special_species + torch.arange(len(spectra))[:, None, None] * len(SPECIES)
+    species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[:, None, None] * len(SPECIES)
     num_used = (scene.special_weights > 0).sum(-1).flatten()
     # patches with many such columns first: then the k-th column is that of the first patches
     order = num_used.argsort(descending=True, stable=True)
@@ -275,13 +275,14 @@ def render(
         Intensity: the scan's own pixels interpolated to those of the model.
     """
     num_images, num_patches = scene.special_species.shape[:2]
+    device = scene.positions.device
     most = prior.num_pixels + 2 * MARGIN
     # every random number before any arithmetic: rounding, which differs between machines, cannot shift them
-    deviation = _normal(rng, num_images, len(SPECIES))
-    jitter = _normal(rng, num_images, num_patches, most)
+    deviation = _normal(rng, num_images, len(SPECIES)).to(device)
+    jitter = _normal(rng, num_images, num_patches, most).to(device)
     pixels = (num_images, num_patches, most, most)
-    normal = _normal(rng, *pixels) if noise else None
-    readout = _normal(rng, *pixels) if noise and prior.nuisances.get("readout", 0.0) else None
+    normal = _normal(rng, *pixels).to(device) if noise else None
+    readout = _normal(rng, *pixels).to(device) if noise and prior.nuisances.get("readout", 0.0) else None
     groups = _bandwidth(image, nuisances).argsort().split(max(1, min(GROUP[0], GROUP[1] // num_patches)))
     rendered = [
         _render_group(
@@ -322,7 +323,7 @@ def _render_group(
     same = bool((step == prior.sampling).all()) and not bool(phase.any())
     num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
     middle = (num_native - 1) / 2
-    native = (torch.arange(num_native) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
+    native = (torch.arange(num_native, device=step.device) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
     shift = jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
     parts = [slice(first, first + AT_ONCE) for first in range(0, jitter.shape[1], AT_ONCE)]
     clean = torch.cat(
@@ -340,7 +341,7 @@ def _render_group(
     if same:
         return noisy
     # the pixels of a patch cut from a micrograph lie anywhere between those of the scan
-    target = (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
+    target = (torch.arange(prior.num_pixels, device=step.device) - (prior.num_pixels - 1) / 2) * prior.sampling
     position = target / step[:, None, None] + middle + phase
     along_x, along_y = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None, None])
     return along_y @ noisy @ along_x.mT

@@ -62,6 +62,21 @@ class Scene:
         """Select by image, or by image and patch."""
         return Scene(*(getattr(self, f.name)[index] for f in fields(self)))
 
+    def to(self, device: str | torch.device) -> Scene:
+        """Move to a device.
+
+        Parameters
+        ----------
+        device : str or device
+            Where to.
+
+        Returns
+        -------
+        Scene
+            There.
+        """
+        return Scene(*(getattr(self, f.name).to(device) for f in fields(self)))
+
 
 def first_species(defect: str) -> int:
     """Index of the first alternative of a class.

@@ -55,7 +55,15 @@ class Patches:
 
 
 @torch.no_grad()
-def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Patches:
+def draw_block(
+    prior: Prior,
+    seed: int,
+    block: int,
+    *,
+    patches_per_image: int = 1,
+    noise: bool = True,
+    device: str | torch.device = "cpu",
+) -> Patches:
     """Draw one block of ``BLOCK`` patches.
 
     Parameters
@@ -70,21 +78,24 @@ def draw_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     noise : bool
         Draw counts; otherwise they are the expected ones.
+    device : str or device
+        Where the images are computed and the patches lie. Random numbers are drawn on the processor.
 
     Returns
     -------
     Patches
-        The same for the same arguments.
+        The same for the same arguments, on another device to rounding.
     """
     num_images = BLOCK // patches_per_image
     rng = _generators(seed, patches_per_image, block)
     image, nuisances = _draw_images(rng[0], prior, num_images)
     defect, species, own = _draw_centres(rng[1], prior, num_images, patches_per_image)
     nuisances = nuisances | own
-    scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
+    scene = place_columns(rng[2], image["host"], species, nuisances, BOX).to(device)
+    image, nuisances = ({name: v.to(device) for name, v in values.items()} for values in (image, nuisances))
     intensity = render(rng[3], prior, image, nuisances, scene, noise=noise)
     context = {name: image[name] for name in CONTINUOUS}
-    return Patches(intensity, defect, species, image["host"], image["dopant"], context, nuisances)
+    return Patches(intensity, defect.to(device), species.to(device), image["host"], image["dopant"], context, nuisances)
 
 
 def _generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:

@@ -44,7 +44,7 @@ def train(
     Parameters
     ----------
     model : DefectModel
-        Changed in place.
+        Changed in place. The stream is computed on its device.
     num_patches : int
         Length of the stream.
     seed : int
@@ -60,7 +60,7 @@ def train(
     checkpoint_interval : int
         Steps between checkpoints: what a killed run loses at most.
     num_workers : int
-        Processes that simulate; 0 simulates in this one.
+        Processes that simulate; 0 simulates in this one, as a model on a GPU needs.
     progress : bool
         Show a progress bar with loss and rate.
 
@@ -138,7 +138,8 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     size = math.lcm(share, BLOCK)
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
-    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, **window)
+    device = next(model.parameters()).device
+    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=device, **window)
     prefetch = 4 if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
@@ -178,4 +179,4 @@ def _step(
     average([p.grad for p in model.parameters()] + [result])
     torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
     optimizer.step()
-    return *result.tolist(), float(len(known))
+    return *result.cpu().tolist(), float(len(known))

@@ -79,7 +79,7 @@ def ask(
         every = rows if rows == 1 else rows * rank[1]
         u = torch.rand(every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
         u = u if rows == 1 else u.chunk(rank[1])[rank[0]]
-        context, _ = prior.quantiles(u)
+        context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
         for name in known & set(CONTINUOUS):
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
         inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
@@ -95,7 +95,7 @@ def ask(
 
 def _materials(batch: Patches, prior: Prior, known: frozenset[str], rows: int) -> Materials:
     """Hosts and dopants that agree with what is known of every image."""
-    every = Materials.of(prior)
+    every = Materials.of(prior).map(lambda field: field.to(batch.host.device))
     if not known & set(DISCRETE):
         fields = (every.host, every.dopant, every.host_weight, every.dopant_weight)
         return Materials(*(f[None].expand(rows, *f.shape) for f in fields))
@@ -144,7 +144,7 @@ def conditional_log_score(model: DefectModel, features: Tensor, defect: Tensor, 
     joint = log_prob + torch.cat([plain, doped], -1)[:, None, None]
     if shared:
         joint = joint[0].unflatten(0, features.shape[:2])
-    is_true = outcome_classes(num_dopants) == defect[..., None, None, None]
+    is_true = outcome_classes(num_dopants).to(defect.device) == defect[..., None, None, None]
     joint = joint.clamp(min=-1e5)
     return joint.masked_fill(~is_true, -torch.inf).flatten(2).logsumexp(-1) - joint.flatten(2).logsumexp(-1)
 
@@ -167,7 +167,7 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
         log p(features | everything) in nats.
     """
     inputs = describe(batch.host, batch.dopant, batch.context)
-    hypothesis = HYPOTHESIS_OF_SPECIES[batch.species]
+    hypothesis = HYPOTHESIS_OF_SPECIES.to(batch.species.device)[batch.species]
     picked = inputs.gather(1, hypothesis[..., None].expand(-1, -1, inputs.shape[-1]))
     return model.likelihood(picked).log_prob(features.detach())
 
