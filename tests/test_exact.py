@@ -103,6 +103,20 @@ def test_truth_passes_the_sieves():
         assert -60 < float(found[columns == column] - truth) < -10
 
 
+def test_draws_that_miss_the_box_are_drawn_closer(block):
+    from bayesctx.exact.evidence import _sample
+
+    model = ExactModel()
+    crystal, column, mode = crystal_of(block, 0, model.prior), block.species[0], nuisances_of(block, 0)
+    wide = 1e8 * torch.eye(len(FREE)).double()[None]
+    arguments = {"box": model.box, "num_draws": 16, "generator": torch.Generator().manual_seed(0)}
+    found, ess, mean, spread = _sample(crystal, column, block.intensity[0], mode, wide, **arguments)
+    assert float(found) == -math.inf
+    assert float(ess) == 0
+    assert torch.equal(mean, mode)
+    assert torch.equal(spread, wide / 4)
+
+
 def test_sieves_hold_back_nothing_that_counts(block):
     columns = torch.tensor([i for i, (d, _) in enumerate(SPECIES) if d != "D_M"])
     model = ExactModel()

@@ -254,17 +254,22 @@ def _sample(
     log_q = _student(student, size) - lower.diagonal(dim1=-2, dim2=-1).log().sum(-1)[:, None]
     log_p = torch.full((num, num_draws), -torch.inf, dtype=torch.float64)
     at = inside.nonzero()
-    log_p[inside] = log_density(crystal, column[at[:, 0]], drawn[inside], patches[at[:, 0]])
+    if len(at):
+        log_p[inside] = log_density(crystal, column[at[:, 0]], drawn[inside], patches[at[:, 0]])
     log_weight = log_p - log_q - box.log_volume()
     total = log_weight.logsumexp(1)
-    share = (log_weight - total[:, None]).exp()
+    share = (log_weight - total[:, None].clamp(min=-1e300)).exp()
     # a third of a turn is the same crystal
     symmetry = math.log(3) if free[0] else 0.0
     flat = (log_weight / 2).softmax(1).float()[..., None]
     mean = (flat * drawn).sum(1)
     rest = drawn - mean[:, None]
     spread = (rest.mT @ (flat * rest)).double() + 0.1 * covariance
-    return total - math.log(num_draws) + symmetry, share.square().sum(1).reciprocal(), mean, spread
+    # where no draw has hit the box the next ones keep closer to the mode
+    hit = inside.any(1)
+    mean, spread = torch.where(hit[:, None], mean, mode), torch.where(hit[:, None, None], spread, covariance / 4)
+    ess = torch.where(hit, share.square().sum(1).reciprocal(), 0.0)
+    return total - math.log(num_draws) + symmetry, ess, mean, spread
 
 
 def _student(x: Tensor, size: int) -> Tensor:
