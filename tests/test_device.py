@@ -4,7 +4,7 @@ import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
-from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
+from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior, train
 from bayesctx.simulation import PatchStream, draw_block
 from bayesctx.training.fit import _step
 
@@ -40,17 +40,22 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image):
 
 
 def test_training_steps_are_the_same_on_another_device(swapping):
-    def train(device):
+    def learn(device):
         sizes = {"num_features": 6, "num_components": 2, "hidden": 16, "width": 4}
         model = DefectModel(reference_prior(), **sizes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         stream = PatchStream(reference_prior(), seed=0, stop=2048, batch_size=256, patches_per_image=16, device=device)
         return [_step(model, b, optimizer, torch.Generator().manual_seed(i), 0.02) for i, b in enumerate(stream)]
 
-    here = train("cpu")
+    here = learn("cpu")
     with Pretending():
-        there = train(DEVICE)
+        there = learn(DEVICE)
     # nothing, all and parts of the context are known in these steps
     assert len({known for _, _, known in here}) > 3
     for a, b in zip(here, there, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
+
+
+def test_workers_are_refused_beside_another_device():
+    with pytest.raises(ValueError, match="num_workers = 0 was expected for a model on meta, got 1"):
+        train(DefectModel(reference_prior()).to(DEVICE), num_patches=512)

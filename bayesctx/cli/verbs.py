@@ -68,7 +68,7 @@ Several processes started by torchrun share every batch, and take the steps that
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
   bayesctx train --num-patches 1e6 --prior tmd --batch-size 1024 --learning-rate 1e-3 --workers 2 --out tmd.safetensors
-  torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --threads 1 --out model.safetensors""",
+  torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --workers 0 --threads 1 --out model.safetensors""",
     "infer": f"""Infer the defects of an image and what is not known of its context; print a summary, write the posterior.
 
 The image is a netCDF or .npy file: a micrograph (y, x), or patches (patch, y, x) or (image, y, x). A context value is

@@ -72,7 +72,8 @@ def train(
     Raises
     ------
     ValueError
-        If there is nothing to learn from, the batch does not consist of images, or the checkpoint is foreign or of another run.
+        If there is nothing to learn from, the batch does not consist of images, workers are asked for beside a GPU, or the
+        checkpoint is foreign or of another run.
 
     Notes
     -----
@@ -80,6 +81,9 @@ def train(
     process would, but for the order of sums; the first one writes the checkpoint, which all must be able to read.
     """
     _check_sizes(num_patches, batch_size)
+    device = next(model.parameters()).device
+    if device.type != "cpu" and num_workers:
+        raise ValueError(f"num_workers = 0 was expected for a model on {device}, got {num_workers}: workers cannot share it")
     num_steps = max(1, num_patches // batch_size)
     optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
