@@ -1,4 +1,4 @@
-"""The neural likelihood: contrast features of a patch, and their density given the column in its centre and the context."""
+"""The neural likelihood: the density of the contrast features of a patch, given the column in its centre and the context."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .optics import MAX_SEMIANGLE, wavelength
 from .scattering import LookUp, chebyshev, load_table
 from .structure import DEFECTS, HOSTS, METALS, columns_of
 
-__all__ = ["HYPOTHESES", "ContrastLikelihood", "Encoder", "describe", "mixture_log_prob", "mixture_slopes"]
+__all__ = ["HYPOTHESES", "ContrastLikelihood", "describe", "mixture_log_prob", "mixture_slopes"]
 
 HYPOTHESES = (
     ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
@@ -26,60 +26,6 @@ HYPOTHESIS_DEFECT = torch.tensor([DEFECTS.index(d) for d, _ in HYPOTHESES])
 DOPED = [i for i, (d, _) in enumerate(HYPOTHESES) if d == "D_M"][0]
 FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, where the responses are read
 MIN_SCALE = 0.03
-
-
-class Encoder(nn.Module):
-    """Contrast features of a patch, blind to gain and offset.
-
-    Parameters
-    ----------
-    num_features : int
-        Dimension of the features.
-    num_pixels : int
-        Pixels along each side of a patch.
-    width : int
-        Channels of the first layer.
-    """
-
-    def __init__(self, num_features: int = 24, num_pixels: int = 32, width: int = 16) -> None:
-        super().__init__()
-
-        def layer(inputs: int, outputs: int, stride: int) -> list[nn.Module]:
-            return [nn.Conv2d(inputs, outputs, 3, stride, 1), nn.GroupNorm(4, outputs), nn.SiLU()]
-
-        size = num_pixels // 8
-        self.layers = nn.Sequential(
-            nn.Conv2d(1, width, 5, 2, 2),
-            nn.SiLU(),
-            *layer(width, 2 * width, 1),
-            *layer(2 * width, 3 * width, 2),
-            *layer(3 * width, 3 * width, 1),
-            *layer(3 * width, 4 * width, 2),
-            nn.Flatten(),
-            nn.Linear(4 * width * size**2, 256),
-            nn.SiLU(),
-            nn.Linear(256, num_features),
-            # unit variance, so that a scale of the likelihood means the same for every feature
-            nn.BatchNorm1d(num_features, affine=False, momentum=0.02),
-        )
-
-    def forward(self, patches: Tensor) -> Tensor:
-        """Encode patches.
-
-        Parameters
-        ----------
-        patches : Tensor, shape (*batch, y, x)
-            Intensities in any unit.
-
-        Returns
-        -------
-        Tensor, shape (*batch, feature)
-            Contrast features.
-        """
-        flat = patches.flatten(0, -3) if patches.ndim > 3 else patches
-        centred = flat - flat.mean((-2, -1), keepdim=True)
-        scaled = centred / centred.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-12)
-        return self.layers(scaled[:, None]).unflatten(0, patches.shape[:-2])
 
 
 class ContrastLikelihood(nn.Module):

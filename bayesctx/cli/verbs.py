@@ -189,7 +189,7 @@ def _train_options(add: Callable) -> None:
     add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
     add("--seed", type=int, default=0, help="of the weights and of the stream (default: 0)")
     add("--batch-size", type=count, default=512, metavar="N", help="patches per step, a multiple of 16 (default: 512)")
-    add("--learning-rate", type=float, default=2e-3, metavar="RATE", help="peak of the schedule (default: 2e-3)")
+    add("--learning-rate", type=float, default=5e-3, metavar="RATE", help="peak of the schedule (default: 5e-3)")
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")
     add("--workers", type=index, default=1, metavar="N", help="processes that simulate (default: 1)")

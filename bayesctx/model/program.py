@@ -11,7 +11,8 @@ import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor, nn
 
-from ..likelihood import DOPED, HYPOTHESIS_DEFECT, ContrastLikelihood, Encoder, describe
+from ..encoder import Encoder
+from ..likelihood import DOPED, HYPOTHESIS_DEFECT, ContrastLikelihood, describe
 from ..prior import CONTINUOUS, Prior
 from ..structure import DEFECTS
 from .outcomes import UNDOPED, Materials, Outcomes
@@ -50,7 +51,7 @@ class DefectModel(nn.Module):
         num_features: int = 24,
         num_components: int = 3,
         hidden: int = 192,
-        width: int = 16,
+        width: int = 512,
         seed: int = 0,
     ) -> None:
         super().__init__()

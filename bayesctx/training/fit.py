@@ -32,7 +32,7 @@ def train(
     num_patches: int,
     seed: int = 0,
     batch_size: int = 512,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 5e-3,
     generative_weight: float = 0.02,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
