@@ -1,13 +1,25 @@
 """Posteriors of defects in STEM images of doped two-dimensional materials: what is given is conditioned on, the rest inferred."""
 
-from .calibration import log_score as log_score, ranks as ranks, reliability as reliability, score_model as score_model
+from .calibration import (
+    class_reliability as class_reliability,
+    coverage as coverage,
+    log_score as log_score,
+    ranks as ranks,
+    reliability as reliability,
+    score_model as score_model,
+)
 from .context import CONTEXT as CONTEXT, check_context as check_context
 from .exact import ExactModel as ExactModel
 from .imaging import column_image as column_image, multislice_image as multislice_image
 from .inference import fit_correlation as fit_correlation, infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
-from .plots import plot_context as plot_context, plot_defects as plot_defects, plot_reliability as plot_reliability
+from .plots import (
+    plot_class_reliability as plot_class_reliability,
+    plot_context as plot_context,
+    plot_defects as plot_defects,
+    plot_reliability as plot_reliability,
+)
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,

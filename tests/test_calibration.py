@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 import xarray as xr
 from scipy.special import log_softmax
-from scipy.stats import chi2
+from scipy.stats import chi2, kstest
 
-from bayesctx.calibration import confusion, log_score, ranks, reliability
+from bayesctx.calibration import class_reliability, confusion, coverage, log_score, ranks, reliability
 
 NAMES = ["M", "D_M", "X2", "V_X"]
 NUM = 4000
@@ -140,3 +140,57 @@ def test_a_truth_that_does_not_fit_is_refused(function):
         function(posterior, truth[:4])
     with pytest.raises(ValueError, match="classes among M, D_M, X2, V_X were expected, got 'W'"):
         function(posterior, np.array(["M", "M", "M", "M", "W"]))
+
+
+def test_every_class_of_a_calibrated_posterior_is_reliable():
+    posterior, truth = toy()
+    table = class_reliability(posterior, truth)
+    assert table["count"].sum("bin").values.tolist() == [NUM] * len(NAMES)
+    for name in NAMES:
+        assert float(table.expected_calibration_error.sel(defect_class=name)) < noise_of(table.sel(defect_class=name))
+    # per class, the patches that are of it
+    found = (table.accuracy * table["count"]).sum("bin").values
+    np.testing.assert_allclose(found, np.bincount(truth, minlength=4), rtol=1e-12)
+
+
+def test_a_class_that_is_named_too_rarely_shows():
+    """Two probabilities exchanged: the other classes stay reliable, as the error of the most probable class would not say."""
+    posterior, truth = toy()
+    tilted = posterior * xr.DataArray([1.0, 1.0, 1.0, 0.3], {"defect_class": NAMES}, ("defect_class",))
+    tilted = tilted / tilted.sum("defect_class")
+    error = class_reliability(tilted, truth).expected_calibration_error
+    assert error.idxmax("defect_class").item() in ("X2", "V_X")
+    assert float(error.sel(defect_class="V_X")) > 3 * float(error.sel(defect_class="M"))
+
+
+def coverage_of(width, correlation, num=2000, num_draws=99):
+    """Coverage of two standard normals seen through correlated unit noise; draws with their own width and correlation."""
+    rng = np.random.default_rng(2)
+    noise = np.linalg.cholesky([[1, -0.95], [-0.95, 1]])
+    truth = rng.normal(size=(num, 2))
+    seen = truth + rng.normal(size=(num, 2)) @ noise.T
+    gain = np.linalg.inv(np.eye(2) + noise @ noise.T)
+    spread = np.linalg.cholesky(np.eye(2) - gain)
+    if not correlation:
+        spread = np.diag(np.sqrt(np.diag(np.eye(2) - gain)))
+    draws = seen @ gain + width * rng.normal(size=(num_draws, num, 2)) @ spread.T
+    names = ("first", "second")
+    return coverage(
+        xr.Dataset({n: (("chain", "draw", "image"), draws[None, ..., i]) for i, n in enumerate(names)}),
+        xr.Dataset({n: ("image", truth[:, i]) for i, n in enumerate(names)}),
+    ).values
+
+
+def test_coverage_tells_exact_from_wide_narrow_and_uncorrelated():
+    rejected = {n: kstest(coverage_of(*a), "uniform").pvalue for n, a in {
+        "exact": (1.0, True), "wide": (1.6, True), "narrow": (0.6, True), "uncorrelated": (1.0, False)}.items()}  # fmt: skip
+    assert rejected["exact"] > 0.01
+    assert max(rejected["wide"], rejected["narrow"]) < 1e-6
+    # every marginal is exact: ranks could not tell
+    assert rejected["uncorrelated"] < 0.01
+
+
+def test_coverage_wants_the_truth_of_everything():
+    draws = xr.Dataset({"dose": (("chain", "draw", "image"), np.zeros((1, 3, 2)))})
+    with pytest.raises(ValueError, match="dose is missing"):
+        coverage(draws, xr.Dataset())

@@ -9,8 +9,8 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from bayesctx.calibration import reliability
-from bayesctx.plots import COLOURS, PERFECT, plot_context, plot_defects, plot_reliability
+from bayesctx.calibration import class_reliability, reliability
+from bayesctx.plots import COLOURS, PERFECT, plot_class_reliability, plot_context, plot_defects, plot_reliability
 from bayesctx.structure import DEFECTS, HOSTS, METALS
 
 NUM_SITES = 60
@@ -243,6 +243,20 @@ def test_reliability_draws_the_bins_that_hold_patches():
     accuracy, error = float(table.accuracy_overall), float(table.expected_calibration_error)
     assert ax.get_title() == f"accuracy {accuracy:.3f}, calibration error {error:.3f}"
     assert plot_reliability(table) is not ax
+
+
+def test_class_reliability_draws_a_line_for_every_class():
+    rng = np.random.default_rng(0)
+    names = ["M", "X2", "hollow", "V_X"]
+    posterior = xr.DataArray(rng.dirichlet(np.ones(4), 3000), {"defect_class": names}, ("patch", "defect_class"))
+    table = class_reliability(posterior, rng.integers(4, size=3000))
+    ax = plt.figure().subplots()
+    assert plot_class_reliability(table, ax=ax) is ax
+    lines = {line.get_label(): line for line in ax.lines}
+    assert list(lines) == ["calibrated", *names]
+    row = table.sel(defect_class="X2")
+    np.testing.assert_array_equal(lines["X2"].get_xdata(), row.confidence.values[row["count"].values >= 30])
+    assert plot_class_reliability(table) is not ax
 
 
 def test_without_matplotlib_one_line_says_what_to_install(micrograph, monkeypatch):

@@ -1,17 +1,11 @@
-"""Is a posterior as sure as it may be: log score, reliability, ranks."""
+"""Is the posterior of a class as sure as it may be: log score, reliability, confusion."""
 
 from __future__ import annotations
 
 import numpy as np
 import xarray as xr
 
-from .context import CONTEXT
-from .inference import infer
-from .model import DefectModel
-from .simulation import simulate
-from .structure import DEFECTS
-
-__all__ = ["confusion", "log_score", "ranks", "reliability", "score_model"]
+__all__ = ["class_reliability", "confusion", "log_score", "reliability"]
 
 
 def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str) -> np.ndarray:
@@ -112,11 +106,7 @@ def reliability(
     index = _indices(probabilities, truth, dim).ravel()
     values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
     confidence, right = values.max(-1), values.argmax(-1) == index
-    bins = np.clip((confidence * num_bins).astype(int), 0, num_bins - 1)
-    count = np.bincount(bins, minlength=num_bins)
-    with np.errstate(invalid="ignore"):
-        mean_confidence = np.bincount(bins, confidence, num_bins) / count
-        accuracy = np.bincount(bins, right, num_bins) / count
+    mean_confidence, accuracy, count = _bins(confidence, right, num_bins)
     error = np.nansum(np.abs(mean_confidence - accuracy) * count) / count.sum()
     return xr.Dataset(
         {
@@ -128,6 +118,58 @@ def reliability(
         },
         {"bin": (np.arange(num_bins) + 0.5) / num_bins},
     )
+
+
+def class_reliability(
+    probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class", num_bins: int = 10
+) -> xr.Dataset:
+    """Compare the probability of every class with how often it is the true one.
+
+    Parameters
+    ----------
+    probabilities : DataArray, dimensions (..., dim)
+        Class probabilities, with names as coordinate.
+    truth : DataArray or ndarray, shape (...)
+        True classes, by name or by index.
+    dim : str
+        Dimension of the classes.
+    num_bins : int
+        Bins of equal width in the probability.
+
+    Returns
+    -------
+    Dataset, dimensions (dim, bin)
+        ``confidence``, ``accuracy`` (the share of patches that are of the class) and ``count`` per bin;
+        ``expected_calibration_error`` (dim), the mean of their distance.
+
+    Raises
+    ------
+    ValueError
+        If the truth does not fit.
+
+    References
+    ----------
+    Kull et al., NeurIPS (2019), arXiv 1910.12656.
+    """
+    index = _indices(probabilities, truth, dim).ravel()
+    values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
+    is_class = index[:, None] == np.arange(values.shape[1])
+    bins = [_bins(c, r, num_bins) for c, r in zip(values.T, is_class.T, strict=True)]
+    confidence, accuracy, count = (np.stack(v) for v in zip(*bins, strict=True))
+    error = np.nansum(np.abs(confidence - accuracy) * count, -1) / len(values)
+    columns = {"confidence": confidence, "accuracy": accuracy, "count": count}
+    return xr.Dataset(
+        {n: ((dim, "bin"), v) for n, v in columns.items()} | {"expected_calibration_error": (dim, error)},
+        {dim: probabilities[dim].values, "bin": (np.arange(num_bins) + 0.5) / num_bins},
+    )
+
+
+def _bins(confidence: np.ndarray, right: np.ndarray, num_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean confidence, share that is right, and number in bins of equal width of the confidence."""
+    bins = np.clip((confidence * num_bins).astype(int), 0, num_bins - 1)
+    count = np.bincount(bins, minlength=num_bins)
+    with np.errstate(invalid="ignore"):
+        return np.bincount(bins, confidence, num_bins) / count, np.bincount(bins, right, num_bins) / count, count
 
 
 def confusion(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class") -> xr.DataArray:
@@ -158,67 +200,3 @@ def confusion(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, 
     np.add.at(table, (index, values.argmax(-1)), 1)
     names = probabilities[dim].values
     return xr.DataArray(table, {"truth": names, "prediction": names}, ("truth", "prediction"), "count")
-
-
-def ranks(draws: xr.DataArray, truth: xr.DataArray | np.ndarray, *, seed: int = 0) -> xr.DataArray:
-    """Rank of the truth among posterior draws, for simulation-based calibration.
-
-    Parameters
-    ----------
-    draws : DataArray, dimensions (chain, draw, ...)
-        Posterior draws of one variable.
-    truth : DataArray or ndarray, shape (...)
-        Values that the data were simulated with.
-    seed : int
-        Breaks ties, which discrete variables have.
-
-    Returns
-    -------
-    DataArray, dimensions (...)
-        Rank over the number of draws, in [0, 1]; uniform where the posterior is calibrated.
-
-    References
-    ----------
-    Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788 (2018).
-    """
-    stacked = draws.stack(sample=("chain", "draw")).transpose("sample", ...)
-    values, true = stacked.values, np.asarray(truth).reshape(stacked.shape[1:])
-    below, equal = (values < true).sum(0), (values == true).sum(0)
-    share = np.random.default_rng(seed).random(true.shape)
-    rank = (below + share * (equal + 1)) / (len(values) + 1)
-    return xr.DataArray(rank, dims=[d for d in draws.dims if d not in ("chain", "draw")], name="rank", attrs={"units": "1"})
-
-
-def score_model(model: DefectModel, *, num_patches: int = 4000, seed: int = 1, num_draws: int = 256) -> xr.Dataset:
-    """Score a model on patches simulated from its own prior, with everything, the host, and nothing known.
-
-    Parameters
-    ----------
-    model : DefectModel
-        The model.
-    num_patches : int
-        Patches to simulate.
-    seed : int
-        Names their stream; another than that of the training.
-    num_draws : int
-        Draws of the latent context.
-
-    Returns
-    -------
-    Dataset, dimension known
-        ``accuracy``; ``entropy`` and ``log_score`` in bits per patch with its ``standard_error``. Calibrated, the log score
-        is minus the entropy.
-    """
-    data = simulate(model.prior, num_patches, seed=seed)
-    truth = np.array([DEFECTS.index(d) for d in data.defect.values])
-    subsets = {"everything": [n for n in CONTEXT if n in data], "host": ["host"], "nothing": []}
-    rows = []
-    for names in subsets.values():
-        probabilities = infer(data.intensity, data[names], model, num_draws=num_draws)["class_posterior"].defect[:, 0]
-        score = log_score(probabilities, truth) / np.log(2)
-        entropy = -(probabilities * np.log2(probabilities.clip(min=1e-38))).sum("defect_class").mean()
-        right = (probabilities.values.argmax(-1) == truth).mean()
-        rows.append((right, float(entropy), float(score.mean()), float(score.std()) / num_patches**0.5))
-    columns = zip(("accuracy", "entropy", "log_score", "standard_error"), np.array(rows).T, strict=True)
-    units = {"accuracy": "1"}
-    return xr.Dataset({n: ("known", v, {"units": units.get(n, "bit")}) for n, v in columns}, {"known": list(subsets)})

@@ -1,0 +1,146 @@
+"""Is the posterior as sure as it may be: entropy against log score, reliability, ranks and coverage of the continuous context."""
+
+from __future__ import annotations
+
+import argparse
+
+import numpy as np
+import xarray as xr
+from report import FOLDER, table, write
+from scipy.stats import kstest
+
+import bayesctx as bc
+from bayesctx.information import entropy
+from bayesctx.plots import new_figure
+
+CONTINUOUS = ("beam_energy", "convergence_semiangle", "inner_collection_angle", "outer_collection_angle", "defocus", "dose")
+SUBSETS = {
+    "nothing": (),
+    "host": ("host",),
+    "beam energy": ("beam_energy",),
+    "detector": ("inner_collection_angle", "outer_collection_angle"),
+    "host, dopant": ("host", "dopant"),
+    "all but the dopant": ("host", *CONTINUOUS),
+    "all but the focus and dose": ("host", "dopant", *CONTINUOUS[:-2]),
+    "everything": ("host", "dopant", *CONTINUOUS),
+}
+GROUPS = {"class": "defect", "host": "host", "dopant": "dopant", "condition": "condition"}
+
+INTRODUCTION = """{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for the classes, {runs}
+of `reference_prior()` for the continuous context; every patch is an image of its own. A calibrated posterior has a mean log score
+of minus its mean entropy. Nats; standard errors are those of the mean over the patches.
+
+"""
+
+
+def infer_classes(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> xr.Dataset:
+    """Class probabilities of every patch, their entropy and log score in nats."""
+    result = bc.infer(data.intensity, data[list(known)], model, num_draws=128)
+    probabilities = result["class_posterior"].defect[:, 0]
+    found = {"entropy": entropy(result).entropy[:, 0] * np.log(2), "log_score": bc.log_score(probabilities, data.defect)}
+    return xr.Dataset({"probabilities": probabilities} | found)
+
+
+def difference(scored: xr.Dataset) -> tuple[float, float]:
+    """Mean of entropy plus log score, 0 where calibrated, below where too sure; and its standard error."""
+    values = (scored.entropy + scored.log_score).values
+    return float(values.mean()), float(values.std() / len(values) ** 0.5)
+
+
+def rows_of_subsets(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[list[str]]:
+    """Accuracy, entropy, log score and errors of calibration for every amount of known context."""
+    rows = []
+    for name, found in scored.items():
+        bins = bc.reliability(found.probabilities, data.defect)
+        classes = bc.class_reliability(found.probabilities, data.defect).expected_calibration_error
+        shift, error = difference(found)
+        rows.append([
+            name, f"{100 * float(bins.accuracy_overall):.1f}", f"{float(found.entropy.mean()):.4f}",
+            f"{float(found.log_score.mean()):.4f}", f"{shift:+.4f} ± {error:.4f}",
+            f"{100 * float(bins.expected_calibration_error):.2f}",
+            f"{100 * float(classes.max()):.2f} ({classes.idxmax().item()})",
+        ])  # fmt: skip
+    return rows
+
+
+def rows_of_groups(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[list[str]]:
+    """The worst group of patches of every kind: by class, host, dopant and condition, and by case."""
+    rows = []
+    for known, found in scored.items():
+        for kind, name in GROUPS.items():
+            groups = {g: difference(found.isel(image=np.flatnonzero(data[name].values == g))) for g in np.unique(data[name])}
+            worst = max(groups, key=lambda g: abs(groups[g][0]))
+            off = np.array([value / error for value, error in groups.values()])
+            rows.append([known, kind, str(len(groups)), f"{worst}: {groups[worst][0]:+.3f} ± {groups[worst][1]:.3f}",
+                         f"{(off**2).mean():.2f}"])  # fmt: skip
+        names = np.stack([data[n].values.astype(str) for n in ("host", "dopant", "condition")])
+        case = np.unique(names, axis=1, return_inverse=True)[1].ravel()
+        means, errors = np.array([difference(found.isel(image=np.flatnonzero(case == c))) for c in range(case.max() + 1)]).T
+        spread = f"spread {means.std():.3f}, of noise {(errors**2).mean() ** 0.5:.3f}"
+        # of the square of a normal variable the median is 0.455
+        rows.append([known, "case", str(len(means)), spread, f"{np.median((means / errors) ** 2) / 0.455:.2f}"])
+    return rows
+
+
+def rows_of_draws(model: bc.DefectModel, num_runs: int, seed: int) -> list[list[str]]:
+    """Kolmogorov-Smirnov tests of ranks and coverage of the continuous context, latent altogether or in part."""
+    data = bc.simulate(model.prior, num_runs, seed=seed)
+    rows = []
+    for name in ("nothing", "host, dopant", "host, dopant, energy, detector"):
+        known = {"nothing": (), "host, dopant": ("host", "dopant")}.get(name, ("host", "dopant", "beam_energy", *CONTINUOUS[2:4]))
+        latent = [n for n in CONTINUOUS if n not in known]
+        draws = bc.infer(data.intensity, data[list(known)], model, num_draws=512)["posterior"]
+        ranks = {v: bc.ranks(draws[v], data[v], seed=seed).values for v in latent}
+        ranks["all (TARP)"] = bc.coverage(draws.to_dataset()[latent], data[latent], seed=seed).values
+        for variable, r in ranks.items():
+            rows.append([name, variable, f"{kstest(r, 'uniform').pvalue:.3f}", f"{r.mean():.3f}", f"{12 * r.var():.3f}"])
+    return rows
+
+
+def draw(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> None:
+    """Reliability of every class with everything, the host and nothing known."""
+    figure = new_figure((12, 4.3))
+    for ax, name in zip(figure.subplots(1, 3), ("everything", "host", "nothing"), strict=True):
+        bc.plot_class_reliability(bc.class_reliability(scored[name].probabilities, data.defect), ax=ax)
+        ax.set_title(f"known: {name}\n{ax.get_title()}", fontsize="medium")
+    figure.savefig(FOLDER / "calibration.png", dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-patches", type=int, default=20_000, help="for the classes (default: 20000)")
+    parser.add_argument("--num-runs", type=int, default=2000, help="for the continuous context (default: 2000)")
+    parser.add_argument("--seed", type=int, default=1001)
+    parser.add_argument("--model", help="default: the reference model")
+    arguments = parser.parse_args()
+    model = bc.load_model(arguments.model)
+    data = bc.simulate(bc.tmd_prior(), arguments.num_patches, seed=arguments.seed, progress=True)
+    detector = data.inner_collection_angle.values.astype(int).astype(str)
+    data["condition"] = "image", [f"{e / 1e3:.0f} keV, {i} mrad" for e, i in zip(data.beam_energy.values, detector, strict=True)]
+    cases = model.with_prior(bc.tmd_prior())
+    scored = {name: infer_classes(data, known, cases) for name, known in SUBSETS.items()}
+    draw(data, scored)
+    header = [
+        "known",
+        "right (%)",
+        "entropy",
+        "log score",
+        "entropy + log score",
+        "calibration error (%)",
+        "of the worst class (%)",
+    ]
+    body = INTRODUCTION.format(num=arguments.num_patches, seed=arguments.seed, runs=arguments.num_runs)
+    body += table(header, rows_of_subsets(data, scored))
+    body += "\n\n![Reliability of every class](calibration.png)\n\nThe worst groups of patches, and the mean square of their "
+    body += "differences over that of their standard errors (1 where nothing but noise makes them; for cases by the median):\n\n"
+    chosen = {name: scored[name] for name in ("everything", "host", "nothing")}
+    body += table(["known", "by", "groups", "worst", "chi² / groups"], rows_of_groups(data, chosen))
+    body += "\n\nRanks of the truth among the draws (simulation-based calibration) and coverage of all of them at once; p of a "
+    body += "Kolmogorov-Smirnov test against the uniform distribution, mean (0.5) and twelve variances (1; less: too wide):\n\n"
+    rows = rows_of_draws(bc.load_model(arguments.model), arguments.num_runs, arguments.seed + 1)
+    body += table(["known", "variable", "p", "mean rank", "12 x variance"], rows)
+    write("calibration", "Calibration of the reference model", body, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
