@@ -76,11 +76,41 @@ class Encoder(nn.Module):
         Tensor, shape (*batch, feature)
             Contrast features.
         """
+        return self.condense(self.invariants(patches))
+
+    def invariants(self, patches: Tensor) -> Tensor:
+        """What the first layer makes of patches, before it is condensed to features of their contrast.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (*batch, y, x)
+            Intensities in any unit.
+
+        Returns
+        -------
+        Tensor, shape (*batch, unit)
+            Blind to the same things as the features.
+        """
         flat = patches.flatten(0, -3) if patches.ndim > 3 else patches
         centred = flat - flat.mean((-2, -1), keepdim=True)
         scaled = centred / centred.square().mean((-2, -1), keepdim=True).sqrt().clamp(min=1e-12)
         moments = torch.view_as_complex((scaled.flatten(1) @ self.basis).unflatten(1, (-1, 2)))
-        return self.layers(self._average(self._turn_back(moments))).unflatten(0, patches.shape[:-2])
+        return self._average(self._turn_back(moments)).unflatten(0, patches.shape[:-2])
+
+    def condense(self, invariants: Tensor) -> Tensor:
+        """Features of what the first layer made of patches.
+
+        Parameters
+        ----------
+        invariants : Tensor, shape (*batch, unit)
+            From ``invariants``.
+
+        Returns
+        -------
+        Tensor, shape (*batch, feature)
+            Contrast features.
+        """
+        return self.layers(invariants.flatten(0, -2)).unflatten(0, invariants.shape[:-1])
 
     def _turn_back(self, moments: Tensor) -> Tensor:
         """Moments as if the crystal lay in one direction, up to a third of a turn, shape (patch, moment)."""

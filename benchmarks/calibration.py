@@ -26,8 +26,8 @@ SUBSETS = {
 }
 GROUPS = {"class": "defect", "host": "host", "dopant": "dopant", "condition": "condition"}
 
-INTRODUCTION = """{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for the classes, {runs}
-of `reference_prior()` for the continuous context; every patch is an image of its own. A calibrated posterior has a mean log score
+INTRODUCTION = """{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for classes, {runs} of
+`reference_prior()` for the continuous context; every patch is an image of its own. A calibrated posterior has a mean log score
 of minus its mean entropy. Nats; standard errors are those of the mean over the patches.
 
 """

@@ -79,6 +79,23 @@ class ExactModel:
         """Return the model: there is nothing to train."""
         return self
 
+    def observe(self, patches: Tensor) -> tuple[Tensor, None]:
+        """Hand patches on: every pixel is looked at, and no stranger is known.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (patch, y, x)
+            Intensities.
+
+        Returns
+        -------
+        patches : Tensor, shape (patch, feature)
+            The same, flat.
+        surprise : None
+            None.
+        """
+        return self.encoder(patches), None
+
     def encoder(self, patches: Tensor) -> Tensor:
         """Flatten patches: an exact likelihood needs every pixel.
 

@@ -43,6 +43,8 @@ class Posterior:
         Variables that were inferred.
     reading : ndarray, shape (reading,), optional
         Probabilities of the readings of a lattice.
+    surprise : ndarray, shape (image, patch), optional
+        Log density of strangers over that of patches of the prior, in nats.
     conflict : dict of str to ndarray, shape (image,)
         Evidence against each claim about images of several patches, in nats.
     """
@@ -58,6 +60,7 @@ class Posterior:
     concentration: np.ndarray
     latent: tuple[str, ...]
     reading: np.ndarray | None = None
+    surprise: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -13,7 +15,7 @@ from ..prior import CONTINUOUS
 from .composition import Sites, log_marginal
 from .conditioning import Question, questions
 
-__all__ = ["CLAIMS", "conflict_with", "warn_of_conflict"]
+__all__ = ["CLAIMS", "conflict_with", "warn_of_conflict", "warn_of_strangers"]
 
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
     "detector": ("inner_collection_angle", "outer_collection_angle")
@@ -22,6 +24,8 @@ CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "
 
 NUM_SITES = 64  # of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
 NUM_DRAWS = 128
+STRONG = math.log(100)  # nats; under the claim itself exp(evidence) has mean one, so that it exceeds 100 with p <= 0.01 (Markov)
+MOST = 0.5  # share of the patches that must be strangers for a warning; five in a hundred of the prior are
 
 
 def conflict_with(
@@ -70,7 +74,7 @@ def conflict_with(
     return found
 
 
-def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object], limit: float) -> None:
+def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object]) -> None:
     """Warn of the claim that the image speaks against most, if it does so more than true ones do.
 
     Parameters
@@ -79,15 +83,13 @@ def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object],
         From ``conflict_with``.
     known : mapping
         The claims.
-    limit : float
-        In nats, from the card of the model: what images that were simulated with the claimed context hardly exceed.
 
     Warns
     -----
     UserWarning
-        If the evidence against a claim exceeds the limit.
+        If the evidence against a claim exceeds a Bayes factor of a hundred, as it does for at most one true claim of a hundred.
     """
-    strong = {claim: value for claim, value in conflict.items() if value > limit}
+    strong = {claim: value for claim, value in conflict.items() if value > STRONG}
     if strong:
         worst = max(strong, key=strong.get)
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
@@ -95,4 +97,29 @@ def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object],
             f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; check it, or leave it out",
             UserWarning,
             stacklevel=5,
+        )
+
+
+def warn_of_strangers(surprise: np.ndarray | None, limit: float) -> None:
+    """Warn where most patches look like nothing that the prior can make.
+
+    Parameters
+    ----------
+    surprise : ndarray, shape (image, patch), or None
+        In nats.
+    limit : float
+        What patches of the prior hardly exceed.
+
+    Warns
+    -----
+    UserWarning
+        If more than half of the patches exceed it.
+    """
+    share = 0.0 if surprise is None else float((surprise > limit).mean())
+    if share > MOST:
+        warnings.warn(
+            f"{100 * share:.0f} % of the patches look like nothing that the model was trained for (sample_stats.surprise above "
+            f"{limit:.1f} nats), and their classes mean little; check sampling and focus, and that the image is of one layer",
+            UserWarning,
+            stacklevel=3,
         )

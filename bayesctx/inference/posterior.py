@@ -6,7 +6,7 @@ import functools
 import itertools
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from ..model import DefectModel, Outcomes, load_model
 from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_conflict, store_image, store_patches
-from .checks import conflict_with, warn_of_conflict
+from .checks import conflict_with, warn_of_conflict, warn_of_strangers
 from .composition import Sites, one_image
 from .conditioning import Question, questions
 from .enumeration import NUM_PLAIN, each_patch
@@ -88,8 +88,9 @@ def infer(
     Warns
     -----
     UserWarning
-        If few draws of the context carry the posterior (``sample_stats.ess``), or an image of several patches speaks against
-        what was claimed of it (``sample_stats.conflict``).
+        If few draws of the context carry the posterior (``sample_stats.ess``), an image of several patches speaks against
+        what was claimed of it (``sample_stats.conflict``), or most patches look like nothing that the prior of the model can
+        make (``sample_stats.surprise``).
 
     Notes
     -----
@@ -122,6 +123,7 @@ def infer(
             UserWarning,
             stacklevel=2,
         )
+    warn_of_strangers(posterior.surprise, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, layout, known, model, seed)
 
 
@@ -175,19 +177,21 @@ def _to_sampling(values: np.ndarray, known: Mapping[str, object], model: DefectM
     return weights[0] @ patches @ weights[1].mT
 
 
-def _encode(patches: Tensor, model: DefectModel) -> Tensor:
-    """Features of patches in chunks."""
-    flat = patches.flatten(0, -3)
-    return torch.cat([model.encoder(chunk) for chunk in flat.split(ENCODED_AT_ONCE)]).unflatten(0, patches.shape[:-2])
+def _observe(chunks: Iterable[Tensor], model: DefectModel) -> tuple[Tensor, np.ndarray | None]:
+    """Features and surprise of patches that come in chunks."""
+    features, surprise = zip(*map(model.observe, chunks), strict=True)
+    return torch.cat(features), None if surprise[0] is None else torch.cat(surprise).numpy()
 
 
 def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectModel, num_draws: int, seed: int) -> Posterior:
     """Posterior of independent images that are one patch each, or of images with several patches."""
-    features = _encode(patches, model)
+    features, surprise = _observe(patches.flatten(0, 1).split(ENCODED_AT_ONCE), model)
+    features = features.unflatten(0, patches.shape[:2])
     generator = torch.Generator().manual_seed(seed)
     single = features.shape[1] == 1
     class_weight = torch.tensor([float(d in model.prior.defects) / len(model.prior.defects) for d in DEFECTS])
     result = Posterior.empty(len(features), features.shape[1], num_draws, known)
+    result.surprise = None if surprise is None else surprise.reshape(features.shape[:2])
     context_draws = min(num_draws, DRAWS_ALONE) if single else num_draws
     for question in questions(model.prior, known, len(features), context_draws, seed):
         if single:
@@ -222,7 +226,7 @@ def _check(
     """Weigh the claims about one image of several patches, and warn of the one that it speaks against."""
     conflict = conflict_with(claims, features, sites, model, _tabulate, seed)
     store_conflict(result, at, conflict)
-    warn_of_conflict(conflict, claims, float(model.card.get("conflict_limit", math.inf)))
+    warn_of_conflict(conflict, claims)
 
 
 def _tabulate(model: DefectModel, question: Question) -> Outcomes:
@@ -281,7 +285,7 @@ def _infer_micrograph(
     extended = torch.from_numpy(extend_image(image, lattice, margin))
     resample = {"sampling": sampling, "target_sampling": target, "num_pixels": num_pixels}
     chunks = torch.from_numpy(positions + margin).split(ENCODED_AT_ONCE)
-    features = torch.cat([model.encoder(extract_patches(extended, chunk, **resample)) for chunk in chunks])
+    features, surprise = _observe((extract_patches(extended, chunk, **resample) for chunk in chunks), model)
     kinds = list(SITES)
     strength = torch.tensor([[model.prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds])
     readings = torch.tensor([[kinds.index(site) for site in reading] for reading in READINGS])
@@ -290,6 +294,7 @@ def _infer_micrograph(
     outcomes = _tabulate(model, question)
     found = one_image(outcomes, features, question.materials.row(0), question.possible[0], sites, float(model.correlation))
     result = Posterior.empty(1, len(positions), num_draws, known)
+    result.surprise = None if surprise is None else surprise[None]
     store_image(result, question, found, sites, num_draws, seed)
     _check(result, 0, known, features, sites, model, seed)
     return result, layout.with_sites(positions, sublattice, sampling, READINGS)

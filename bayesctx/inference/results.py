@@ -124,7 +124,7 @@ def build_tree(posterior: Posterior, layout: Layout, known: Mapping[str, object]
         "class_posterior": xr.Dataset(probabilities, names),
         "log_likelihood": xr.Dataset({"contrast": sampled(posterior.log_likelihood, "patch", unit="nat")}),
         "prior": xr.Dataset(prior),
-        "sample_stats": _statistics(posterior, image),
+        "sample_stats": _statistics(posterior, image, model),
         "observed_data": xr.Dataset({"intensity": (layout.dims, layout.observed, {"units": "counts"})}),
         "constant_data": _constants(layout, known, image),
     }
@@ -140,9 +140,13 @@ def build_tree(posterior: Posterior, layout: Layout, known: Mapping[str, object]
     return tree
 
 
-def _statistics(posterior: Posterior, image: tuple[str, ...]) -> xr.Dataset:
-    """Effective number of draws, and the evidence against every claim about images of several patches."""
+def _statistics(posterior: Posterior, image: tuple[str, ...], model: DefectModel) -> xr.Dataset:
+    """Effective number of draws, how strange every patch is, and the evidence against claims about images of several patches."""
     statistics = {"ess": (image, posterior.ess if image else posterior.ess[0], {"units": "1"})}
+    if posterior.surprise is not None:
+        attributes = {"units": "nat", "long_name": "log density of strangers over that of patches of the prior"}
+        attributes["limit"] = float(model.card["surprise_limit"])
+        statistics["surprise"] = ((*image, "patch"), posterior.surprise if image else posterior.surprise[0], attributes)
     claims = list(posterior.conflict)
     if claims:
         values = np.stack([posterior.conflict[c] for c in claims], -1)

@@ -37,6 +37,8 @@ class DefectModel(nn.Module):
     correlation : Tensor, shape ()
         Correlation of the evidence of patches of one image, which share source size, aberrations and background: n patches
         tell about the context what n / (1 + (n - 1) correlation) independent ones would (Kish's design effect).
+    strangers : Module
+        Tells patches that the prior cannot make from those that it can, see ``fit_surprise``.
     card : dict
         What is known of the model: training, scores; written into its file.
     """
@@ -61,6 +63,8 @@ class DefectModel(nn.Module):
             torch.manual_seed(seed)
             self.encoder = Encoder(num_features, prior.num_pixels, width)
             self.likelihood = ContrastLikelihood(num_features, num_components, hidden)
+            normalised = nn.BatchNorm1d(width, affine=False)
+            self.strangers = nn.Sequential(normalised, nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 1))
         self.register_buffer("correlation", torch.tensor(0.1))
         self.card: dict[str, object] = {}
 
@@ -97,6 +101,25 @@ class DefectModel(nn.Module):
         """Smallest and largest value of every continuous variable that the likelihood was trained for."""
         trained = Prior.from_dict(self.card["prior"]) if "prior" in self.card else self.prior
         return {name: trained.domain(name) for name in CONTINUOUS}
+
+    def observe(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """What the model sees of patches.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (patch, y, x)
+            Intensities in any unit.
+
+        Returns
+        -------
+        features : Tensor, shape (patch, feature)
+            Contrast features.
+        surprise : Tensor, shape (patch,), or None
+            log p(patch | stranger) - log p(patch | prior) in nats; None where it was not fitted.
+        """
+        hidden = self.encoder.invariants(patches)
+        surprise = self.strangers(hidden)[:, 0] if "surprise_limit" in self.card else None
+        return self.encoder.condense(hidden), surprise
 
     def outcomes(self, context: Mapping[str, Tensor], materials: Materials) -> Outcomes:
         """Tabulate the likelihood for draws of the context.

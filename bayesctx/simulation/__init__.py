@@ -3,6 +3,7 @@
 from .batches import PatchStream as PatchStream, join as join, rank_of_process as rank_of_process, take as take
 from .reading import ShardStream as ShardStream, open_shards as open_shards
 from .scene import SPECIES as SPECIES
+from .strangers import STRANGERS as STRANGERS, draw_strangers as draw_strangers
 from .stream import (
     BLOCK as BLOCK,
     Patches as Patches,

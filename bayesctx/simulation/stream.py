@@ -87,9 +87,9 @@ def draw_block(
         The same for the same arguments, on another device to rounding.
     """
     num_images = BLOCK // patches_per_image
-    rng = _generators(seed, patches_per_image, block)
-    image, nuisances = _draw_images(rng[0], prior, num_images)
-    defect, species, own = _draw_centres(rng[1], prior, num_images, patches_per_image)
+    rng = generators(seed, patches_per_image, block)
+    image, nuisances = draw_images(rng[0], prior, num_images)
+    defect, species, own = draw_centres(rng[1], prior, num_images, patches_per_image)
     nuisances = nuisances | own
     scene = place_columns(rng[2], image["host"], species, nuisances, BOX).to(device)
     image, nuisances = ({name: v.to(device) for name, v in values.items()} for values in (image, nuisances))
@@ -98,7 +98,7 @@ def draw_block(
     return Patches(intensity, defect.to(device), species.to(device), image["host"], image["dopant"], context, nuisances)
 
 
-def _generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
+def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
     """Independent sources for the parameters of images, those of patches, the scenes and the noise."""
     return [np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block])) for i in range(4)]
 
@@ -108,7 +108,7 @@ def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
     return torch.from_numpy(rng.random(shape, np.float32))
 
 
-def _draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+def draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Host, dopant and continuous context of images, and the nuisances that belong to an image."""
     u = _uniform(rng, num_images, 2)
     hosts = list(HOSTS)
@@ -126,7 +126,7 @@ def _draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tup
     return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
 
 
-def _draw_centres(
+def draw_centres(
     rng: np.random.Generator, prior: Prior, num_images: int, num_patches: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Class and species of the central sites, and the nuisances that belong to a patch."""
@@ -249,9 +249,9 @@ def simulate_micrograph(prior: Prior, *, seed: int, num_pixels: int = 512, sampl
         raise ValueError(
             f"at least {prior.num_pixels * prior.sampling:g} Å were expected, got {num_pixels} pixels of {sampling} Å"
         )
-    rng = _generators(seed, 0, index)
-    image, nuisances = _draw_images(rng[0], prior, 1)
-    _, _, own = _draw_centres(rng[1], prior, 1, 1)
+    rng = generators(seed, 0, index)
+    image, nuisances = draw_images(rng[0], prior, 1)
+    _, _, own = draw_centres(rng[1], prior, 1, 1)
     # the crystal is not centred on a site, and the film varies over the image as it does over a patch
     ratio = prior.num_pixels * prior.sampling / extent
     nuisances |= {n: v * ratio if n.startswith("background") else v * (n == "rotation") for n, v in own.items()}

@@ -85,7 +85,7 @@ def train(
     if device.type != "cpu" and num_workers:
         raise ValueError(f"num_workers = 0 was expected for a model on {device}, got {num_workers}: workers cannot share it")
     num_steps = max(1, num_patches // batch_size)
-    optimizer = torch.optim.AdamW(model.parameters(), learning_rate, weight_decay=1e-4)
+    optimizer = torch.optim.AdamW([*model.encoder.parameters(), *model.likelihood.parameters()], learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
     run = {
         "seed": seed,
@@ -180,7 +180,8 @@ def _step(
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     result = torch.stack([loss.detach(), -score.detach()])
-    average([p.grad for p in model.parameters()] + [result])
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+    parameters = optimizer.param_groups[0]["params"]
+    average([p.grad for p in parameters] + [result])
+    torch.nn.utils.clip_grad_norm_(parameters, 5.0)
     optimizer.step()
     return *result.cpu().tolist(), float(len(known))

@@ -1,0 +1,77 @@
+import numpy as np
+import pytest
+import torch
+
+from bayesctx import DefectModel, reference_prior
+from bayesctx.simulation import STRANGERS, draw_block, draw_strangers
+from bayesctx.simulation.rendering import BOX, patch_spectra
+from bayesctx.simulation.scene import SPECIES, place_columns
+from bayesctx.simulation.strangers import _join
+from bayesctx.simulation.stream import draw_centres, draw_images, generators
+from bayesctx.training import fit_surprise
+
+
+@pytest.fixture
+def small():
+    return DefectModel(reference_prior(), num_features=6, num_components=2, hidden=16, width=32)
+
+
+@pytest.mark.parametrize("kind", STRANGERS)
+def test_strangers_are_the_same_for_the_same_seed_and_block(kind):
+    first, again, other = (draw_strangers(reference_prior(), 3, b, kind) for b in (0, 0, 1))
+    assert first.shape == (16, 16, 32, 32)
+    assert bool(torch.isfinite(first).all())
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_strangers_have_names():
+    with pytest.raises(ValueError, match="one of bilayer, grain boundary, .* was expected, got 'trilayer'"):
+        draw_strangers(reference_prior(), 0, 0, "trilayer")
+
+
+def together(pixels):
+    """Correlation of neighbours in a row."""
+    centred = pixels - pixels.mean((-2, -1), keepdim=True)
+    return float((centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean())
+
+
+def test_vacuum_is_nothing_but_noise():
+    prior = reference_prior().given({"dose": 1e5})
+    assert together(draw_strangers(prior, 0, 0, "vacuum")) < 0.1 < together(draw_block(prior, 0, 0).intensity)
+
+
+def test_a_joined_scene_is_the_sum_of_both():
+    rng = generators(0, 16, 0)
+    image, nuisances = draw_images(rng[0], reference_prior(), 4)
+    scenes = []
+    for _ in range(2):
+        _, species, own = draw_centres(rng[1], reference_prior(), 4, 3)
+        scenes.append(place_columns(rng[2], image["host"], species, nuisances | own, BOX))
+    spectra = torch.randn(4, len(SPECIES), 21, 11, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
+    first, second, both = (patch_spectra(spectra, s, cell=(BOX, BOX)) for s in (*scenes, _join(*scenes)))
+    # sums of a hundred terms of order one in single precision
+    assert torch.allclose(both, first + second, atol=1e-3)
+
+
+def test_strangers_are_told_apart_and_the_limit_is_kept(small):
+    """A model that never learnt anything else: its first layer sees enough to tell noise from a crystal."""
+    learnt = (*small.encoder.parameters(), *small.likelihood.parameters())
+    before = [p.clone() for p in learnt]
+    found = fit_surprise(small, num_patches=512 * 40, progress=False)
+    assert all(torch.equal(a, b) for a, b in zip(before, learnt, strict=True))
+    assert list(found.kind.values) == list(STRANGERS)
+    # by chance 0.5, with a standard error of 0.006 of the 4096 patches of each kind
+    assert float(found.area.sel(kind="vacuum")) > 0.7
+    with torch.no_grad():
+        patches = [draw_block(small.prior, 5, b, patches_per_image=16).intensity.flatten(0, 1) for b in range(8)]
+        surprise = torch.cat([small.eval().observe(p)[1] for p in patches])
+    share = float((surprise > small.card["surprise_limit"]).float().mean())
+    # patches of an image share its dose: 128 images, of which some are all alarm
+    assert abs(share - 0.05) < 4 * np.sqrt(0.05 / 128)
+
+
+def test_nothing_is_surprising_to_a_model_that_was_not_taught(small):
+    features, surprise = small.eval().observe(torch.rand(3, 32, 32))
+    assert surprise is None
+    assert features.shape == (3, 6)
