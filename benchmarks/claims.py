@@ -25,8 +25,8 @@ WRONG = {
 
 INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad, 70-200 mrad,
 dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`), all of the context claimed but focus and dose. Log Bayes
-factor in nats of leaving the claim open against taking it; `infer` warns above ln 100 = 4.6, which a true claim exceeds in at most
-one image of a hundred if the model is right.
+factor in nats of leaving the claim open against taking it; `infer` warns above ln 100 = 4.6, which a true claim exceeds in at
+most one image of a hundred if the model is right.
 
 """
 

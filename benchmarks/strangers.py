@@ -19,9 +19,9 @@ from bayesctx.training import fit_surprise
 BANDS = ((1e3, 1e4), (1e4, 1e5), (1e5, 1e6))
 SEED = 12_345  # of the patches that are scored: another than that of any fit
 
-INTRODUCTION = """`sample_stats.surprise` of {num} patches of each kind, with all nuisances and any context of `reference_prior()`,
-16 patches for each image, against {usual} patches of the prior itself. Area under the receiver operating characteristic by the
-dose in e/Å², and the share beyond the limit, which five in a hundred patches of the prior exceed over all doses.
+INTRODUCTION = """`sample_stats.surprise` of {num} patches of each kind, all nuisances and any context of `reference_prior()`, 16
+patches for each image, against {usual} patches of the prior itself. Area under the receiver operating characteristic by the dose
+in e/Å², and the share beyond the limit, which five in a hundred patches of the prior exceed over all doses.
 
 """
 
