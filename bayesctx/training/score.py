@@ -14,9 +14,10 @@ from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import SPECIES, Patches
 from ..structure import DEFECTS
 
-__all__ = ["Question", "ask", "conditional_log_score", "generative_log_score", "random_subset"]
+__all__ = ["EVERYTHING", "Question", "ask", "conditional_log_score", "generative_log_score", "random_subset"]
 
 DISCRETE = ("host", "dopant")
+EVERYTHING = frozenset((*DISCRETE, *CONTINUOUS))
 HYPOTHESIS_OF_SPECIES = torch.tensor([
     max(i for i, (d, v) in enumerate(HYPOTHESES) if d == defect and v <= alternative) for defect, alternative in SPECIES
 ])  # fmt: skip  # fmt: skip
@@ -173,7 +174,7 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
 
 
 def random_subset(generator: torch.Generator) -> frozenset[str]:
-    """Draw which variables are known: all, none, or each with a probability that is itself drawn.
+    """Draw which variables are known: none, or each with a probability that is itself drawn.
 
     Parameters
     ----------
@@ -186,10 +187,7 @@ def random_subset(generator: torch.Generator) -> frozenset[str]:
         Names of variables.
     """
     kind = float(torch.rand((), generator=generator))
-    names = (*DISCRETE, *CONTINUOUS)
-    if kind < 0.3:
-        return frozenset(names)
-    if kind < 0.4:
+    if kind < 0.1:
         return frozenset()
     share = float(torch.rand((), generator=generator))
-    return frozenset(n for n in names if float(torch.rand((), generator=generator)) < share)
+    return frozenset(n for n in (*DISCRETE, *CONTINUOUS) if float(torch.rand((), generator=generator)) < share)
