@@ -67,8 +67,8 @@ def train(
     Returns
     -------
     Dataset, dimension step
-        ``loss``, the conditional ``log_score`` over a random context in nats, and ``num_known``, the number of variables that were
-        known in it.
+        ``loss``, the conditional ``log_score`` over a random context in nats, and ``num_known``, the number of variables that
+        were known in it.
 
     Raises
     ------
@@ -176,7 +176,7 @@ def _step(
     asked = take(batch, 0, len(features), stride)
     question = ask(asked, model.prior, known, generator, num_draws=24 if not known else 4, rank=rank_of_process())
     score = -conditional_log_score(model, features[::stride], asked.defect, question).mean()
-    # with everything known a table is small: that every patch is asked about so as well costs a tenth and is worth twice the patches
+    # with everything known a table is small: to ask about every patch so as well costs a tenth and is worth twice the patches
     everything = ask(batch, model.prior, EVERYTHING, generator, num_draws=1)
     sharpest = -conditional_log_score(model, features, batch.defect, everything).mean()
     density = -generative_log_score(model, features, batch).mean()
