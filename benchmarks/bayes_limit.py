@@ -93,6 +93,22 @@ def neural(model: bc.DefectModel, intensity: torch.Tensor, dose: float) -> torch
     return torch.cat([outcomes.log_prob(model.encoder(p)[None])[0] for p in intensity.split(256)])
 
 
+def exact_blocks(num_patches: int, seed: int, num_draws: int, folder: Path, jobs: int) -> dict[str, torch.Tensor]:
+    """Evidence and truth of all blocks, computed where they are not in the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    blocks = range(num_patches // BLOCK)
+    with get_context("spawn").Pool(jobs) as pool:
+        work = pool.imap(partial(exact, seed=seed, num_draws=num_draws, folder=folder), blocks)
+        arrays = [np.load(f) for f in tqdm(work, total=len(blocks), unit="block")]
+    return {n: torch.from_numpy(np.concatenate([a[n] for a in arrays])) for n in arrays[0].files}
+
+
+def neural_of(model: bc.DefectModel, num_patches: int, seed: int) -> torch.Tensor:
+    """Log density of the features of the patches of all blocks, in their order."""
+    doses = bc.limit_prior().conditions[0]["dose"]
+    return torch.cat([neural(model, patches_of(seed, b, d)[0], d) for b in range(num_patches // BLOCK) for d in doses])
+
+
 def posterior(log_likelihood: torch.Tensor, data: dict, known: tuple[str, ...]) -> torch.Tensor:
     """Class probabilities given a part of the context, shape (patch, defect_class)."""
     prior = bc.limit_prior()
@@ -141,19 +157,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
-    arguments.folder.mkdir(parents=True, exist_ok=True)
-    start, blocks = time.perf_counter(), range(arguments.num_patches // BLOCK)
-    work = partial(exact, seed=arguments.seed, num_draws=arguments.num_draws, folder=arguments.folder)
-    with get_context("spawn").Pool(arguments.jobs) as pool:
-        files = list(tqdm(pool.imap(work, blocks), total=len(blocks), unit="block"))
-    arrays = [np.load(f) for f in files]
-    data = {n: torch.from_numpy(np.concatenate([a[n] for a in arrays])) for n in arrays[0].files}
-    model = bc.load_model(arguments.model)
-    doses = bc.limit_prior().conditions[0]["dose"]
-    found = {
-        "exact": data["log_evidence"],
-        "neural": torch.cat([neural(model, patches_of(arguments.seed, b, d)[0], d) for b in blocks for d in doses]),
-    }
+    start = time.perf_counter()
+    data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, arguments.jobs)
+    model, doses = bc.load_model(arguments.model), bc.limit_prior().conditions[0]["dose"]
+    found = {"exact": data["log_evidence"], "neural": neural_of(model, arguments.num_patches, arguments.seed)}
     header = ["known", "exact: log score", "entropy", "right (%)", "neural: log score", "entropy", "right (%)", "exact - neural"]
     ess = data["ess"].double()
     body = INTRODUCTION.format(

@@ -79,3 +79,12 @@ def test_a_dopant_chooses_its_hosts():
 def test_candidates_are_equally_probable_and_repetition_weighs():
     values = quantile((60e3, 80e3, 80e3), torch.linspace(0, 0.999, 300))
     assert float((values == 80e3).float().mean()) == pytest.approx(2 / 3, abs=0.01)
+
+
+def test_the_limit_prior_covers_its_cases_and_what_lies_between():
+    between = limit_prior(between=True)
+    assert between.nuisances == limit_prior().nuisances
+    for name in ("beam_energy", "inner_collection_angle", "outer_collection_angle", "convergence_semiangle"):
+        low, high = between.domain(name)
+        assert all(low <= c[name] <= high for c in limit_prior().conditions)
+        assert high > 1.05 * low

@@ -7,6 +7,7 @@ import sys
 import textwrap
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Never
 
@@ -29,7 +30,7 @@ __all__ = ["main"]
 
 MOST_IN_ONE_FILE = 1_000_000  # 4 GB, held in memory
 
-PRIORS = {"reference": reference_prior, "tmd": tmd_prior, "limit": limit_prior}
+PRIORS = {"reference": reference_prior, "tmd": tmd_prior, "limit": limit_prior, "between": partial(limit_prior, between=True)}
 
 UNITS = textwrap.fill("Variables and units: " + ", ".join(v.label for v in CONTEXT.values()) + ".", 110)
 

@@ -245,8 +245,14 @@ def reference_prior() -> Prior:
     },))  # fmt: skip
 
 
-def limit_prior() -> Prior:
+def limit_prior(*, between: bool = False) -> Prior:
     """Prior of the 576 cases with so few nuisances that the exact posterior can be computed, see ``ExactModel``.
+
+    Parameters
+    ----------
+    between : bool
+        Any condition between those of the cases in their place: 60 to 200 keV, convergence 20 to 36 mrad, a detector from 45 to
+        100 mrad on the inside and 200 to 250 mrad on the outside.
 
     Returns
     -------
@@ -257,8 +263,14 @@ def limit_prior() -> Prior:
     free = {"rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level"}
     held = {"vibration": 1.0, "focal_spread": 30.0, "scan_step": 0.25, "readout": 0.5}
     probe = {"convergence_semiangle": 28.0, "defocus": 0.0, "dose": (1e4, 1e5, 1e6)}
+    anywhere = {
+        "beam_energy": log_uniform(60e3, 200e3),
+        "convergence_semiangle": dist.Uniform(20.0, 36.0),
+        "inner_collection_angle": log_uniform(45.0, 100.0),
+        "outer_collection_angle": dist.Uniform(200.0, 250.0),
+    }
     return Prior(
-        tuple(dict(c) | probe for c in tmd_prior().conditions),
+        (probe | anywhere,) if between else tuple(dict(c) | probe for c in tmd_prior().conditions),
         concentration={d: float(d in ("M", "X2", "hollow")) for d in DEFECTS},
         nuisances={name: d for name, (_, d) in NUISANCES.items() if name in free} | held,
     )

@@ -1,0 +1,70 @@
+"""How far from the exact posterior is a likelihood after how many patches, and with how large a network."""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from bayes_limit import SUBSETS, exact_blocks, neural_of, posterior
+from report import table, write
+
+import bayesctx as bc
+
+SIZES = {"a fourth": {"width": 128, "hidden": 96}, "as shipped": {}, "double": {"width": 1024, "hidden": 384}}
+NUM_PATCHES = (100_000, 300_000, 1_000_000)
+KNOWN = ("everything", "host", "nothing")
+
+INTRODUCTION = """Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the {num} patches
+of [bayes_limit](bayes_limit.md), after training on `limit_prior()` for some patches with networks of several sizes (units of
+the encoder and of the likelihood).
+
+"""
+
+
+def fitted(run: tuple[str, int], folder: Path) -> Path:
+    """Train a model, or find it in the folder."""
+    torch.set_num_threads(1)
+    size, num_patches = run
+    file = folder / f"{size.replace(' ', '-')}-{num_patches}.safetensors"
+    if not file.exists():
+        model = bc.DefectModel(bc.limit_prior(), **SIZES[size])
+        bc.train(model, num_patches=num_patches, num_workers=0, checkpoint=file.with_suffix(".pt"), progress=False)
+        bc.save_model(model, file)
+        print(f"{size}, {num_patches} patches: {file}", flush=True)
+    return file
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-patches", type=int, default=2048, help="of the comparison (default: 2048)")
+    parser.add_argument("--num-draws", type=int, default=512, help="of the exact model (default: 512)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/limit"), help="where exact blocks and models are kept")
+    parser.add_argument("--model", type=Path, help="a model of the shipped size after a longer training, to add")
+    parser.add_argument("--seed", type=int, default=1000)
+    arguments = parser.parse_args()
+    data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, jobs=2)
+    runs = [(size, num) for num in NUM_PATCHES for size in SIZES]
+    with get_context("spawn").Pool(2) as pool:
+        files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
+    if arguments.model:
+        runs.append(("as shipped", bc.load_model(arguments.model).card["training"]["num_patches"]))
+        files.append(arguments.model)
+    rows, truth = [], data["defect"][:, None]
+    for (size, num), file in zip(runs, files, strict=True):
+        model = bc.load_model(file)
+        found = {"exact": data["log_evidence"], "neural": neural_of(model, arguments.num_patches, arguments.seed)}
+        cells = []
+        for known in KNOWN:
+            score = [posterior(v, data, SUBSETS[known]).gather(1, truth).clamp(min=1e-12).log() for v in found.values()]
+            gap = score[0] - score[1]
+            cells.append(f"{gap.mean():.3f} ± {gap.std() / len(gap) ** 0.5:.3f}")
+        rows.append([f"{num:.0e}", size, f"{sum(p.numel() for p in model.parameters()):,}", *cells])
+    body = INTRODUCTION.format(num=len(truth)) + table(["patches", "network", "parameters", *KNOWN], rows)
+    write("scaling", "What more patches and larger networks would bring", body, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
