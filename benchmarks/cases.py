@@ -16,9 +16,15 @@ KNOWN = [name for name in bc.CONTEXT if name != "sampling"]
 DOSE = 1e6
 POOR = 0.9  # of the dopant columns of a material that must be right for it to be left out of the list
 
-INTRODUCTION = """{num} patches of the 576 cases of `tmd_prior()` at 1e6 e/Å², all nuisances, thirteen equally probable classes, the whole
-context known. Right: **{right:.2f} ± {error:.2f} %** of the patches, averaged over the cases {cases:.2f} %; {entropy:.4f} nats of
-entropy, log score {score:.4f}. By class:
+INTRODUCTION = """{num} patches of the 576 cases of `tmd_prior()` at 1e6 e/Å², all nuisances, thirteen equally probable classes,
+the whole context known. Right: **{right:.2f} ± {error:.2f} %** of the patches, averaged over the cases {cases:.2f} %; entropy
+{entropy:.4f} nats, log score {score:.4f}. By class:
+
+"""
+POOR_ONES = """
+
+Materials in which less than {poor:.0f} % of the dopant columns are named right, and what the exact posterior names right there
+({num} patches of `limit_prior()`, dopant and metal columns alone, equally probable; its entropy in nats):
 
 """
 
@@ -63,14 +69,8 @@ def main() -> None:
         entropy=float(-(found * np.log(found.clip(min=1e-30))).sum("defect_class").mean()),
         score=float(bc.log_score(found, data.defect).mean()),
     )  # fmt: skip
-    body += table(
-        ["class", "patches", "right (%)"], [[n, int(r["size"]), f"{100 * r['mean']:.1f}"] for n, r in by_class.iterrows()]
-    )
-    body += f"\n\nMaterials in which less than {100 * POOR:.0f} % of the dopant columns are named right, and what the exact posterior "
-    body += (
-        f"names right there ({arguments.exact} patches of `limit_prior()`, dopant and metal columns alone, equally probable; its "
-    )
-    body += "entropy in nats):\n\n"
+    rows = [[name, int(row["size"]), f"{100 * row['mean']:.1f}"] for name, row in by_class.iterrows()]
+    body += table(["class", "patches", "right (%)"], rows) + POOR_ONES.format(poor=100 * POOR, num=arguments.exact)
     rows = []
     for (host, dopant), row in tqdm(list(poor.iterrows())):
         limit, entropy = exact_limit(host, dopant, arguments.exact, arguments.seed)

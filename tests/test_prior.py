@@ -4,7 +4,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesctx.prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, log_uniform, quantile, reference_prior, tmd_prior
+from bayesctx.prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, limit_prior, log_uniform, quantile, reference_prior, tmd_prior
 
 
 @pytest.mark.parametrize("prior", [tmd_prior(), reference_prior()], ids=["tmd", "reference"])
