@@ -39,11 +39,17 @@ class ContrastLikelihood(nn.Module):
         Components of the mixture.
     hidden : int
         Width of the network.
+
+    Attributes
+    ----------
+    width : Tensor, shape ()
+        Factor of all scales, see ``fit_width``.
     """
 
     def __init__(self, num_features: int = 24, num_components: int = 3, hidden: int = 192) -> None:
         super().__init__()
         self.num_features, self.num_components = num_features, num_components
+        self.register_buffer("width", torch.tensor(1.0))
         self.net = nn.Sequential(
             nn.Linear(NUM_INPUTS, hidden),
             nn.SiLU(),
@@ -69,7 +75,7 @@ class ContrastLikelihood(nn.Module):
         """
         raw = self.net(inputs).unflatten(-1, (self.num_components, 2 * self.num_features + 1))
         loc, scale, weight = raw.split((self.num_features, self.num_features, 1), -1)
-        return weight[..., 0].log_softmax(-1), loc, nn.functional.softplus(scale) + MIN_SCALE
+        return weight[..., 0].log_softmax(-1), loc, self.width * (nn.functional.softplus(scale) + MIN_SCALE)
 
     def forward(self, inputs: Tensor) -> Distribution:
         """Return p(contrast | hypothesis, context).

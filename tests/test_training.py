@@ -8,7 +8,7 @@ from torch import distributed
 from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import SPECIES, PatchStream
-from bayesctx.training import ask, conditional_log_score
+from bayesctx.training import ask, conditional_log_score, fit_width
 from bayesctx.training.score import DISCRETE, HYPOTHESIS_OF_SPECIES
 
 
@@ -168,3 +168,19 @@ def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
     monkeypatch.setattr(training, "rank_of_process", lambda: (0, 2))
     with pytest.raises(ValueError, match="whole blocks of 256 for each of 2 processes was expected, got 768"):
         train(small(), num_patches=768, batch_size=768)
+
+
+def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
+    """A model that learnt a little, then made too wide: the fit finds a smaller factor, and back the score."""
+    model = small()
+    train(model, num_patches=64 * 100, batch_size=64, num_workers=0, progress=False)
+    fit_width(model, num_patches=512, progress=False)
+    best = float(model.likelihood.width)
+    score = [float(fit_width(model, num_patches=512, progress=False).log_score.max())]
+    with torch.no_grad():
+        spoilt = model.likelihood.net[-1].bias.unflatten(0, (2, 13))[:, 6:12]
+        spoilt += 0.1
+    score.append(float(fit_width(model, num_patches=512, progress=False).log_score.max()))
+    assert float(model.likelihood.width) < best
+    # a wider softplus is not quite a common factor
+    assert abs(score[0] - score[1]) < 0.01

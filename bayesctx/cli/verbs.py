@@ -21,7 +21,7 @@ from ..inference import fit_correlation, infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
-from ..training import fit_surprise, process_group, train
+from ..training import fit_surprise, fit_width, process_group, train
 from .arguments import count, destination, index, picture, read_context, read_image, target
 from .reports import draw_demo, draw_result, print_demo, print_result, save_figure
 from .shards import refuse_shard_options, shard_options, simulate_shards
@@ -210,11 +210,13 @@ def _train(arguments: argparse.Namespace) -> None:
             return
     model.cpu()
     if arguments.held_out:
+        fit_width(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
         fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
         scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
-        surprise = fit_surprise(model, num_patches=20 * arguments.held_out, seed=arguments.seed + 1)
+        surprise = fit_surprise(model, num_patches=40 * arguments.held_out, seed=arguments.seed + 1)
         model.card |= {"strangers": surprise.to_dict()}
         model.card |= {"correlation": float(model.correlation), "scores": scores.to_dict(), "held_out": arguments.held_out}
+        model.card["width"] = float(model.likelihood.width)
         print(scores.to_dataframe().round(3))
     save_model(model, arguments.out)
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
