@@ -47,6 +47,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=2000)
     arguments = parser.parse_args()
     model = bc.load_model(arguments.model)
+    limit = float(model.card["conflict_limit"])
     found: dict[str, list[float]] = {}
     for i in tqdm(range(arguments.num_images)):
         host, dopant = MATERIALS[i % len(MATERIALS)]
@@ -66,11 +67,17 @@ def main() -> None:
                 found[name].append(math.inf)
     rows = []
     for name, values in found.items():
-        warned = np.mean(np.array(values) > math.log(100))
-        rows.append([name, str(len(values)), *(f"{q:.1f}" for q in np.quantile(values, [0.1, 0.5, 0.9])), f"{100 * warned:.0f}"])
-    body = INTRODUCTION.format(
-        num=arguments.num_images, pixels=arguments.num_pixels, materials=", ".join(f"{d} in {h}" for h, d in MATERIALS)
-    )
+        warned = np.mean(np.array(values) > limit)
+        rows.append(
+            [
+                name,
+                str(len(values)),
+                *(f"{q:.1f}" for q in np.quantile(values, [0.1, 0.5, 0.9], method="lower")),
+                f"{100 * warned:.0f}",
+            ]
+        )
+    materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS)
+    body = INTRODUCTION.format(num=arguments.num_images, limit=limit, pixels=arguments.num_pixels, materials=materials)
     body += table(["claim", "images", "10 %", "median", "90 %", "warned of (%)"], rows)
     write("claims", "Evidence against claims about the context", body, arguments.seed)
 

@@ -8,6 +8,7 @@ import xarray as xr
 from scipy.stats import kstest
 
 import bayesctx as bc
+from bayesctx.inference import fit_conflict
 from bayesctx.inference.conditioning import FEW, questions
 from bayesctx.model import Materials
 from bayesctx.prior import CONTINUOUS
@@ -360,8 +361,18 @@ def test_a_wrong_claim_is_told(reference):
         other = bc.infer(image, wrong, reference)["sample_stats"].conflict
     assert set(right.claim.values) == {*claims, "detector"}
     assert right.attrs["units"] == "nat"
-    assert float(right.max()) < 3
+    assert float(right.max()) < reference.card["conflict_limit"]
     assert float(other.sel(claim="detector")) > 10
+
+
+def test_the_limit_of_conflicts_is_what_true_claims_hardly_exceed(untrained):
+    model = untrained.with_prior(untrained.prior)
+    model.card = {}
+    found = fit_conflict(model, num_images=8, progress=False)
+    assert found.dims == ("image", "claim")
+    assert found.shape == (8, 8)
+    assert "dose" not in found.claim.values
+    assert model.card["conflict_limit"] == pytest.approx(float(found.max("claim").quantile(0.99)))
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ import xarray as xr
 
 from ..calibration import score_model
 from ..context import CONTEXT, check_context
-from ..inference import fit_correlation, infer, save
+from ..inference import fit_conflict, fit_correlation, infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
@@ -212,6 +212,7 @@ def _train(arguments: argparse.Namespace) -> None:
     if arguments.held_out:
         fit_width(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
         fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
+        fit_conflict(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 2)
         scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
         surprise = fit_surprise(model, num_patches=40 * arguments.held_out, seed=arguments.seed + 1)
         model.card |= {"strangers": surprise.to_dict()}

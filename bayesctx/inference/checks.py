@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
-from ..model import DefectModel, Outcomes
+from ..model import DefectModel
 from ..prior import CONTINUOUS
+from ..simulation import BLOCK, draw_block
+from ..structure import DEFECTS, HOSTS, METALS
 from .composition import Sites, log_marginal
-from .conditioning import Question, questions
+from .conditioning import questions, tabulate
 
-__all__ = ["CLAIMS", "conflict_with", "warn_of_conflict", "warn_of_strangers"]
+__all__ = ["CLAIMS", "conflict_with", "fit_conflict", "warn_of_conflict", "warn_of_strangers"]
 
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
     "detector": ("inner_collection_angle", "outer_collection_angle")
@@ -24,7 +27,7 @@ CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "
 
 NUM_SITES = 64  # of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
 NUM_DRAWS = 128
-STRONG = math.log(100)  # nats; under the claim itself exp(evidence) has mean one, so that it exceeds 100 with p <= 0.01 (Markov)
+TRUE_CLAIMS = 0.01  # share of images about which all is true that are warned of
 MOST = 0.5  # share of the patches that must be strangers for a warning; five in a hundred of the prior are
 
 
@@ -33,7 +36,6 @@ def conflict_with(
     features: Tensor,
     sites: Sites,
     model: DefectModel,
-    tabulate: Callable[[DefectModel, Question], Outcomes],
     seed: int,
 ) -> dict[str, float]:
     """Evidence of one image against each of the claims about it.
@@ -48,8 +50,6 @@ def conflict_with(
         Sublattices, their readings, and the composition expected of each kind of site.
     model : DefectModel
         The model.
-    tabulate : callable
-        Makes the likelihood of a question.
     seed : int
         Of the draws of what is freed.
 
@@ -74,7 +74,47 @@ def conflict_with(
     return found
 
 
-def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object]) -> None:
+@torch.no_grad()
+def fit_conflict(model: DefectModel, *, num_images: int = 400, seed: int = 0, progress: bool = True) -> xr.DataArray:
+    """Find out what evidence there is against true claims, and note its limit on the card of the model.
+
+    Parameters
+    ----------
+    model : DefectModel
+        Its card gets ``conflict_limit`` in nats, which one in a hundred images exceeds of which all but the dose is told, truly.
+    num_images : int
+        Images of 64 patches to simulate.
+    seed : int
+        Names their stream.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    DataArray, dimensions (image, claim)
+        The evidence in nats.
+
+    Notes
+    -----
+    If the likelihood were exact, a Bayes factor of a hundred would be as rare by Markov's inequality (4.6 nats).
+    """
+    weight = torch.tensor([float(d in model.prior.defects) for d in DEFECTS])
+    sites = Sites(torch.zeros(NUM_SITES, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), weight[None] + 1e-9)
+    found = []
+    for block in tqdm(range(-(-num_images * NUM_SITES // BLOCK)), disable=not progress, unit="block"):
+        batch = draw_block(model.prior, seed, block, patches_per_image=NUM_SITES)
+        for i, features in enumerate(model.encoder(batch.intensity)):
+            told = {n: float(v[i]) for n, v in batch.context.items() if n != "dose"}
+            told |= {"host": list(HOSTS)[batch.host[i]], "dopant": METALS[batch.dopant[i]]}
+            found.append(conflict_with(told, features, sites, model, seed))
+    values = xr.DataArray(
+        [list(f.values()) for f in found], {"claim": list(found[0])}, ("image", "claim"), attrs={"units": "nat"}
+    )
+    model.card["conflict_limit"] = float(values.max("claim").quantile(1 - TRUE_CLAIMS))
+    return values
+
+
+def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object], limit: float) -> None:
     """Warn of the claim that the image speaks against most, if it does so more than true ones do.
 
     Parameters
@@ -83,13 +123,15 @@ def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object])
         From ``conflict_with``.
     known : mapping
         The claims.
+    limit : float
+        In nats, from the card of the model: what images that were simulated with the claimed context hardly exceed.
 
     Warns
     -----
     UserWarning
-        If the evidence against a claim exceeds a Bayes factor of a hundred, as it does for at most one true claim of a hundred.
+        If the evidence against a claim exceeds the limit.
     """
-    strong = {claim: value for claim, value in conflict.items() if value > STRONG}
+    strong = {claim: value for claim, value in conflict.items() if value > limit}
     if strong:
         worst = max(strong, key=strong.get)
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])

@@ -10,11 +10,12 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..model import Materials
+from ..model import DefectModel, Materials, Outcomes
 from ..prior import CONTINUOUS, Prior
 
-__all__ = ["Question", "draw_context", "questions"]
+__all__ = ["Question", "draw_context", "questions", "tabulate"]
 
+DRAWS_AT_ONCE = 128  # of the context in a table of the likelihood: hidden layers are larger than what comes out
 FEW = 64  # distinct values of a variable up to which images are grouped by it
 
 
@@ -124,6 +125,26 @@ def questions(prior: Prior, known: Mapping[str, object], num_images: int, num_dr
         context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
         materials = Materials.of(given)
         yield Question(images, context, _possible(context), materials.map(lambda f: f[None]))
+
+
+def tabulate(model: DefectModel, question: Question) -> Outcomes:
+    """Tabulate the likelihood of one image, a part of the draws after the other.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    question : Question
+        Of one image.
+
+    Returns
+    -------
+    Outcomes, shapes (draw, host, hypothesis, ...)
+        The table.
+    """
+    parts = zip(*(v.split(DRAWS_AT_ONCE, -1) for v in question.context.values()), strict=True)
+    tables = [model.outcomes(dict(zip(question.context, part, strict=True)), question.materials)[0] for part in parts]
+    return Outcomes(*(torch.cat([getattr(t, name) for t in tables]) for name in ("log_weight", "loc", "scale")))
 
 
 def _gather(values: np.ndarray) -> np.ndarray:

@@ -17,13 +17,13 @@ from ..context import check_context
 from ..exact import ExactModel
 from ..imaging import interpolation_matrix
 from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
-from ..model import DefectModel, Outcomes, load_model
+from ..model import DefectModel, load_model
 from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_conflict, store_image, store_patches
 from .checks import conflict_with, warn_of_conflict, warn_of_strangers
 from .composition import Sites, one_image
-from .conditioning import Question, questions
+from .conditioning import Question, questions, tabulate
 from .enumeration import NUM_PLAIN, each_patch
 from .results import Layout, build_tree
 
@@ -210,7 +210,7 @@ def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectMo
             )
             for i, at in enumerate(question.images):
                 part = _row(question, i)
-                outcomes = _tabulate(model, part)
+                outcomes = tabulate(model, part)
                 found = one_image(
                     outcomes, features[at], part.materials.row(0), part.possible[0], sites, float(model.correlation)
                 )
@@ -224,16 +224,9 @@ def _check(
     result: Posterior, at: int, claims: Mapping[str, object], features: Tensor, sites: Sites, model: DefectModel, seed: int
 ) -> None:
     """Weigh the claims about one image of several patches, and warn of the one that it speaks against."""
-    conflict = conflict_with(claims, features, sites, model, _tabulate, seed)
+    conflict = conflict_with(claims, features, sites, model, seed)
     store_conflict(result, at, conflict)
-    warn_of_conflict(conflict, claims)
-
-
-def _tabulate(model: DefectModel, question: Question) -> Outcomes:
-    """Likelihood of one image, a part of the draws after the other: hidden layers are larger than what comes out."""
-    parts = zip(*(v.split(DRAWS_ALONE, -1) for v in question.context.values()), strict=True)
-    tables = [model.outcomes(dict(zip(question.context, part, strict=True)), question.materials)[0] for part in parts]
-    return Outcomes(*(torch.cat([getattr(t, name) for t in tables]) for name in ("log_weight", "loc", "scale")))
+    warn_of_conflict(conflict, claims, float(model.card.get("conflict_limit", math.inf)))
 
 
 def _chunks(question: Question, most: int = 200_000) -> list[Question]:
@@ -291,7 +284,7 @@ def _infer_micrograph(
     readings = torch.tensor([[kinds.index(site) for site in reading] for reading in READINGS])
     sites = Sites(torch.from_numpy(sublattice).long(), readings, strength)
     (question,) = questions(model.prior, known, 1, num_draws, seed)
-    outcomes = _tabulate(model, question)
+    outcomes = tabulate(model, question)
     found = one_image(outcomes, features, question.materials.row(0), question.possible[0], sites, float(model.correlation))
     result = Posterior.empty(1, len(positions), num_draws, known)
     result.surprise = None if surprise is None else surprise[None]
