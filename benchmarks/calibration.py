@@ -34,6 +34,16 @@ of minus its mean entropy. Nats; standard errors are those of the mean over the 
 """
 
 
+GROUPED = """
+
+![Reliability of every class](calibration.png)
+
+Patches that share something known: the worst group, the spread of all groups beside that of noise alone, and the mean square of
+their differences in standard errors (1 where nothing but noise makes them; for cases by the median):
+
+"""
+
+
 def infer_classes(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> xr.Dataset:
     """Class probabilities of every patch, their entropy and log score in nats."""
     result = bc.infer(data.intensity, data[list(known)], model, num_draws=128)
@@ -76,9 +86,8 @@ def rows_of_groups(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[list
             # of the square of a normal variable the median is 0.455
             ratio = np.median((means / errors) ** 2) / 0.455 if kind == "case" else ((means / errors) ** 2).mean()
             spread = f"{means.std():.3f}, {(errors**2).mean() ** 0.5:.3f}"
-            rows.append(
-                [known, kind, len(names), f"{names[worst]}: {means[worst]:+.3f} ± {errors[worst]:.3f}", spread, f"{ratio:.2f}"]
-            )
+            extreme = f"{names[worst]}: {means[worst]:+.3f} ± {errors[worst]:.3f}"
+            rows.append([known, kind, len(names), extreme, spread, f"{ratio:.2f}"])
     return rows
 
 
@@ -132,13 +141,7 @@ def main() -> None:
     ]
     body = INTRODUCTION.format(num=arguments.num_patches, seed=arguments.seed, runs=arguments.num_runs)
     body += table(header, rows_of_subsets(data, scored))
-    body += (
-        "\n\n![Reliability of every class](calibration.png)\n\nPatches that share something known: the worst group, the spread "
-    )
-    body += (
-        "of all groups beside that of noise alone, and the mean square of their differences in standard errors (1 where nothing "
-    )
-    body += "but noise makes them; for cases by the median):\n\n"
+    body += GROUPED
     body += table(["known", "by", "groups", "worst", "spread, of noise", "chi² / groups"], rows_of_groups(data, scored))
     body += "\n\nRanks of the truth among the draws (simulation-based calibration) and coverage of all of them at once; p of a "
     body += "Kolmogorov-Smirnov test against the uniform distribution, mean (0.5) and twelve variances (1; less: too wide):\n\n"
