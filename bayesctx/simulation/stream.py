@@ -18,7 +18,7 @@ from ..structure import DEFECTS, HOSTS, METALS, columns_of, species_of
 from .rendering import BOX, add_columns, detect, image_spectra, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns, place_crystal
 
-__all__ = ["Patches", "draw_block", "simulate", "simulate_micrograph"]
+__all__ = ["Patches", "draw_block", "draw_centres", "draw_images", "generators", "simulate", "simulate_micrograph"]
 
 PADDING = 5.0  # Å of crystal around a micrograph
 BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
@@ -99,7 +99,22 @@ def draw_block(
 
 
 def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
-    """Independent sources for the parameters of images, those of patches, the scenes and the noise."""
+    """Independent sources for the parameters of images, those of patches, the scenes and the noise.
+
+    Parameters
+    ----------
+    seed : int
+        Names the stream, >= 0.
+    stream : int
+        Patches that share an image.
+    block : int
+        Position in the stream, >= 0.
+
+    Returns
+    -------
+    list of Generator
+        Four of them.
+    """
     return [np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block])) for i in range(4)]
 
 
@@ -109,7 +124,24 @@ def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
 
 
 def draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Host, dopant and continuous context of images, and the nuisances that belong to an image."""
+    """Draw host, dopant and continuous context of images, and the nuisances that belong to an image.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    prior : Prior
+        What may occur.
+    num_images : int
+        Number of images.
+
+    Returns
+    -------
+    image : dict of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context.
+    nuisances : dict of str to Tensor, shape (image,)
+        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+    """
     u = _uniform(rng, num_images, 2)
     hosts = list(HOSTS)
     names = [prior.hosts[i] for i in (u[:, 0] * len(prior.hosts)).long().tolist()]
@@ -129,7 +161,24 @@ def draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tupl
 def draw_centres(
     rng: np.random.Generator, prior: Prior, num_images: int, num_patches: int
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Class and species of the central sites, and the nuisances that belong to a patch."""
+    """Draw class and species of the central sites, and the nuisances that belong to a patch.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    prior : Prior
+        What may occur.
+    num_images, num_patches : int
+        Number of images, and of patches in each.
+
+    Returns
+    -------
+    defect, species : Tensor of int, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    own : dict of str to Tensor, shape (image, patch)
+        By the names of ``PER_PATCH``.
+    """
     u = _uniform(rng, num_images, num_patches, 2 + len(PER_PATCH))
     allowed = torch.tensor([DEFECTS.index(d) for d in prior.defects])
     defect = allowed[(u[..., 0] * len(allowed)).long()]
