@@ -23,10 +23,11 @@ WRONG = {
     "host with another chalcogen": ("host", {"host": {"MoS2": "MoTe2", "WSe2": "WS2", "MoTe2": "MoS2", "NbSe2": "NbS2"}}),
 }
 
-INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad, 70-200 mrad,
-dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`), all of the context claimed but focus and dose. Log Bayes
-factor in nats of leaving the claim open against taking it; `infer` warns above ln 100 = 4.6, which a true claim exceeds in at
-most one image of a hundred if the model is right.
+INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV,
+25 mrad, 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`), all of the context claimed but focus
+and dose. Log Bayes factor in nats of leaving the claim open against taking it. `infer` warns above {limit:.1f}, which one in a
+hundred simulated images exceeds about which all that is told is true; inf: `infer` refused a host whose lattice does not fit the
+sampling.
 
 """
 

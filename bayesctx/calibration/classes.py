@@ -34,6 +34,12 @@ def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim:
     return np.vectorize(names.index, otypes=[int])(values)
 
 
+def _flat(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of shape (patch, class), and the index of the true class of every patch."""
+    values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
+    return values, _indices(probabilities, truth, dim).ravel()
+
+
 def log_score(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class") -> xr.DataArray:
     """Log probability that a posterior gave to the truth.
 
@@ -103,8 +109,7 @@ def reliability(
     ----------
     Guo, Pleiss, Sun and Weinberger, ICML (2017).
     """
-    index = _indices(probabilities, truth, dim).ravel()
-    values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
+    values, index = _flat(probabilities, truth, dim)
     confidence, right = values.max(-1), values.argmax(-1) == index
     mean_confidence, accuracy, count = _bins(confidence, right, num_bins)
     error = np.nansum(np.abs(mean_confidence - accuracy) * count) / count.sum()
@@ -151,8 +156,7 @@ def class_reliability(
     ----------
     Kull et al., NeurIPS (2019), arXiv 1910.12656.
     """
-    index = _indices(probabilities, truth, dim).ravel()
-    values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
+    values, index = _flat(probabilities, truth, dim)
     is_class = index[:, None] == np.arange(values.shape[1])
     bins = [_bins(c, r, num_bins) for c, r in zip(values.T, is_class.T, strict=True)]
     confidence, accuracy, count = (np.stack(v) for v in zip(*bins, strict=True))
@@ -194,8 +198,7 @@ def confusion(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, 
     ValueError
         If the truth does not fit.
     """
-    index = _indices(probabilities, truth, dim).ravel()
-    values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
+    values, index = _flat(probabilities, truth, dim)
     table = np.zeros((values.shape[1],) * 2, int)
     np.add.at(table, (index, values.argmax(-1)), 1)
     names = probabilities[dim].values

@@ -80,7 +80,7 @@ class ExactModel:
         return self
 
     def observe(self, patches: Tensor) -> tuple[Tensor, None]:
-        """Hand patches on: every pixel is looked at, and no stranger is known.
+        """Hand patches on: an exact likelihood needs every pixel, and no stranger is known.
 
         Parameters
         ----------
@@ -89,27 +89,12 @@ class ExactModel:
 
         Returns
         -------
-        patches : Tensor, shape (patch, feature)
-            The same, flat.
+        pixels : Tensor, shape (patch, pixel)
+            The same.
         surprise : None
             None.
         """
-        return self.encoder(patches), None
-
-    def encoder(self, patches: Tensor) -> Tensor:
-        """Flatten patches: an exact likelihood needs every pixel.
-
-        Parameters
-        ----------
-        patches : Tensor, shape (*batch, y, x)
-            Intensities.
-
-        Returns
-        -------
-        Tensor, shape (*batch, pixel)
-            The same.
-        """
-        return patches.flatten(-2)
+        return patches.flatten(-2), None
 
     def outcomes(self, context: Mapping[str, Tensor], materials: Materials) -> ExactOutcomes:
         """Return the likelihood for draws of the context.

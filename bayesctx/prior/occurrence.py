@@ -257,8 +257,8 @@ def limit_prior(*, between: bool = False) -> Prior:
     Returns
     -------
     Prior
-        A defect in a perfect crystal at 28 mrad, in focus, at 1e4, 1e5 or 1e6 e/Å². Rotation, offset, source size, background,
-        gain and dark level are unknown; there are no aberrations, and the scan is that of the patch.
+        A defect in a perfect crystal in focus, at 28 mrad unless between, and 1e4, 1e5 or 1e6 e/Å². Rotation, offset, source
+        size, background, gain and dark level are unknown; there are no aberrations, and the scan is that of the patch.
     """
     free = {"rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level"}
     held = {"vibration": 1.0, "focal_spread": 30.0, "scan_step": 0.25, "readout": 0.5}

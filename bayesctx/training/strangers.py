@@ -10,10 +10,10 @@ from tqdm import tqdm
 
 from ..model import DefectModel
 from ..simulation import BLOCK, STRANGERS, draw_block, draw_strangers
+from .fit import PATCHES_PER_IMAGE
 
 __all__ = ["fit_surprise"]
 
-PATCHES_PER_IMAGE = 16
 FALSE_ALARMS = 0.05
 HELD_OUT = 16  # blocks of the prior, and of each kind of stranger
 

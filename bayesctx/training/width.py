@@ -9,6 +9,7 @@ from tqdm import tqdm
 
 from ..model import DefectModel
 from ..simulation import BLOCK, draw_block
+from .fit import PATCHES_PER_IMAGE
 from .score import EVERYTHING, ask, conditional_log_score
 
 __all__ = ["fit_width"]
@@ -16,7 +17,6 @@ __all__ = ["fit_width"]
 CANDIDATES = np.linspace(0.84, 1.08, 9)
 SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
 NUM_DRAWS = 32  # of what is latent
-PATCHES_PER_IMAGE = 16
 
 
 @torch.no_grad()
