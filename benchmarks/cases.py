@@ -11,6 +11,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
+from bayesctx.structure import SITES
 
 KNOWN = [name for name in bc.CONTEXT if name != "sampling"]
 DOSE = 1e6
@@ -23,8 +24,8 @@ the whole context known. Right: **{right:.2f} ± {error:.2f} %** of the patches,
 """
 POOR_ONES = """
 
-Materials in which less than {poor:.0f} % of the dopant columns are named right, and what the exact posterior names right there
-({num} patches of `limit_prior()`, dopant and metal columns alone, equally probable; its entropy in nats):
+Materials in which less than {poor:.0f} % of the dopant columns are named right, and what share of {num} dopant columns the exact
+posterior names right there, of all that a metal site can hold, with the few nuisances of `limit_prior()` (its entropy in nats):
 
 """
 
@@ -40,9 +41,9 @@ def is_right(probabilities: xr.DataArray, data: xr.Dataset) -> np.ndarray:
 
 
 def exact_limit(host: str, dopant: str, num_patches: int, seed: int) -> tuple[float, float]:
-    """Share of dopant and metal columns that the exact posterior names right, few nuisances; and its mean entropy in nats."""
-    prior = replace(bc.limit_prior().given({"host": host, "dopant": dopant, "dose": DOSE}), defects=("M", "D_M"))
-    data = bc.simulate(prior, num_patches, seed=seed)
+    """Share of dopant columns that the exact posterior names right, few nuisances; and its mean entropy in nats."""
+    prior = replace(bc.limit_prior().given({"host": host, "dopant": dopant, "dose": DOSE}), defects=SITES["metal"])
+    data = bc.simulate(replace(prior, defects=("D_M",)), num_patches, seed=seed)
     found = classes(data, bc.ExactModel(prior, num_draws=256))
     entropy = -(found * np.log(found.clip(min=1e-30))).sum("defect_class")
     return 100 * float(is_right(found, data).mean()), float(entropy.mean())
@@ -51,7 +52,7 @@ def exact_limit(host: str, dopant: str, num_patches: int, seed: int) -> tuple[fl
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-patches", type=int, default=40_000)
-    parser.add_argument("--exact", type=int, default=60, help="patches of each poor material for the exact limit (default: 60)")
+    parser.add_argument("--exact", type=int, default=60, help="dopant columns of each poor material (default: 60)")
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--seed", type=int, default=5000)
     arguments = parser.parse_args()
