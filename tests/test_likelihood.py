@@ -50,7 +50,8 @@ def test_hypotheses_are_described_by_their_physics():
     assert float(inputs.abs().max()) < 20
     each = describe(torch.arange(12).expand(50, 12), torch.zeros(50, 12, dtype=torch.long),
                     {n: v[:, None].expand(50, 12) for n, v in context.items()})  # fmt: skip
-    assert torch.equal(inputs, each)
+    # a few columns of a condition are looked up in another way than many
+    assert torch.allclose(inputs, each, atol=1e-5)
 
 
 def test_only_the_dopant_class_depends_on_the_dopant():

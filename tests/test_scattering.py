@@ -108,9 +108,20 @@ def test_splines_of_the_table_are_those_of_scipy():
     spline = make_interp_spline(nodes, values)
     # between the nodes, on them, and at both ends
     x = torch.from_numpy(np.concatenate([nodes, np.linspace(nodes[0], nodes[-1], 50)]))
-    weights = _cubic_splines(x, torch.from_numpy(spline.t))
-    assert np.allclose(weights @ torch.from_numpy(spline.c), spline(x.numpy()), atol=1e-12)
+    weights, place = _cubic_splines(x, torch.from_numpy(spline.t))
+    assert np.allclose((weights * torch.from_numpy(spline.c)[place]).sum(-1), spline(x.numpy()), atol=1e-12)
     assert torch.allclose(weights.sum(-1), torch.ones(len(x), dtype=torch.float64))
+
+
+def test_few_columns_are_picked_and_many_multiplied_to_the_same():
+    """Three columns of every condition by either way, which the number of columns chooses between."""
+    table = load_table()
+    found = table.look_up([(("W", 0.0),), (("Se", -1.68), ("Se", 1.68)), ()])
+    conditions = [torch.linspace(a, b, 7)[:, None].double() for a, b in ((35e3, 290e3), (30.0, 90.0), (110.0, 290.0))]
+    repeated = found[torch.arange(3).repeat(100)]
+    few, many = table.coefficients(found, *conditions), table.coefficients(repeated, *conditions)
+    assert few.shape == (7, 1, 3, 6, 8)
+    assert torch.allclose(many.unflatten(-3, (100, 3)), few[:, :, None], atol=1e-12)
 
 
 def responses(column, energy, inner, outer):

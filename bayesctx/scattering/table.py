@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import xarray as xr
 from scipy.interpolate import make_interp_spline
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..optics import MAX_SEMIANGLE, wavelength
 from ..structure import Atoms, species_of
@@ -177,16 +177,39 @@ class ResponseTable:
         Tensor, shape (*batch, column, term, order)
             In Å², columns at their height, without their common thermal displacement.
         """
-        of_energy = _cubic_splines(beam_energy.log(), self.energy_knots)
-        inner, outer = (_cubic_splines(a.log(), self.angle_knots) for a in (inner_collection_angle, outer_collection_angle))
-        # all entries at once, as one matrix product: more than are asked for, but without picking splines for each
-        share = torch.broadcast_tensors(of_energy[..., :, None], (inner - outer)[..., None, :])
-        share = (share[0] * share[1]).flatten(-2)
-        entries = (share @ self._splines(share)).unflatten(-1, (len(self.columns), NUM_TERMS * NUM_ORDERS))
-        condition = torch.arange(math.prod(entries.shape[:-2]), device=share.device).view(*entries.shape[:-2], 1, 1)
-        picked = entries.flatten(0, -2)[condition * len(self.columns) + columns.entry]
-        mixed = (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :].unflatten(-1, (NUM_TERMS, NUM_ORDERS))
+        share, knot = self._knots(beam_energy, inner_collection_angle, outer_collection_angle)
+        asked = torch.broadcast_shapes(columns.height.shape, (*share.shape[:-1], 1)).numel()
+        # a hundred columns of a condition cost as much to pick as all entries to multiply
+        few = asked < share.shape[:-1].numel() * len(self.columns)
+        mixed = (self._pick if few else self._multiply)(columns, share, knot).unflatten(-1, (NUM_TERMS, NUM_ORDERS))
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
+
+    def _knots(self, energy: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+        """Shares and places of the splines that are not zero, 4 of the energy by 4 of either angle, shapes (*batch, 32)."""
+        by_energy, of_energy = _cubic_splines(energy.log(), self.energy_knots)
+        (by_inner, of_inner), (by_outer, of_outer) = (_cubic_splines(a.log(), self.angle_knots) for a in (inner, outer))
+        by_angle = torch.cat(torch.broadcast_tensors(by_inner, -by_outer), -1)
+        of_angle = torch.cat(torch.broadcast_tensors(of_inner, of_outer), -1)
+        share = by_energy[..., :, None] * by_angle[..., None, :]
+        knot = of_energy[..., :, None] * (len(self.angle_knots) - 4) + of_angle[..., None, :]
+        return share.flatten(-2), knot.flatten(-2)
+
+    def _multiply(self, columns: LookUp, share: Tensor, knot: Tensor) -> Tensor:
+        """All entries by one matrix product, then those that are asked for, shape (*batch, column, term and order)."""
+        dense = share.new_zeros(*share.shape[:-1], len(self.splines)).scatter_add(-1, knot, share)
+        entries = (dense @ self._splines(share)).unflatten(-1, (len(self.columns), -1))
+        condition = torch.arange(share.shape[:-1].numel(), device=share.device).view(*share.shape[:-1], 1, 1)
+        picked = entries.flatten(0, -2)[condition * len(self.columns) + columns.entry]
+        return (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :]
+
+    def _pick(self, columns: LookUp, share: Tensor, knot: Tensor) -> Tensor:
+        """Only the splines and entries that are asked for, shape (*batch, column, term and order)."""
+        place = knot[..., None, :, None] * len(self.columns) + columns.entry[..., None, :]
+        weight = share[..., None, :, None] * columns.weight.to(share)[..., None, :]
+        rows = self._splines(share).view(-1, NUM_TERMS * NUM_ORDERS)
+        bags = (v.flatten(-2).flatten(0, -2) for v in (place, weight))
+        mixed = nn.functional.embedding_bag(next(bags), rows, per_sample_weights=next(bags), mode="sum")
+        return mixed.view(*place.shape[:-2], -1)
 
     def _splines(self, like: Tensor) -> Tensor:
         """Coefficients of the splines on a device and in a precision, kept: the table is large."""
@@ -213,8 +236,8 @@ def _defocus(c: Tensor, waves: Tensor) -> Tensor:
     )
 
 
-def _cubic_splines(x: Tensor, knots: Tensor) -> Tensor:
-    """Values at x of all cubic B-splines on the knots, shape (*x, spline), four of them not zero: Cox and de Boor."""
+def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
+    """Values at x of the cubic B-splines that are not zero there and which they are, shapes (*x, 4): Cox and de Boor."""
     knots = knots.to(x)
     interval = (torch.bucketize(x.detach(), knots, right=True) - 1).clamp(3, len(knots) - 5)
     left = [x - knots[interval - j] for j in range(3)]
@@ -225,8 +248,7 @@ def _cubic_splines(x: Tensor, knots: Tensor) -> Tensor:
         rising = [torch.zeros_like(x)] + [left[degree - r] * v for r, v in enumerate(shares)]
         falling = [right[r] * v for r, v in enumerate(shares)] + [torch.zeros_like(x)]
         values = [a + b for a, b in zip(rising, falling, strict=True)]
-    place = interval[..., None] + torch.arange(-3, 1, device=x.device)
-    return x.new_zeros(*x.shape, len(knots) - 4).scatter(-1, place, torch.stack(values, -1))
+    return torch.stack(values, -1), interval[..., None] + torch.arange(-3, 1, device=x.device)
 
 
 @functools.cache
