@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,11 +18,12 @@ from ..model import DefectModel
 from ..simulation import BLOCK, Patches, PatchStream, rank_of_process, take
 from .checkpoint import resume, write_checkpoint
 from .ranks import average, together
-from .score import EVERYTHING, ask, conditional_log_score, generative_log_score, random_subset
+from .score import EVERYTHING, ask, conditional_log_scores, generative_log_score, random_subset
 
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
+NUM_DRAWS = 4  # of a latent context, beside the true one
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -33,6 +34,7 @@ def train(
     seed: int = 0,
     batch_size: int = 512,
     learning_rate: float = 5e-3,
+    context_weight: float = 0.3,
     generative_weight: float = 0.02,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
@@ -53,6 +55,8 @@ def train(
         Patches per step, a multiple of 16: patches come in images of 16.
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
+    context_weight : float
+        Weight of the log score of the class together with all that is not known: the true context among draws of it.
     generative_weight : float
         Weight of the log density of the features per step.
     checkpoint : path-like, optional
@@ -93,8 +97,10 @@ def train(
         "num_patches": num_patches,
         "batch_size": batch_size,
         "learning_rate": learning_rate,
+        "context_weight": context_weight,
         "generative_weight": generative_weight,
     }
+    weights = {"context": context_weight, "generative": generative_weight}
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
@@ -108,7 +114,7 @@ def train(
     with bar, together(model):
         for step, batch in enumerate(loader, first):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            history.append(_step(model, batch, optimizer, generator, generative_weight))
+            history.append(_step(model, batch, optimizer, generator, weights))
             schedule.step()
             bar.update(batch_size)
             recent = np.mean(history[-100:], 0)
@@ -166,7 +172,7 @@ def _without_nuisances(batch: Patches) -> Patches:
 
 
 def _step(
-    model: DefectModel, batch: Patches, optimizer: torch.optim.Optimizer, generator: torch.Generator, generative_weight: float
+    model: DefectModel, batch: Patches, optimizer: torch.optim.Optimizer, generator: torch.Generator, weights: Mapping[str, float]
 ) -> tuple[float, float, float]:
     """One step of the optimizer: loss, conditional log score over a random context, number of known variables."""
     known = random_subset(generator)
@@ -174,13 +180,13 @@ def _step(
     # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
     stride = 1 if not known or "host" in known else OPEN_HOST
     asked = take(batch, 0, len(features), stride)
-    question = ask(asked, model.prior, known, generator, num_draws=24 if not known else 4, rank=rank_of_process())
-    score = -conditional_log_score(model, features[::stride], asked.defect, question).mean()
+    question = ask(asked, model.prior, known, generator, num_draws=NUM_DRAWS if known else 2 * NUM_DRAWS, rank=rank_of_process())
+    score, all_latent = (-s.mean() for s in conditional_log_scores(model, features[::stride], asked, question))
     # with everything known a table is small: to ask about every patch so as well costs a tenth and is worth twice the patches
-    everything = ask(batch, model.prior, EVERYTHING, generator, num_draws=1)
-    sharpest = -conditional_log_score(model, features, batch.defect, everything).mean()
+    everything = ask(batch, model.prior, EVERYTHING, generator, num_draws=0)
+    sharpest = -conditional_log_scores(model, features, batch, everything)[0].mean()
     density = -generative_log_score(model, features, batch).mean()
-    loss = (score + sharpest) / 2 + generative_weight * density
+    loss = (score + sharpest) / 2 + weights["context"] * all_latent + weights["generative"] * density
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     result = torch.stack([loss.detach(), -score.detach()])
