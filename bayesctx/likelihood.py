@@ -14,7 +14,7 @@ from .optics import MAX_SEMIANGLE, wavelength
 from .scattering import LookUp, chebyshev, load_table
 from .structure import DEFECTS, HOSTS, METALS, columns_of
 
-__all__ = ["HYPOTHESES", "ContrastLikelihood", "describe", "mixture_log_prob", "mixture_slopes"]
+__all__ = ["HYPOTHESES", "UNDERFLOW", "ContrastLikelihood", "describe", "log_sum_exp", "mixture_log_prob", "mixture_slopes"]
 
 HYPOTHESES = (
     ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
@@ -26,6 +26,7 @@ HYPOTHESIS_DEFECT = torch.tensor([DEFECTS.index(d) for d, _ in HYPOTHESES])
 DOPED = [i for i, (d, _) in enumerate(HYPOTHESES) if d == "D_M"][0]
 FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, where the responses are read
 MIN_SCALE = 0.03
+UNDERFLOW = -80.0  # nats; an exponential that underflows takes ten times as long
 
 
 class ContrastLikelihood(nn.Module):
@@ -138,6 +139,25 @@ def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
     lead = features.ndim - 2
     rows = torch.cat([features.square(), features, torch.ones_like(features[..., :1])], -1)
     return (rows @ slopes.flatten(lead, -2).mT).unflatten(-1, slopes.shape[lead:-1])
+
+
+def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
+    """Logarithm of a sum of exponentials, as ``torch.logsumexp`` but without exponentials that underflow.
+
+    Parameters
+    ----------
+    values : Tensor
+        Of any shape; the largest along the dimension is finite.
+    dim : int
+        The dimension to sum over.
+
+    Returns
+    -------
+    Tensor
+        Without the dimension. What is 80 nats below the largest counts as 80 nats below it.
+    """
+    peak = values.detach().amax(dim, keepdim=True)
+    return (values - peak).clamp(min=UNDERFLOW).exp().sum(dim).log() + peak.squeeze(dim)
 
 
 @functools.cache

@@ -1,7 +1,15 @@
 import pytest
 import torch
 
-from bayesctx.likelihood import HYPOTHESES, NUM_INPUTS, ContrastLikelihood, describe, mixture_log_prob, mixture_slopes
+from bayesctx.likelihood import (
+    HYPOTHESES,
+    NUM_INPUTS,
+    ContrastLikelihood,
+    describe,
+    log_sum_exp,
+    mixture_log_prob,
+    mixture_slopes,
+)
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
 from bayesctx.structure import HOSTS, METALS
 
@@ -67,3 +75,16 @@ def test_heavier_dopants_scatter_more():
     order = torch.tensor([METALS.index(m) for m in ("Ti", "Fe", "Nb", "Re")])
     strength = describe(torch.tensor(0), order, {n: v[:, None] for n, v in context.items()}, [1])[0, :, 0, 14]
     assert bool((strength.diff() > 0.1).all())
+
+
+def test_sums_of_exponentials_are_those_of_torch():
+    """Value and gradient, with terms that underflow and some that cannot be."""
+    values = torch.randn(7, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 100
+    values[:, 3] = -torch.inf
+    ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
+    total, expected = log_sum_exp(ours), theirs.logsumexp(-1)
+    assert torch.allclose(total, expected, atol=1e-12)
+    for result in (total, expected):
+        result.sum().backward()
+    # what is 80 nats below the largest weighs 1e-35
+    assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)

@@ -117,8 +117,9 @@ def _weigh(
     if num_dopants == 1:
         dopant = torch.zeros_like(host)
     else:
-        prior_dopant = materials.dopant_weight.expand(len(joint), -1, -1)[at, host]
-        drawn = torch.multinomial(prior_dopant.flatten(0, 1), 1, generator=generator).view(host.shape)
+        edges = materials.dopant_weight.cumsum(-1).expand(len(joint), -1, -1)[at, host]
+        u = torch.rand(host.shape, generator=generator)
+        drawn = (edges < u[..., None] * edges[..., -1:]).sum(-1)
         dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
     plain = density[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]]
     given = plain[at, draw, host] + density[at, draw, host, NUM_PLAIN + dopant] * class_weight[DEFECTS.index("D_M")]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..likelihood import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT, mixture_log_prob, mixture_slopes
+from ..likelihood import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT, UNDERFLOW, log_sum_exp, mixture_log_prob, mixture_slopes
 from ..prior import Prior
 from ..structure import DEFECTS, HOSTS, METALS
 
@@ -139,8 +139,10 @@ class Outcomes:
         Tensor, shape (*batch, patch, draw, host, outcome)
             Log density.
         """
-        by_hypothesis = mixture_log_prob(features, self.slopes).logsumexp(-1)
-        classes = [by_hypothesis[..., a].logsumexp(-1) for a in ALTERNATIVES]
+        by_hypothesis = log_sum_exp(mixture_log_prob(features, self.slopes))
+        classes = [
+            log_sum_exp(by_hypothesis[..., a]) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES
+        ]
         return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +163,7 @@ class Outcomes:
         components = mixture_log_prob(features, self.slopes)
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
-        by_hypothesis = components.exp_().sum(-1)
+        by_hypothesis = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
         classes = [by_hypothesis[..., a].sum(-1) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES]
         return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1), peak
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..likelihood import HYPOTHESES, describe
+from ..likelihood import HYPOTHESES, describe, log_sum_exp
 from ..model import DefectModel, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import BLOCK, SPECIES, Patches
@@ -174,7 +174,7 @@ def _is_material(batch: Patches, materials: Materials) -> Tensor:
 def _log_sum(joint: Tensor, chosen: Tensor | None = None) -> Tensor:
     """Logarithm of the sum over draws, hosts and outcomes, or over those that are chosen."""
     joint = joint if chosen is None else joint.masked_fill(~chosen, -torch.inf)
-    return joint.flatten(-3).logsumexp(-1)
+    return log_sum_exp(joint.flatten(-3))
 
 
 def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -> Tensor:
