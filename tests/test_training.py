@@ -1,6 +1,4 @@
-import itertools
 import multiprocessing
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,9 +8,8 @@ from torch import distributed
 from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import SPECIES, PatchStream
-from bayesctx.structure import DEFECTS
-from bayesctx.training import ask, conditional_log_scores, fit_width
-from bayesctx.training.score import DISCRETE, HYPOTHESIS_OF_SPECIES
+from bayesctx.training import ask, conditional_log_score, fit_width
+from bayesctx.training.score import DISCRETE, HYPOTHESIS_OF_SPECIES, log_scores_among_images
 
 
 def small(prior=None):
@@ -35,48 +32,38 @@ def test_log_score_is_of_a_normalised_posterior(batch, known, untrained):
     with torch.no_grad():
         features = untrained.encoder(batch.intensity)
         question = ask(batch, reference_prior(), known, torch.Generator().manual_seed(0), num_draws=3)
-        classes = (replace(batch, defect=torch.full_like(batch.defect, c)) for c in range(13))
-        total = sum(conditional_log_scores(untrained, features, truth, question)[0].exp() for truth in classes)
+        total = sum(
+            conditional_log_score(untrained, features, torch.full_like(batch.defect, c), question).exp() for c in range(13)
+        )
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4)
 
 
-@pytest.mark.parametrize("known", [frozenset(), frozenset(["host"]), frozenset(["dopant", "dose"]), EVERY])
-def test_the_joint_score_is_the_posterior_of_one_draw_among_all(known, untrained):
-    """Held against a loop over draws, hosts and dopants of single densities."""
-    prior = replace(reference_prior(), hosts=("MoS2", "WSe2"), dopants={"MoS2": ("Re", "Nb"), "WSe2": ("Re", "V")})
-    batch = next(iter(PatchStream(prior, seed=0, stop=4, batch_size=4, patches_per_image=2)))
-    batch.defect[0, 0] = DEFECTS.index("D_M")
+def test_scores_among_images_are_those_of_single_densities(untrained):
+    """Every patch under the context of every image of its block, by the density that the Pyro program observes."""
+    batch = next(iter(PatchStream(reference_prior(), seed=0, stop=512, batch_size=512, patches_per_image=64)))
     with torch.no_grad():
-        features = untrained.encoder(batch.intensity)
-        question = ask(batch, prior, known, torch.Generator().manual_seed(0), num_draws=2)
-        found = conditional_log_scores(untrained, features, batch, question)[1]
-        for i in range(2):
-            row, true = (i, 0) if known else (0, i)
-            total, of_truth = [], []
-            for outcome in _outcomes(question, row):
-                k, weight, host, dopant, c = outcome
-                context = {n: v[row, k] for n, v in question.context.items()}
-                log_prob = untrained.contrast_given(c, host, dopant, context).log_prob(features[i]) + weight.log()
-                total.append(log_prob)
-                agrees = (c == batch.defect[i]) & ((c != DEFECTS.index("D_M")) | (dopant == batch.dopant[i]))
-                of_truth.append(log_prob.masked_fill(~agrees | (host != batch.host[i]) | (k != true), -torch.inf))
-            expected = torch.stack(of_truth).logsumexp(0) - torch.stack(total).logsumexp(0)
-            assert torch.allclose(found[i], expected, atol=1e-3)
+        every = untrained.encoder(batch.intensity)
+        of_class, of_both = log_scores_among_images(untrained, every, batch)
+        assert of_class.shape == of_both.shape == (8, 64)
+        for i in (0, 3, 4, 7):
+            block = range(4) if i < 4 else range(4, 8)
+            joint = torch.stack([_by_class(untrained, every[i, :2], batch, k) for k in block])  # (draw, class, patch)
+            true = joint[i % 4].gather(0, batch.defect[i, :2][None])[0]
+            assert torch.allclose(of_class[i, :2], true - joint[i % 4].logsumexp(0), atol=1e-3)
+            assert torch.allclose(of_both[i, :2], true - joint.flatten(0, 1).logsumexp(0), atol=1e-3)
 
 
-def _outcomes(question, row):
-    """Everything that a patch of an image can be: draw of the context, weight, host, dopant, class."""
-    materials = question.materials.row(row)
-    for k, h, c in itertools.product(range(question.context["dose"].shape[1]), range(len(materials.host)), range(13)):
-        for d, dopant in enumerate(materials.dopant[h]):
-            weight = materials.host_weight[h] * materials.dopant_weight[h, d]
-            yield k, weight, materials.host[h], dopant, torch.tensor(c)
+def _by_class(model, features, batch, image):
+    """Log density of patches under every class in the context of an image, shape (class, patch)."""
+    context = {n: v[image] for n, v in batch.context.items()}
+    densities = (model.contrast_given(torch.tensor(c), batch.host[image], batch.dopant[image], context) for c in range(13))
+    return torch.stack([d.log_prob(features) for d in densities])
 
 
 def test_what_is_known_is_kept(batch):
     question = ask(batch, reference_prior(), frozenset(["host", "dose"]), torch.Generator().manual_seed(0), num_draws=5)
     assert torch.equal(question.materials.host[:, 0], batch.host)
-    assert torch.equal(question.context["dose"], batch.context["dose"][:, None].expand(-1, 6))
+    assert torch.equal(question.context["dose"], batch.context["dose"][:, None].expand(-1, 5))
     assert bool((question.context["convergence_semiangle"] <= question.context["inner_collection_angle"]).all())
     assert float(question.context["beam_energy"].std()) > 1e4
 

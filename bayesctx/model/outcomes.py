@@ -167,9 +167,24 @@ class Outcomes:
         classes = [by_hypothesis[..., a].sum(-1) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES]
         return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1), peak
 
+    def map(self, function: Callable[[Tensor], Tensor]) -> Outcomes:
+        """Apply a function of the leading dimensions to every array.
+
+        Parameters
+        ----------
+        function : callable
+            Takes and returns a Tensor.
+
+        Returns
+        -------
+        Outcomes
+            With the results.
+        """
+        return Outcomes(function(self.log_weight), function(self.loc), function(self.scale))
+
     def __getitem__(self, index: object) -> Outcomes:
         """Select by the leading dimensions."""
-        return Outcomes(self.log_weight[index], self.loc[index], self.scale[index])
+        return self.map(lambda v: v[index])
 
 
 def outcome_classes(num_dopants: int) -> Tensor:

@@ -50,7 +50,7 @@ class DefectModel(nn.Module):
         self,
         prior: Prior,
         *,
-        num_features: int = 24,
+        num_features: int = 32,
         num_components: int = 3,
         hidden: int = 192,
         width: int = 512,

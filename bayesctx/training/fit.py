@@ -18,12 +18,11 @@ from ..model import DefectModel
 from ..simulation import BLOCK, Patches, PatchStream, rank_of_process, take
 from .checkpoint import resume, write_checkpoint
 from .ranks import average, together
-from .score import EVERYTHING, ask, conditional_log_scores, generative_log_score, random_subset
+from .score import ask, conditional_log_score, generative_log_score, log_scores_among_images, random_subset
 
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
-NUM_DRAWS = 4  # of a latent context, beside the true one
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -34,7 +33,7 @@ def train(
     seed: int = 0,
     batch_size: int = 512,
     learning_rate: float = 5e-3,
-    context_weight: float = 0.3,
+    context_weight: float = 3.0,
     generative_weight: float = 0.02,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
@@ -56,7 +55,7 @@ def train(
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
     context_weight : float
-        Weight of the log score of the class together with all that is not known: the true context among draws of it.
+        Weight of the log score of the class together with the context, that of one of the images of a block.
     generative_weight : float
         Weight of the log density of the features per step.
     checkpoint : path-like, optional
@@ -180,13 +179,12 @@ def _step(
     # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
     stride = 1 if not known or "host" in known else OPEN_HOST
     asked = take(batch, 0, len(features), stride)
-    question = ask(asked, model.prior, known, generator, num_draws=NUM_DRAWS if known else 2 * NUM_DRAWS, rank=rank_of_process())
-    score, all_latent = (-s.mean() for s in conditional_log_scores(model, features[::stride], asked, question))
+    question = ask(asked, model.prior, known, generator, num_draws=4 if known else 24, rank=rank_of_process())
+    score = -conditional_log_score(model, features[::stride], asked.defect, question).mean()
     # with everything known a table is small: to ask about every patch so as well costs a tenth and is worth twice the patches
-    everything = ask(batch, model.prior, EVERYTHING, generator, num_draws=0)
-    sharpest = -conditional_log_scores(model, features, batch, everything)[0].mean()
+    sharpest, among_images = (-s.mean() for s in log_scores_among_images(model, features, batch))
     density = -generative_log_score(model, features, batch).mean()
-    loss = (score + sharpest) / 2 + weights["context"] * all_latent + weights["generative"] * density
+    loss = (score + sharpest) / 2 + weights["context"] * among_images + weights["generative"] * density
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     result = torch.stack([loss.detach(), -score.detach()])

@@ -14,7 +14,15 @@ from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import BLOCK, SPECIES, Patches
 from ..structure import DEFECTS
 
-__all__ = ["EVERYTHING", "Question", "ask", "conditional_log_scores", "generative_log_score", "random_subset"]
+__all__ = [
+    "EVERYTHING",
+    "Question",
+    "ask",
+    "conditional_log_score",
+    "generative_log_score",
+    "log_scores_among_images",
+    "random_subset",
+]
 
 DISCRETE = ("host", "dopant")
 EVERYTHING = frozenset((*DISCRETE, *CONTINUOUS))
@@ -31,11 +39,10 @@ class Question:
     ----------
     known : frozenset of str
         Names of the variables of the context.
-    context : mapping of str to Tensor, shape (row, draw)
-        The true context of every image of the row, in the order of the images, then draws of the continuous context with the
-        known ones at their value. A row is an image, or all images of a block where nothing is known.
+    context : mapping of str to Tensor, shape (image or 1, draw)
+        Draws of the continuous context, the known ones at their value.
     materials : Materials
-        Hosts and dopants to enumerate, with a leading dimension (row).
+        Hosts and dopants to enumerate, with a leading dimension (image or 1).
     """
 
     known: frozenset[str]
@@ -71,28 +78,28 @@ def ask(
     Returns
     -------
     Question
-        For the whole batch; shared by the images of a block where nothing is known.
+        For the whole batch; shared by its images where nothing is known.
     """
-    num_images, num_patches = batch.defect.shape
-    blocks, rest = divmod(num_images * num_patches, BLOCK)
-    rows = num_images if known else 1 if rest else blocks
-    truth = {n: batch.context[n].unflatten(0, (rows, -1)) for n in CONTINUOUS}
-    materials = _materials(batch, prior, known, rows)
-    if EVERYTHING - set(DISCRETE) <= known:
-        return Question(known, truth, materials)
-    every = rows * rank[1] if known else 1
-    u = torch.rand(every, num_draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
-    u = u.chunk(rank[1])[rank[0]] if known else u
-    context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
-    for name in known & set(CONTINUOUS):
-        context[name] = truth[name][..., None].expand_as(context[name])
-    inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-    possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
-    first = possible.long().argmax(-1, keepdim=True)
-    # where no try was possible the truth, which is, takes its place
-    found = possible.any(-1)
-    draws = {n: torch.where(found, v.gather(-1, first)[..., 0], truth[n][:, :1]) for n, v in context.items()}
-    return Question(known, {n: torch.cat([truth[n], v], 1) for n, v in draws.items()}, materials)
+    num_images = len(batch.host)
+    latent = [n for n in CONTINUOUS if n not in known]
+    rows = 1 if len(latent) == len(CONTINUOUS) and not known & set(DISCRETE) else num_images
+    draws = num_draws if latent else 1
+    if latent:
+        every = rows if rows == 1 else rows * rank[1]
+        u = torch.rand(every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        u = u if rows == 1 else u.chunk(rank[1])[rank[0]]
+        context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
+        for name in known & set(CONTINUOUS):
+            context[name] = batch.context[name][:, None, None].expand_as(context[name])
+        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
+        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        first = possible.long().argmax(-1, keepdim=True)
+        # where no try was possible the truth, which is, takes its place
+        found = possible.any(-1)
+        context = {n: torch.where(found, v.gather(-1, first)[..., 0], batch.context[n][:rows, None]) for n, v in context.items()}
+    else:
+        context = {n: batch.context[n][:, None] for n in CONTINUOUS}
+    return Question(known, context, _materials(batch, prior, known, rows))
 
 
 def _materials(batch: Patches, prior: Prior, known: frozenset[str], rows: int) -> Materials:
@@ -116,8 +123,43 @@ def _materials(batch: Patches, prior: Prior, known: frozenset[str], rows: int) -
     )
 
 
-def conditional_log_scores(model: DefectModel, features: Tensor, batch: Patches, question: Question) -> tuple[Tensor, Tensor]:
-    """Log probability of the true class given the features and what is known, and of the class with all that is not known.
+def conditional_log_score(model: DefectModel, features: Tensor, defect: Tensor, question: Question) -> Tensor:
+    """Log probability of the true class given the features and what is known.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    features : Tensor, shape (image, patch, feature)
+        Contrast features.
+    defect : Tensor of int, shape (image, patch)
+        True classes.
+    question : Question
+        What is known, and draws of the rest.
+
+    Returns
+    -------
+    Tensor, shape (image, patch)
+        log p(defect | features, known context) in nats.
+    """
+    materials = question.materials
+    outcomes = model.outcomes(question.context, materials)
+    shared = len(next(iter(question.context.values()))) == 1 and len(features) > 1
+    rows = features.flatten(0, 1)[None] if shared else features
+    log_prob = outcomes.log_prob(rows)
+    num_dopants = materials.dopant.shape[-1]
+    doped = (materials.dopant_weight * materials.host_weight[..., None]).log()
+    plain = materials.host_weight.log()[..., None].expand(*materials.host_weight.shape, len(DEFECTS) - 1)
+    joint = log_prob + torch.cat([plain, doped], -1)[:, None, None]
+    if shared:
+        joint = joint[0].unflatten(0, features.shape[:2])
+    is_true = outcome_classes(num_dopants).to(defect.device) == defect[..., None, None, None]
+    joint = joint.clamp(min=-1e5)
+    return log_sum_exp(joint.masked_fill(~is_true, -torch.inf).flatten(2)) - log_sum_exp(joint.flatten(2))
+
+
+def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches) -> tuple[Tensor, Tensor]:
+    """Log probability of the true class where everything is known, and of class and image where the image is not.
 
     Parameters
     ----------
@@ -127,54 +169,31 @@ def conditional_log_scores(model: DefectModel, features: Tensor, batch: Patches,
         Contrast features.
     batch : Patches
         The truth.
-    question : Question
-        What is known, and draws of the rest.
 
     Returns
     -------
     of_class : Tensor, shape (image, patch)
-        log p(defect | features, known context) in nats; the rest is summed out over draws that are not the truth.
-    of_all : Tensor, shape (image, patch)
-        log p(defect, host, dopant if it is there, context | features, known context) in nats, where the true context is one of
-        the draws and nobody says which (the contrastive estimate of likelihood ratios).
+        log p(defect | features, whole context) in nats.
+    of_both : Tensor, shape (image, patch)
+        log p(defect, host, dopant, context | features) in nats, where host, dopant and context are those of one of the images of
+        a block: all are draws from the prior, so that this is a contrastive estimate of likelihood ratios.
 
     References
     ----------
     Durkan, Murray and Papamakarios, On contrastive learning for likelihood-free inference, ICML (2020), arXiv 2002.03712.
     """
-    materials = question.materials
-    rows, num_draws = question.context["dose"].shape
-    outcomes = model.outcomes(question.context, materials)
-    log_prob = outcomes.log_prob(features.reshape(rows, -1, features.shape[-1]))
-    doped = (materials.dopant_weight * materials.host_weight[..., None]).log()
-    plain = materials.host_weight.log()[..., None].expand(*materials.host_weight.shape, len(DEFECTS) - 1)
-    joint = (log_prob + torch.cat([plain, doped], -1)[:, None, None]).clamp(min=-1e5)
-    # shape (row, image, patch, draw, host, outcome)
-    joint = joint.unflatten(1, (len(features) // rows, -1))
-    classes = outcome_classes(materials.dopant.shape[-1]).to(joint.device)
-    is_class = (classes == batch.defect[..., None]).unflatten(0, (rows, -1))[..., None, None, :]
-    true = torch.eye(joint.shape[1], num_draws, dtype=torch.bool, device=joint.device)[:, None, :, None, None]
-    of_all = _log_sum(joint, is_class & true & _is_material(batch, materials)) - _log_sum(joint)
-    if num_draws > 1:
-        joint = joint.masked_fill(true, -torch.inf)
-    of_class = _log_sum(joint, is_class) - _log_sum(joint)
-    return of_class.flatten(0, 1), of_all.flatten(0, 1)
-
-
-def _is_material(batch: Patches, materials: Materials) -> Tensor:
-    """Whether an outcome is of the true host and, if it is doped, dopant, shape (row, image, 1, 1, host, outcome)."""
-    rows = len(materials.host)
-    host, dopant = (v.unflatten(0, (rows, -1))[..., None] for v in (batch.host, batch.dopant))
-    is_dopant = materials.dopant[:, None] == dopant[..., None]
-    plain = is_dopant.new_ones(*is_dopant.shape[:-1], len(DEFECTS) - 1)
-    is_host = materials.host[:, None] == host
-    return (is_host[..., None] & torch.cat([plain, is_dopant], -1))[:, :, None, None]
-
-
-def _log_sum(joint: Tensor, chosen: Tensor | None = None) -> Tensor:
-    """Logarithm of the sum over draws, hosts and outcomes, or over those that are chosen."""
-    joint = joint if chosen is None else joint.masked_fill(~chosen, -torch.inf)
-    return log_sum_exp(joint.flatten(-3))
+    blocks, rest = divmod(batch.defect.numel(), BLOCK)
+    blocks = 1 if rest else blocks
+    question = ask(batch, model.prior, EVERYTHING, torch.Generator(), num_draws=1)
+    # the images of a block as if they were draws of the context
+    outcomes = model.outcomes(question.context, question.materials).map(lambda v: v.unflatten(0, (blocks, -1)).flatten(1, 2))
+    joint = outcomes.log_prob(features.reshape(blocks, -1, features.shape[-1]))[..., 0, :].clamp(min=-1e5)
+    joint = joint.unflatten(1, (len(features) // blocks, -1))  # (block, image, patch, draw, outcome)
+    own = joint.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    is_true = (outcome_classes(1).to(joint.device) == batch.defect[..., None]).unflatten(0, (blocks, -1))
+    true = own[is_true].view(own.shape[:-1])
+    of_class, of_both = true - log_sum_exp(own), true - log_sum_exp(joint.flatten(-2))
+    return of_class.flatten(0, 1), of_both.flatten(0, 1)
 
 
 def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -> Tensor:

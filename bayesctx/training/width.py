@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..model import DefectModel
 from ..simulation import BLOCK, draw_block
 from .fit import PATCHES_PER_IMAGE
-from .score import EVERYTHING, ask, conditional_log_scores
+from .score import EVERYTHING, ask, conditional_log_score
 
 __all__ = ["fit_width"]
 
@@ -52,7 +52,7 @@ def fit_width(model: DefectModel, *, num_patches: int = 9600, seed: int = 0, pro
         questions = [ask(batch, model.prior, s, torch.Generator().manual_seed(block), NUM_DRAWS) for s in SUBSETS]
         for i, width in enumerate(CANDIDATES):
             likelihood.width.fill_(float(width))
-            totals[i] += sum(float(conditional_log_scores(model, features, batch, q)[0].mean()) for q in questions)
+            totals[i] += sum(float(conditional_log_score(model, features, batch.defect, q).mean()) for q in questions)
     score = totals / (num_blocks * len(SUBSETS))
     curve = np.polynomial.Polynomial.fit(CANDIDATES, score, 3)
     fine = np.linspace(CANDIDATES[0], CANDIDATES[-1], 301)
