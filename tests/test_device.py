@@ -45,7 +45,8 @@ def test_training_steps_are_the_same_on_another_device(swapping):
         model = DefectModel(reference_prior(), **sizes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         stream = PatchStream(reference_prior(), seed=0, stop=2048, batch_size=256, patches_per_image=16, device=device)
-        return [_step(model, b, optimizer, torch.Generator().manual_seed(i), 0.02) for i, b in enumerate(stream)]
+        weights = {"context": 3.0, "generative": 0.02}
+        return [_step(model, b, optimizer, torch.Generator().manual_seed(i), weights) for i, b in enumerate(stream)]
 
     here = learn("cpu")
     with Pretending():
