@@ -41,7 +41,7 @@ class Encoder(nn.Module):
     Cohen and Welling, Group equivariant convolutional networks, ICML (2016), arXiv 1602.07576.
     """
 
-    def __init__(self, num_features: int = 32, num_pixels: int = 32, width: int = 512) -> None:
+    def __init__(self, num_features: int = 32, num_pixels: int = 32, width: int = 640) -> None:
         super().__init__()
         basis, order = ring_moments(num_pixels)
         threefold = order % 3 == 0

@@ -47,7 +47,7 @@ class ContrastLikelihood(nn.Module):
         Factor of all scales, see ``fit_width``.
     """
 
-    def __init__(self, num_features: int = 32, num_components: int = 3, hidden: int = 192) -> None:
+    def __init__(self, num_features: int = 32, num_components: int = 3, hidden: int = 320) -> None:
         super().__init__()
         self.num_features, self.num_components = num_features, num_components
         self.register_buffer("width", torch.tensor(1.0))

@@ -13,7 +13,7 @@ from report import table, write
 
 import bayesctx as bc
 
-SIZES = {"a fourth": {"width": 128, "hidden": 96}, "as shipped": {}, "double": {"width": 1024, "hidden": 384}}
+SIZES = {"a fourth": {"width": 160, "hidden": 80}, "as shipped": {}, "double": {"width": 1280, "hidden": 640}}
 NUM_PATCHES = (100_000, 300_000, 1_000_000)
 KNOWN = ("everything", "host", "nothing")
 

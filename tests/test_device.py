@@ -51,8 +51,6 @@ def test_training_steps_are_the_same_on_another_device(swapping):
     here = learn("cpu")
     with Pretending():
         there = learn(DEVICE)
-    # nothing, all and parts of the context are known in these steps
-    assert len({known for _, _, known in here}) > 3
     for a, b in zip(here, there, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 

@@ -195,7 +195,7 @@ def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
 def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     """A model that learnt a little, then made too wide: the fit finds a smaller factor, and back the score."""
     model = small()
-    train(model, num_patches=64 * 100, batch_size=64, context_weight=0.0, num_workers=0, progress=False)
+    train(model, num_patches=64 * 100, batch_size=64, context_weight=0.0, generative_weight=0.1, num_workers=0, progress=False)
     fit_width(model, num_patches=512, progress=False)
     best = float(model.likelihood.width)
     score = [float(fit_width(model, num_patches=512, progress=False).log_score.max())]

@@ -52,8 +52,8 @@ class DefectModel(nn.Module):
         *,
         num_features: int = 32,
         num_components: int = 3,
-        hidden: int = 192,
-        width: int = 512,
+        hidden: int = 320,
+        width: int = 640,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -28,7 +28,7 @@ def write_checkpoint(path: Path, model: DefectModel, optimizer: object, schedule
     run : dict
         Settings of the run.
     history : list
-        Loss, log score and number of known variables of every step.
+        Loss and log scores of every step.
     """
     state = {
         "model": model.state_dict(),

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -23,6 +24,7 @@ from .score import ask, conditional_log_score, generative_log_score, log_scores_
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
+PARTLY_KNOWN = 0.25  # share of the steps that ask about a part of the context: they take as long as two others
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -70,8 +72,8 @@ def train(
     Returns
     -------
     Dataset, dimension step
-        ``loss``, the conditional ``log_score`` over a random context in nats, and ``num_known``, the number of variables that
-        were known in it.
+        ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score`` of the class together with the
+        image among those of a block.
 
     Raises
     ------
@@ -122,10 +124,8 @@ def train(
                 write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
     model.eval()
     model.card |= {"prior": model.prior.to_dict(), "training": run}
-    loss, score, known = np.array(history).T
-    return xr.Dataset(
-        {"loss": ("step", loss, {"units": "nat"}), "log_score": ("step", score, {"units": "nat"}), "num_known": ("step", known)}
-    )
+    names = ("loss", "log_score", "joint_score")
+    return xr.Dataset({n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)})
 
 
 def _check_sizes(num_patches: int, batch_size: int) -> None:
@@ -173,23 +173,29 @@ def _without_nuisances(batch: Patches) -> Patches:
 def _step(
     model: DefectModel, batch: Patches, optimizer: torch.optim.Optimizer, generator: torch.Generator, weights: Mapping[str, float]
 ) -> tuple[float, float, float]:
-    """One step of the optimizer: loss, conditional log score over a random context, number of known variables."""
-    known = random_subset(generator)
+    """One step of the optimizer: loss, log score of the class with everything known, and of class and image."""
     features = model.encoder(batch.intensity)
-    # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
-    stride = 1 if not known or "host" in known else OPEN_HOST
-    asked = take(batch, 0, len(features), stride)
-    question = ask(asked, model.prior, known, generator, num_draws=4 if known else 24, rank=rank_of_process())
-    score = -conditional_log_score(model, features[::stride], asked.defect, question).mean()
-    # with everything known a table is small: to ask about every patch so as well costs a tenth and is worth twice the patches
-    sharpest, among_images = (-s.mean() for s in log_scores_among_images(model, features, batch))
-    density = -generative_log_score(model, features, batch).mean()
-    loss = (score + sharpest) / 2 + weights["context"] * among_images + weights["generative"] * density
+    # with everything known a table is small: every patch is asked, in every step
+    of_class, of_both = (s.mean() for s in log_scores_among_images(model, features, batch))
+    loss = -of_class / 2 - weights["context"] * of_both
+    loss = loss - weights["generative"] * generative_log_score(model, features, batch).mean()
+    if float(torch.rand((), generator=generator)) < PARTLY_KNOWN:
+        loss = loss - _score_partly_known(model, features, batch, generator) / 2
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    result = torch.stack([loss.detach(), -score.detach()])
+    result = torch.stack([loss.detach(), of_class.detach(), of_both.detach()])
     parameters = optimizer.param_groups[0]["params"]
     average([p.grad for p in parameters] + [result])
     torch.nn.utils.clip_grad_norm_(parameters, 5.0)
     optimizer.step()
-    return *result.cpu().tolist(), float(len(known))
+    return tuple(result.cpu().tolist())
+
+
+def _score_partly_known(model: DefectModel, features: Tensor, batch: Patches, generator: torch.Generator) -> Tensor:
+    """Mean log score of the class where a random part of the context is known."""
+    known = random_subset(generator)
+    # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
+    stride = 1 if not known or "host" in known else OPEN_HOST
+    asked = take(batch, 0, len(features), stride)
+    question = ask(asked, model.prior, known, generator, num_draws=4 if known else 24, rank=rank_of_process())
+    return conditional_log_score(model, features[::stride], asked.defect, question).mean()
