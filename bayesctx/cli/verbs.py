@@ -221,7 +221,7 @@ def _train(arguments: argparse.Namespace) -> None:
         print(scores.to_dataframe().round(3))
     save_model(model, arguments.out)
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
-    print(f"log score {float(last.mean()) / np.log(2):.3f} bit per patch with everything known in the last tenth: {arguments.out}")
+    print(f"log score {float(last.mean()) / np.log(2):.3f} bit per patch, everything known, in the last tenth: {arguments.out}")
 
 
 def _infer_options(add: Callable) -> None:
