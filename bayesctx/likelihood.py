@@ -141,23 +141,21 @@ def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
     return (rows @ slopes.flatten(lead, -2).mT).unflatten(-1, slopes.shape[lead:-1])
 
 
-def log_sum_exp(values: Tensor, dim: int = -1) -> Tensor:
+def log_sum_exp(values: Tensor) -> Tensor:
     """Logarithm of a sum of exponentials, as ``torch.logsumexp`` but without exponentials that underflow.
 
     Parameters
     ----------
-    values : Tensor
-        Of any shape; the largest along the dimension is finite.
-    dim : int
-        The dimension to sum over.
+    values : Tensor, shape (*batch, term)
+        The largest of every sum is finite.
 
     Returns
     -------
-    Tensor
-        Without the dimension. What is 80 nats below the largest counts as 80 nats below it.
+    Tensor, shape (*batch,)
+        What is 80 nats below the largest counts as 80 nats below it.
     """
-    peak = values.detach().amax(dim, keepdim=True)
-    return (values - peak).clamp(min=UNDERFLOW).exp().sum(dim).log() + peak.squeeze(dim)
+    peak = values.detach().amax(-1, keepdim=True)
+    return (values - peak).clamp(min=UNDERFLOW).exp().sum(-1).log() + peak[..., 0]
 
 
 @functools.cache

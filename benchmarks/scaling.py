@@ -13,7 +13,7 @@ from report import table, write
 
 import bayesctx as bc
 
-SIZES = {"a fourth": {"width": 160, "hidden": 80}, "as shipped": {}, "double": {"width": 1280, "hidden": 640}}
+SIZES = {"a fourth": {"width": 160, "hidden": 80}, "default": {}, "double": {"width": 1280, "hidden": 640}}
 NUM_PATCHES = (100_000, 300_000, 1_000_000)
 KNOWN = ("everything", "host", "nothing")
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--num-patches", type=int, default=2048, help="of the comparison (default: 2048)")
     parser.add_argument("--num-draws", type=int, default=512, help="of the exact model (default: 512)")
     parser.add_argument("--folder", type=Path, default=Path("runs/limit"), help="where exact blocks and models are kept")
-    parser.add_argument("--model", type=Path, help="a model of the shipped size after a longer training, to add")
+    parser.add_argument("--model", type=Path, help="a model of the default size after a longer training, to add")
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
     data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, jobs=2)
@@ -50,7 +50,7 @@ def main() -> None:
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
     if arguments.model:
-        runs.append(("as shipped", bc.load_model(arguments.model).card["training"]["num_patches"]))
+        runs.append(("default", bc.load_model(arguments.model).card["training"]["num_patches"]))
         files.append(arguments.model)
     rows, truth = [], data["defect"][:, None]
     for (size, num), file in zip(runs, files, strict=True):

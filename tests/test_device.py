@@ -6,7 +6,7 @@ from elsewhere import DEVICE, Elsewhere, Pretending
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior, train
 from bayesctx.simulation import PatchStream, draw_block
-from bayesctx.training.fit import _step
+from bayesctx.training import fit
 
 
 @pytest.fixture
@@ -39,18 +39,26 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image):
         assert all(torch.equal(v.cpu(), here.context[n]) for n, v in there.context.items())
 
 
-def test_training_steps_are_the_same_on_another_device(swapping):
+def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
+    asked, draw = [], fit.random_subset
+    # every step asks about a part of the context, which most do not
+    monkeypatch.setattr(fit, "PARTLY_KNOWN", 1.0)
+    monkeypatch.setattr(fit, "random_subset", lambda generator: asked.append(draw(generator)) or asked[-1])
+
     def learn(device):
         sizes = {"num_features": 6, "num_components": 2, "hidden": 16, "width": 4}
         model = DefectModel(reference_prior(), **sizes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         stream = PatchStream(reference_prior(), seed=0, stop=2048, batch_size=256, patches_per_image=16, device=device)
         weights = {"context": 3.0, "generative": 0.02}
-        return [_step(model, b, optimizer, torch.Generator().manual_seed(i), weights) for i, b in enumerate(stream)]
+        return [fit._step(model, b, optimizer, torch.Generator().manual_seed(i), weights) for i, b in enumerate(stream)]
 
     here = learn("cpu")
     with Pretending():
         there = learn(DEVICE)
+    # nothing, all and parts of the context are known in these steps
+    assert len({len(known) for known in asked}) > 3
+    assert len(asked) == len(here) + len(there)
     for a, b in zip(here, there, strict=True):
         assert a == pytest.approx(b, rel=1e-5)
 

@@ -139,11 +139,7 @@ class Outcomes:
         Tensor, shape (*batch, patch, draw, host, outcome)
             Log density.
         """
-        by_hypothesis = log_sum_exp(mixture_log_prob(features, self.slopes))
-        classes = [
-            log_sum_exp(by_hypothesis[..., a]) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES
-        ]
-        return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
+        return _by_class(log_sum_exp(mixture_log_prob(features, self.slopes)), log_sum_exp)
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Density of the features over that of the best component, which inference sums instead of its logarithm.
@@ -164,8 +160,7 @@ class Outcomes:
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
         by_hypothesis = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
-        classes = [by_hypothesis[..., a].sum(-1) if a.stop - a.start > 1 else by_hypothesis[..., a.start] for a in ALTERNATIVES]
-        return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1), peak
+        return _by_class(by_hypothesis, lambda values: values.sum(-1)), peak
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Outcomes:
         """Apply a function of the leading dimensions to every array.
@@ -185,6 +180,13 @@ class Outcomes:
     def __getitem__(self, index: object) -> Outcomes:
         """Select by the leading dimensions."""
         return self.map(lambda v: v[index])
+
+
+def _by_class(by_hypothesis: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
+    """Outcomes of hypotheses: the alternatives of a class are added, each dopant stays what it is."""
+    parts = (by_hypothesis[..., a] for a in ALTERNATIVES)
+    classes = [add(part) if part.shape[-1] > 1 else part[..., 0] for part in parts]
+    return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
 
 
 def outcome_classes(num_dopants: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Fit encoder and likelihood to streamed patches by the conditional log score over random subsets of known context."""
+"""Fit encoder and likelihood to streamed patches: by what class and what image a patch is of, more or less being known."""
 
 from .fit import train as train
 from .ranks import process_group as process_group
