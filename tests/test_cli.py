@@ -82,6 +82,11 @@ def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
     assert run(*words) == 0
     assert bc.load_model(out).hash() == model.hash()
     assert "100%" in capsys.readouterr().err
+    words = ["train", "--prior", "limit", "--model", out, "--workers", 0, "--held-out", 0]
+    assert run(*words, "--num-patches", 64, "--batch-size", 64, "--out", tmp_path / "again") == 0
+    again = bc.load_model(tmp_path / "again")
+    assert again.card["training"]["start"] == model.card["training"]
+    assert again.prior.to_dict() == bc.limit_prior().to_dict()
 
 
 def test_infer_prints_composition_and_context_and_writes_the_posterior(files, tmp_path, capsys):

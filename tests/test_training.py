@@ -99,6 +99,23 @@ def test_training_learns_and_leaves_randomness_alone(batch):
     assert model.card["training"]["num_patches"] == 64 * 100
 
 
+def test_training_goes_on_from_a_model_and_drops_what_was_fitted_to_it():
+    model = small()
+    arguments = {"batch_size": 64, "num_workers": 0, "progress": False}
+    train(model, num_patches=64, **arguments)
+    model.card["conflict_limit"] = 8.0
+    model.likelihood.width.fill_(0.9)
+    again = model.with_prior(tmd_prior())
+    # a learning rate of nothing leaves the weights as they are
+    train(again, num_patches=128, learning_rate=1e-12, **arguments)
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert float(again.likelihood.width) == 1.0
+    assert set(again.card) == {"prior", "training"}
+    assert again.card["training"]["num_patches"] == 128
+    assert again.card["training"]["start"] == model.card["training"]
+    assert again.card["prior"] == tmd_prior().to_dict()
+
+
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     arguments = {"num_patches": 64 * 6, "batch_size": 64, "num_workers": 0, "progress": False}
     whole = small()

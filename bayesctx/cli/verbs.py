@@ -68,7 +68,7 @@ Several processes started by torchrun share every batch, and take the steps that
 
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
-  bayesctx train --num-patches 1e6 --prior tmd --batch-size 1024 --learning-rate 1e-3 --workers 2 --out tmd.safetensors
+  bayesctx train --num-patches 1e6 --prior tmd --model model.safetensors --learning-rate 1e-3 --out tmd.safetensors
   torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --workers 0 --threads 1 --out model.safetensors""",
     "infer": f"""Infer the defects of an image and what is not known of its context; print a summary, write the posterior.
 
@@ -188,7 +188,8 @@ def _simulate(arguments: argparse.Namespace) -> None:
 def _train_options(add: Callable) -> None:
     add("--num-patches", type=count, required=True, metavar="N", help="length of the stream, e.g. 10e6")
     add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
-    add("--seed", type=int, default=0, help="of the weights and of the stream (default: 0)")
+    add("--model", type=Path, metavar="FILE", help="from train: the weights to start from (default: random ones)")
+    add("--seed", type=int, default=0, help="of random weights and of the stream (default: 0)")
     add("--batch-size", type=count, default=512, metavar="N", help="patches per step, a multiple of 16 (default: 512)")
     add("--learning-rate", type=float, default=5e-3, metavar="RATE", help="peak of the schedule (default: 5e-3)")
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
@@ -202,7 +203,9 @@ def _train_options(add: Callable) -> None:
 def _train(arguments: argparse.Namespace) -> None:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    model = DefectModel(PRIORS[arguments.prior](), seed=arguments.seed).to(arguments.device)
+    prior = PRIORS[arguments.prior]()
+    model = load_model(arguments.model).with_prior(prior) if arguments.model else DefectModel(prior, seed=arguments.seed)
+    model = model.to(arguments.device)
     options = {name: getattr(arguments, name) for name in ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")}
     with process_group():
         history = train(model, num_workers=arguments.workers, **options)

@@ -71,7 +71,7 @@ def resume(path: Path, model: DefectModel, optimizer: object, schedule: object, 
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a checkpoint of a training run was expected, {path} is truncated or foreign; remove it") from error
     expected = json.loads(json.dumps(run | {"prior": model.prior.to_dict()}))
-    differing = [name for name in expected if found.get(name) != expected[name]]
+    differing = [name for name in found | expected if found.get(name) != expected.get(name)]
     if differing:
         raise ValueError(
             f"a checkpoint of this run was expected, {path} is of one with another {differing[0]}; name another file"

@@ -47,7 +47,8 @@ def train(
     Parameters
     ----------
     model : DefectModel
-        Changed in place. The stream is computed on its device.
+        Changed in place, from the weights that it has: ``load_model().with_prior(prior)`` learns a prior faster than a new one.
+        What was fitted to it after an earlier training is dropped. The stream is computed on its device.
     num_patches : int
         Length of the stream.
     seed : int
@@ -101,6 +102,8 @@ def train(
         "context_weight": context_weight,
         "generative_weight": generative_weight,
     }
+    if "training" in model.card:
+        run["start"] = model.card["training"]
     weights = {"context": context_weight, "generative": generative_weight}
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and Path(checkpoint).exists():
@@ -110,6 +113,7 @@ def train(
     leads = rank_of_process()[0] == 0
     checkpoint = checkpoint if leads else None
     model.train()
+    model.likelihood.width.fill_(1.0)
     hidden = not (progress and leads)
     bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=hidden, unit="patch", unit_scale=True)
     with bar, together(model):
@@ -123,7 +127,7 @@ def train(
             if checkpoint is not None and ((step + 1) % checkpoint_interval == 0 or step + 1 == num_steps):
                 write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
     model.eval()
-    model.card |= {"prior": model.prior.to_dict(), "training": run}
+    model.card = {"prior": model.prior.to_dict(), "training": run}
     names = ("loss", "log_score", "joint_score")
     return xr.Dataset({n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)})
 
