@@ -8,7 +8,7 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from bayes_limit import SUBSETS, exact_blocks, neural_of, posterior
+from bayes_limit import BLOCKS, SUBSETS, exact_blocks, neural_of, posterior
 from report import table, write
 
 import bayesctx as bc
@@ -40,12 +40,13 @@ def fitted(run: tuple[str, int], folder: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-patches", type=int, default=2048, help="of the comparison (default: 2048)")
-    parser.add_argument("--num-draws", type=int, default=512, help="of the exact model (default: 512)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/limit"), help="where exact blocks and models are kept")
+    parser.add_argument("--num-draws", type=int, default=128, help="of the exact model (default: 128)")
+    parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="where models are kept")
     parser.add_argument("--model", type=Path, help="a model of the default size after a longer training, to add")
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
-    data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, jobs=2)
+    data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, BLOCKS, jobs=2)
+    arguments.folder.mkdir(parents=True, exist_ok=True)
     runs = [(size, num) for num in NUM_PATCHES for size in SIZES]
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
