@@ -16,7 +16,7 @@ __all__ = ["fit_width"]
 
 CANDIDATES = np.linspace(0.86, 1.1, 5)
 SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
-NUM_DRAWS = 256  # of what is latent: fewer miss the sharp posteriors of high doses, and wide densities then look better than they are
+NUM_DRAWS = 256  # of what is latent; few miss the sharp posteriors of high doses, and too wide a density then looks best
 
 
 @torch.no_grad()
