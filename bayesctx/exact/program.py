@@ -54,8 +54,8 @@ class ExactModel:
     --------
     >>> import bayesctx as bc
     >>> patches = bc.simulate(bc.limit_prior(), 2, seed=0)
-    >>> known = {n: patches[n] for n in ("host", "dopant", "beam_energy", "dose", "inner_collection_angle")}
-    >>> result = bc.infer(patches.intensity, known | {"outer_collection_angle": patches.outer_collection_angle}, bc.ExactModel())
+    >>> known = patches[[name for name in bc.CONTEXT if name != "sampling"]]
+    >>> result = bc.infer(patches.intensity, known, bc.ExactModel())
     >>> result["class_posterior"].defect.sizes["defect_class"]
     13
     """
