@@ -173,3 +173,20 @@ def test_neighbours_must_be_perfect():
 def test_images_of_several_patches_are_refused(block):
     with pytest.raises(ValueError, match="images of their own"):
         bc.infer(block.intensity[:3, 0].numpy(), {}, ExactModel())
+
+
+def test_what_the_prior_holds_at_a_number_need_not_be_told(monkeypatch):
+    """Draws that are all the same are one crystal, and give the posterior of a told context."""
+    patches = bc.simulate(bc.limit_prior(), 1, seed=0)
+    held = [n for n in CONTEXT if n not in ("convergence_semiangle", "defocus")]
+    told = bc.infer(patches.intensity, patches[list(CONTEXT)], ExactModel(), num_draws=64)
+    counts = []
+
+    def counted(crystals, *args, **options):
+        counts.append(len(crystals))
+        return evidence(crystals, *args, **options)
+
+    monkeypatch.setattr("bayesctx.exact.program.evidence", counted)
+    left_out = bc.infer(patches.intensity, patches[held], ExactModel(), num_draws=64)
+    assert counts == [1]
+    assert np.allclose(told["class_posterior"].defect, left_out["class_posterior"].defect, atol=1e-5)

@@ -54,7 +54,7 @@ class ExactModel:
     --------
     >>> import bayesctx as bc
     >>> patches = bc.simulate(bc.limit_prior(), 2, seed=0)
-    >>> known = patches[[name for name in bc.CONTEXT if name != "sampling"]]
+    >>> known = patches[["host", "dopant", "beam_energy", "inner_collection_angle", "outer_collection_angle", "dose"]]
     >>> result = bc.infer(patches.intensity, known, bc.ExactModel())
     >>> result["class_posterior"].defect.sizes["defect_class"]
     13
@@ -193,10 +193,12 @@ class ExactOutcomes:
         prior, size = self.model.prior, self.model.prior.num_pixels
         draws = {n: v[i if len(v) > 1 else 0] for n, v in self.context.items()}
         materials = self.materials.row(i if len(self.materials.host) > 1 else 0)
-        num_draws, (num_hosts, num_dopants) = len(next(iter(draws.values()))), materials.dopant.shape
+        num_hosts, num_dopants = materials.dopant.shape
+        # what the prior holds at a number is the same in every draw
+        distinct, place = torch.stack(list(draws.values()), -1).unique(dim=0, return_inverse=True)
         crystals = [
-            Crystal(prior, int(host), dopants.tolist(), {n: float(v[d]) for n, v in draws.items()})
-            for d in range(num_draws)
+            Crystal(prior, int(host), dopants.tolist(), dict(zip(draws, row, strict=True)))
+            for row in distinct.tolist()
             for host, dopants in zip(materials.host, materials.dopant, strict=True)
         ]
         columns = columns_of_outcomes(num_dopants)
@@ -216,7 +218,7 @@ class ExactOutcomes:
                 UserWarning,
                 stacklevel=2,
             )
-        return by_outcome(found.log_evidence.unflatten(1, (num_draws, num_hosts)))
+        return by_outcome(found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place])
 
 
 def columns_of_outcomes(num_dopants: int) -> Tensor:

@@ -47,8 +47,8 @@ def train(
     Parameters
     ----------
     model : DefectModel
-        Changed in place, from the weights that it has: ``load_model().with_prior(prior)`` learns a prior faster than a new one.
-        What was fitted to it after an earlier training is dropped. The stream is computed on its device.
+        Changed in place, from the weights that it has, be they random or those of ``load_model().with_prior(prior)``. What was
+        fitted to it after an earlier training is dropped. The stream is computed on its device.
     num_patches : int
         Length of the stream.
     seed : int
