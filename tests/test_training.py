@@ -215,13 +215,14 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     """A model that learnt a little, then made too wide: the fit finds a smaller factor, and back the score."""
     model = small()
     train(model, num_patches=64 * 100, batch_size=64, context_weight=0.0, generative_weight=0.1, num_workers=0, progress=False)
-    fit_width(model, num_patches=512, progress=False)
+    size = {"num_patches": 512, "num_draws": 32, "progress": False}
+    fit_width(model, **size)
     best = float(model.likelihood.width)
-    score = [float(fit_width(model, num_patches=512, progress=False).log_score.max())]
+    score = [float(fit_width(model, **size).log_score.max())]
     with torch.no_grad():
         spoilt = model.likelihood.net[-1].bias.unflatten(0, (2, 13))[:, 6:12]
         spoilt += 0.1
-    score.append(float(fit_width(model, num_patches=512, progress=False).log_score.max()))
+    score.append(float(fit_width(model, **size).log_score.max()))
     assert float(model.likelihood.width) < best
     # a wider softplus is not quite a common factor
     assert abs(score[0] - score[1]) < 0.01

@@ -16,11 +16,12 @@ __all__ = ["fit_width"]
 
 CANDIDATES = np.linspace(0.86, 1.1, 5)
 SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
-NUM_DRAWS = 256  # of what is latent; few miss the sharp posteriors of high doses, and too wide a density then looks best
 
 
 @torch.no_grad()
-def fit_width(model: DefectModel, *, num_patches: int = 9600, seed: int = 0, progress: bool = True) -> xr.Dataset:
+def fit_width(
+    model: DefectModel, *, num_patches: int = 9600, num_draws: int = 256, seed: int = 0, progress: bool = True
+) -> xr.Dataset:
     """Choose the width of the likelihood by the log score of the classes of patches that were not learnt from.
 
     Parameters
@@ -29,6 +30,8 @@ def fit_width(model: DefectModel, *, num_patches: int = 9600, seed: int = 0, pro
         The ``width`` of its likelihood is set.
     num_patches : int
         Patches to simulate.
+    num_draws : int
+        Draws of the latent context. Few miss the sharp posteriors of high doses, and too wide a density then looks best.
     seed : int
         Names their stream.
     progress : bool
@@ -49,7 +52,7 @@ def fit_width(model: DefectModel, *, num_patches: int = 9600, seed: int = 0, pro
     for block in tqdm(range(num_blocks), disable=not progress, unit="block"):
         batch = draw_block(model.prior, seed, block, patches_per_image=PATCHES_PER_IMAGE)
         features = model.encoder(batch.intensity)
-        questions = [ask(batch, model.prior, s, torch.Generator().manual_seed(block), NUM_DRAWS) for s in SUBSETS]
+        questions = [ask(batch, model.prior, s, torch.Generator().manual_seed(block), num_draws) for s in SUBSETS]
         for i, width in enumerate(CANDIDATES):
             likelihood.width.fill_(float(width))
             totals[i] += sum(float(conditional_log_score(model, features, batch.defect, q).mean()) for q in questions)
