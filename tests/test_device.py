@@ -4,7 +4,7 @@ import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
-from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior, train
+from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
 from bayesctx.simulation import PatchStream, draw_block
 from bayesctx.training import fit
 
@@ -63,6 +63,15 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
         assert a == pytest.approx(b, rel=1e-5)
 
 
-def test_workers_are_refused_beside_another_device():
-    with pytest.raises(ValueError, match="num_workers = 0 was expected for a model on meta, got 1"):
-        train(DefectModel(reference_prior()).to(DEVICE), num_patches=512)
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_batches_of_a_training_lie_where_its_model_is(swapping, num_workers):
+    model = DefectModel(reference_prior(), num_features=6, num_components=2, hidden=16, width=4)
+    sizes = {"seed": 0, "start": 0, "stop": 1536, "batch_size": 512, "num_workers": num_workers}
+    here = list(fit._load(model, **sizes))
+    with Pretending():
+        there = list(fit._load(model.to(DEVICE), **sizes))
+        assert len(there) == len(here) == 3
+        for a, b in zip(here, there, strict=True):
+            assert isinstance(b.intensity, Elsewhere)
+            assert torch.equal(b.intensity.cpu(), a.intensity)
+            assert torch.equal(b.context["dose"].cpu(), a.context["dose"])

@@ -1,6 +1,6 @@
 """Simulated images with their truth: prior, then physics, streamed by (seed, index)."""
 
-from .batches import PatchStream as PatchStream, join as join, rank_of_process as rank_of_process, take as take
+from .batches import PatchStream as PatchStream, join as join, move as move, rank_of_process as rank_of_process, take as take
 from .reading import ShardStream as ShardStream, open_shards as open_shards
 from .scene import SPECIES as SPECIES
 from .strangers import STRANGERS as STRANGERS, draw_strangers as draw_strangers

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..prior import Prior
 from .stream import BLOCK, Patches, draw_block
 
-__all__ = ["PatchStream", "check_window", "deal", "join", "rank_of_process", "take"]
+__all__ = ["PatchStream", "check_window", "deal", "join", "move", "rank_of_process", "take"]
 
 FIELDS = ("intensity", "defect", "species", "host", "dopant")
 
@@ -214,6 +214,24 @@ def join(batches: Sequence[Patches]) -> Patches:
         Their images, in order.
     """
     return batches[0] if len(batches) == 1 else _combine(torch.cat, batches)
+
+
+def move(batch: Patches, device: str | torch.device) -> Patches:
+    """Move a batch to a device.
+
+    Parameters
+    ----------
+    batch : Patches
+        A batch.
+    device : str or device
+        Where to.
+
+    Returns
+    -------
+    Patches
+        The batch itself if it is there.
+    """
+    return batch if batch.intensity.device == torch.device(device) else _combine(lambda values: values[0].to(device), [batch])
 
 
 def take(batch: Patches, start: int, stop: int, step: int = 1) -> Patches:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Patches, PatchStream, rank_of_process, take
+from ..simulation import BLOCK, Patches, PatchStream, move, rank_of_process, take
 from .checkpoint import resume, write_checkpoint
 from .ranks import average, together
 from .score import ask, conditional_log_score, generative_log_score, log_scores_among_images, random_subset
@@ -48,7 +48,7 @@ def train(
     ----------
     model : DefectModel
         Changed in place, from the weights that it has, be they random or those of ``load_model().with_prior(prior)``. What was
-        fitted to it after an earlier training is dropped. The stream is computed on its device.
+        fitted to it after an earlier training is dropped.
     num_patches : int
         Length of the stream.
     seed : int
@@ -66,7 +66,7 @@ def train(
     checkpoint_interval : int
         Steps between checkpoints: what a killed run loses at most.
     num_workers : int
-        Processes that simulate; 0 simulates in this one, as a model on a GPU needs.
+        Processes that simulate, on the processor wherever the model is; 0 simulates in this one, on the model's device.
     progress : bool
         Show a progress bar with loss and rate.
 
@@ -79,8 +79,7 @@ def train(
     Raises
     ------
     ValueError
-        If there is nothing to learn from, the batch does not consist of images, workers are asked for beside a GPU, or the
-        checkpoint is foreign or of another run.
+        If there is nothing to learn from, the batch does not consist of images, or the checkpoint is foreign or of another run.
 
     Notes
     -----
@@ -88,9 +87,6 @@ def train(
     process would, but for the order of sums; the first one writes the checkpoint, which all must be able to read.
     """
     _check_sizes(num_patches, batch_size)
-    device = next(model.parameters()).device
-    if device.type != "cpu" and num_workers:
-        raise ValueError(f"num_workers = 0 was expected for a model on {device}, got {num_workers}: workers cannot share it")
     num_steps = max(1, num_patches // batch_size)
     optimizer = torch.optim.AdamW([*model.encoder.parameters(), *model.likelihood.parameters()], learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
@@ -153,7 +149,9 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
     device = next(model.parameters()).device
-    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=device, **window)
+    # a GPU is not shared with workers, and is better fed by several processors than by its own many small kernels
+    where = "cpu" if num_workers else device
+    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=where, **window)
     prefetch = 4 if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
@@ -163,7 +161,7 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     images = share // PATCHES_PER_IMAGE
     # with several ranks a batch is a window, and nothing is skipped
     skipped = (start - origin) // PATCHES_PER_IMAGE
-    for drawn in loader:
+    for drawn in (move(batch, device) for batch in loader):
         for first in range(skipped, len(drawn.host), images):
             yield take(drawn, first, first + images)
         skipped = 0
