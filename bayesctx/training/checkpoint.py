@@ -66,7 +66,7 @@ def resume(path: Path, model: DefectModel, optimizer: object, schedule: object, 
         If the file is truncated, foreign or of another run.
     """
     try:
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location="cpu")  # a run on a GPU may go on without one
         found = json.loads(state["run"])
     except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"a checkpoint of a training run was expected, {path} is truncated or foreign; remove it") from error
