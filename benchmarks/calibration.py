@@ -98,7 +98,7 @@ def rows_of_draws(model: bc.DefectModel, num_runs: int, seed: int) -> list[list[
     for name in ("nothing", "host, dopant", "host, dopant, energy, detector"):
         known = {"nothing": (), "host, dopant": ("host", "dopant")}.get(name, ("host", "dopant", "beam_energy", *CONTINUOUS[2:4]))
         latent = [n for n in CONTINUOUS if n not in known]
-        draws = bc.infer(data.intensity, data[list(known)], model, num_draws=512)["posterior"]
+        draws = bc.infer(data.intensity, data[list(known)], model, num_draws=8192)["posterior"]
         ranks = {v: bc.ranks(draws[v], data[v], seed=seed).values for v in latent}
         ranks["all (TARP)"] = bc.coverage(draws.to_dataset()[latent], data[latent], seed=seed).values
         for variable, r in ranks.items():

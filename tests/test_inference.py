@@ -131,6 +131,23 @@ def test_many_values_of_one_variable_share_their_draws(untrained):
         assert np.abs(np.log(doses[question.images] / question.context["dose"][0, 0].numpy())).max() < 0.06
 
 
+def test_angles_of_its_own_do_not_thin_out_the_draws_of_an_image():
+    """Under a detector far outside the convergence is as likely as under the prior, whatever detectors others have."""
+    angles = {"inner_collection_angle": np.linspace(40, 110, 80), "beam_energy": np.linspace(60e3, 200e3, 80)}
+    (question,) = questions(bc.reference_prior(), angles, 80, 1024, 0)
+    convergence = question.context["convergence_semiangle"].expand(80, -1)
+    assert bool(question.possible[-1].float().mean() > 0.5)
+    # quasi-random: nearer to the middle of 18 to 38 mrad than independent draws, whose mean errs by 0.2
+    for image in (0, -1):
+        weight = question.possible[image].float()
+        assert float((convergence[image] * weight).sum() / weight.sum()) == pytest.approx(28.0, abs=0.2)
+
+
+def test_many_returned_draws_rest_on_more_of_the_context(patches, untrained):
+    few, many = (infer(patches.intensity[:1], {"host": "MoS2"}, untrained, num_draws=n)["posterior"] for n in (1000, 4096))
+    assert len(np.unique(few.dose)) <= 128 < len(np.unique(many.dose)) <= 512
+
+
 def test_seed_decides(patches, untrained):
     first, same, other = (infer(patches.intensity, {}, untrained, num_draws=16, seed=s) for s in (0, 0, 1))
     xr.testing.assert_identical(first["posterior"].to_dataset(), same["posterior"].to_dataset())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..prior import CONTINUOUS, Prior
 __all__ = ["Question", "draw_context", "questions", "tabulate"]
 
 DRAWS_AT_ONCE = 128  # of the context in a table of the likelihood: hidden layers are larger than what comes out
+CONE = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")  # only some of their values go together
 FEW = 64  # distinct values of a variable up to which images are grouped by it
 
 
@@ -41,7 +42,7 @@ class Question:
     materials: Materials
 
 
-def draw_context(prior: Prior, num_draws: int, seed: int) -> dict[str, Tensor]:
+def draw_context(prior: Prior, num_draws: int, seed: int, *, replaced: Collection[str] = ()) -> dict[str, Tensor]:
     """Draw the continuous context from a prior by a scrambled Sobol sequence.
 
     Parameters
@@ -52,11 +53,13 @@ def draw_context(prior: Prior, num_draws: int, seed: int) -> dict[str, Tensor]:
         Number of draws.
     seed : int
         Of the scrambling.
+    replaced : collection of str
+        Variables that every image has a value of its own for. An angle among them decides for each image which draws can be.
 
     Returns
     -------
     dict of str to Tensor, shape (num_draws,)
-        By the names of ``prior.CONTINUOUS``; every draw has a detector outside of the probe's cone.
+        By the names of ``prior.CONTINUOUS``; every draw has a detector outside of the probe's cone, unless an angle is replaced.
 
     Raises
     ------
@@ -67,7 +70,8 @@ def draw_context(prior: Prior, num_draws: int, seed: int) -> dict[str, Tensor]:
     context, possible = prior.quantiles(u)
     if not bool(possible.any()):
         raise ValueError("a detector outside of the probe's cone was expected, the given angles allow none; check their ranges")
-    found = possible.nonzero()[:, 0]
+    # a cone that the drawn detector cuts would be drawn too seldom for the detector of the image
+    found = (possible | any(name in replaced for name in CONE)).nonzero()[:, 0]
     found = found.repeat(-(-num_draws // len(found)))[:num_draws]
     return {name: value[found] for name, value in context.items()}
 
@@ -118,9 +122,10 @@ def questions(prior: Prior, known: Mapping[str, object], num_images: int, num_dr
         groups.setdefault(tuple(row), []).append(i)
     for row, members in groups.items():
         given = prior.given(shared | dict(zip(keys, row, strict=True)))
-        context = {n: v[None] for n, v in draw_context(given, num_draws, seed).items()}
+        own = set(arrays) - set(keys)
+        context = {n: v[None] for n, v in draw_context(given, num_draws, seed, replaced=own).items()}
         images = np.array(members)
-        for name in set(arrays) - set(keys):
+        for name in own:
             context[name] = torch.from_numpy(arrays[name][images]).float()[:, None].expand(-1, num_draws)
         context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
         materials = Materials.of(given)
