@@ -14,7 +14,7 @@ from report import table, write
 import bayesctx as bc
 
 SIZES = {"a fourth": {"width": 160, "hidden": 80}, "default": {}, "double": {"width": 1280, "hidden": 640}}
-NUM_PATCHES = (100_000, 300_000, 1_000_000)
+NUM_PATCHES = {100_000: tuple(SIZES), 300_000: tuple(SIZES), 1_000_000: ("a fourth", "default")}
 KNOWN = ("everything", "host", "nothing")
 
 INTRODUCTION = """Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the {num} patches
@@ -47,7 +47,7 @@ def main() -> None:
     arguments = parser.parse_args()
     data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, BLOCKS, jobs=2)
     arguments.folder.mkdir(parents=True, exist_ok=True)
-    runs = [(size, num) for num in NUM_PATCHES for size in SIZES]
+    runs = [(size, num) for num, sizes in NUM_PATCHES.items() for size in sizes]
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
     if arguments.model:
