@@ -33,6 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", required=True, help="a model trained with --prior between")
     parser.add_argument("--num-patches", type=int, default=900)
+    parser.add_argument("--num-open", type=int, default=90, help="of them with a latent material too, 10 s each (default: 90)")
     parser.add_argument("--num-draws", type=int, default=256)
     parser.add_argument("--seed", type=int, default=4000)
     arguments = parser.parse_args()
@@ -47,11 +48,12 @@ def main() -> None:
     groups |= {f"inner angle {i:g} mrad": inner == i for i in np.unique(inner)}
     rows = []
     for known, names in SUBSETS.items():
-        scores = []
+        part, scores = data.isel(image=slice(arguments.num_patches if "host" in names else arguments.num_open)), []
         for model in models:
-            found = bc.infer(data.intensity, data[list(names)], model, num_draws=1)["class_posterior"].defect[:, 0]
-            scores.append(bc.log_score(found, data.defect).values)
+            found = bc.infer(part.intensity, part[list(names)], model, num_draws=1)["class_posterior"].defect[:, 0]
+            scores.append(bc.log_score(found, part.defect).values)
         for name, chosen in groups.items():
+            chosen = chosen[: part.sizes["image"]]
             gap = scores[0][chosen] - scores[1][chosen]
             means = (f"{score[chosen].mean():.4f}" for score in scores)
             rows.append([known, name, str(len(gap)), *means, f"{gap.mean():.4f} ± {gap.std() / len(gap) ** 0.5:.4f}"])
