@@ -1,4 +1,4 @@
-"""Streams of simulated patches and whole micrographs, the same for the same seed and index."""
+"""Streams of simulated patches, the same for the same seed and index."""
 
 from __future__ import annotations
 
@@ -12,15 +12,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..context import CONTEXT
-from ..imaging import synthesize
 from ..prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, quantile
 from ..structure import DEFECTS, HOSTS, METALS, columns_of, species_of
-from .rendering import BOX, add_columns, detect, image_spectra, render
-from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns, place_crystal
+from .rendering import BOX, render
+from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns
 
-__all__ = ["Patches", "draw_block", "draw_centres", "draw_images", "generators", "simulate", "simulate_micrograph"]
+__all__ = ["Patches", "draw_block", "draw_centres", "draw_images", "generators", "name_species", "simulate"]
 
-PADDING = 5.0  # Å of crystal around a micrograph
 BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
 
 PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
@@ -240,7 +238,7 @@ def simulate(
     variables = {
         "intensity": (("image", "y", "x"), gather([b.intensity[:, 0] for b in blocks]), {"units": "counts"}),
         "defect": ("image", np.array(DEFECTS)[gather([b.defect[:, 0] for b in blocks])]),
-        "species": ("image", _name_species(gather([b.species[:, 0] for b in blocks]), host, dopant)),
+        "species": ("image", name_species(gather([b.species[:, 0] for b in blocks]), host, dopant)),
         "host": ("image", host),
         "dopant": ("image", dopant),
         "sampling": ("image", np.full(num_patches, prior.sampling), {"units": CONTEXT["sampling"].unit}),
@@ -256,83 +254,23 @@ def simulate(
     return xr.Dataset(variables, coords, {"seed": seed, "start": start})
 
 
-def _name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
-    """Chemical formulas of species by index, for hosts and dopants by name."""
+def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
+    """Name species by index.
+
+    Parameters
+    ----------
+    species : ndarray of int, shape (site,)
+        Index into ``SPECIES``.
+    host, dopant : ndarray of str, shape (site,)
+        Names.
+
+    Returns
+    -------
+    ndarray of str, shape (site,)
+        Chemical formulas.
+    """
     names = [
         species_of(columns_of(defect, h, d)[alternative])
         for (defect, alternative), h, d in zip((SPECIES[s] for s in species), host, dopant, strict=True)
     ]
     return np.array(names)
-
-
-@torch.no_grad()
-def simulate_micrograph(prior: Prior, *, seed: int, num_pixels: int = 512, sampling: float = 0.2, index: int = 0) -> xr.Dataset:
-    """Draw a whole micrograph with the truth of every site.
-
-    Parameters
-    ----------
-    prior : Prior
-        What may occur; ``prior.given(context)`` fixes what is known.
-    seed : int
-        Names the stream.
-    num_pixels : int
-        Pixels along each side.
-    sampling : float
-        Size of a pixel in Å.
-    index : int
-        Which image of the stream.
-
-    Returns
-    -------
-    Dataset
-        ``intensity`` (y, x); for every lattice site in the image ``site_y``, ``site_x`` in pixels, ``defect`` and
-        ``species`` over the dimension patch; context, nuisances and ``concentration`` as scalars.
-
-    Raises
-    ------
-    ValueError
-        If the image would be smaller than a patch.
-    """
-    extent = num_pixels * sampling
-    if extent < prior.num_pixels * prior.sampling:
-        raise ValueError(
-            f"at least {prior.num_pixels * prior.sampling:g} Å were expected, got {num_pixels} pixels of {sampling} Å"
-        )
-    rng = generators(seed, 0, index)
-    image, nuisances = draw_images(rng[0], prior, 1)
-    _, _, own = draw_centres(rng[1], prior, 1, 1)
-    # the crystal is not centred on a site, and the film varies over the image as it does over a patch
-    ratio = prior.num_pixels * prior.sampling / extent
-    nuisances |= {n: v * ratio if n.startswith("background") else v * (n == "rotation") for n, v in own.items()}
-    cell = (extent + 2 * PADDING,) * 2
-    sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
-    deviation = torch.from_numpy(rng[3].standard_normal((1, len(SPECIES)), np.float32))
-    spectra = image_spectra(image, nuisances, deviation, cell=cell)[0]
-    spectrum = add_columns(spectra, columns, species, cell=cell)
-    axis = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * sampling
-    shift = torch.from_numpy(rng[3].standard_normal(num_pixels, np.float32)) * nuisances["line_jitter"]
-    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
-    exposure = (image["dose"] * sampling**2)[:, None, None, None]
-    normal = [torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32)) for _ in range(2)]
-    intensity = detect(clean, axis[None, None], axis[None, None], exposure, nuisances, *normal)[0, 0]
-
-    pixels = sites / sampling + (num_pixels - 1) / 2
-    inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
-    host, dopant = list(HOSTS)[int(image["host"])], METALS[int(image["dopant"])]
-    found = species[inside].numpy()
-    variables = {
-        "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
-        "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
-        "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
-        "defect": ("patch", np.array([SPECIES[k][0] for k in found])),
-        "species": ("patch", _name_species(found, [host] * len(found), [dopant] * len(found))),
-        "host": host,
-        "dopant": dopant,
-        "sampling": ((), sampling, {"units": CONTEXT["sampling"].unit}),
-        "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
-    }
-    for name in CONTINUOUS:
-        variables[name] = ((), float(image[name]), {"units": CONTEXT[name].unit})
-    for name, (unit, _) in NUISANCES.items():
-        variables[name] = ((), float(nuisances[name]), {"units": unit})
-    return xr.Dataset(variables, {"defect_class": list(DEFECTS)}, {"seed": seed, "index": index})
