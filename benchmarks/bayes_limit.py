@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from report import table, write
+from report import MODELS, table, write
 from tqdm import tqdm
 
 import bayesctx as bc
@@ -151,7 +151,7 @@ def rows_of(found: dict[str, torch.Tensor], data: dict, chosen: torch.Tensor) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a model trained with --prior limit")
+    parser.add_argument("--model", type=Path, default=MODELS / "limit.safetensors", help="trained with --prior limit")
     parser.add_argument("--num-patches", type=int, default=2048, help=f"multiple of {BLOCK} (default: 2048)")
     parser.add_argument("--num-draws", type=int, default=128, help="draws of the nuisances (default: 128)")
     parser.add_argument("--folder", type=Path, default=BLOCKS, help="where finished blocks are kept")
@@ -165,7 +165,7 @@ def main() -> None:
     header = ["known", "exact: log score", "entropy", "right (%)", "neural: log score", "entropy", "right (%)", "exact - neural"]
     ess = data["ess"].double()
     body = INTRODUCTION.format(
-        len(ess), arguments.num_draws, float(ess.median()), float(ess.quantile(0.01)), Path(arguments.model).name
+        len(ess), arguments.num_draws, float(ess.median()), float(ess.quantile(0.01)), arguments.model.name
     )
     body += table(header, rows_of(found, data, torch.ones(len(ess), dtype=torch.bool)))
     for dose in doses:

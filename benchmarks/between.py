@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
-from report import table, write
+from report import MODELS, table, write
 
 import bayesctx as bc
 
@@ -31,7 +32,7 @@ def places() -> bc.Prior:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", required=True, help="a model trained with --prior between")
+    parser.add_argument("--model", type=Path, default=MODELS / "between.safetensors", help="trained with --prior between")
     parser.add_argument("--num-patches", type=int, default=900)
     parser.add_argument("--num-open", type=int, default=90, help="of them with a latent material too, 10 s each (default: 90)")
     parser.add_argument("--num-draws", type=int, default=256)
@@ -57,7 +58,7 @@ def main() -> None:
             gap = scores[0][chosen] - scores[1][chosen]
             means = (f"{score[chosen].mean():.4f}" for score in scores)
             rows.append([known, name, str(len(gap)), *means, f"{gap.mean():.4f} ± {gap.std() / len(gap) ** 0.5:.4f}"])
-    body = INTRODUCTION.format(num=arguments.num_patches, draws=arguments.num_draws, name=arguments.model.split("/")[-1])
+    body = INTRODUCTION.format(num=arguments.num_patches, draws=arguments.num_draws, name=arguments.model.name)
     body += table(["known", "patches", "number", "exact", "neural", "exact - neural"], rows)
     write("between", "Between the cases", body, arguments.seed)
 

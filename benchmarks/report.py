@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
+MODELS = Path(__file__).parent / "models"  # trained for one comparison, and not shipped with the package
 
 
 def origin(seed: int) -> str:
