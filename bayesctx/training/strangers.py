@@ -50,7 +50,7 @@ def fit_surprise(
 
     Notes
     -----
-    A logistic regression on what the encoder's first layer makes of patches, as many of the prior as strangers: its logit is
+    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its logit is
     log p(patch | stranger) - log p(patch | prior).
 
     References
