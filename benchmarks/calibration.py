@@ -29,7 +29,8 @@ GROUPS = {"everything": ("host", "dopant", "condition", "case"), "host": ("host"
 
 INTRODUCTION = """{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for classes, {runs} of
 `reference_prior()` for the continuous context; every patch is an image of its own. A calibrated posterior has a mean log score
-of minus its mean entropy. Nats; standard errors are those of the mean over the patches.
+of minus its mean entropy. Nats; standard errors are those of the mean over the patches. The calibration error does not vanish
+for truths that are drawn from the posterior itself, so many patches and no more being at hand: that of a perfect one.
 
 """
 
@@ -58,6 +59,14 @@ def difference(scored: xr.Dataset) -> tuple[float, float]:
     return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
+def error_of_a_perfect_one(probabilities: xr.DataArray, seed: int, num: int = 20) -> float:
+    """Calibration error of truths that are drawn from the posterior itself: what is left of it in so few patches."""
+    rng = np.random.default_rng(seed)
+    edges = probabilities.values.astype(float).cumsum(-1)
+    truths = [(rng.random((len(edges), 1)) * edges[:, -1:] > edges).sum(-1) for _ in range(num)]
+    return float(np.mean([bc.reliability(probabilities, t).expected_calibration_error for t in truths]))
+
+
 def rows_of_subsets(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[list[str]]:
     """Accuracy, entropy, log score and errors of calibration for every amount of known context."""
     rows = []
@@ -69,6 +78,7 @@ def rows_of_subsets(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[lis
             name, f"{100 * float(bins.accuracy_overall):.1f}", f"{float(found.entropy.mean()):.4f}",
             f"{float(found.log_score.mean()):.4f}", f"{shift:+.4f} ± {error:.4f}",
             f"{100 * float(bins.expected_calibration_error):.2f}",
+            f"{100 * error_of_a_perfect_one(found.probabilities, seed=0):.2f}",
             f"{100 * float(classes.max()):.2f} ({classes.idxmax().item()})",
         ])  # fmt: skip
     return rows
@@ -137,6 +147,7 @@ def main() -> None:
         "log score",
         "entropy + log score",
         "calibration error (%)",
+        "of a perfect one (%)",
         "of the worst class (%)",
     ]
     body = INTRODUCTION.format(num=arguments.num_patches, seed=arguments.seed, runs=arguments.num_runs)

@@ -50,8 +50,8 @@ def fit_surprise(
 
     Notes
     -----
-    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its logit is
-    log p(patch | stranger) - log p(patch | prior).
+    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its
+    logit is log p(patch | stranger) - log p(patch | prior).
 
     References
     ----------
