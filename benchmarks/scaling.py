@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 from bayes_limit import BLOCKS, SUBSETS, exact_blocks, neural_of, posterior
-from report import table, write
+from report import MODELS, table, write
 
 import bayesctx as bc
 
@@ -19,7 +19,7 @@ KNOWN = ("everything", "host", "nothing")
 
 INTRODUCTION = """Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the {num} patches
 of [bayes_limit](bayes_limit.md), after training on `limit_prior()` for some patches with networks of several sizes (units of
-the encoder and of the likelihood).
+the encoder and of the likelihood). The width of the likelihood is 1, but for the last row, where it was fitted.
 
 """
 
@@ -42,7 +42,9 @@ def main() -> None:
     parser.add_argument("--num-patches", type=int, default=2048, help="of the comparison (default: 2048)")
     parser.add_argument("--num-draws", type=int, default=128, help="of the exact model (default: 128)")
     parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="where models are kept")
-    parser.add_argument("--model", type=Path, help="a model of the default size after a longer training, to add")
+    parser.add_argument(
+        "--model", type=Path, default=MODELS / "limit.safetensors", help="of the default size after a longer training, to add"
+    )
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
     data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, BLOCKS, jobs=2)
@@ -50,9 +52,9 @@ def main() -> None:
     runs = [(size, num) for num, sizes in NUM_PATCHES.items() for size in sizes]
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
-    if arguments.model:
-        runs.append(("default", bc.load_model(arguments.model).card["training"]["num_patches"]))
-        files.append(arguments.model)
+    training = bc.load_model(arguments.model).card["training"]
+    runs.append(("default, from the weights of another prior" if "start" in training else "default", training["num_patches"]))
+    files.append(arguments.model)
     rows, truth = [], data["defect"][:, None]
     for (size, num), file in zip(runs, files, strict=True):
         model = bc.load_model(file)
