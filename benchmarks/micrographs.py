@@ -8,10 +8,10 @@ import warnings
 import numpy as np
 import xarray as xr
 from report import table, write
-from scipy.spatial import cKDTree
 from tqdm import tqdm
 
 import bayesctx as bc
+from bayesctx.calibration import match_sites
 from bayesctx.inference.posterior import READINGS
 
 RECORDED = ("host", "dopant", "beam_energy", "convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
@@ -21,10 +21,9 @@ SUBSETS = {
     "host, dopant, energy, angles": RECORDED,
     "everything": (*RECORDED, "defocus", "dose"),
 }
-MATCH = 0.7  # Å, a third of the distance between neighbouring sites
 
 INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, everything drawn from
-`reference_prior()`; the sampling is always known. {lost} more had no lattice that could be fitted, most of them of low dose. Bits
+`reference_prior()`; the sampling is always known. The lattice of {lost} more could not be fitted ({doses} e/Å²). Bits
 per site, means over the images with standard errors: the sites of an image share its context, and are right or wrong together.
 Reading: which of the three sublattices is the metal; an image that is misread has a third of its sites right. A calibrated
 posterior has a log score equal to minus its entropy. Medians over the images stand beside the means, for few of them carry the
@@ -39,15 +38,12 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = bc.infer(data.intensity, context, model, num_draws=256)
-    sites, found = result["constant_data"], result["class_posterior"].to_dataset()
-    tree = cKDTree(np.stack([data.site_x, data.site_y], -1))
-    distance, nearest = tree.query(np.stack([sites.site_x, sites.site_y], -1))
-    matched = distance * float(data.sampling) < MATCH
-    truth = data.defect.values[nearest[matched]]
+    found = result["class_posterior"].to_dataset()
+    matched, truth = match_sites(data, result)
     matching = found.isel(patch=matched)
     right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
     reading = READINGS[int(found.reading.values.argmax())]
-    kinds = np.array(reading)[sites.sublattice.values[matched]]
+    kinds = np.array(reading)[result["constant_data"].sublattice.values[matched]]
     read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
     return [right.mean(), float(bits.mean()), float(bc.log_score(matching.defect, truth).mean()) / np.log(2), read]
@@ -68,7 +64,7 @@ def main() -> None:
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--seed", type=int, default=5000)
     arguments = parser.parse_args()
-    model, found, lost = bc.load_model(arguments.model), {name: [] for name in SUBSETS}, 0
+    model, found, lost = bc.load_model(arguments.model), {name: [] for name in SUBSETS}, []
     for i in tqdm(range(arguments.num_images)):
         data = bc.simulate_micrograph(
             bc.reference_prior(), seed=arguments.seed, index=i, num_pixels=arguments.num_pixels, sampling=0.2
@@ -76,12 +72,13 @@ def main() -> None:
         try:
             of_image = {name: scores(data, known, model) for name, known in SUBSETS.items()}
         except ValueError:
-            lost += 1
+            lost.append(float(data.dose))
             continue
         for name, values in of_image.items():
             found[name].append(values)
-    num = arguments.num_images - lost
-    body = INTRODUCTION.format(num=num, lost=lost, pixels=arguments.num_pixels)
+    doses = ", ".join(f"{d:.0e}" for d in sorted(lost))
+    num = arguments.num_images - len(lost)
+    body = INTRODUCTION.format(num=num, lost=len(lost), doses=doses, pixels=arguments.num_pixels)
     header = ["known", "right (%)", "read right (%)", "entropy", "log score", "median entropy", "median log score"]
     body += table(header, [rows_of(name, np.array(v, float)) for name, v in found.items()])
     write("micrographs", "Whole micrographs", body, arguments.seed)

@@ -8,3 +8,4 @@ from .classes import (
 )
 from .draws import coverage as coverage, ranks as ranks
 from .models import score_model as score_model
+from .sites import MATCH as MATCH, match_sites as match_sites

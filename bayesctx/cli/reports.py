@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
-from scipy.spatial import cKDTree
 
+from ..calibration import MATCH, match_sites
 from ..context import CONTEXT
 from ..information import entropy, entropy_reduction
 from ..plots import new_figure, plot_context, plot_defects
@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["draw_demo", "draw_result", "print_demo", "print_result", "save_figure"]
-
-MATCH = 0.7  # Å, a third of the distance between neighbouring sites
 
 
 def print_result(result: xr.DataTree) -> None:
@@ -80,14 +78,6 @@ def _spread(draws: np.ndarray) -> str:
     return " ± ".join(f"{round(v, digits):.{max(digits, 0)}f}" for v in (mean, deviation))
 
 
-def _match(data: xr.Dataset, result: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
-    """Which sites of a result lie at a true one, and the true classes there."""
-    sites = result["constant_data"]
-    distance, nearest = cKDTree(np.stack([data.site_x, data.site_y], -1)).query(np.stack([sites.site_x, sites.site_y], -1))
-    matched = distance * float(data.sampling) < MATCH
-    return matched, data.defect.values[nearest[matched]]
-
-
 def _score(result: xr.DataTree, matched: np.ndarray, truth: np.ndarray) -> tuple[xr.DataTree, float]:
     """Return the class probabilities of matched sites, and the share that is right."""
     found = result["class_posterior"].to_dataset().isel(patch=matched)
@@ -105,7 +95,7 @@ def print_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> None
     blind, aware : DataTree
         From ``infer`` with the host alone and with the recorded context.
     """
-    matched, truth = _match(data, blind)
+    matched, truth = match_sites(data, blind)
     print(f"{matched.size} sites were found, {matched.mean():.1%} of them within {MATCH} Å of a true one\n")
     print(f"{'given':<32}{'accuracy':>10}{'log score [bit]':>20}{'entropy [bit]':>20}")
     trees = {}
@@ -169,7 +159,7 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
     above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1))
     image, left, right = above.subplots(1, 3)
     plot_defects(blind, ax=image, defects=()).set_title("the image")
-    matched, truth = _match(data, blind)
+    matched, truth = match_sites(data, blind)
     for ax, result, label in ((left, blind, "host given"), (right, aware, "host, dopant, energy, angles given")):
         accuracy = _score(result, matched, truth)[1]
         plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")

@@ -195,12 +195,7 @@ def _train_options(add: Callable) -> None:
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")
     add("--workers", type=index, default=1, metavar="N", help="processes that simulate (default: 1)")
-    add(
-        "--device",
-        default="cpu",
-        metavar="NAME",
-        help="where to learn, e.g. cuda; workers simulate on the CPU (default: cpu)",
-    )
+    add("--device", default="cpu", metavar="NAME", help="where to learn, e.g. cuda; workers stay on the CPU (default: cpu)")
     add("--held-out", type=index, default=9600, metavar="N", help="patches for correlation and scores (default: 9600)")
     add("--out", type=target, required=True, metavar="FILE", help="safetensors file to write")
 
