@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
@@ -197,22 +196,23 @@ def transfer(
     batch = beam_energy.shape
     parameters = [beam_energy, convergence_semiangle, focal_spread, *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS)]
     rows = torch.stack([p.expand(batch) for p in parameters], -1).reshape(-1, len(parameters))
-    # one at a time, the transforms stay small and in the cache
-    images = [_transfer_image(row, cell, num_modes) for row in rows]
-    return torch.stack(images, 1).unflatten(1, batch) if batch else images[0]
+    # on a processor one at a time, the transforms stay small and in the cache; elsewhere a call costs its launch
+    parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
+    found = torch.cat([_transfer_rows(part, cell, num_modes) for part in parts], 1)
+    return found.view(len(found), *batch, *found.shape[-2:])
 
 
-def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
-    """Transfer for one row of (energy, semiangle, spread, aberrations), shape (term, qy, qx)."""
-    energy, angle, spread, *coefficients = row
+def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+    """Transfer for rows of (energy, semiangle, spread, aberrations), shape (term, row, qy, qx)."""
+    energy, angle, spread, *coefficients = rows.T[..., None, None]
     lam = wavelength(energy)
     lx, ly = cell
-    reach = float((angle * 1e-3 / lam).detach())
-    nx, ny = (math.ceil(reach * length) + 1 for length in cell)
+    reach = (angle * 1e-3 / lam).detach()
+    nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in cell)
     # aliases of the autocorrelation must stay outside of the modes that are returned
     size_x, size_y = (next_fast_len(2 * n + min(2 * n, m) + 1) for n, m in ((nx, num_modes[0]), (ny, num_modes[1])))
-    kx = torch.arange(-nx, nx + 1).to(row) / lx
-    ky = torch.arange(-ny, ny + 1).to(row)[:, None] / ly
+    kx = torch.arange(-nx, nx + 1).to(rows) / lx
+    ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
     power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
     psi = pupil(
         kx,
@@ -225,30 +225,30 @@ def _transfer_image(row: Tensor, cell: tuple[float, float], num_modes: tuple[int
     # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
     # in whole steps, so that the nodes stay where they are while a gradient is taken
-    rim = math.ceil(2 * math.pi * reach**2 * float((lam * spread).detach())) / 2
-    nodes, weights = (torch.tensor(v).to(row)[:, None, None] for v in focal_nodes(rim))
-    field = psi * torch.polar(weights.sqrt().expand(-1, *turn.shape), -nodes * turn)
-    fields = torch.fft.fft2(field * torch.stack([torch.ones_like(power), power, power**2])[:, None], s=(size_y, size_x))
-    f0, f1, f2 = fields
-    cross, twice = ((f * f0.conj()).sum(0) for f in (f1, f2))
-    square = [(f * f.conj()).sum(0).real for f in (f0, f1)]
+    rim = (2 * math.pi * reach.double() ** 2 * (lam * spread).detach().double()).ceil() / 2
+    nodes, weights = (v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0]))  # (row, focus, 1, 1)
+    field = psi[:, None] * torch.polar(weights.sqrt().expand(-1, -1, *turn.shape[-2:]), -nodes * turn[:, None])
+    powers = torch.stack([torch.ones_like(power), power, power**2])[:, :, None]
+    f0, f1, f2 = torch.fft.fft2(field * powers, s=(size_y, size_x))
+    cross, twice = ((f * f0.conj()).sum(1) for f in (f1, f2))
+    square = [(f * f.conj()).sum(1).real for f in (f0, f1)]
     # the terms of bilinear(f, conj f), all real
     total = torch.stack([square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag])
-    return _take(torch.fft.rfft2(total, norm="forward"), mode_orders(num_modes[1]).to(row.device), num_modes[0] + 1)
+    return _take(torch.fft.rfft2(total, norm="forward"), mode_orders(num_modes[1]).to(rows.device), num_modes[0] + 1)
 
 
-def focal_nodes(phase: float) -> tuple[list[float], list[float]]:
+def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:
     """Nodes and weights of the average over the focal spread, a Gaussian.
 
     Parameters
     ----------
-    phase : float
+    phase : Tensor, shape (*batch,)
         Phase in rad by which one standard deviation of the focus turns the rim of the aperture against its centre.
 
     Returns
     -------
-    nodes, weights : list of float
-        Nodes in standard deviations; the weights sum to one.
+    nodes, weights : Tensor, shape (*batch, node)
+        Nodes in standard deviations; the weights sum to one, and are zero where a phase needs fewer nodes than another one.
 
     Notes
     -----
@@ -256,13 +256,12 @@ def focal_nodes(phase: float) -> tuple[list[float], list[float]]:
     exp(i t x) is right to 2e-3 for every t <= phase (tests/test_optics.py), with about phase + 4 nodes; Gauss-Hermite needs
     phase² / 2.
     """
-    if not phase:
-        return [0.0], [1.0]
     step = 2 * math.pi / (phase + 3.8)
-    num_foci = math.ceil(6.6 / step)
-    nodes = (np.arange(num_foci) - (num_foci - 1) / 2) * step
-    weights = np.exp(-(nodes**2) / 2)
-    return nodes.tolist(), (weights / weights.sum()).tolist()
+    num_foci = torch.where(phase > 0, (6.6 / step).ceil(), 1)[..., None]
+    place = torch.arange(int(num_foci.max())).to(step)
+    nodes = (place - (num_foci - 1) / 2) * step[..., None]
+    weights = torch.exp(-(nodes**2) / 2) * (place < num_foci)
+    return nodes, weights / weights.sum(-1, keepdim=True)
 
 
 def _take(spectrum: Tensor, rows: Tensor, num_columns: int) -> Tensor:

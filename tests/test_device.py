@@ -5,7 +5,7 @@ import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
-from bayesctx.simulation import PatchStream, draw_block
+from bayesctx.simulation import PatchStream, develop, draft_block, draw_block, join
 from bayesctx.training import fit
 
 
@@ -28,15 +28,22 @@ def test_devices_do_not_mix():
 
 
 @pytest.mark.parametrize("prior", [reference_prior, tmd_prior, limit_prior])
-@pytest.mark.parametrize("patches_per_image", [1, 64])
-def test_patches_are_the_same_on_another_device(prior, patches_per_image):
-    here = draw_block(prior(), 0, 1, patches_per_image=patches_per_image)
+@pytest.mark.parametrize("patches_per_image", [1, 16, 64])
+@pytest.mark.parametrize("noise", [False, True])
+def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise):
+    """There several blocks are computed at once, in large groups of images that need different frequencies and pixels."""
+    options = {"patches_per_image": patches_per_image, "noise": noise}
+    here = join([draw_block(prior(), 0, b, **options) for b in range(3)])
     with Pretending():
-        there = draw_block(prior(), 0, 1, patches_per_image=patches_per_image, device=DEVICE)
+        there = develop(prior(), join([draft_block(prior(), 0, b, **options) for b in range(3)]), DEVICE)
         for name in ("intensity", "defect", "species", "host", "dopant"):
             assert isinstance(getattr(there, name), Elsewhere)
+        for name in ("defect", "species", "host", "dopant"):
             assert torch.equal(getattr(there, name).cpu(), getattr(here, name))
         assert all(torch.equal(v.cpu(), here.context[n]) for n, v in there.context.items())
+        differ = (there.intensity.cpu() - here.intensity).abs() / here.intensity.abs().amax((-2, -1), keepdim=True)
+    # single precision; where a quantile lies on a border it may move a count by one, in one pixel of some thousand
+    assert float((differ > 3e-6).float().mean()) < (5e-4 if noise else 1e-12)
 
 
 def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
@@ -50,8 +57,8 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
         model = DefectModel(reference_prior(), **sizes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
         stream = PatchStream(reference_prior(), seed=0, stop=2048, batch_size=256, patches_per_image=16, device=device)
-        weights = {"context": 3.0, "generative": 0.02}
-        return [fit._step(model, b, optimizer, torch.Generator().manual_seed(i), weights) for i, b in enumerate(stream)]
+        loss = {"context_weight": 3.0, "contrast_images": 16, "generative_weight": 0.02}
+        return [fit._step(model, b, optimizer, torch.Generator().manual_seed(i), **loss) for i, b in enumerate(stream)]
 
     here = learn("cpu")
     with Pretending():
@@ -73,5 +80,6 @@ def test_batches_of_a_training_lie_where_its_model_is(swapping, num_workers):
         assert len(there) == len(here) == 3
         for a, b in zip(here, there, strict=True):
             assert isinstance(b.intensity, Elsewhere)
-            assert torch.equal(b.intensity.cpu(), a.intensity)
+            assert float((b.intensity.cpu() / a.intensity - 1).abs().median()) < 1e-6
+            assert torch.equal(b.species.cpu(), a.species)
             assert torch.equal(b.context["dose"].cpu(), a.context["dose"])

@@ -10,8 +10,9 @@ from bayesctx.imaging import synthesize
 from bayesctx.prior import CONTINUOUS, NUISANCES
 from bayesctx.scattering import load_table
 from bayesctx.simulation import BLOCK, SPECIES, draw_block
-from bayesctx.simulation.rendering import BOX, image_spectra, patch_spectra
+from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import KINDS, Scene, draw_species
+from bayesctx.simulation.spectra import image_spectra, patch_spectra
 from bayesctx.structure import DEFECTS, HOSTS, METALS, SITES, columns_of
 
 

@@ -4,8 +4,9 @@ import torch
 
 from bayesctx import DefectModel, reference_prior
 from bayesctx.simulation import STRANGERS, draw_block, draw_strangers
-from bayesctx.simulation.rendering import BOX, patch_spectra
+from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import SPECIES, place_columns
+from bayesctx.simulation.spectra import patch_spectra
 from bayesctx.simulation.strangers import _join
 from bayesctx.simulation.stream import draw_centres, draw_images, generators
 from bayesctx.training import fit_surprise

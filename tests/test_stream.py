@@ -42,7 +42,7 @@ def stream(batch_size=BLOCK, **options):
 
 def tensors(batch):
     """Every tensor of a batch by name."""
-    fields = {n: getattr(batch, n) for n in batches.FIELDS}
+    fields = {n: getattr(batch, n) for n in ("intensity", "defect", "species", "host", "dopant")}
     return fields | dict(batch.context) | dict(batch.nuisances)
 
 

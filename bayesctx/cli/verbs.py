@@ -69,7 +69,8 @@ Several processes started by torchrun share every batch, and take the steps that
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
   bayesctx train --num-patches 1e6 --prior tmd --model model.safetensors --learning-rate 1e-3 --out tmd.safetensors
-  torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --workers 0 --threads 1 --out model.safetensors""",
+  torchrun --nproc-per-node 2 --no-python bayesctx train --num-patches 10e6 --workers 0 --threads 1 --out model.safetensors
+  bayesctx train --num-patches 55e6 --device cuda --workers 8 --batch-size 4096 --contrast 256 --out model.safetensors""",
     "infer": f"""Infer the defects of an image and what is not known of its context; print a summary, write the posterior.
 
 The image is a netCDF or .npy file: a micrograph (y, x), or patches (patch, y, x) or (image, y, x). A context value is
@@ -191,11 +192,12 @@ def _train_options(add: Callable) -> None:
     add("--model", type=Path, metavar="FILE", help="from train: the weights to start from (default: random ones)")
     add("--seed", type=int, default=0, help="of random weights and of the stream (default: 0)")
     add("--batch-size", type=count, default=512, metavar="N", help="patches per step, a multiple of 16 (default: 512)")
+    add("--contrast", type=count, default=16, metavar="N", help="images among which the right one is asked for (default: 16)")
     add("--learning-rate", type=float, default=5e-3, metavar="RATE", help="peak of the schedule (default: 5e-3)")
     add("--checkpoint", type=target, metavar="FILE", help="holds the state of the run; if it exists the run goes on from it")
     add("--threads", type=count, metavar="N", help="threads of torch (default: torch's own choice)")
     add("--workers", type=index, default=1, metavar="N", help="processes that simulate (default: 1)")
-    add("--device", default="cpu", metavar="NAME", help="where to learn, e.g. cuda; workers stay on the CPU (default: cpu)")
+    add("--device", default="cpu", metavar="NAME", help="where to learn, e.g. cuda; workers draw random numbers (default: cpu)")
     add("--held-out", type=index, default=9600, metavar="N", help="patches for correlation and scores (default: 9600)")
     add("--out", type=target, required=True, metavar="FILE", help="safetensors file to write")
 
@@ -208,7 +210,7 @@ def _train(arguments: argparse.Namespace) -> None:
     model = model.to(arguments.device)
     options = {name: getattr(arguments, name) for name in ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")}
     with process_group():
-        history = train(model, num_workers=arguments.workers, **options)
+        history = train(model, num_workers=arguments.workers, contrast_images=arguments.contrast, **options)
         if rank_of_process()[0]:
             return
     model.cpu()

@@ -11,8 +11,9 @@ from torch import Tensor
 from ..imaging import FWHM, synthesize
 from ..optics import mode_orders
 from ..prior import CONTINUOUS, NUISANCES, Prior
-from ..simulation.rendering import AT_ONCE, BOX, image_spectra, patch_spectra
+from ..simulation.rendering import AT_ONCE, BOX
 from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, SPECIES, Scene, sites_around
+from ..simulation.spectra import image_spectra, patch_spectra
 
 __all__ = ["FREE", "Crystal", "held_nuisances"]
 

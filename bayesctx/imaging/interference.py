@@ -151,7 +151,7 @@ def _illumination(
     turn = math.pi * grid.wavelength * focal_spread * (kx**2 + ky**2)[0]
     total = 0
     rim = math.pi * (convergence_semiangle * 1e-3) ** 2 / grid.wavelength * focal_spread
-    for node, weight in zip(*focal_nodes(rim), strict=True):
+    for node, weight in zip(*focal_nodes(torch.tensor(rim, dtype=torch.float64)), strict=True):
         turned = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
         total = total + turned[:, None] * turned.conj()
     return total

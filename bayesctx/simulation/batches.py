@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import torch
-from torch import Tensor, distributed
+from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
 from ..prior import Prior
-from .stream import BLOCK, Patches, draw_block
+from .records import join, take
+from .stream import BLOCK, Draft, Patches, develop, draft_block, draw_block
 
-__all__ = ["PatchStream", "check_window", "deal", "join", "move", "rank_of_process", "take"]
-
-FIELDS = ("intensity", "defect", "species", "host", "dopant")
+__all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 
 
 class PatchStream(IterableDataset):
@@ -41,9 +40,10 @@ class PatchStream(IterableDataset):
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     rank : tuple of int, optional
         Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
-    device : str or device
-        Where images are computed and batches lie, the processor by default. On another one they agree to rounding, and a loader
-        should have no workers: random numbers are drawn on the processor all the same.
+    device : str or device, optional
+        Where images are computed and batches lie, the processor by default. On another one they agree to rounding; random
+        numbers are drawn on the processor all the same. None leaves the images to ``develop``: so workers of a loader need no
+        GPU, and one process computes the images of all on it.
 
     Raises
     ------
@@ -73,16 +73,16 @@ class PatchStream(IterableDataset):
         batch_size: int = 512,
         patches_per_image: int = 1,
         rank: tuple[int, int] | None = None,
-        device: str | torch.device = "cpu",
+        device: str | torch.device | None = "cpu",
     ) -> None:
         check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
         if rank is not None and not 0 <= rank[0] < rank[1]:
             raise ValueError(f"a rank below the number of ranks was expected, got {rank}; count from 0")
         self.prior, self.seed, self.patches_per_image = prior, seed, patches_per_image
         self.start, self.stop, self.batch_size = start, stop, batch_size
-        self.rank, self.device = rank, device
+        self.rank, self.device = rank, None if device is None else torch.device(device)
 
-    def __iter__(self) -> Iterator[Patches]:
+    def __iter__(self) -> Iterator[Patches | Draft]:
         """Yield the batches of this rank and worker."""
         return self.draw(deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process()))
 
@@ -90,7 +90,7 @@ class PatchStream(IterableDataset):
         """Fix the rank: a spawned worker of a loader has no process group to ask."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
-    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches]:
+    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Draft]:
         """Draw windows of the stream.
 
         Parameters
@@ -100,21 +100,24 @@ class PatchStream(IterableDataset):
 
         Yields
         ------
-        Patches
+        Patches or Draft
             One for each window.
         """
-        blocks: dict[int, Patches] = {}
+        blocks: dict[int, Patches | Draft] = {}
+        here = self.device == torch.device("cpu")
+        # a processor likes small parts, which its cache holds; a GPU large ones
+        draw = draw_block if here else draft_block
         for first, last in windows:
             needed = range(first // BLOCK, -(-last // BLOCK))
             # the block that a border cuts serves the next window as well
-            blocks = {b: blocks[b] if b in blocks else self._block(b) for b in needed}
+            blocks = {
+                b: blocks[b] if b in blocks else draw(self.prior, self.seed, b, patches_per_image=self.patches_per_image)
+                for b in needed
+            }
             origin = needed.start * BLOCK
             images = (first - origin) // self.patches_per_image, (last - origin) // self.patches_per_image
-            yield take(join(list(blocks.values())), *images)
-
-    def _block(self, block: int) -> Patches:
-        """Draw one block."""
-        return draw_block(self.prior, self.seed, block, patches_per_image=self.patches_per_image, device=self.device)
+            batch = take(join(list(blocks.values())), *images)
+            yield batch if here or self.device is None else develop(self.prior, batch, self.device)
 
 
 def rank_of_process() -> tuple[int, int]:
@@ -190,67 +193,3 @@ def check_window(seed: int, start: int, stop: int | None, patches_per_image: int
     for name, value in {"start": start, "stop": stop or 0, **sizes}.items():
         if value % patches_per_image:
             raise ValueError(f"whole images of {patches_per_image} patches were expected, got {name}={value}; round it")
-
-
-def _combine(function: Callable[[list[Tensor]], Tensor], batches: Sequence[Patches]) -> Patches:
-    """Apply a function to each field of several batches."""
-    fields = {f: function([getattr(b, f) for b in batches]) for f in FIELDS}
-    context = {n: function([b.context[n] for b in batches]) for n in batches[0].context}
-    nuisances = {n: function([b.nuisances[n] for b in batches]) for n in batches[0].nuisances}
-    return Patches(**fields, context=context, nuisances=nuisances)
-
-
-def join(batches: Sequence[Patches]) -> Patches:
-    """Put several batches together as one.
-
-    Parameters
-    ----------
-    batches : sequence of Patches
-        Of equal numbers of patches per image.
-
-    Returns
-    -------
-    Patches
-        Their images, in order.
-    """
-    return batches[0] if len(batches) == 1 else _combine(torch.cat, batches)
-
-
-def move(batch: Patches, device: str | torch.device) -> Patches:
-    """Move a batch to a device.
-
-    Parameters
-    ----------
-    batch : Patches
-        A batch.
-    device : str or device
-        Where to.
-
-    Returns
-    -------
-    Patches
-        The batch itself if it is there.
-    """
-    return batch if batch.intensity.device == torch.device(device) else _combine(lambda values: values[0].to(device), [batch])
-
-
-def take(batch: Patches, start: int, stop: int, step: int = 1) -> Patches:
-    """Take some images of a batch.
-
-    Parameters
-    ----------
-    batch : Patches
-        A batch.
-    start, stop : int
-        First image, and the one after the last.
-    step : int
-        One of so many is taken.
-
-    Returns
-    -------
-    Patches
-        A copy, for a view would carry the whole batch from a worker to its loader; the batch itself where all is taken.
-    """
-    if start == 0 and stop >= len(batch.host) and step == 1:
-        return batch
-    return _combine(lambda values: values[0][start:stop:step].clone(), [batch])

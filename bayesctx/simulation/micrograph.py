@@ -10,9 +10,10 @@ from ..context import CONTEXT
 from ..imaging import synthesize
 from ..prior import CONTINUOUS, NUISANCES, Prior
 from ..structure import DEFECTS, HOSTS, METALS
-from .rendering import add_columns, detect, image_spectra
-from .scene import SPECIES, place_crystal
-from .stream import draw_centres, draw_images, generators, name_species
+from .rendering import detect
+from .scene import SPECIES, name_species, place_crystal
+from .spectra import add_columns, image_spectra
+from .stream import draw_centres, draw_images, generators
 
 __all__ = ["simulate_micrograph"]
 

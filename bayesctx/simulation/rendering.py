@@ -1,199 +1,47 @@
-"""Columns to counts: optics, contamination, Poisson noise, gain, and the pixels of the model."""
+"""Fourier coefficients to counts: pixels, contamination, noise, gain, and the pixels of the model."""
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..imaging import (
-    FWHM,
-    bandwidth,
-    column_phases,
-    column_spectra,
-    interpolation_matrix,
-    pair_overlap,
-    structure_factor,
-    synthesize,
-)
-from ..optics import ABERRATIONS, wavelength
+from ..imaging import interpolation_matrix, synthesize
+from ..optics import mode_orders
 from ..prior import Prior
-from ..scattering import LookUp, load_table
-from ..scattering.atoms import THERMAL_DISPLACEMENT
-from ..structure import HOSTS, METALS, columns_of
-from .noise import poisson_counts
-from .scene import SPECIES, Scene, first_species
+from .noise import MARGIN, Noise, poisson_counts
+from .records import pick
+from .scene import Scene
+from .spectra import image_bandwidth, image_spectra, patch_spectra
 
-__all__ = ["BOX", "add_columns", "detect", "image_spectra", "patch_spectra", "render"]
+__all__ = ["BOX", "Extent", "detect", "measure_extent", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
-TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
-GROUP = (8, 64)  # most images and patches that are rendered together, of images that need like frequencies
+GROUP = (8, 64)  # most images and patches that are rendered together on a processor, of images that need like frequencies
+LARGE_GROUP = (512, 8192)  # and elsewhere: a call costs its launch, however much it does
 AT_ONCE = 128  # patches of one image whose spectra stay in the cache
-SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
-MARGIN = 2  # pixels that the interpolation needs on either side
 
 
-PAIRS = torch.tensor([i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2])
+@dataclass(frozen=True)
+class Extent:
+    """What it takes to compute images.
 
-
-@functools.cache
-def _table(device: torch.device) -> LookUp:
-    """Where the columns of every material stand in the table of responses, shape (host, dopant, column).
-
-    First every species, then the upper atoms of the pairs, then the lower ones.
-    """
-    columns = []
-    for host in HOSTS:
-        for dopant in METALS:
-            species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
-            columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
-    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
-
-
-def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
-    """Relative rms error of the ratio of columns that are added without their interference (benchmarks/additivity.py).
-
-    It fades with the spatial frequency of the innermost wave on the detector, and grows as a tilt shears the pairs.
-    """
-    frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
-    flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
-    return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
-
-
-def image_spectra(
-    image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], deviation: Tensor, *, cell: tuple[float, float]
-) -> Tensor:
-    """Fourier coefficients of the image of every species.
-
-    Parameters
+    Attributes
     ----------
-    image : mapping of str to Tensor, shape (image,)
-        ``host`` and ``dopant`` by index, and the continuous context.
-    nuisances : mapping of str to Tensor, shape (image,)
-        See ``prior.NUISANCES``.
-    deviation : Tensor, shape (image, species)
-        Errors of additivity, in standard deviations.
-    cell : tuple of float
-        Periods (Lx, Ly) in Å.
-
-    Returns
-    -------
-    Tensor, shape (image, species, qy, qx)
-        Complex, as a fraction of the beam.
+    num_modes : Tensor of int, shape (image,)
+        Largest order of the spatial frequencies along either axis.
+    num_native : Tensor of int, shape (image,)
+        Pixels of the scan along each side of a patch.
+    between : Tensor of bool, shape (image,)
+        Whether the pixels of the model lie between those of the scan.
     """
-    energy, inner, outer = (image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle"))
-    columns = _table(energy.device)[image["host"], image["dopant"]]
-    azimuth = nuisances["tilt_azimuth"]
-    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
-    share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
-    tilted = bool(slope.any())
-    if tilted:
-        share = torch.cat([share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1)
-    else:
-        columns = columns[:, : len(SPECIES)]
-    spectra = column_spectra(
-        load_table().coefficients(columns, energy, inner, outer) * share[..., None, None],
-        columns.displacement * nuisances["vibration"][:, None],
-        beam_energy=energy,
-        convergence_semiangle=image["convergence_semiangle"],
-        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"} | {"C10": -image["defocus"]},
-        source_size=nuisances["source_size"],
-        focal_spread=nuisances["focal_spread"],
-        cell=cell,
-        num_modes=tuple(math.ceil(float(_bandwidth(image, nuisances).max()) * length) for length in cell),
-        positions=columns.height[..., None] * slope[:, None] if tilted else None,
-    )
-    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
-    return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
 
-
-def _split(share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor) -> list[Tensor]:
-    """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
-    upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
-    slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
-    alone = share[:, PAIRS] * (1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner))
-    share[:, PAIRS] -= alone
-    return [alone, alone]
-
-
-def _bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]) -> Tensor:
-    """Largest spatial frequency of every image in 1/Å."""
-    smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
-    blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
-    return bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE)
-
-
-def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
-    """Add up the columns of a scene.
-
-    Parameters
-    ----------
-    spectra : Tensor, shape (image, species, qy, qx)
-        Coefficients of one column of every species.
-    scene : Scene
-        Where the columns are.
-    cell : tuple of float
-        Periods in Å.
-
-    Returns
-    -------
-    Tensor, shape (image, patch, qy, qx)
-        Coefficients of every patch.
-    """
-    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    factors = structure_factor(scene.positions, scene.weights, cell=cell, num_modes=modes)
-    metal, chalcogen = (spectra[:, None, first_species(defect)] for defect in ("M", "X2"))
-    total = torch.addcmul(metal * factors[:, :, 0], chalcogen, factors[:, :, 1])
-    return _add_special(total.flatten(0, 1), spectra, scene, cell).view(total.shape)
-
-
-def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
-    """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
-    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[:, None, None] * len(SPECIES)
-    num_used = (scene.special_weights > 0).sum(-1).flatten()
-    # patches with many such columns first: then the k-th column is that of the first patches
-    order = num_used.argsort(descending=True, stable=True)
-    species, positions = (v.flatten(0, 1)[order] for v in (species, scene.special_positions))
-    at_x, at_y = column_phases(positions, cell=cell, num_modes=modes)
-    responses, sums = spectra.flatten(0, 1), total[order]
-    for k in range(int(num_used.max())):
-        num = int((num_used > k).sum())
-        response = responses[species[:num, k]]
-        response *= at_y[:num, k, :, None]
-        sums[:num].addcmul_(response, at_x[:num, k, None, :])
-    return sums[order.argsort()]
-
-
-def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]) -> Tensor:
-    """Add up the columns of one large image.
-
-    Parameters
-    ----------
-    spectra : Tensor, shape (species, qy, qx)
-        Coefficients of one column of every species.
-    positions : Tensor, shape (column, 2)
-        In Å.
-    species : Tensor of int, shape (column,)
-        Index into ``SPECIES``.
-    cell : tuple of float
-        Periods in Å.
-
-    Returns
-    -------
-    Tensor, shape (qy, qx)
-        Coefficients of the image.
-    """
-    total, modes = torch.zeros_like(spectra[0]), (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    for kind in species.unique():
-        at = positions[species == kind]
-        total += spectra[kind] * structure_factor(at, torch.ones_like(at[:, 0]), cell=cell, num_modes=modes)
-    return total
+    num_modes: Tensor
+    num_native: Tensor
+    between: Tensor
 
 
 def detect(
@@ -243,21 +91,57 @@ def detect(
     return of_patch("gain") * (counts + of_patch("dark_level") * peak * exposure)
 
 
+def measure_extent(prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], num_patches: int) -> Extent:
+    """Frequencies and pixels that images need.
+
+    Parameters
+    ----------
+    prior : Prior
+        Gives the pixels of the patch.
+    image, nuisances : mapping of str to Tensor, shape (image,)
+        See ``render``.
+    num_patches : int
+        Patches of an image.
+
+    Returns
+    -------
+    Extent
+        Images that need much the same get the same, so that they can be computed together.
+    """
+    needed, step = image_bandwidth(image, nuisances), _native_step(prior, nuisances)
+    moved = (step != prior.sampling) | (nuisances["phase_x"] != 0) | (nuisances["phase_y"] != 0)
+    num_modes, between = torch.zeros_like(image["host"]), torch.zeros_like(moved)
+    num_native = torch.full_like(num_modes, prior.num_pixels)
+    for group in needed.argsort().split(_num_together(GROUP, num_patches)):
+        num_modes[group] = math.ceil(float(needed[group].max()) * BOX)
+        if bool(moved[group].any()):
+            between[group] = True
+            num_native[group] = math.ceil(prior.num_pixels * prior.sampling / float(step[group].min())) + 2 * MARGIN
+    return Extent(num_modes, num_native, between)
+
+
+def _native_step(prior: Prior, nuisances: Mapping[str, Tensor]) -> Tensor:
+    """Size of the pixels that are computed in Å: those finer than the model's are binned, their counts add up."""
+    return nuisances["scan_step"].clamp(min=prior.sampling)
+
+
+def _num_together(most: tuple[int, int], num_patches: int) -> int:
+    """Number of images that are rendered together."""
+    return max(1, min(most[0], most[1] // num_patches))
+
+
 def render(
-    rng: np.random.Generator,
     prior: Prior,
     image: Mapping[str, Tensor],
     nuisances: Mapping[str, Tensor],
     scene: Scene,
-    *,
-    noise: bool = True,
+    noise: Noise,
+    extent: Extent | None = None,
 ) -> Tensor:
     """Image the patches of a scene.
 
     Parameters
     ----------
-    rng : Generator
-        Source of randomness.
     prior : Prior
         Gives the pixels of the patch.
     image : mapping of str to Tensor, shape (image,)
@@ -266,82 +150,69 @@ def render(
         See ``prior.NUISANCES``.
     scene : Scene
         Where the columns are.
-    noise : bool
-        Draw counts; otherwise they are the expected ones.
+    noise : Noise
+        Random numbers.
+    extent : Extent, optional
+        What it takes, on the processor. Default: ``measure_extent`` of these images.
 
     Returns
     -------
     Tensor, shape (image, patch, y, x)
-        Intensity: the scan's own pixels interpolated to those of the model.
+        Intensity: the scan's own pixels interpolated to those of the model. The same to rounding on any device and beside any
+        other images, as long as its extent is the same.
     """
-    num_images, num_patches = scene.special_species.shape[:2]
-    device = scene.positions.device
-    most = prior.num_pixels + 2 * MARGIN
-    # every random number before any arithmetic: rounding, which differs between machines, cannot shift them
-    deviation = _normal(rng, num_images, len(SPECIES)).to(device)
-    jitter = _normal(rng, num_images, num_patches, most).to(device)
-    pixels = (num_images, num_patches, most, most)
-    normal = _normal(rng, *pixels).to(device) if noise else None
-    readout = _normal(rng, *pixels).to(device) if noise and prior.nuisances.get("readout", 0.0) else None
-    groups = _bandwidth(image, nuisances).argsort().split(max(1, min(GROUP[0], GROUP[1] // num_patches)))
-    rendered = [
-        _render_group(
-            prior,
-            {n: v[g] for n, v in image.items()},
-            {n: v[g] for n, v in nuisances.items()},
-            scene[g],
-            deviation[g],
-            jitter[g],
-            *(None if n is None else n[g] for n in (normal, readout)),
-        )
-        for g in groups
-    ]
-    return torch.cat(rendered)[torch.cat(groups).argsort()]
-
-
-def _normal(rng: np.random.Generator, *shape: int) -> Tensor:
-    """Standard normal variables."""
-    return torch.from_numpy(rng.standard_normal(shape, np.float32))
+    num_patches, device = scene.special_species.shape[1], scene.positions.device
+    extent = extent or measure_extent(prior, image, nuisances, num_patches)
+    most = GROUP if device.type == "cpu" else LARGE_GROUP
+    order = extent.num_native.argsort(stable=True)
+    order = order[extent.num_modes[order].argsort(stable=True)]
+    rendered = []
+    for group in order.split(_num_together(most, num_patches)):
+        there = group.to(device)
+        parts = (pick(record, there) for record in (image, nuisances, scene, noise))
+        rendered.append(_render_group(prior, *parts, pick(extent, group)))
+    return torch.cat(rendered)[order.argsort().to(device)]
 
 
 def _render_group(
-    prior: Prior,
-    image: Mapping[str, Tensor],
-    nuisances: Mapping[str, Tensor],
-    scene: Scene,
-    deviation: Tensor,
-    jitter: Tensor,
-    normal: Tensor | None,
-    readout: Tensor | None,
+    prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], scene: Scene, noise: Noise, extent: Extent
 ) -> Tensor:
-    """Patches of images of like bandwidth, shape (image, patch, y, x)."""
+    """Patches of images of like extent, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
-    spectra = image_spectra(image, nuisances, deviation, cell=cell)
-    # pixels finer than the model's are binned: their counts add up, the jitter of their rows averages
-    step = nuisances["scan_step"].clamp(min=prior.sampling)
+    num_modes, num_native = int(extent.num_modes.max()), int(extent.num_native.max())
+    spectra = image_spectra(image, nuisances, noise.deviation, cell=cell, num_modes=(num_modes, num_modes))
+    step = _native_step(prior, nuisances)
+    middle = (extent.num_native.to(step.device)[:, None, None] - 1) / 2
     phase = torch.stack([nuisances["phase_x"], nuisances["phase_y"]])[..., None, None]
-    same = bool((step == prior.sampling).all()) and not bool(phase.any())
-    num_native = prior.num_pixels if same else math.ceil(prior.num_pixels * prior.sampling / float(step.min())) + 2 * MARGIN
-    middle = (num_native - 1) / 2
     native = (torch.arange(num_native, device=step.device) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
-    shift = jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
-    parts = [slice(first, first + AT_ONCE) for first in range(0, jitter.shape[1], AT_ONCE)]
-    clean = torch.cat(
-        [
-            synthesize(patch_spectra(spectra, scene[:, part], cell=cell), *native, cell=cell, row_shift=shift[:, part])
-            for part in parts
-        ],
-        1,
-    )
+    # the jitter of rows that are binned averages
+    shift = noise.jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
+    clean = []
+    for part in (slice(first, first + AT_ONCE) for first in range(0, shift.shape[1], AT_ONCE)):
+        spectrum = patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell) * _modes_of(extent).to(step.device)
+        clean.append(synthesize(spectrum, *native, cell=cell, row_shift=shift[:, part]))
+    clean = torch.cat(clean, 1) * _pixels_of(extent).to(step.device)
     exposure = (image["dose"] * step**2)[:, None, None, None]
-    drawn = [None if n is None else n[..., :num_native, :num_native] for n in (normal, readout)]
+    counts, readout = (None if n is None else n[..., :num_native, :num_native] for n in (noise.counts, noise.readout))
     if readout is not None:
-        drawn[1] = drawn[1] * (step / nuisances["scan_step"])[:, None, None, None]
-    noisy = detect(clean, *native, exposure, nuisances, *drawn)
-    if same:
+        readout = readout * (step / nuisances["scan_step"])[:, None, None, None]
+    noisy = detect(clean, *native, exposure, nuisances, counts, readout)
+    if not bool(extent.between.any()):
         return noisy
     # the pixels of a patch cut from a micrograph lie anywhere between those of the scan
     target = (torch.arange(prior.num_pixels, device=step.device) - (prior.num_pixels - 1) / 2) * prior.sampling
     position = target / step[:, None, None] + middle + phase
     along_x, along_y = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None, None])
     return along_y @ noisy @ along_x.mT
+
+
+def _modes_of(extent: Extent) -> Tensor:
+    """One where a mode is one of the image, not of its company only, shape (image, 1, qy, qx)."""
+    orders, most = mode_orders(int(extent.num_modes.max())).abs(), extent.num_modes[:, None, None, None]
+    return ((orders[:, None] <= most) & (orders[: len(orders) // 2 + 1] <= most)).float()
+
+
+def _pixels_of(extent: Extent) -> Tensor:
+    """One where a pixel is one of the image, not of its company only, shape (image, 1, y, x)."""
+    inside = torch.arange(int(extent.num_native.max())) < extent.num_native[:, None, None, None]
+    return (inside & inside.mT).float()

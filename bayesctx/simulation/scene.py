@@ -5,16 +5,16 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb
+from ..structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb, species_of
 
-__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "place_columns", "place_crystal", "sites_around"]
+__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "name_species", "place_columns", "place_crystal", "sites_around"]
 
 SPECIES = tuple((d, v) for d in DEFECTS for v in range(len(columns_of(d, "MoS2", "W"))))
 """Every class with each of its alternatives: the index of a column of atoms in a material."""
@@ -57,25 +57,6 @@ class Scene:
     special_positions: Tensor
     special_species: Tensor
     special_weights: Tensor
-
-    def __getitem__(self, index: object) -> Scene:
-        """Select by image, or by image and patch."""
-        return Scene(*(getattr(self, f.name)[index] for f in fields(self)))
-
-    def to(self, device: str | torch.device) -> Scene:
-        """Move to a device.
-
-        Parameters
-        ----------
-        device : str or device
-            Where to.
-
-        Returns
-        -------
-        Scene
-            There.
-        """
-        return Scene(*(getattr(self, f.name).to(device) for f in fields(self)))
 
 
 def first_species(defect: str) -> int:
@@ -123,6 +104,28 @@ def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, T
     is_adatom = defect == DEFECTS.index("adatom_M")
     alternative = torch.where(is_adatom, int(KINDS[kind] == "hollow"), alternative)
     return FIRST_SPECIES[defect] + alternative, chosen > 0
+
+
+def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
+    """Name species by index.
+
+    Parameters
+    ----------
+    species : ndarray of int, shape (site,)
+        Index into ``SPECIES``.
+    host, dopant : ndarray of str, shape (site,)
+        Names.
+
+    Returns
+    -------
+    ndarray of str, shape (site,)
+        Chemical formulas.
+    """
+    names = [
+        species_of(columns_of(defect, h, d)[alternative])
+        for (defect, alternative), h, d in zip((SPECIES[s] for s in species), host, dopant, strict=True)
+    ]
+    return np.array(names)
 
 
 @functools.cache

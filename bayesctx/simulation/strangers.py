@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..prior import Prior
+from .noise import draw_noise
 from .rendering import BOX, detect, render
 from .scene import Scene, place_columns
 from .stream import BLOCK, draw_centres, draw_images, generators
@@ -64,6 +65,11 @@ def draw_strangers(prior: Prior, seed: int, block: int, kind: str, *, patches_pe
     return STRANGERS[kind](prior, rng, image, nuisances, crystal)
 
 
+def _render(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, scene: Scene) -> Tensor:
+    """Image a scene with noise."""
+    return render(prior, image, nuisances, scene, draw_noise(rng[3], prior, *scene.special_species.shape[:2]))
+
+
 def _bilayer(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable) -> Tensor:
     """Two crystals on top of each other, shifted and turned."""
     (first, own), (second, _) = crystal(), crystal()
@@ -73,7 +79,7 @@ def _bilayer(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crysta
         positions=second.positions + shift[..., None, None, :],
         special_positions=second.special_positions + shift[..., None, :],
     )
-    return render(rng[3], prior, image, nuisances | own, _join(first, moved))
+    return _render(prior, rng, image, nuisances | own, _join(first, moved))
 
 
 def _grain_boundary(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable) -> Tensor:
@@ -94,7 +100,7 @@ def _grain_boundary(prior: Prior, rng: list, image: Mapping, nuisances: Mapping,
             special_weights=scene.special_weights * beyond(scene.special_positions),
         )
 
-    return render(rng[3], prior, image, nuisances | own, _join(half(first, 1), half(second, -1)))
+    return _render(prior, rng, image, nuisances | own, _join(half(first, 1), half(second, -1)))
 
 
 def _amorphous_film(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable) -> Tensor:
@@ -103,14 +109,14 @@ def _amorphous_film(prior: Prior, rng: list, image: Mapping, nuisances: Mapping,
     anywhere = torch.from_numpy(rng[2].uniform(-BOX / 2, BOX / 2, scene.positions.shape).astype(np.float32))
     empty = torch.zeros_like(scene.special_weights)
     film = replace(scene, positions=anywhere, weights=torch.ones_like(scene.weights), special_weights=empty)
-    return render(rng[3], prior, image, nuisances | own, film)
+    return _render(prior, rng, image, nuisances | own, film)
 
 
 def _out_of_focus(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable) -> Tensor:
     """A crystal far above or below the focus."""
     scene, own = crystal()
     sign = torch.from_numpy(rng[2].choice(np.array([-1, 1], np.float32), len(image["host"])))
-    return render(rng[3], prior, image | {"defocus": FAR_FOCUS * sign}, nuisances | own, scene)
+    return _render(prior, rng, image | {"defocus": FAR_FOCUS * sign}, nuisances | own, scene)
 
 
 def _vacuum(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable) -> Tensor:

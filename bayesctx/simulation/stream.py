@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
-from ..context import CONTEXT
 from ..prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, quantile
-from ..structure import DEFECTS, HOSTS, METALS, columns_of, species_of
-from .rendering import BOX, render
-from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, SPECIES, place_columns
+from ..structure import DEFECTS, HOSTS, METALS
+from .noise import Noise, draw_noise
+from .records import move
+from .rendering import BOX, Extent, measure_extent, render
+from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 
-__all__ = ["Patches", "draw_block", "draw_centres", "draw_images", "generators", "name_species", "simulate"]
+__all__ = [
+    "Draft",
+    "Patches",
+    "develop",
+    "draft_block",
+    "draw_block",
+    "draw_centres",
+    "draw_images",
+    "generators",
+]
 
 BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
 
@@ -52,6 +60,35 @@ class Patches:
     nuisances: Mapping[str, Tensor]
 
 
+@dataclass(frozen=True)
+class Draft:
+    """Patches before their images are computed: all that is random about them, drawn.
+
+    Attributes
+    ----------
+    image : mapping of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context.
+    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
+        As those of ``Patches``.
+    defect, species : Tensor, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    scene : Scene
+        Where the columns are.
+    noise : Noise
+        Random numbers of the images.
+    extent : Extent
+        What it takes to compute them.
+    """
+
+    image: Mapping[str, Tensor]
+    nuisances: Mapping[str, Tensor]
+    defect: Tensor
+    species: Tensor
+    scene: Scene
+    noise: Noise
+    extent: Extent
+
+
 @torch.no_grad()
 def draw_block(
     prior: Prior,
@@ -84,16 +121,55 @@ def draw_block(
     Patches
         The same for the same arguments, on another device to rounding.
     """
+    return develop(prior, draft_block(prior, seed, block, patches_per_image=patches_per_image, noise=noise), device)
+
+
+@torch.no_grad()
+def draft_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Draft:
+    """Draw all that is random about one block of patches; a tenth of the time of its images.
+
+    Parameters
+    ----------
+    prior, seed, block, patches_per_image, noise
+        As for ``draw_block``.
+
+    Returns
+    -------
+    Draft
+        On the processor.
+    """
     num_images = BLOCK // patches_per_image
     rng = generators(seed, patches_per_image, block)
     image, nuisances = draw_images(rng[0], prior, num_images)
     defect, species, own = draw_centres(rng[1], prior, num_images, patches_per_image)
     nuisances = nuisances | own
-    scene = place_columns(rng[2], image["host"], species, nuisances, BOX).to(device)
-    image, nuisances = ({name: v.to(device) for name, v in values.items()} for values in (image, nuisances))
-    intensity = render(rng[3], prior, image, nuisances, scene, noise=noise)
-    context = {name: image[name] for name in CONTINUOUS}
-    return Patches(intensity, defect.to(device), species.to(device), image["host"], image["dopant"], context, nuisances)
+    scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
+    numbers = draw_noise(rng[3], prior, num_images, patches_per_image, counting=noise)
+    return Draft(image, nuisances, defect, species, scene, numbers, measure_extent(prior, image, nuisances, patches_per_image))
+
+
+@torch.no_grad()
+def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> Patches:
+    """Compute the images of drawn patches.
+
+    Parameters
+    ----------
+    prior : Prior
+        Of which they were drawn.
+    draft : Draft
+        Of any number of images, of one block or of several.
+    device : str or device
+        Where the images are computed and the patches lie.
+
+    Returns
+    -------
+    Patches
+        Each the same to rounding wherever and beside whichever others it is computed.
+    """
+    there = move(replace(draft, extent=None), device)
+    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
+    context = {name: there.image[name] for name in CONTINUOUS}
+    return Patches(intensity, there.defect, there.species, there.image["host"], there.image["dopant"], context, there.nuisances)
 
 
 def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
@@ -183,94 +259,3 @@ def draw_centres(
     alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
     own = {name: quantile(prior.nuisances.get(name, 0.0), u[..., 2 + i]) for i, name in enumerate(PER_PATCH)}
     return defect, FIRST_SPECIES[defect] + alternative, own
-
-
-def simulate(
-    prior: Prior, num_patches: int, *, seed: int, start: int = 0, noise: bool = True, progress: bool = False
-) -> xr.Dataset:
-    """Draw labelled patches, each an image of its own.
-
-    Parameters
-    ----------
-    prior : Prior
-        What may occur, e.g. ``tmd_prior()``.
-    num_patches : int
-        Number of patches, > 0.
-    seed : int
-        Names the stream; patch i of a seed is the same however many are drawn.
-    start : int
-        Index of the first patch in the stream.
-    noise : bool
-        Draw counts; otherwise ``intensity`` is the expected one.
-    progress : bool
-        Show a progress bar.
-
-    Returns
-    -------
-    Dataset, dimension image
-        ``intensity`` (image, y, x) in counts times a free gain, the truth ``defect`` and ``species``, every variable of
-        the context and every nuisance by name.
-
-    Raises
-    ------
-    ValueError
-        If ``num_patches`` is not positive, or ``seed`` or ``start`` is negative.
-
-    Examples
-    --------
-    >>> from bayesctx.prior import tmd_prior
-    >>> data = simulate(tmd_prior(), 2, seed=0)
-    >>> dict(data.intensity.sizes)
-    {'image': 2, 'y': 32, 'x': 32}
-    """
-    for name, value, least in (("num_patches", num_patches, 1), ("seed", seed, 0), ("start", start, 0)):
-        if value < least:
-            raise ValueError(f"{name} was expected to be at least {least}, got {value}")
-    first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
-    blocks = [draw_block(prior, seed, b, noise=noise) for b in tqdm(range(first, last), disable=not progress, unit="block")]
-    window = slice(start - first * BLOCK, start - first * BLOCK + num_patches)
-
-    def gather(values: list[Tensor]) -> np.ndarray:
-        return torch.cat(values)[window].numpy()
-
-    host = np.array(list(HOSTS))[gather([b.host for b in blocks])]
-    dopant = np.array(METALS)[gather([b.dopant for b in blocks])]
-    variables = {
-        "intensity": (("image", "y", "x"), gather([b.intensity[:, 0] for b in blocks]), {"units": "counts"}),
-        "defect": ("image", np.array(DEFECTS)[gather([b.defect[:, 0] for b in blocks])]),
-        "species": ("image", name_species(gather([b.species[:, 0] for b in blocks]), host, dopant)),
-        "host": ("image", host),
-        "dopant": ("image", dopant),
-        "sampling": ("image", np.full(num_patches, prior.sampling), {"units": CONTEXT["sampling"].unit}),
-    }
-    for name in CONTINUOUS:
-        variables[name] = ("image", gather([b.context[name] for b in blocks]), {"units": CONTEXT[name].unit})
-    for name, (unit, _) in NUISANCES.items():
-        variables[name] = ("image", gather([b.nuisances[name].reshape(BLOCK) for b in blocks]), {"units": unit})
-    abundance = gather([b.nuisances["concentration"] for b in blocks])
-    variables["concentration"] = (("image", "defect_class"), abundance, {"units": "1"})
-    axis = (np.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
-    coords = {"y": ("y", axis, {"units": "Å"}), "x": ("x", axis, {"units": "Å"}), "defect_class": list(DEFECTS)}
-    return xr.Dataset(variables, coords, {"seed": seed, "start": start})
-
-
-def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
-    """Name species by index.
-
-    Parameters
-    ----------
-    species : ndarray of int, shape (site,)
-        Index into ``SPECIES``.
-    host, dopant : ndarray of str, shape (site,)
-        Names.
-
-    Returns
-    -------
-    ndarray of str, shape (site,)
-        Chemical formulas.
-    """
-    names = [
-        species_of(columns_of(defect, h, d)[alternative])
-        for (defect, alternative), h, d in zip((SPECIES[s] for s in species), host, dopant, strict=True)
-    ]
-    return np.array(names)

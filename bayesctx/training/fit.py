@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Patches, PatchStream, move, rank_of_process, take
+from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process, take
 from .checkpoint import resume, write_checkpoint
 from .ranks import average, together
 from .score import ask, conditional_log_score, generative_log_score, log_scores_among_images, random_subset
@@ -25,6 +25,7 @@ __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
 PARTLY_KNOWN = 0.25  # share of the steps that ask about a part of the context: they take as long as two others
+LARGE = 8192  # patches whose images are computed at once beside a model on a GPU
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -36,6 +37,7 @@ def train(
     batch_size: int = 512,
     learning_rate: float = 5e-3,
     context_weight: float = 3.0,
+    contrast_images: int = 16,
     generative_weight: float = 0.02,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
@@ -58,7 +60,10 @@ def train(
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
     context_weight : float
-        Weight of the log score of the class together with the context, that of one of the images of a block.
+        Weight of the log score of the class together with the context, that of one of several images.
+    contrast_images : int
+        How many those are, neighbours in a batch. More tell finer differences of the context apart; on a processor they cost
+        time.
     generative_weight : float
         Weight of the log density of the features per step.
     checkpoint : path-like, optional
@@ -66,7 +71,8 @@ def train(
     checkpoint_interval : int
         Steps between checkpoints: what a killed run loses at most.
     num_workers : int
-        Processes that simulate, on the processor wherever the model is; 0 simulates in this one, on the model's device.
+        Processes that simulate; 0 simulates in this one. Beside a model on a GPU they draw what is random, and the images are
+        computed on it.
     progress : bool
         Show a progress bar with loss and rate.
 
@@ -74,7 +80,7 @@ def train(
     -------
     Dataset, dimension step
         ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score`` of the class together with the
-        image among those of a block.
+        image.
 
     Raises
     ------
@@ -86,7 +92,7 @@ def train(
     Where ``torch.distributed`` is initialised every rank takes its share of each batch, and all take the same steps as one
     process would, but for the order of sums; the first one writes the checkpoint, which all must be able to read.
     """
-    _check_sizes(num_patches, batch_size)
+    _check_sizes(num_patches, batch_size, contrast_images)
     num_steps = max(1, num_patches // batch_size)
     optimizer = torch.optim.AdamW([*model.encoder.parameters(), *model.likelihood.parameters()], learning_rate, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
@@ -96,11 +102,12 @@ def train(
         "batch_size": batch_size,
         "learning_rate": learning_rate,
         "context_weight": context_weight,
+        "contrast_images": contrast_images,
         "generative_weight": generative_weight,
     }
     if "training" in model.card:
         run["start"] = model.card["training"]
-    weights = {"context": context_weight, "generative": generative_weight}
+    loss = {"context_weight": context_weight, "contrast_images": contrast_images, "generative_weight": generative_weight}
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
@@ -115,7 +122,7 @@ def train(
     with bar, together(model):
         for step, batch in enumerate(loader, first):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-            history.append(_step(model, batch, optimizer, generator, weights))
+            history.append(_step(model, batch, optimizer, generator, **loss))
             schedule.step()
             bar.update(batch_size)
             recent = np.mean(history[-100:], 0)
@@ -128,31 +135,32 @@ def train(
     return xr.Dataset({n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)})
 
 
-def _check_sizes(num_patches: int, batch_size: int) -> None:
-    """Raise for a run without patches, or with parts of images."""
+def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> None:
+    """Raise for a run without patches, or with parts of images or of what is contrasted."""
     if num_patches < 1:
         raise ValueError(f"num_patches was expected to be at least 1, got {num_patches}")
     if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
         raise ValueError(f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it")
     _, ranks = rank_of_process()
-    if ranks > 1 and batch_size % (ranks * BLOCK):
-        raise ValueError(
-            f"a batch of whole blocks of {BLOCK} for each of {ranks} processes was expected, got {batch_size}; round it"
-        )
+    whole = math.lcm(BLOCK, contrast_images * PATCHES_PER_IMAGE)
+    if ranks > 1 and batch_size % (ranks * whole):
+        raise ValueError(f"a batch of whole blocks of {whole} for each of {ranks} processes was expected, got {batch_size}")
 
 
 def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int) -> Iterator[Patches]:
     """Shares of the batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
     rank, ranks = rank_of_process()
     share = batch_size // ranks
+    device = next(model.parameters()).device
+    here = device.type == "cpu"
     size = math.lcm(share, BLOCK)
+    # a GPU computes images of many patches at once in hardly more time than those of a few
+    size *= 1 if here else max(1, LARGE // size)
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
-    device = next(model.parameters()).device
-    # a GPU is not shared with workers, and is better fed by several processors than by its own many small kernels
-    where = "cpu" if num_workers else device
-    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=where, **window)
-    prefetch = 4 if num_workers else None
+    # a GPU is not shared with workers: they draw what is random, and the images are computed where the model is
+    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=device if here else None, **window)
+    prefetch = (4 if here else 2) if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(
@@ -161,26 +169,33 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     images = share // PATCHES_PER_IMAGE
     # with several ranks a batch is a window, and nothing is skipped
     skipped = (start - origin) // PATCHES_PER_IMAGE
-    for drawn in (move(batch, device) for batch in loader):
+    for drawn in (batch if here else develop(model.prior, batch, device) for batch in loader):
         for first in range(skipped, len(drawn.host), images):
             yield take(drawn, first, first + images)
         skipped = 0
 
 
-def _without_nuisances(batch: Patches) -> Patches:
+def _without_nuisances(batch: Patches | Draft) -> Patches | Draft:
     """Leave behind in the worker what is not learnt from: every tensor costs the loader a file descriptor."""
-    return replace(batch, nuisances={})
+    return replace(batch, nuisances={}) if isinstance(batch, Patches) else batch
 
 
 def _step(
-    model: DefectModel, batch: Patches, optimizer: torch.optim.Optimizer, generator: torch.Generator, weights: Mapping[str, float]
+    model: DefectModel,
+    batch: Patches,
+    optimizer: torch.optim.Optimizer,
+    generator: torch.Generator,
+    *,
+    context_weight: float,
+    contrast_images: int,
+    generative_weight: float,
 ) -> tuple[float, float, float]:
     """One step of the optimizer: loss, log score of the class with everything known, and of class and image."""
     features = model.encoder(batch.intensity)
     # with everything known a table is small: every patch is asked, in every step
-    of_class, of_both = (s.mean() for s in log_scores_among_images(model, features, batch))
-    loss = -of_class / 2 - weights["context"] * of_both
-    loss = loss - weights["generative"] * generative_log_score(model, features, batch).mean()
+    of_class, of_both = (s.mean() for s in log_scores_among_images(model, features, batch, contrast_images))
+    loss = -of_class / 2 - context_weight * of_both
+    loss = loss - generative_weight * generative_log_score(model, features, batch).mean()
     if float(torch.rand((), generator=generator)) < PARTLY_KNOWN:
         loss = loss - _score_partly_known(model, features, batch, generator) / 2
     optimizer.zero_grad(set_to_none=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..likelihood import HYPOTHESES, describe, log_sum_exp
 from ..model import DefectModel, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
-from ..simulation import BLOCK, SPECIES, Patches
+from ..simulation import SPECIES, Patches
 from ..structure import DEFECTS
 
 __all__ = [
@@ -158,7 +158,7 @@ def conditional_log_score(model: DefectModel, features: Tensor, defect: Tensor, 
     return log_sum_exp(joint.masked_fill(~is_true, -torch.inf).flatten(2)) - log_sum_exp(joint.flatten(2))
 
 
-def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches) -> tuple[Tensor, Tensor]:
+def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches, num_images: int = 16) -> tuple[Tensor, Tensor]:
     """Log probability of the true class where everything is known, and of class and image where the image is not.
 
     Parameters
@@ -169,28 +169,30 @@ def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches
         Contrast features.
     batch : Patches
         The truth.
+    num_images : int
+        Neighbours in the batch among which the image of a patch is asked for; all where they do not divide it.
 
     Returns
     -------
     of_class : Tensor, shape (image, patch)
         log p(defect | features, whole context) in nats.
     of_both : Tensor, shape (image, patch)
-        log p(defect, host, dopant, context | features) in nats, where host, dopant and context are those of one of the images of
-        a block: all are draws from the prior, so that this is a contrastive estimate of likelihood ratios.
+        log p(defect, host, dopant, context | features) in nats, where host, dopant and context are those of one of these
+        images: all are draws from the prior, so that this is a contrastive estimate of likelihood ratios.
 
     References
     ----------
     Durkan, Murray and Papamakarios, On contrastive learning for likelihood-free inference, ICML (2020), arXiv 2002.03712.
     """
-    blocks, rest = divmod(batch.defect.numel(), BLOCK)
-    blocks = 1 if rest else blocks
+    groups, rest = divmod(len(features), num_images)
+    groups = 1 if rest else groups
     question = ask(batch, model.prior, EVERYTHING, torch.Generator(), num_draws=1)
-    # the images of a block as if they were draws of the context
-    outcomes = model.outcomes(question.context, question.materials).map(lambda v: v.unflatten(0, (blocks, -1)).flatten(1, 2))
-    joint = outcomes.log_prob(features.reshape(blocks, -1, features.shape[-1]))[..., 0, :].clamp(min=-1e5)
-    joint = joint.unflatten(1, (len(features) // blocks, -1))  # (block, image, patch, draw, outcome)
+    # the images of a group as if they were draws of the context
+    outcomes = model.outcomes(question.context, question.materials).map(lambda v: v.unflatten(0, (groups, -1)).flatten(1, 2))
+    joint = outcomes.log_prob(features.reshape(groups, -1, features.shape[-1]))[..., 0, :].clamp(min=-1e5)
+    joint = joint.unflatten(1, (len(features) // groups, -1))  # (group, image, patch, draw, outcome)
     own = joint.diagonal(dim1=1, dim2=3).movedim(-1, 1)
-    is_true = (outcome_classes(1).to(joint.device) == batch.defect[..., None]).unflatten(0, (blocks, -1))
+    is_true = (outcome_classes(1).to(joint.device) == batch.defect[..., None]).unflatten(0, (groups, -1))
     true = own[is_true].view(own.shape[:-1])
     of_class, of_both = true - log_sum_exp(own), true - log_sum_exp(joint.flatten(-2))
     return of_class.flatten(0, 1), of_both.flatten(0, 1)

@@ -1,0 +1,197 @@
+"""Columns to Fourier coefficients of images: the response of every species, and where it stands."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from ..imaging import FWHM, bandwidth, column_phases, column_spectra, pair_overlap, structure_factor
+from ..optics import ABERRATIONS, wavelength
+from ..scattering import LookUp, load_table
+from ..scattering.atoms import THERMAL_DISPLACEMENT
+from ..structure import HOSTS, METALS, columns_of
+from .scene import SPECIES, Scene, first_species
+
+__all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
+
+TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
+SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
+PAIRS = torch.tensor([i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2])
+
+
+@functools.cache
+def _table(device: torch.device) -> LookUp:
+    """Where the columns of every material stand in the table of responses, shape (host, dopant, column).
+
+    First every species, then the upper atoms of the pairs, then the lower ones.
+    """
+    columns = []
+    for host in HOSTS:
+        for dopant in METALS:
+            species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
+            columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
+    return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
+
+
+def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
+    """Relative rms error of the ratio of columns that are added without their interference (benchmarks/additivity.py).
+
+    It fades with the spatial frequency of the innermost wave on the detector, and grows as a tilt shears the pairs.
+    """
+    frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
+    flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
+    return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
+
+
+def image_spectra(
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    deviation: Tensor,
+    *,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int] | None = None,
+) -> Tensor:
+    """Fourier coefficients of the image of every species.
+
+    Parameters
+    ----------
+    image : mapping of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context.
+    nuisances : mapping of str to Tensor, shape (image,)
+        See ``prior.NUISANCES``.
+    deviation : Tensor, shape (image, species)
+        Errors of additivity, in standard deviations.
+    cell : tuple of float
+        Periods (Lx, Ly) in Å.
+    num_modes : tuple of int, optional
+        Largest orders of the spatial frequencies. Default: as many as the images need.
+
+    Returns
+    -------
+    Tensor, shape (image, species, qy, qx)
+        Complex, as a fraction of the beam.
+    """
+    energy, inner, outer = (image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle"))
+    columns = _table(energy.device)[image["host"], image["dopant"]]
+    azimuth = nuisances["tilt_azimuth"]
+    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
+    share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
+    tilted = bool(slope.any())
+    num_modes = num_modes or tuple(math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell)
+    if tilted:
+        share = torch.cat([share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1)
+    else:
+        columns = columns[:, : len(SPECIES)]
+    spectra = column_spectra(
+        load_table().coefficients(columns, energy, inner, outer) * share[..., None, None],
+        columns.displacement * nuisances["vibration"][:, None],
+        beam_energy=energy,
+        convergence_semiangle=image["convergence_semiangle"],
+        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"} | {"C10": -image["defocus"]},
+        source_size=nuisances["source_size"],
+        focal_spread=nuisances["focal_spread"],
+        cell=cell,
+        num_modes=num_modes,
+        positions=columns.height[..., None] * slope[:, None] if tilted else None,
+    )
+    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
+    return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
+
+
+def _split(share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor) -> list[Tensor]:
+    """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
+    upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
+    slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
+    alone = share[:, PAIRS] * (1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner))
+    share[:, PAIRS] -= alone
+    return [alone, alone]
+
+
+def image_bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]) -> Tensor:
+    """Largest spatial frequency of every image.
+
+    Parameters
+    ----------
+    image, nuisances : mapping of str to Tensor, shape (image,)
+        See ``image_spectra``.
+
+    Returns
+    -------
+    Tensor, shape (image,)
+        In 1/Å.
+    """
+    smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
+    blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
+    return bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE)
+
+
+def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
+    """Add up the columns of a scene.
+
+    Parameters
+    ----------
+    spectra : Tensor, shape (image, species, qy, qx)
+        Coefficients of one column of every species.
+    scene : Scene
+        Where the columns are.
+    cell : tuple of float
+        Periods in Å.
+
+    Returns
+    -------
+    Tensor, shape (image, patch, qy, qx)
+        Coefficients of every patch.
+    """
+    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
+    factors = structure_factor(scene.positions, scene.weights, cell=cell, num_modes=modes)
+    metal, chalcogen = (spectra[:, None, first_species(defect)] for defect in ("M", "X2"))
+    total = torch.addcmul(metal * factors[:, :, 0], chalcogen, factors[:, :, 1])
+    return _add_special(total.flatten(0, 1), spectra, scene, cell).view(total.shape)
+
+
+def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
+    """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
+    modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
+    species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[:, None, None] * len(SPECIES)
+    num_used = (scene.special_weights > 0).sum(-1).flatten()
+    # patches with many such columns first: then the k-th column is that of the first patches
+    order = num_used.argsort(descending=True, stable=True)
+    species, positions = (v.flatten(0, 1)[order] for v in (species, scene.special_positions))
+    at_x, at_y = column_phases(positions, cell=cell, num_modes=modes)
+    responses, sums = spectra.flatten(0, 1), total[order]
+    slots = torch.arange(species.shape[-1], device=num_used.device)
+    for k, num in enumerate((num_used[:, None] > slots).sum(0).cpu().tolist()):
+        response = responses[species[:num, k]]
+        response *= at_y[:num, k, :, None]
+        sums[:num].addcmul_(response, at_x[:num, k, None, :])
+    return sums[order.argsort()]
+
+
+def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]) -> Tensor:
+    """Add up the columns of one large image.
+
+    Parameters
+    ----------
+    spectra : Tensor, shape (species, qy, qx)
+        Coefficients of one column of every species.
+    positions : Tensor, shape (column, 2)
+        In Å.
+    species : Tensor of int, shape (column,)
+        Index into ``SPECIES``.
+    cell : tuple of float
+        Periods in Å.
+
+    Returns
+    -------
+    Tensor, shape (qy, qx)
+        Coefficients of the image.
+    """
+    total, modes = torch.zeros_like(spectra[0]), (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
+    for kind in species.unique():
+        at = positions[species == kind]
+        total += spectra[kind] * structure_factor(at, torch.ones_like(at[:, 0]), cell=cell, num_modes=modes)
+    return total
