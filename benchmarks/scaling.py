@@ -19,7 +19,7 @@ KNOWN = ("everything", "host", "nothing")
 
 INTRODUCTION = """Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the {num} patches
 of [bayes_limit](bayes_limit.md), after training on `limit_prior()` for some patches with networks of several sizes (units of
-the encoder and of the likelihood). The width of the likelihood is 1, but for the last row, where it was fitted.
+the encoder and of the likelihood). The last row is `{model}`, which began with the weights of other trainings (docs/model.md).
 
 """
 
@@ -53,7 +53,7 @@ def main() -> None:
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
     training = bc.load_model(arguments.model).card["training"]
-    runs.append(("default, from the weights of another prior" if "start" in training else "default", training["num_patches"]))
+    runs.append(("default, trained before" if "start" in training else "default", training["num_patches"]))
     files.append(arguments.model)
     rows, truth = [], data["defect"][:, None]
     for (size, num), file in zip(runs, files, strict=True):
@@ -65,7 +65,9 @@ def main() -> None:
             gap = score[0] - score[1]
             cells.append(f"{gap.mean():.3f} ± {gap.std() / len(gap) ** 0.5:.3f}")
         rows.append([f"{num:.0e}", size, f"{sum(p.numel() for p in model.parameters()):,}", *cells])
-    body = INTRODUCTION.format(num=len(truth)) + table(["patches", "network", "parameters", *KNOWN], rows)
+    body = INTRODUCTION.format(num=len(truth), model=arguments.model.name) + table(
+        ["patches", "network", "parameters", *KNOWN], rows
+    )
     write("scaling", "What more patches and larger networks would bring", body, arguments.seed)
 
 

@@ -63,8 +63,8 @@ class DefectModel(nn.Module):
             torch.manual_seed(seed)
             self.encoder = Encoder(num_features, prior.num_pixels, width)
             self.likelihood = ContrastLikelihood(num_features, num_components, hidden)
-            normalised = nn.BatchNorm1d(width, affine=False)
-            self.strangers = nn.Sequential(normalised, nn.Linear(width, 128), nn.SiLU(), nn.Linear(128, 1))
+            layers = nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)
+            self.strangers = nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers)
         self.register_buffer("correlation", torch.tensor(0.1))
         self.card: dict[str, object] = {}
 
