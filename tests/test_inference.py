@@ -303,7 +303,7 @@ def calibrated(reference):
     from bayesctx.inference.enumeration import each_patch
 
     with torch.no_grad():
-        defect, context, features = draw_from_model(reference, 400, torch.Generator().manual_seed(5))
+        defect, context, features = draw_from_model(reference, 1600, torch.Generator().manual_seed(5))
         (question,) = questions(reference.prior, {}, 1, 512, 1)
         outcomes = reference.outcomes(question.context, question.materials)
         weight = torch.full((13,), 1 / 13)
