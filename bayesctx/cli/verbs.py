@@ -219,7 +219,7 @@ def _train(arguments: argparse.Namespace) -> None:
         fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
         fit_conflict(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 2)
         scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
-        surprise = fit_surprise(model, num_patches=320 * arguments.held_out, seed=arguments.seed + 1)
+        surprise = fit_surprise(model, num_patches=160 * arguments.held_out, seed=arguments.seed + 1)
         model.card |= {"strangers": surprise.to_dict()}
         model.card |= {"correlation": float(model.correlation), "scores": scores.to_dict(), "held_out": arguments.held_out}
         model.card["width"] = float(model.likelihood.width)
