@@ -68,12 +68,15 @@ def test_simulate_writes_a_labelled_micrograph(tmp_path):
 
 def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
     out, state = tmp_path / "model.safetensors", tmp_path / "state"
-    size = ["--num-patches", "128", "--batch-size", 64, "--held-out", 128]
+    size = ["--num-patches", "128", "--batch-size", 64, "--contrast", 2, "--held-out", 32]
     words = ["train", *size, "--workers", 0, "--threads", 1, "--checkpoint", state, "--out", out]
     assert run(*words) == 0
     assert names_in(tmp_path) == ["model.safetensors", "state"]
     model = bc.load_model(out)
-    assert model.card["training"]["num_patches"] == 128
+    assert {n: model.card["training"][n] for n in ("num_patches", "contrast_images")} == {
+        "num_patches": 128,
+        "contrast_images": 2,
+    }
     assert model.card["scores"]["coords"]["known"]["data"] == ["everything", "host", "nothing"]
     assert model.card["correlation"] == pytest.approx(float(model.correlation))
     shown = capsys.readouterr()

@@ -156,6 +156,8 @@ def test_batches_are_whole_images():
         train(small(), num_patches=100, batch_size=100)
     with pytest.raises(ValueError, match="num_patches was expected to be at least 1"):
         train(small(), num_patches=0)
+    with pytest.raises(ValueError, match="contrast_images was expected to be at least 1, got 0"):
+        train(small(), num_patches=64, batch_size=64, contrast_images=0)
 
 
 @pytest.mark.parametrize("batch_size", [48, 64, 128])
@@ -211,6 +213,8 @@ def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
     monkeypatch.setattr(training, "rank_of_process", lambda: (0, 2))
     with pytest.raises(ValueError, match="whole blocks of 256 for each of 2 processes was expected, got 768"):
         train(small(), num_patches=768, batch_size=768)
+    with pytest.raises(ValueError, match="whole blocks of 512 for each of 2 processes was expected, got 512"):
+        train(small(), num_patches=512, batch_size=512, contrast_images=32)
 
 
 def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():

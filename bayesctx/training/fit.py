@@ -62,8 +62,8 @@ def train(
     context_weight : float
         Weight of the log score of the class together with the context, that of one of several images.
     contrast_images : int
-        How many those are, neighbours in a batch. More tell finer differences of the context apart; on a processor they cost
-        time.
+        How many those are, neighbours in a batch, or all of it where they do not divide it. More tell finer differences of the
+        context apart; on a processor they cost time.
     generative_weight : float
         Weight of the log density of the features per step.
     checkpoint : path-like, optional
@@ -137,8 +137,9 @@ def train(
 
 def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> None:
     """Raise for a run without patches, or with parts of images or of what is contrasted."""
-    if num_patches < 1:
-        raise ValueError(f"num_patches was expected to be at least 1, got {num_patches}")
+    for name, value in {"num_patches": num_patches, "contrast_images": contrast_images}.items():
+        if value < 1:
+            raise ValueError(f"{name} was expected to be at least 1, got {value}")
     if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
         raise ValueError(f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it")
     _, ranks = rank_of_process()
