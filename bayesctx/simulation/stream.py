@@ -130,8 +130,16 @@ def draft_block(prior: Prior, seed: int, block: int, *, patches_per_image: int =
 
     Parameters
     ----------
-    prior, seed, block, patches_per_image, noise
-        As for ``draw_block``.
+    prior : Prior
+        What may occur.
+    seed : int
+        Names the stream, >= 0.
+    block : int
+        Position in the stream, >= 0.
+    patches_per_image : int
+        Patches that share host, dopant, context and optics; divides ``BLOCK``.
+    noise : bool
+        Draw what counts need; otherwise they are the expected ones.
 
     Returns
     -------
