@@ -189,9 +189,9 @@ def _render_group(
     shift = noise.jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
     clean = []
     for part in (slice(first, first + AT_ONCE) for first in range(0, shift.shape[1], AT_ONCE)):
-        spectrum = patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell) * _modes_of(extent).to(step.device)
+        spectrum = _keep(patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell), _modes_of(extent))
         clean.append(synthesize(spectrum, *native, cell=cell, row_shift=shift[:, part]))
-    clean = torch.cat(clean, 1) * _pixels_of(extent).to(step.device)
+    clean = _keep(torch.cat(clean, 1), _pixels_of(extent))
     exposure = (image["dose"] * step**2)[:, None, None, None]
     counts, readout = (None if n is None else n[..., :num_native, :num_native] for n in (noise.counts, noise.readout))
     if readout is not None:
@@ -206,13 +206,18 @@ def _render_group(
     return along_y @ noisy @ along_x.mT
 
 
+def _keep(values: Tensor, own: Tensor) -> Tensor:
+    """Values that are an image's own; images of one extent have no others."""
+    return values if bool(own.all()) else values * own.to(values.device)
+
+
 def _modes_of(extent: Extent) -> Tensor:
-    """One where a mode is one of the image, not of its company only, shape (image, 1, qy, qx)."""
+    """Whether a mode is one of the image, not of its company only, shape (image, 1, qy, qx)."""
     orders, most = mode_orders(int(extent.num_modes.max())).abs(), extent.num_modes[:, None, None, None]
-    return ((orders[:, None] <= most) & (orders[: len(orders) // 2 + 1] <= most)).float()
+    return (orders[:, None] <= most) & (orders[: len(orders) // 2 + 1] <= most)
 
 
 def _pixels_of(extent: Extent) -> Tensor:
-    """One where a pixel is one of the image, not of its company only, shape (image, 1, y, x)."""
+    """Whether a pixel is one of the image, not of its company only, shape (image, 1, y, x)."""
     inside = torch.arange(int(extent.num_native.max())) < extent.num_native[:, None, None, None]
-    return (inside & inside.mT).float()
+    return inside & inside.mT
