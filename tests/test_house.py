@@ -7,8 +7,8 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "bayesctx"
 ORDER = (
-    "storage", "context", "structure", "optics", "scattering", "imaging", "prior", "simulation", "encoder", "likelihood", "model",
-    "exact", "training", "micrograph", "inference", "calibration", "information", "plots", "cli",
+    "storage", "notices", "context", "structure", "optics", "scattering", "imaging", "prior", "simulation", "encoder",
+    "likelihood", "model", "exact", "training", "micrograph", "inference", "calibration", "information", "plots", "cli",
 )  # fmt: skip
 FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
 

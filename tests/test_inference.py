@@ -412,8 +412,10 @@ def test_surprise_is_reported_for_every_patch(taught):
 def test_an_image_of_strangers_is_told(taught):
     taught.card["surprise_limit"] = -1.5
     data = bc.simulate(bc.reference_prior(), 3, seed=0)
-    with pytest.warns(UserWarning, match="67 % of the patches look like nothing that the model was trained for"):
+    with pytest.warns(UserWarning, match="67 % of the patches look like nothing that the model was trained for") as told:
         infer(data.intensity, {}, taught, num_draws=4)
+    # the line that is shown is the user's, not one of the package or of a decorator
+    assert {w.filename for w in told} == {__file__}
 
 
 def test_patches_of_images_have_conflicts_of_their_own(untrained):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import warnings
 from collections.abc import Mapping
 
 import pyro.distributions as dist
@@ -14,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model import Materials, outcome_classes
+from ..notices import warn
 from ..prior import CONTINUOUS, Prior, limit_prior, quantile
 from ..simulation import SPECIES
 from ..structure import DEFECTS
@@ -213,10 +213,8 @@ class ExactOutcomes:
         best = found.log_evidence.flatten(1).argmax(1, keepdim=True)
         low = found.ess.flatten(1).gather(1, best)
         if float(low.median()) < LOW_ESS:
-            warnings.warn(
+            warn(
                 f"the evidence rests on {float(low.median()):.1f} effective draws of the nuisances; raise num_draws",
-                UserWarning,
-                stacklevel=2,
             )
         return by_outcome(found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place])
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..model import DefectModel
+from ..notices import warn
 from ..prior import CONTINUOUS
 from ..simulation import BLOCK, draw_block
 from ..structure import DEFECTS, HOSTS, METALS
@@ -135,10 +135,8 @@ def warn_of_conflict(conflict: Mapping[str, float], known: Mapping[str, object],
     if strong:
         worst = max(strong, key=strong.get)
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
-        warnings.warn(
+        warn(
             f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; check it, or leave it out",
-            UserWarning,
-            stacklevel=5,
         )
 
 
@@ -159,9 +157,7 @@ def warn_of_strangers(surprise: np.ndarray | None, limit: float) -> None:
     """
     share = 0.0 if surprise is None else float((surprise > limit).mean())
     if share > MOST:
-        warnings.warn(
+        warn(
             f"{100 * share:.0f} % of the patches look like nothing that the model was trained for (sample_stats.surprise above "
             f"{limit:.1f} nats), and their classes mean little; check sampling and focus, and that the image is of one layer",
-            UserWarning,
-            stacklevel=3,
         )

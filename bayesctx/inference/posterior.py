@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 
 import numpy as np
@@ -18,6 +17,7 @@ from ..exact import ExactModel
 from ..imaging import interpolation_matrix
 from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
 from ..model import DefectModel, load_model
+from ..notices import warn
 from ..prior import CONTINUOUS
 from ..structure import DEFECTS, HOSTS, SITES
 from .arrays import Posterior, store_conflict, store_image, store_patches
@@ -119,11 +119,9 @@ def infer(
         posterior = _infer_patches(_to_sampling(data, known, model), known, model, num_draws, seed)
     drawn = set(posterior.latent) & set(CONTINUOUS)
     if drawn and float(np.median(posterior.ess)) < min(LOW_ESS, num_draws / 2):
-        warnings.warn(
+        warn(
             f"the posterior rests on {np.median(posterior.ess):.0f} effective draws of the context; "
             "give more of it or raise num_draws",
-            UserWarning,
-            stacklevel=2,
         )
     warn_of_strangers(posterior.surprise, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, layout, known, model, seed)
