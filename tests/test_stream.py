@@ -27,7 +27,6 @@ from bayesctx.simulation import (
     develop,
     draw_block,
     join,
-    move,
     open_shards,
     plan_shards,
     reading,
@@ -35,7 +34,7 @@ from bayesctx.simulation import (
     write_shards,
     writing,
 )
-from bayesctx.simulation.records import map_tensors, pick
+from bayesctx.simulation.records import map_tensors, move, pick
 
 WINDOW = {"start": 24, "stop": 24 + 2 * BLOCK + 8}
 

@@ -4,7 +4,7 @@ from .batches import PatchStream as PatchStream, rank_of_process as rank_of_proc
 from .labelled import simulate as simulate
 from .micrograph import simulate_micrograph as simulate_micrograph
 from .reading import ShardStream as ShardStream, open_shards as open_shards
-from .records import join as join, move as move, take as take
+from .records import join as join, take as take
 from .scene import SPECIES as SPECIES
 from .strangers import STRANGERS as STRANGERS, draw_strangers as draw_strangers
 from .stream import (

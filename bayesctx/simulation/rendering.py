@@ -187,9 +187,9 @@ def _render_group(
     native = (torch.arange(num_native, device=step.device) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
     # the jitter of rows that are binned averages
     shift = noise.jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
-    clean = []
+    clean, own_modes = [], _modes_of(extent)
     for part in (slice(first, first + AT_ONCE) for first in range(0, shift.shape[1], AT_ONCE)):
-        spectrum = _keep(patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell), _modes_of(extent))
+        spectrum = _keep(patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell), own_modes)
         clean.append(synthesize(spectrum, *native, cell=cell, row_shift=shift[:, part]))
     clean = _keep(torch.cat(clean, 1), _pixels_of(extent))
     exposure = (image["dose"] * step**2)[:, None, None, None]

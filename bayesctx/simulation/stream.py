@@ -126,7 +126,7 @@ def draw_block(
 
 @torch.no_grad()
 def draft_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Draft:
-    """Draw all that is random about one block of patches; a tenth of the time of its images.
+    """Draw all that is random about one block of patches, in a seventh of the time of its images.
 
     Parameters
     ----------
@@ -174,6 +174,7 @@ def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> P
     Patches
         Each the same to rounding wherever and beside whichever others it is computed.
     """
+    # sizes are settled where the program runs
     there = move(replace(draft, extent=None), device)
     intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
     context = {name: there.image[name] for name in CONTINUOUS}

@@ -17,6 +17,7 @@ from tqdm import tqdm
 
 from ..model import DefectModel
 from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process, take
+from ..simulation.rendering import LARGE_GROUP
 from .checkpoint import resume, write_checkpoint
 from .ranks import average, together
 from .score import ask, conditional_log_score, generative_log_score, log_scores_among_images, random_subset
@@ -25,7 +26,6 @@ __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
 PARTLY_KNOWN = 0.25  # share of the steps that ask about a part of the context: they take as long as two others
-LARGE = 8192  # patches whose images are computed at once beside a model on a GPU
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -156,7 +156,7 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     here = device.type == "cpu"
     size = math.lcm(share, BLOCK)
     # a GPU computes images of many patches at once in hardly more time than those of a few
-    size *= 1 if here else max(1, LARGE // size)
+    size *= 1 if here else max(1, LARGE_GROUP[1] // size)
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
     # a GPU is not shared with workers: they draw what is random, and the images are computed where the model is

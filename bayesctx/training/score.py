@@ -158,7 +158,7 @@ def conditional_log_score(model: DefectModel, features: Tensor, defect: Tensor, 
     return log_sum_exp(joint.masked_fill(~is_true, -torch.inf).flatten(2)) - log_sum_exp(joint.flatten(2))
 
 
-def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches, num_images: int = 16) -> tuple[Tensor, Tensor]:
+def log_scores_among_images(model: DefectModel, features: Tensor, batch: Patches, num_images: int) -> tuple[Tensor, Tensor]:
     """Log probability of the true class where everything is known, and of class and image where the image is not.
 
     Parameters
