@@ -1,19 +1,20 @@
 """Posteriors of defects in STEM images of doped two-dimensional materials: what is given is conditioned on, the rest inferred."""
 
-from .calibration import (
-    class_reliability as class_reliability,
-    coverage as coverage,
-    log_score as log_score,
-    ranks as ranks,
-    reliability as reliability,
-    score_model as score_model,
-)
 from .context import CONTEXT as CONTEXT, check_context as check_context
+from .coverage import coverage as coverage, ranks as ranks
+from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
+from .defects import DEFECTS as DEFECTS
 from .exact import ExactModel as ExactModel
-from .imaging import column_image as column_image, multislice_image as multislice_image
-from .inference import fit_correlation as fit_correlation, infer as infer, load as load, save as save, to_arviz as to_arviz
+from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction
+from .metrics import (
+    class_reliability as class_reliability,
+    log_score as log_score,
+    reliability as reliability,
+)
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
+from .multislice import column_image as column_image, multislice_image as multislice_image
+from .nuisances import log_uniform as log_uniform
 from .plots import (
     plot_class_reliability as plot_class_reliability,
     plot_context as plot_context,
@@ -23,10 +24,8 @@ from .plots import (
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,
-    log_uniform as log_uniform,
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
 )
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
-from .structure import DEFECTS as DEFECTS, DOPANTS as DOPANTS, HOSTS as HOSTS
-from .training import train as train
+from .training import fit_correlation as fit_correlation, score_model as score_model, train as train

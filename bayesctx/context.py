@@ -13,10 +13,24 @@ import torch
 import xarray as xr
 from pyro.distributions import TorchDistribution as Distribution
 
-__all__ = ["CONTEXT", "HOST_NAMES", "METALS", "Variable", "check_context", "check_imaging"]
+from .elements import METALS
 
-HOST_NAMES = ("MoS2", "MoSe2", "MoTe2", "WS2", "WSe2", "WTe2", "NbS2", "NbSe2", "TaS2", "TaSe2", "VS2", "VSe2")
-METALS = ("Ti", "V", "Cr", "Mn", "Fe", "Co", "Nb", "Mo", "Ta", "W", "Re")
+__all__ = ["CONTEXT", "HOST_NAMES", "Variable", "check_context", "check_imaging"]
+
+HOST_NAMES = (
+    "MoS2",
+    "MoSe2",
+    "MoTe2",
+    "WS2",
+    "WSe2",
+    "WTe2",
+    "NbS2",
+    "NbSe2",
+    "TaS2",
+    "TaSe2",
+    "VS2",
+    "VSe2",
+)
 
 Value = float | str | np.ndarray | tuple | Distribution
 """A context value after the check: observed (a number, a name or an array over images), candidates (a tuple) or soft."""
@@ -61,10 +75,22 @@ CONTEXT = {
     for v in (
         Variable("host", "", "host", HOST_NAMES),
         Variable("dopant", "", "dopant", METALS),
-        Variable("beam_energy", "eV", "beam energy", (30e3, 300e3), (("keV", 1e3), ("J", 1 / 1.602176634e-19))),
-        Variable("convergence_semiangle", "mrad", "convergence semi-angle", (15.0, 40.0), _ANGLE_SLIPS),
-        Variable("inner_collection_angle", "mrad", "inner collection angle", (25.0, 250.0), _ANGLE_SLIPS),
-        Variable("outer_collection_angle", "mrad", "outer collection angle", (30.0, 300.0), _ANGLE_SLIPS),
+        Variable(
+            "beam_energy",
+            "eV",
+            "beam energy",
+            (30e3, 300e3),
+            (("keV", 1e3), ("J", 1 / 1.602176634e-19)),
+        ),
+        Variable(
+            "convergence_semiangle", "mrad", "convergence semi-angle", (15.0, 40.0), _ANGLE_SLIPS
+        ),
+        Variable(
+            "inner_collection_angle", "mrad", "inner collection angle", (25.0, 250.0), _ANGLE_SLIPS
+        ),
+        Variable(
+            "outer_collection_angle", "mrad", "outer collection angle", (30.0, 300.0), _ANGLE_SLIPS
+        ),
         Variable("defocus", "Å", "defocus", (-100.0, 100.0), _LENGTH_SLIPS),
         Variable("dose", "e/Å²", "dose", (1e2, 1e8), (("e/nm²", 0.01),)),
         Variable("sampling", "Å/px", "sampling", (0.02, 0.6), _LENGTH_SLIPS),
@@ -126,7 +152,10 @@ def check_context(
 
 
 def check_imaging(
-    beam_energy: float, convergence_semiangle: float, inner_collection_angle: float, outer_collection_angle: float
+    beam_energy: float,
+    convergence_semiangle: float,
+    inner_collection_angle: float,
+    outer_collection_angle: float,
 ) -> None:
     """Raise ``ValueError`` for a condition that the physics does not cover.
 
@@ -153,7 +182,9 @@ def check_imaging(
 def _check_value(variable: Variable, value: object, domain: tuple) -> Value:
     """One value in its one form."""
     if value is None:
-        raise TypeError(f"{variable.label} was expected to have a value, got None; leave it out to infer it")
+        raise TypeError(
+            f"{variable.label} was expected to have a value, got None; leave it out to infer it"
+        )
     if isinstance(value, Distribution | torch.distributions.Distribution):
         return _check_distribution(variable, value, domain)
     if isinstance(value, xr.DataArray):
@@ -162,21 +193,29 @@ def _check_value(variable: Variable, value: object, domain: tuple) -> Value:
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.ndim:
         if value.ndim > 1:
-            raise ValueError(f"{variable.label} was expected as one value per image, got an array of shape {value.shape}")
+            raise ValueError(
+                f"{variable.label} was expected as one value per image, got an array of shape {value.shape}"
+            )
         return np.array([_check_scalar(variable, v, domain) for v in value.tolist()])
     if isinstance(value, list | tuple | set | frozenset | range):
         candidates = tuple(_check_scalar(variable, v, domain) for v in value)
         if not candidates:
-            raise ValueError(f"{variable.label} was expected to have candidates, got an empty list; leave it out to infer it")
+            raise ValueError(
+                f"{variable.label} was expected to have candidates, got an empty list; leave it out to infer it"
+            )
         return candidates
-    return _check_scalar(variable, value.item() if isinstance(value, np.ndarray | np.generic) else value, domain)
+    return _check_scalar(
+        variable, value.item() if isinstance(value, np.ndarray | np.generic) else value, domain
+    )
 
 
 def _check_scalar(variable: Variable, value: object, domain: tuple) -> float | str:
     """A name or a number inside the domain."""
     if variable.is_name:
         if not isinstance(value, str):
-            raise TypeError(f"{variable.name} was expected as a name, got {value!r}; choose from {', '.join(domain)}")
+            raise TypeError(
+                f"{variable.name} was expected as a name, got {value!r}; choose from {', '.join(domain)}"
+            )
         if value not in domain:
             spelled = [name for name in domain if name.lower() == value.lower()]
             close = spelled or difflib.get_close_matches(value, domain, 1)
@@ -184,22 +223,30 @@ def _check_scalar(variable: Variable, value: object, domain: tuple) -> float | s
             raise ValueError(f"{variable.name} {value!r} is not known to this model; {hint}")
         return value
     if isinstance(value, bool | str) or not isinstance(value, int | float):
-        raise TypeError(f"{variable.label} was expected as a number, a list of candidates or a distribution, got {value!r}")
+        raise TypeError(
+            f"{variable.label} was expected as a number, a list of candidates or a distribution, got {value!r}"
+        )
     low, high = domain
     if math.isnan(value):
-        raise ValueError(f"{variable.label} was expected between {low:g} and {high:g}, got NaN; leave it out to infer it")
+        raise ValueError(
+            f"{variable.label} was expected between {low:g} and {high:g}, got NaN; leave it out to infer it"
+        )
     # float32 arrays carry bounds inexactly
     slack = 1e-6 * max(abs(low), abs(high))
     if not low - slack <= value <= high + slack:
         message = f"{variable.label} was expected between {low:g} and {high:g}, got {value:g}"
         for unit, factor in variable.slips:
             if low <= value * factor <= high:
-                raise ValueError(f"{message}; {value:g} {unit} is {value * factor:g} {variable.unit}")
+                raise ValueError(
+                    f"{message}; {value:g} {unit} is {value * factor:g} {variable.unit}"
+                )
         raise ValueError(f"{message}; leave it out to infer it")
     return float(min(max(value, low), high))
 
 
-def _check_distribution(variable: Variable, value: torch.distributions.Distribution, domain: tuple) -> Distribution:
+def _check_distribution(
+    variable: Variable, value: torch.distributions.Distribution, domain: tuple
+) -> Distribution:
     """A univariate distribution with mass inside the domain."""
     if variable.is_name:
         raise TypeError(
@@ -214,7 +261,9 @@ def _check_distribution(variable: Variable, value: torch.distributions.Distribut
         torch.manual_seed(0)
         inside = [(low <= v <= high) for v in value.sample((256,)).tolist()]
     if not any(inside):
-        raise ValueError(f"{variable.label} was expected to have mass between {low:g} and {high:g}, got {value}; check its unit")
+        raise ValueError(
+            f"{variable.label} was expected to have mass between {low:g} and {high:g}, got {value}; check its unit"
+        )
     return value
 
 
@@ -235,7 +284,9 @@ def _pairs(checked: Mapping[str, Value], first: str, second: str) -> Iterable[tu
         return []
     if isinstance(checked[first], np.ndarray) and isinstance(checked[second], np.ndarray):
         if len(a) != len(b):
-            raise ValueError(f"{first} and {second} were expected for the same images, got {len(a)} and {len(b)} values")
+            raise ValueError(
+                f"{first} and {second} were expected for the same images, got {len(a)} and {len(b)} values"
+            )
         return list(zip(a, b, strict=True))
     return [(u, v) for u in a for v in b]
 
@@ -254,4 +305,6 @@ def _check_combination(checked: Mapping[str, Value]) -> None:
         # of candidates, one possible combination is enough
         if verdicts and not (all(verdicts) if observed_by_image else any(verdicts)):
             a, b = pairs[verdicts.index(False)]
-            raise ValueError(f"{expected} was expected, got {first} {a} and {second} {b}; check both or leave one out")
+            raise ValueError(
+                f"{expected} was expected, got {first} {a} and {second} {b}; check both or leave one out"
+            )

@@ -48,13 +48,20 @@ class Encoder(nn.Module):
         self.register_buffer("basis", torch.view_as_real(basis).flatten(1), persistent=False)
         self.register_buffer("order", order.float(), persistent=False)
         self.register_buffer("thirds", (order == 3).nonzero()[:, 0], persistent=False)
-        self.register_buffer("roots", torch.polar(torch.ones(3), torch.arange(3) * 2 * math.pi / 3), persistent=False)
+        self.register_buffer(
+            "roots", torch.polar(torch.ones(3), torch.arange(3) * 2 * math.pi / 3), persistent=False
+        )
         self.num_threefold = int(threefold.sum())
         num_others = len(order) - self.num_threefold
         self.direction = nn.Parameter(torch.randn(len(self.thirds)) / 10)
         # even and odd under reflection, of the moments that have the crystal's symmetry and of the others
-        self.even, self.odd = nn.Linear(self.num_threefold, width), nn.Linear(self.num_threefold, width, bias=False)
-        self.even_others, self.odd_others = (nn.Linear(num_others, width, bias=False) for _ in range(2))
+        self.even, self.odd = (
+            nn.Linear(self.num_threefold, width),
+            nn.Linear(self.num_threefold, width, bias=False),
+        )
+        self.even_others, self.odd_others = (
+            nn.Linear(num_others, width, bias=False) for _ in range(2)
+        )
         self.layers = nn.Sequential(
             nn.Linear(width, width),
             nn.SiLU(),
@@ -122,10 +129,18 @@ class Encoder(nn.Module):
 
     def _average(self, moments: Tensor) -> Tensor:
         """The first layer, averaged over the point group, shape (patch, unit)."""
-        threefold, others = moments.split((self.num_threefold, len(self.order) - self.num_threefold), 1)
-        even, odd = (torch.complex(part(others.real), part(others.imag)) for part in (self.even_others, self.odd_others))
+        threefold, others = moments.split(
+            (self.num_threefold, len(self.order) - self.num_threefold), 1
+        )
+        even, odd = (
+            torch.complex(part(others.real), part(others.imag))
+            for part in (self.even_others, self.odd_others)
+        )
         turns = self.roots[:, None, None]
-        even, odd = (turns * even).real + self.even(threefold.real), (turns * odd).imag + self.odd(threefold.imag)
+        even, odd = (
+            (turns * even).real + self.even(threefold.real),
+            (turns * odd).imag + self.odd(threefold.imag),
+        )
         return nn.functional.silu(torch.cat([even + odd, even - odd])).mean(0)
 
 
@@ -153,7 +168,13 @@ def ring_moments(num_pixels: int) -> tuple[Tensor, Tensor]:
         ring = torch.exp(-((torch.hypot(x, y) - radius) ** 2) / (2 * RING_WIDTH**2))
         for m in range(min(MAX_ORDER, round(2 * math.pi * radius * BAND_LIMIT)) + 1):
             orders.append(-m if m % 3 == 2 else m)
-            columns.append(3 * math.sqrt(1 + m) * ring / ring.sum() * torch.exp(-1j * orders[-1] * torch.atan2(y, x)))
+            columns.append(
+                3
+                * math.sqrt(1 + m)
+                * ring
+                / ring.sum()
+                * torch.exp(-1j * orders[-1] * torch.atan2(y, x))
+            )
     basis, order = torch.stack(columns, -1).flatten(0, 1), torch.tensor(orders)
     first = (order % 3 != 0).long().argsort(stable=True)
     return basis[:, first], order[first]

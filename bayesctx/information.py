@@ -6,12 +6,14 @@ import numpy as np
 import xarray as xr
 from scipy.special import entr
 
-from .calibration import log_score
+from .metrics import log_score
 
 __all__ = ["entropy", "entropy_reduction"]
 
 
-def entropy(result: xr.DataTree, truth: xr.DataArray | np.ndarray | None = None, *, variable: str = "defect") -> xr.Dataset:
+def entropy(
+    result: xr.DataTree, truth: xr.DataArray | np.ndarray | None = None, *, variable: str = "defect"
+) -> xr.Dataset:
     """Shannon entropy of a posterior probability.
 
     Parameters
@@ -36,18 +38,26 @@ def entropy(result: xr.DataTree, truth: xr.DataArray | np.ndarray | None = None,
     """
     found = result["class_posterior"].to_dataset()
     if variable not in found:
-        raise ValueError(f"a variable among {', '.join(found.data_vars)} was expected, got {variable!r}; others are continuous")
+        raise ValueError(
+            f"a variable among {', '.join(found.data_vars)} was expected, got {variable!r}; others are continuous"
+        )
     probabilities = found[variable]
     dim = str(probabilities.dims[-1])
     bits = xr.apply_ufunc(entr, probabilities).sum(dim) / np.log(2)
     values = {"entropy": bits.assign_attrs(units="bit")}
     if truth is not None:
-        values["log_score"] = (log_score(probabilities, truth, dim=dim) / np.log(2)).assign_attrs(units="bit")
+        values["log_score"] = (log_score(probabilities, truth, dim=dim) / np.log(2)).assign_attrs(
+            units="bit"
+        )
     return xr.Dataset(values)
 
 
 def entropy_reduction(
-    before: xr.DataTree, after: xr.DataTree, truth: xr.DataArray | np.ndarray | None = None, *, variable: str = "defect"
+    before: xr.DataTree,
+    after: xr.DataTree,
+    truth: xr.DataArray | np.ndarray | None = None,
+    *,
+    variable: str = "defect",
 ) -> xr.Dataset:
     """Bits that ``after`` knows and ``before`` did not: what context is worth.
 
@@ -71,9 +81,14 @@ def entropy_reduction(
     ValueError
         If the results are not of the same patches, or the truth does not fit.
     """
-    first, second = entropy(before, truth, variable=variable), entropy(after, truth, variable=variable)
+    first, second = (
+        entropy(before, truth, variable=variable),
+        entropy(after, truth, variable=variable),
+    )
     if first.sizes != second.sizes:
-        raise ValueError(f"two results on the same patches were expected, got {dict(first.sizes)} and {dict(second.sizes)}")
+        raise ValueError(
+            f"two results on the same patches were expected, got {dict(first.sizes)} and {dict(second.sizes)}"
+        )
     values = {"entropy_reduction": (first.entropy - second.entropy).assign_attrs(units="bit")}
     if truth is not None:
         values["log_score_gain"] = (second.log_score - first.log_score).assign_attrs(units="bit")

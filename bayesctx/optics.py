@@ -9,7 +9,16 @@ import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
-__all__ = ["ABERRATIONS", "bilinear", "focal_nodes", "lorentz_factor", "mode_orders", "pupil", "transfer", "wavelength"]
+__all__ = [
+    "ABERRATIONS",
+    "bilinear",
+    "focal_nodes",
+    "lorentz_factor",
+    "mode_orders",
+    "pupil",
+    "transfer",
+    "wavelength",
+]
 
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
 """Polar aberration coefficients up to third order, in Å and rad (Krivanek's notation; C10 = -defocus)."""
@@ -126,14 +135,28 @@ def pupil(
     """
     lam = wavelength(beam_energy)
     zero = torch.zeros((), dtype=kx.dtype, device=kx.device)
-    c10, c12, phi12, c21, phi21, c23, phi23, c30 = (aberrations.get(name, zero) for name in ABERRATIONS)
+    c10, c12, phi12, c21, phi21, c23, phi23, c30 = (
+        aberrations.get(name, zero) for name in ABERRATIONS
+    )
     # theta^n cos n(phi - phi0) are polynomials in x and y: no angle is needed
     x, y = kx * lam, ky * lam
     square, difference, product = x**2 + y**2, x**2 - y**2, 2 * x * y
     path = (
-        square / 2 * (c10 + square * c30 / 2 + (x * (c21 * phi21.cos()) + y * (c21 * phi21.sin())) * (2 / 3))
-        + difference * (c12 * (2 * phi12).cos() / 2 + x * (c23 * (3 * phi23).cos() / 3) + y * (c23 * (3 * phi23).sin() / 3))
-        + product * (c12 * (2 * phi12).sin() / 2 + x * (c23 * (3 * phi23).sin() / 3) - y * (c23 * (3 * phi23).cos() / 3))
+        square
+        / 2
+        * (c10 + square * c30 / 2 + (x * (c21 * phi21.cos()) + y * (c21 * phi21.sin())) * (2 / 3))
+        + difference
+        * (
+            c12 * (2 * phi12).cos() / 2
+            + x * (c23 * (3 * phi23).cos() / 3)
+            + y * (c23 * (3 * phi23).sin() / 3)
+        )
+        + product
+        * (
+            c12 * (2 * phi12).sin() / 2
+            + x * (c23 * (3 * phi23).sin() / 3)
+            - y * (c23 * (3 * phi23).cos() / 3)
+        )
     )
     edge = convergence_semiangle * 1e-3 / lam
     amplitude = torch.clamp((edge - torch.hypot(kx, ky)) / softness + 0.5, 0, 1)
@@ -194,7 +217,12 @@ def transfer(
     (``focal_nodes``).
     """
     batch = beam_energy.shape
-    parameters = [beam_energy, convergence_semiangle, focal_spread, *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS)]
+    parameters = [
+        beam_energy,
+        convergence_semiangle,
+        focal_spread,
+        *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS),
+    ]
     rows = torch.stack([p.expand(batch) for p in parameters], -1).reshape(-1, len(parameters))
     # on a processor one at a time, the transforms stay small and in the cache; elsewhere a call costs its launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
@@ -210,7 +238,10 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     reach = (angle * 1e-3 / lam).detach()
     nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in cell)
     # aliases of the autocorrelation must stay outside of the modes that are returned
-    size_x, size_y = (next_fast_len(2 * n + min(2 * n, m) + 1) for n, m in ((nx, num_modes[0]), (ny, num_modes[1])))
+    size_x, size_y = (
+        next_fast_len(2 * n + min(2 * n, m) + 1)
+        for n, m in ((nx, num_modes[0]), (ny, num_modes[1]))
+    )
     kx = torch.arange(-nx, nx + 1).to(rows) / lx
     ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
     power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
@@ -226,15 +257,25 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
     # in whole steps, so that the nodes stay where they are while a gradient is taken
     rim = (2 * math.pi * reach.double() ** 2 * (lam * spread).detach().double()).ceil() / 2
-    nodes, weights = (v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0]))  # (row, focus, 1, 1)
-    field = psi[:, None] * torch.polar(weights.sqrt().expand(-1, -1, *turn.shape[-2:]), -nodes * turn[:, None])
+    nodes, weights = (
+        v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0])
+    )  # (row, focus, 1, 1)
+    field = psi[:, None] * torch.polar(
+        weights.sqrt().expand(-1, -1, *turn.shape[-2:]), -nodes * turn[:, None]
+    )
     powers = torch.stack([torch.ones_like(power), power, power**2])[:, :, None]
     f0, f1, f2 = torch.fft.fft2(field * powers, s=(size_y, size_x))
     cross, twice = ((f * f0.conj()).sum(1) for f in (f1, f2))
     square = [(f * f.conj()).sum(1).real for f in (f0, f1)]
     # the terms of bilinear(f, conj f), all real
-    total = torch.stack([square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag])
-    return _take(torch.fft.rfft2(total, norm="forward"), mode_orders(num_modes[1]).to(rows.device), num_modes[0] + 1)
+    total = torch.stack(
+        [square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag]
+    )
+    return _take(
+        torch.fft.rfft2(total, norm="forward"),
+        mode_orders(num_modes[1]).to(rows.device),
+        num_modes[0] + 1,
+    )
 
 
 def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:

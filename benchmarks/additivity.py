@@ -26,7 +26,12 @@ is a gain; the ratios are what the nuisance `additivity` of the simulator stands
 def draw_optics(rng: np.random.Generator) -> dict:
     """Conditions of the reference prior."""
     image = bc.simulate(bc.reference_prior(), 1, seed=int(rng.integers(2**31)), noise=False)
-    names = ("beam_energy", "convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
+    names = (
+        "beam_energy",
+        "convergence_semiangle",
+        "inner_collection_angle",
+        "outer_collection_angle",
+    )
     return {n: float(image[n][0]) for n in (*names, "source_size", "focal_spread")} | {
         "aberrations": {"C10": -float(image.defocus[0])}
     }
@@ -44,11 +49,16 @@ def evaluate(case: int, seed: int) -> tuple[float, list[float]]:
         step = np.array(column[:2]) - defect[:2]
         return float(np.linalg.norm(step - np.round(step / cell) * cell))
 
-    hosts = [max((c for c in columns[:-1] if len(c[2]) == number), key=distance) for number in (1, 2)]
+    hosts = [
+        max((c for c in columns[:-1] if len(c[2]) == number), key=distance) for number in (1, 2)
+    ]
     change = []
     for x, y, _ in (defect, *hosts):
         at = {"x": np.array([x]), "y": np.array([y])}
-        with_, without = (float(bc.column_image(columns, **optics, **at, interference=i).item()) for i in (True, False))
+        with_, without = (
+            float(bc.column_image(columns, **optics, **at, interference=i).item())
+            for i in (True, False)
+        )
         change.append(float(np.log(with_ / without)))
     return optics["inner_collection_angle"] * 1e-3 / wavelength(optics["beam_energy"]), change
 
@@ -61,14 +71,29 @@ def main() -> None:
     arguments = parser.parse_args()
     with get_context("spawn").Pool(arguments.jobs) as pool:
         cases = pool.imap(partial(evaluate, seed=arguments.seed), range(arguments.num_cases))
-        frequency, change = (np.array(v) for v in zip(*tqdm(cases, total=arguments.num_cases, unit="case"), strict=True))
+        frequency, change = (
+            np.array(v)
+            for v in zip(*tqdm(cases, total=arguments.num_cases, unit="case"), strict=True)
+        )
     rows = []
     for low, high in zip(EDGES, EDGES[1:], strict=False):
         chosen = 100 * change[(frequency >= low) & (frequency < high)]
         if len(chosen):
             values = chosen[:, 1], chosen[:, 0] - chosen[:, 1], chosen[:, 2] - chosen[:, 1]
-            rows.append([f"{low:g}-{high:g}", len(chosen), *(f"{np.sqrt((v**2).mean()):.2f}" for v in values)])
-    header = ["innermost wave", "cases", "metal, rms", "defect to metal, rms", "chalcogens to metal, rms"]
+            rows.append(
+                [
+                    f"{low:g}-{high:g}",
+                    len(chosen),
+                    *(f"{np.sqrt((v**2).mean()):.2f}" for v in values),
+                ]
+            )
+    header = [
+        "innermost wave",
+        "cases",
+        "metal, rms",
+        "defect to metal, rms",
+        "chalcogens to metal, rms",
+    ]
     write(
         "additivity",
         "Interference between columns",

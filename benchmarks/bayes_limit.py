@@ -15,10 +15,10 @@ from tqdm import tqdm
 
 import bayesctx as bc
 from bayesctx.exact import Crystal, evidence
-from bayesctx.exact.program import by_outcome, columns_of_outcomes
+from bayesctx.exact.exact_model import by_outcome, columns_of_outcomes
 from bayesctx.model import Materials, outcome_classes
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation.stream import BLOCK, draw_block
+from bayesctx.simulation import BLOCK, draw_block
 
 SUBSETS = {
     "nothing": (),
@@ -31,7 +31,9 @@ SUBSETS = {
     "everything": ("host", "dopant", "beam_energy", "detector"),
 }
 AT_ONCE = 128  # patches that share their templates
-BLOCKS = Path(__file__).parent / "exact"  # evidence of finished blocks: a quarter of an hour of a core for each
+BLOCKS = (
+    Path(__file__).parent / "exact"
+)  # evidence of finished blocks: a quarter of an hour of a core for each
 
 INTRODUCTION = """{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28 mrad, in
 focus; dose and probe are always known. Rotation, offset, source size, background, gain and dark level are unknown to both. Exact:
@@ -51,7 +53,10 @@ def patches_of(seed: int, block: int, dose: float) -> tuple[torch.Tensor, ...]:
     rows = torch.stack([drawn.context[k] for k in keys], -1)
     cases = torch.tensor([[c[k] for k in keys] for c in prior.conditions])
     condition = (rows[:, None] == cases).all(-1).long().argmax(-1)
-    return tuple(v[chosen] for v in (drawn.intensity[:, 0], drawn.defect[:, 0], drawn.host, drawn.dopant, condition))
+    return tuple(
+        v[chosen]
+        for v in (drawn.intensity[:, 0], drawn.defect[:, 0], drawn.host, drawn.dopant, condition)
+    )
 
 
 def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
@@ -66,12 +71,22 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
     for dose in prior.conditions[0]["dose"]:
         intensity, *truth = patches_of(seed, block, dose)
         crystals = [
-            Crystal(prior, int(h), d.tolist(), {n: dose if n == "dose" else float(c[n]) for n in CONTINUOUS})
+            Crystal(
+                prior,
+                int(h),
+                d.tolist(),
+                {n: dose if n == "dose" else float(c[n]) for n in CONTINUOUS},
+            )
             for c in prior.conditions
             for h, d in zip(materials.host, materials.dopant, strict=True)
         ]
-        parts = [evidence(crystals, columns, p, model.box, num_draws=num_draws, seed=block) for p in intensity.split(AT_ONCE)]
-        by_column = torch.cat([p.log_evidence for p in parts]).unflatten(1, (len(prior.conditions), -1))
+        parts = [
+            evidence(crystals, columns, p, model.box, num_draws=num_draws, seed=block)
+            for p in intensity.split(AT_ONCE)
+        ]
+        by_column = torch.cat([p.log_evidence for p in parts]).unflatten(
+            1, (len(prior.conditions), -1)
+        )
         ess = torch.cat([p.ess for p in parts]).flatten(1)
         best = by_column.flatten(1).argmax(1, keepdim=True)
         found[dose] = (by_outcome(by_column), ess.gather(1, best)[:, 0], *truth)
@@ -88,13 +103,18 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
 def neural(model: bc.DefectModel, intensity: torch.Tensor, dose: float) -> torch.Tensor:
     """Log density of the features in all 576 cases and classes, shape (patch, condition, host, outcome)."""
     conditions = bc.limit_prior().conditions
-    context = {n: torch.tensor([[dose if n == "dose" else float(c[n]) for c in conditions]]) for n in CONTINUOUS}
+    context = {
+        n: torch.tensor([[dose if n == "dose" else float(c[n]) for c in conditions]])
+        for n in CONTINUOUS
+    }
     materials = Materials.of(bc.limit_prior()).map(lambda f: f[None])
     outcomes = model.outcomes(context, materials)
     return torch.cat([outcomes.log_prob(model.encoder(p)[None])[0] for p in intensity.split(256)])
 
 
-def exact_blocks(num_patches: int, seed: int, num_draws: int, folder: Path, jobs: int) -> dict[str, torch.Tensor]:
+def exact_blocks(
+    num_patches: int, seed: int, num_draws: int, folder: Path, jobs: int
+) -> dict[str, torch.Tensor]:
     """Evidence and truth of all blocks, computed where they are not in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     blocks = range(num_patches // BLOCK)
@@ -107,14 +127,23 @@ def exact_blocks(num_patches: int, seed: int, num_draws: int, folder: Path, jobs
 def neural_of(model: bc.DefectModel, num_patches: int, seed: int) -> torch.Tensor:
     """Log density of the features of the patches of all blocks, in their order."""
     doses = bc.limit_prior().conditions[0]["dose"]
-    return torch.cat([neural(model, patches_of(seed, b, d)[0], d) for b in range(num_patches // BLOCK) for d in doses])
+    return torch.cat(
+        [
+            neural(model, patches_of(seed, b, d)[0], d)
+            for b in range(num_patches // BLOCK)
+            for d in doses
+        ]
+    )
 
 
 def posterior(log_likelihood: torch.Tensor, data: dict, known: tuple[str, ...]) -> torch.Tensor:
     """Class probabilities given a part of the context, shape (patch, defect_class)."""
     prior = bc.limit_prior()
     materials, num = Materials.of(prior), len(log_likelihood)
-    energy, inner = (torch.tensor([float(c[n]) for c in prior.conditions]) for n in ("beam_energy", "inner_collection_angle"))
+    energy, inner = (
+        torch.tensor([float(c[n]) for c in prior.conditions])
+        for n in ("beam_energy", "inner_collection_angle")
+    )
     condition = torch.ones(num, len(prior.conditions))
     if "beam_energy" in known:
         condition *= energy == energy[data["condition"]][:, None]
@@ -129,7 +158,11 @@ def posterior(log_likelihood: torch.Tensor, data: dict, known: tuple[str, ...]) 
     weight = torch.cat([dopant.sum(-1, keepdim=True).expand(-1, -1, num_plain), dopant], -1)
     joint = log_likelihood.double() + (weight[:, None] * condition[:, :, None, None]).double().log()
     probability = joint.flatten(1, 2).logsumexp(1).softmax(-1)
-    return torch.zeros(num, len(bc.DEFECTS)).double().index_add_(1, outcome_classes(dopant.shape[-1]), probability)
+    return (
+        torch.zeros(num, len(bc.DEFECTS))
+        .double()
+        .index_add_(1, outcome_classes(dopant.shape[-1]), probability)
+    )
 
 
 def rows_of(found: dict[str, torch.Tensor], data: dict, chosen: torch.Tensor) -> list[list[str]]:
@@ -151,25 +184,56 @@ def rows_of(found: dict[str, torch.Tensor], data: dict, chosen: torch.Tensor) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, default=MODELS / "limit.safetensors", help="trained with --prior limit")
-    parser.add_argument("--num-patches", type=int, default=2048, help=f"multiple of {BLOCK} (default: 2048)")
-    parser.add_argument("--num-draws", type=int, default=128, help="draws of the nuisances (default: 128)")
-    parser.add_argument("--folder", type=Path, default=BLOCKS, help="where finished blocks are kept")
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=MODELS / "limit.safetensors",
+        help="trained with --prior limit",
+    )
+    parser.add_argument(
+        "--num-patches", type=int, default=2048, help=f"multiple of {BLOCK} (default: 2048)"
+    )
+    parser.add_argument(
+        "--num-draws", type=int, default=128, help="draws of the nuisances (default: 128)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=BLOCKS, help="where finished blocks are kept"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes (default: 2)")
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
     start = time.perf_counter()
-    data = exact_blocks(arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, arguments.jobs)
+    data = exact_blocks(
+        arguments.num_patches, arguments.seed, arguments.num_draws, arguments.folder, arguments.jobs
+    )
     model, doses = bc.load_model(arguments.model), bc.limit_prior().conditions[0]["dose"]
-    found = {"exact": data["log_evidence"], "neural": neural_of(model, arguments.num_patches, arguments.seed)}
-    header = ["known", "exact: log score", "entropy", "right (%)", "neural: log score", "entropy", "right (%)", "exact - neural"]
+    found = {
+        "exact": data["log_evidence"],
+        "neural": neural_of(model, arguments.num_patches, arguments.seed),
+    }
+    header = [
+        "known",
+        "exact: log score",
+        "entropy",
+        "right (%)",
+        "neural: log score",
+        "entropy",
+        "right (%)",
+        "exact - neural",
+    ]
     ess = data["ess"].double()
     body = INTRODUCTION.format(
-        len(ess), arguments.num_draws, float(ess.median()), float(ess.quantile(0.01)), arguments.model.name
+        len(ess),
+        arguments.num_draws,
+        float(ess.median()),
+        float(ess.quantile(0.01)),
+        arguments.model.name,
     )
     body += table(header, rows_of(found, data, torch.ones(len(ess), dtype=torch.bool)))
     for dose in doses:
-        body += f"\n\nAt {dose:.0e} e/Å²:\n\n" + table(header, rows_of(found, data, data["dose"] == dose))
+        body += f"\n\nAt {dose:.0e} e/Å²:\n\n" + table(
+            header, rows_of(found, data, data["dose"] == dose)
+        )
     body += f"\n\nAll of it in {time.perf_counter() - start:.0f} s."
     write("bayes_limit", "The Bayes limit and the neural likelihood", body, arguments.seed)
 

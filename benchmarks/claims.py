@@ -12,15 +12,32 @@ from tqdm import tqdm
 
 import bayesctx as bc
 
-TRUTH = {"beam_energy": 80e3, "convergence_semiangle": 25.0, "inner_collection_angle": 70.0, "outer_collection_angle": 200.0}
+TRUTH = {
+    "beam_energy": 80e3,
+    "convergence_semiangle": 25.0,
+    "inner_collection_angle": 70.0,
+    "outer_collection_angle": 200.0,
+}
 MATERIALS = (("MoS2", "W"), ("WSe2", "Ti"), ("MoTe2", "Nb"), ("NbSe2", "Re"))
 WRONG = {
     "beam energy 200 for 80 keV": ("beam_energy", {"beam_energy": 200e3}),
     "beam energy 60 for 80 keV": ("beam_energy", {"beam_energy": 60e3}),
-    "detector 30-60 for 70-200 mrad": ("detector", {"inner_collection_angle": 30.0, "outer_collection_angle": 60.0}),
-    "detector 45-150 for 70-200 mrad": ("detector", {"inner_collection_angle": 45.0, "outer_collection_angle": 150.0}),
-    "host with Mo and W exchanged": ("host", {"host": {"MoS2": "WS2", "WSe2": "MoSe2", "MoTe2": "WTe2", "NbSe2": "TaSe2"}}),
-    "host with another chalcogen": ("host", {"host": {"MoS2": "MoTe2", "WSe2": "WS2", "MoTe2": "MoS2", "NbSe2": "NbS2"}}),
+    "detector 30-60 for 70-200 mrad": (
+        "detector",
+        {"inner_collection_angle": 30.0, "outer_collection_angle": 60.0},
+    ),
+    "detector 45-150 for 70-200 mrad": (
+        "detector",
+        {"inner_collection_angle": 45.0, "outer_collection_angle": 150.0},
+    ),
+    "host with Mo and W exchanged": (
+        "host",
+        {"host": {"MoS2": "WS2", "WSe2": "MoSe2", "MoTe2": "WTe2", "NbSe2": "TaSe2"}},
+    ),
+    "host with another chalcogen": (
+        "host",
+        {"host": {"MoS2": "MoTe2", "WSe2": "WS2", "MoTe2": "MoS2", "NbSe2": "NbS2"}},
+    ),
 }
 
 INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV,
@@ -36,7 +53,9 @@ def conflicts(image: object, claims: dict, model: bc.DefectModel) -> dict[str, f
     """Evidence against every claim."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = bc.infer(image, claims | {"sampling": 0.25}, model, num_draws=64)["sample_stats"].conflict
+        found = bc.infer(image, claims | {"sampling": 0.25}, model, num_draws=64)[
+            "sample_stats"
+        ].conflict
     return dict(zip(found.claim.values.tolist(), found.values.tolist(), strict=True))
 
 
@@ -78,7 +97,9 @@ def main() -> None:
             ]
         )
     materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS)
-    body = INTRODUCTION.format(num=arguments.num_images, limit=limit, pixels=arguments.num_pixels, materials=materials)
+    body = INTRODUCTION.format(
+        num=arguments.num_images, limit=limit, pixels=arguments.num_pixels, materials=materials
+    )
     body += table(["claim", "images", "10 %", "median", "90 %", "warned of (%)"], rows)
     write("claims", "Evidence against claims about the context", body, arguments.seed)
 

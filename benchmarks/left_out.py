@@ -27,7 +27,9 @@ errors. Elements enter the likelihood by their scattering, so that a stranger is
 def without(host: str, dopant: str) -> bc.Prior:
     """The reference prior without a host and a dopant."""
     prior = bc.reference_prior()
-    dopants = {h: tuple(d for d in names if d != dopant) for h, names in prior.dopants.items() if h != host}
+    dopants = {
+        h: tuple(d for d in names if d != dopant) for h, names in prior.dopants.items() if h != host
+    }
     return replace(prior, hosts=tuple(h for h in prior.hosts if h != host), dopants=dopants)
 
 
@@ -37,7 +39,13 @@ def fitted(name: str, *, host: str, dopant: str, num_patches: int, folder: Path)
     file = folder / f"{name}-{num_patches}.safetensors"
     if not file.exists():
         model = bc.DefectModel(bc.reference_prior() if name == "all" else without(host, dopant))
-        bc.train(model, num_patches=num_patches, num_workers=0, checkpoint=file.with_suffix(".pt"), progress=name == "all")
+        bc.train(
+            model,
+            num_patches=num_patches,
+            num_workers=0,
+            checkpoint=file.with_suffix(".pt"),
+            progress=name == "all",
+        )
         bc.save_model(model, file)
     return file
 
@@ -45,17 +53,28 @@ def fitted(name: str, *, host: str, dopant: str, num_patches: int, folder: Path)
 def scores(file: Path, data: xr.Dataset) -> np.ndarray:
     """Log score of every patch."""
     model = bc.load_model(file).with_prior(bc.reference_prior())
-    found = bc.infer(data.intensity, data[KNOWN], model, num_draws=1)["class_posterior"].defect[:, 0]
+    found = bc.infer(data.intensity, data[KNOWN], model, num_draws=1)["class_posterior"].defect[
+        :, 0
+    ]
     return bc.log_score(found, data.defect).values
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-patches", type=lambda v: int(float(v)), default=1_000_000, help="of the training (default: 1e6)")
-    parser.add_argument("--held-out", type=int, default=20_000, help="patches to score (default: 20000)")
+    parser.add_argument(
+        "--num-patches",
+        type=lambda v: int(float(v)),
+        default=1_000_000,
+        help="of the training (default: 1e6)",
+    )
+    parser.add_argument(
+        "--held-out", type=int, default=20_000, help="patches to score (default: 20000)"
+    )
     parser.add_argument("--host", default="MoSe2")
     parser.add_argument("--dopant", default="Nb")
-    parser.add_argument("--folder", type=Path, default=Path("runs/left-out"), help="where models are kept")
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/left-out"), help="where models are kept"
+    )
     parser.add_argument("--seed", type=int, default=3000)
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
@@ -77,8 +96,17 @@ def main() -> None:
     for name, chosen in groups.items():
         loss = (every - some)[chosen]
         means = (f"{v[chosen].mean():.4f}" for v in (every, some))
-        rows.append([name, str(chosen.sum()), *means, f"{loss.mean():.4f} ± {loss.std() / len(loss) ** 0.5:.4f}"])
-    body = INTRODUCTION.format(num=arguments.num_patches, host=arguments.host, dopant=arguments.dopant)
+        rows.append(
+            [
+                name,
+                str(chosen.sum()),
+                *means,
+                f"{loss.mean():.4f} ± {loss.std() / len(loss) ** 0.5:.4f}",
+            ]
+        )
+    body = INTRODUCTION.format(
+        num=arguments.num_patches, host=arguments.host, dopant=arguments.dopant
+    )
     body += table(["patches", "number", "saw all", "saw neither", "loss"], rows)
     write("left_out", "A host and a dopant that training never saw", body, arguments.seed)
 

@@ -11,10 +11,17 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.calibration import match_sites
 from bayesctx.inference.posterior import READINGS
+from bayesctx.metrics import match_sites
 
-RECORDED = ("host", "dopant", "beam_energy", "convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
+RECORDED = (
+    "host",
+    "dopant",
+    "beam_energy",
+    "convergence_semiangle",
+    "inner_collection_angle",
+    "outer_collection_angle",
+)
 SUBSETS = {
     "nothing": (),
     "host": ("host",),
@@ -46,7 +53,12 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     kinds = np.array(reading)[result["constant_data"].sublattice.values[matched]]
     read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
-    return [right.mean(), float(bits.mean()), float(bc.log_score(matching.defect, truth).mean()) / np.log(2), read]
+    return [
+        right.mean(),
+        float(bits.mean()),
+        float(bc.log_score(matching.defect, truth).mean()) / np.log(2),
+        read,
+    ]
 
 
 def rows_of(name: str, values: np.ndarray) -> list[str]:
@@ -54,20 +66,34 @@ def rows_of(name: str, values: np.ndarray) -> list[str]:
     error = values.std(0) / len(values) ** 0.5
     cells = [f"{values[:, i].mean():.3f} ± {error[i]:.3f}" for i in (1, 2)]
     medians = [f"{np.median(values[:, i]):.3f}" for i in (1, 2)]
-    return [name, f"{100 * values[:, 0].mean():.1f}", f"{100 * values[:, 3].mean():.0f}", *cells, *medians]
+    return [
+        name,
+        f"{100 * values[:, 0].mean():.1f}",
+        f"{100 * values[:, 3].mean():.0f}",
+        *cells,
+        *medians,
+    ]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-images", type=int, default=100, help="images to simulate (default: 100)")
-    parser.add_argument("--num-pixels", type=int, default=256, help="pixels along each side (default: 256)")
+    parser.add_argument(
+        "--num-images", type=int, default=100, help="images to simulate (default: 100)"
+    )
+    parser.add_argument(
+        "--num-pixels", type=int, default=256, help="pixels along each side (default: 256)"
+    )
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--seed", type=int, default=5000)
     arguments = parser.parse_args()
     model, found, lost = bc.load_model(arguments.model), {name: [] for name in SUBSETS}, []
     for i in tqdm(range(arguments.num_images)):
         data = bc.simulate_micrograph(
-            bc.reference_prior(), seed=arguments.seed, index=i, num_pixels=arguments.num_pixels, sampling=0.2
+            bc.reference_prior(),
+            seed=arguments.seed,
+            index=i,
+            num_pixels=arguments.num_pixels,
+            sampling=0.2,
         )
         try:
             of_image = {name: scores(data, known, model) for name, known in SUBSETS.items()}
@@ -79,7 +105,15 @@ def main() -> None:
     doses = ", ".join(f"{d:.0e}" for d in sorted(lost))
     num = arguments.num_images - len(lost)
     body = INTRODUCTION.format(num=num, lost=len(lost), doses=doses, pixels=arguments.num_pixels)
-    header = ["known", "right (%)", "read right (%)", "entropy", "log score", "median entropy", "median log score"]
+    header = [
+        "known",
+        "right (%)",
+        "read right (%)",
+        "entropy",
+        "log score",
+        "median entropy",
+        "median log score",
+    ]
     body += table(header, [rows_of(name, np.array(v, float)) for name, v in found.items()])
     write("micrographs", "Whole micrographs", body, arguments.seed)
 

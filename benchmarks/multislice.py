@@ -18,7 +18,8 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.structure import SITES, Atoms, columns_of
+from bayesctx.crystal import Atoms
+from bayesctx.defects import SITES, columns_of
 
 DETECTORS = {"40-100": (40, 100), "60-200": (60, 200), "80+": (80, np.inf)}
 NUM_DETECTORS = 4  # random detectors of every random case
@@ -74,9 +75,16 @@ def compare(file: Path) -> list[tuple[str, float, float, float, float]]:
             "cell": run["cell_A"],
         }
         images = [
-            bc.column_image(c, **optics, interference=i).values for c, i in ((columns, True), (columns, False), (atoms, False))
+            bc.column_image(c, **optics, interference=i).values
+            for c, i in ((columns, True), (columns, False), (atoms, False))
         ]
-        rows.append((name, *(rms(image, truth) for image in images), rms((first - second) / 2 + truth, truth)))
+        rows.append(
+            (
+                name,
+                *(rms(image, truth) for image in images),
+                rms((first - second) / 2 + truth, truth),
+            )
+        )
     return rows
 
 
@@ -85,11 +93,24 @@ def reference(folder: Path) -> str:
     lines, found = [], {}
     for file in tqdm(sorted(folder.glob("*.json")), unit="run"):
         results = compare(file)
-        lines.append([file.stem, *("{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*values) for _, *values in results)])
+        lines.append(
+            [
+                file.stem,
+                *("{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*values) for _, *values in results),
+            ]
+        )
         for name, *values in results:
             found.setdefault(name, []).append(values)
     for label, reduce in (("median", np.median), ("worst", np.max)):
-        lines.append([label, *("{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*reduce(found[name], 0)) for name in DETECTORS)])
+        lines.append(
+            [
+                label,
+                *(
+                    "{:.2f} / {:.2f} / {:.1f} ({:.2f})".format(*reduce(found[name], 0))
+                    for name in DETECTORS
+                ),
+            ]
+        )
     return table(["run", *DETECTORS], lines)
 
 
@@ -100,20 +121,32 @@ def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
     dopant = rng.choice(bc.DOPANTS[material.metal])
     a, half = material.lattice_constant, material.chalcogen_separation / 2
     cell = (3 * a, 2 * a * 3**0.5)
-    corners = [((i + o) * a, (j + o) * a * 3**0.5) for i in range(3) for j in range(2) for o in (0, 0.5)]
+    corners = [
+        ((i + o) * a, (j + o) * a * 3**0.5) for i in range(3) for j in range(2) for o in (0, 0.5)
+    ]
     sites = {
         "metal": corners,
         "chalcogen": [(x, y + a / 3**0.5) for x, y in corners],
         "hollow": [(x, y - a / 3**0.5) for x, y in corners],
     }
     kind = rng.choice(list(sites))
-    adatom_on_pair: Atoms = ((material.metal, -half - 1.0), (material.chalcogen, -half), (material.chalcogen, half))
+    adatom_on_pair: Atoms = (
+        (material.metal, -half - 1.0),
+        (material.chalcogen, -half),
+        (material.chalcogen, half),
+    )
     choices = [(d, c) for d in SITES[kind][1:] for c in columns_of(d, host, dopant)]
     choices += [("adatom on X2", adatom_on_pair)] if kind == "chalcogen" else []
     name, column = choices[rng.integers(len(choices))]
-    columns = [(x, y, columns_of(c, host, dopant)[0]) for k, c in (("metal", "M"), ("chalcogen", "X2")) for x, y in sites[k]]
+    columns = [
+        (x, y, columns_of(c, host, dopant)[0])
+        for k, c in (("metal", "M"), ("chalcogen", "X2"))
+        for x, y in sites[k]
+    ]
     centre = sites[kind][4]
-    columns = [c for c in columns if np.hypot(c[0] - centre[0], c[1] - centre[1]) > 0.1] + [(*centre, column)]
+    columns = [c for c in columns if np.hypot(c[0] - centre[0], c[1] - centre[1]) > 0.1] + [
+        (*centre, column)
+    ]
     semiangle = rng.uniform(18, 38)
     inner = np.exp(rng.uniform(np.log(max(25, semiangle + 8)), np.log(120), NUM_DETECTORS))
     outer = np.minimum(inner * np.exp(rng.uniform(np.log(1.5), np.log(5), NUM_DETECTORS)), 300)
@@ -139,7 +172,12 @@ def block(seed: int, number: int, folder: Path) -> xr.DataArray:
     if not file.exists():
         columns, optics, _ = draw_case(np.random.default_rng(seed))
         halves = [
-            bc.multislice_image(columns, **optics, num_configurations=BLOCK // 2, seed=2 * (seed + 100_003 * number) + half)
+            bc.multislice_image(
+                columns,
+                **optics,
+                num_configurations=BLOCK // 2,
+                seed=2 * (seed + 100_003 * number) + half,
+            )
             for half in (0, 1)
         ]
         xr.concat(halves, "half").to_netcdf(file.with_suffix(".part"))
@@ -147,7 +185,9 @@ def block(seed: int, number: int, folder: Path) -> xr.DataArray:
     return xr.load_dataarray(file)
 
 
-def compare_case(seed: int, max_noise: float, folder: Path) -> tuple[xr.DataArray, list[np.ndarray], list[np.ndarray]]:
+def compare_case(
+    seed: int, max_noise: float, folder: Path
+) -> tuple[xr.DataArray, list[np.ndarray], list[np.ndarray]]:
     """Multislice of one case, two independent halves, and the fast images with and without interference, by detector.
 
     Frozen phonons are added until the halves agree, and to 256 wherever the fast image differs by more than 2 %: the halves of a
@@ -155,14 +195,21 @@ def compare_case(seed: int, max_noise: float, folder: Path) -> tuple[xr.DataArra
     """
     columns, optics, _ = draw_case(np.random.default_rng(seed))
     angles = zip(optics["inner_collection_angle"], optics["outer_collection_angle"], strict=True)
-    detectors = [{"inner_collection_angle": float(a), "outer_collection_angle": float(b)} for a, b in angles]
-    fast, plain = ([bc.column_image(columns, **(optics | d), interference=i).values for d in detectors] for i in (True, False))
+    detectors = [
+        {"inner_collection_angle": float(a), "outer_collection_angle": float(b)} for a, b in angles
+    ]
+    fast, plain = (
+        [bc.column_image(columns, **(optics | d), interference=i).values for d in detectors]
+        for i in (True, False)
+    )
     total = 0
     for number in range(MAX_BLOCKS):
         total = total + block(seed, number, folder)
         mean = (total / (number + 1)).transpose("detector", "half", "y", "x")
         quiet = max(map(noise, mean.values)) <= max_noise
-        alike = max(rms(f, t) for f, t in zip(fast, mean.mean("half").values, strict=True)) <= SUSPECT
+        alike = (
+            max(rms(f, t) for f, t in zip(fast, mean.mean("half").values, strict=True)) <= SUSPECT
+        )
         if quiet and (alike or number + 1 >= SURE):
             break
     return mean.assign_coords(num_configurations=BLOCK * (number + 1)), fast, plain
@@ -180,7 +227,12 @@ def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) 
         return np.exp(-((image.x - x) ** 2 + (image.y - y) ** 2) / (2 * 0.5**2))
 
     x, y, _ = columns[-1]
-    images = [(cx + i * cell[0], cy + j * cell[1]) for cx, cy, _ in columns[:-1] for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    images = [
+        (cx + i * cell[0], cy + j * cell[1])
+        for cx, cy, _ in columns[:-1]
+        for i in (-1, 0, 1)
+        for j in (-1, 0, 1)
+    ]
     host = min(images, key=lambda c: np.hypot(c[0] - x, c[1] - y))
     return float((image * around(x, y)).sum() / (image * around(*host)).sum())
 
@@ -192,8 +244,13 @@ def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
     found = []
     for halves, fast, plain in zip(*compare_case(seed, max_noise, folder), strict=True):
         truth = halves.mean("half")
-        detector = {n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")}
-        ratios = [column_ratio(i, columns, optics["cell"]) for i in (truth, truth.copy(data=fast), halves[0], halves[1])]
+        detector = {
+            n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")
+        }
+        ratios = [
+            column_ratio(i, columns, optics["cell"])
+            for i in (truth, truth.copy(data=fast), halves[0], halves[1])
+        ]
         error, of_truth = rms(fast, truth.values), noise(halves.values)
         found.append(detector | {
             "seed": seed, "name": name,
@@ -223,24 +280,39 @@ def summarise(found: list[dict]) -> str:
                 f"{np.median([r[n] for r in members]):.2f} / {np.quantile([r[n] for r in members], 0.99):.2f}"
                 for n in ("error", "net", "without", "noise")
             ]
-            of_ratio = (np.sqrt(np.mean([r[n] ** 2 for r in members])) for n in ("ratio", "ratio_noise"))
+            of_ratio = (
+                np.sqrt(np.mean([r[n] ** 2 for r in members])) for n in ("ratio", "ratio_noise")
+            )
             rows.append([label, len(members), *cells, "{:.2f} ({:.2f})".format(*of_ratio)])
     header = ["detectors", "images", "column_image", "the same, noise taken off", "without interference", "noise of multislice",
               "ratio of columns, rms (noise)"]  # fmt: skip
     worst = sorted(found, key=lambda r: -r["net"])[:8]
-    keys = ("name", "energy", "inner_collection_angle", "outer_collection_angle", "tilt", "error", "noise", "mean")
+    keys = (
+        "name",
+        "energy",
+        "inner_collection_angle",
+        "outer_collection_angle",
+        "tilt",
+        "error",
+        "noise",
+        "mean",
+    )
     listed = [[r["name"], *(f"{r[k]:.1f}" for k in keys[1:])] for r in worst]
     return table(header, rows) + "\n\nThe worst:\n\n" + table(keys, listed)
 
 
-def sampled(element: str, energy: float, sampling: float, detectors: list[tuple[float, float]]) -> list[float]:
+def sampled(
+    element: str, energy: float, sampling: float, detectors: list[tuple[float, float]]
+) -> list[float]:
     """Fraction of the beam on detectors for a probe on an atom at rest, by abTEM with gratings of that sampling in Å."""
     import abtem
     from ase import Atoms
 
     abtem.config.set({"diagnostics.progress_bar": False})
     atoms = Atoms(element, positions=[(PLACE, PLACE, 0.01)], cell=(EDGE, EDGE, 1), pbc=True)
-    potential = abtem.Potential(atoms, sampling=sampling, slice_thickness=1, parametrization="lobato", projection="infinite")
+    potential = abtem.Potential(
+        atoms, sampling=sampling, slice_thickness=1, parametrization="lobato", projection="infinite"
+    )
     probe = abtem.Probe(energy=energy, semiangle_cutoff=25)
     waves = probe.multislice(potential, scan=abtem.CustomScan([(PLACE, PLACE)])).compute()
     pattern = waves.diffraction_patterns(max_angle="valid", parity="same")
@@ -271,9 +343,18 @@ def gratings() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reference", type=Path, help="folder of a multislice reference: .json and .npz")
-    parser.add_argument("--num-cases", type=int, default=300, help="random structures and conditions (default: 300)")
-    parser.add_argument("--max-noise", type=float, default=1.5, help="of the multislice in %% at the most (default: 1.5)")
+    parser.add_argument(
+        "--reference", type=Path, help="folder of a multislice reference: .json and .npz"
+    )
+    parser.add_argument(
+        "--num-cases", type=int, default=300, help="random structures and conditions (default: 300)"
+    )
+    parser.add_argument(
+        "--max-noise",
+        type=float,
+        default=1.5,
+        help="of the multislice in %% at the most (default: 1.5)",
+    )
     parser.add_argument(
         "--truth",
         type=Path,
@@ -295,8 +376,17 @@ def main() -> None:
         with get_context("spawn").Pool(arguments.jobs) as pool:
             results = list(tqdm(pool.imap_unordered(work, cases), total=len(cases), unit="case"))
         phonons = int(np.mean([r["phonons"] for r in itertools.chain(*results)]))
-        found = sorted(itertools.chain(*results), key=lambda r: (r["seed"], r["inner_collection_angle"]))
-        settings = (arguments.num_cases, NUM_DETECTORS, BLOCK, BLOCK * MAX_BLOCKS, arguments.max_noise, phonons)
+        found = sorted(
+            itertools.chain(*results), key=lambda r: (r["seed"], r["inner_collection_angle"])
+        )
+        settings = (
+            arguments.num_cases,
+            NUM_DETECTORS,
+            BLOCK,
+            BLOCK * MAX_BLOCKS,
+            arguments.max_noise,
+            phonons,
+        )
         body.append(RANDOM.format(*settings) + summarise(found))
     body.append(f"All of it in {time.perf_counter() - start:.0f} s.")
     write("multislice", "The forward model against multislice", "\n\n".join(body), arguments.seed)

@@ -12,9 +12,11 @@ import xarray as xr
 from report import table, write
 
 import bayesctx as bc
+from bayesctx.crystal import HOSTS
+from bayesctx.defects import DEFECTS, SITES, columns_of, species_of
+from bayesctx.elements import ATOMIC_NUMBERS
 from bayesctx.optics import wavelength
 from bayesctx.plots import new_figure
-from bayesctx.structure import ATOMIC_NUMBERS, DEFECTS, HOSTS, SITES, columns_of, species_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -33,10 +35,33 @@ DEFECTIVE = {
 }  # fmt: skip
 """What stands where in the patch of MoS2: site, cell along x and y, corner or centre; class, dopant and alternative."""
 
-ABERRATIONS = {"C10": 20.0, "C12": 10.0, "phi12": 0.4, "C21": 100.0, "phi21": 1.0, "C23": 50.0, "phi23": 0.3}
+ABERRATIONS = {
+    "C10": 20.0,
+    "C12": 10.0,
+    "phi12": 0.4,
+    "C21": 100.0,
+    "phi21": 1.0,
+    "C23": 50.0,
+    "phi23": 0.3,
+}
 LINE = 1  # cells along x: the profile runs along the armchair direction through four defects
-PAIRS = {"S2": ("X2", 0), "O+S": ("O_X", 0), "Se+S": ("Y_X", 0), "Te+S": ("Y_X", 2), "Mo+S": ("M_X", 0), "Mo+Mo": ("adatom_M", 0)}
-LABELS = {"O": "O", "S": "S", "Fe": "Ti ... Co", "Se": "Se", "Mo": "Nb, Mo", "Te": "Te", "W": "Ta, W, Re"}
+PAIRS = {
+    "S2": ("X2", 0),
+    "O+S": ("O_X", 0),
+    "Se+S": ("Y_X", 0),
+    "Te+S": ("Y_X", 2),
+    "Mo+S": ("M_X", 0),
+    "Mo+Mo": ("adatom_M", 0),
+}
+LABELS = {
+    "O": "O",
+    "S": "S",
+    "Fe": "Ti ... Co",
+    "Se": "Se",
+    "Mo": "Nb, Mo",
+    "Te": "Te",
+    "W": "Ta, W, Re",
+}
 CLASSES = {"S": "V_X, X_M", "S2": "X2, X2_M", "O+S": "O_X", "Se+S": "Y_X", "Te+S": "Y_X", "Mo": "M", "Mo+S": "M_X",
            "Mo+Mo": "adatom_M"}  # fmt: skip
 
@@ -61,7 +86,9 @@ def save(figure: Figure, name: str, num_colours: int | None = None) -> None:
     with Image.open(path) as image:
         small = image.convert("RGB")
         if num_colours:
-            small = small.quantize(num_colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+            small = small.quantize(
+                num_colours, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE
+            )
         small.save(path, optimize=True)
     print(f"{path} ({path.stat().st_size / 1e3:.0f} kB)")
 
@@ -70,7 +97,9 @@ def scale_bar(ax: Axes, length: float, colour: str = "white") -> None:
     from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
     style = {"pad": 0.3, "color": colour, "size_vertical": length / 14, "sep": 2}
-    bar = AnchoredSizeBar(ax.transData, length, f"{length:g} Å", "lower left", fontproperties={"size": 7}, **style)
+    bar = AnchoredSizeBar(
+        ax.transData, length, f"{length:g} Å", "lower left", fontproperties={"size": 7}, **style
+    )
     bar.patch.set(facecolor="black", alpha=0.6, edgecolor="none")
     ax.add_artist(bar)
 
@@ -86,7 +115,10 @@ def patch_of_defects() -> tuple[list, tuple[float, float], list[tuple[float, flo
     columns, labels = [], []
     for site, offset in offsets.items():
         for i, j, o in np.ndindex(4, 2, 2):
-            x, y = (i + o / 2 + 0.25) * a, ((j + o / 2) * a * 3**0.5 + offset + 0.5) % (2 * a * 3**0.5)
+            x, y = (
+                (i + o / 2 + 0.25) * a,
+                ((j + o / 2) * a * 3**0.5 + offset + 0.5) % (2 * a * 3**0.5),
+            )
             defect, dopant, alternative = DEFECTIVE.get((site, i, j, o), (SITES[site][0], "W", 0))
             column = columns_of(defect, host.name, dopant)[alternative]
             columns.append((x, y, column))
@@ -99,7 +131,9 @@ def band_limited_scan(cell: tuple[float, float], energy: float) -> list[np.ndarr
     """Probe positions that hold all of a periodic image: its frequencies end at the diameter of the aperture."""
     rim = sum(1 / length for length in cell) / 2
     orders = [int((2e-3 * SEMIANGLE / wavelength(energy) + rim) * length) for length in cell]
-    return [np.arange(2 * n + 1) * length / (2 * n + 1) for n, length in zip(orders, cell, strict=True)]
+    return [
+        np.arange(2 * n + 1) * length / (2 * n + 1) for n, length in zip(orders, cell, strict=True)
+    ]
 
 
 def trigonometric(at: np.ndarray, nodes: np.ndarray, period: float) -> np.ndarray:
@@ -117,8 +151,15 @@ def multislice_of_patch(num_configurations: int, seed: int) -> list[xr.DataArray
     for energy in sorted({d[0] for d in DETECTORS}):
         x, y = band_limited_scan(cell, energy)
         rings = [d for d in DETECTORS if d[0] == energy]
-        optics = optics_of((energy, *np.array(rings).T[1:])) | {"x": x, "y": y, "cell": cell, "aberrations": ABERRATIONS}
-        slow = bc.multislice_image(columns, **optics, num_configurations=num_configurations, seed=seed, progress=True)
+        optics = optics_of((energy, *np.array(rings).T[1:])) | {
+            "x": x,
+            "y": y,
+            "cell": cell,
+            "aberrations": ABERRATIONS,
+        }
+        slow = bc.multislice_image(
+            columns, **optics, num_configurations=num_configurations, seed=seed, progress=True
+        )
         found |= dict(zip(rings, slow, strict=True))
     return [found[d].rename("truth").reset_coords(drop=True) for d in DETECTORS]
 
@@ -130,7 +171,11 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
     """
     sets = []
     for one in range(seed, seed + NUM_SETS):
-        files = [folder / f"{num_configurations}_{one}_{i}.nc" for i in range(len(DETECTORS))] if folder else []
+        files = (
+            [folder / f"{num_configurations}_{one}_{i}.nc" for i in range(len(DETECTORS))]
+            if folder
+            else []
+        )
         if files and all(f.exists() for f in files):
             sets.append([xr.load_dataset(f).truth for f in files])
             continue
@@ -139,7 +184,10 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
             file.parent.mkdir(parents=True, exist_ok=True)
             image.to_netcdf(file)
     images = [xr.concat(of_detector, "set") for of_detector in zip(*sets, strict=True)]
-    return [xr.Dataset({"truth": i.mean("set"), "noise": i.std("set", ddof=1) / NUM_SETS**0.5}) for i in images]
+    return [
+        xr.Dataset({"truth": i.mean("set"), "noise": i.std("set", ddof=1) / NUM_SETS**0.5})
+        for i in images
+    ]
 
 
 def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
@@ -147,8 +195,15 @@ def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
     columns, cell, _ = patch_of_defects()
     found = []
     for detector, data in zip(DETECTORS, truths, strict=True):
-        optics = optics_of(detector) | {"x": data.x.values, "y": data.y.values, "cell": cell, "aberrations": ABERRATIONS}
-        fast, plain = (bc.column_image(columns, **optics, interference=i).values for i in (True, False))
+        optics = optics_of(detector) | {
+            "x": data.x.values,
+            "y": data.y.values,
+            "cell": cell,
+            "aberrations": ABERRATIONS,
+        }
+        fast, plain = (
+            bc.column_image(columns, **optics, interference=i).values for i in (True, False)
+        )
         found.append(data.assign(fast=(("y", "x"), fast), plain=(("y", "x"), plain)))
     return found
 
@@ -166,14 +221,32 @@ def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
         rms, noise, plain = (100 * float((v**2).mean() / (data.truth**2).mean()) ** 0.5 for v in (
             error, data.noise, data.plain - data.truth))  # fmt: skip
         net = max(0.0, rms**2 - noise**2) ** 0.5
-        rows.append([name_of(detector), *(f"{v:.2f}" for v in (rms, noise, net, plain, 100 * float(abs(error).max()) / peak))])
+        rows.append(
+            [
+                name_of(detector),
+                *(
+                    f"{v:.2f}"
+                    for v in (rms, noise, net, plain, 100 * float(abs(error).max()) / peak)
+                ),
+            ]
+        )
         fine = [np.linspace(0, length, 161) for length in cell]
-        wx, wy = (trigonometric(f, data[n].values, p) for f, n, p in zip(fine, "xy", cell, strict=True))
+        wx, wy = (
+            trigonometric(f, data[n].values, p) for f, n, p in zip(fine, "xy", cell, strict=True)
+        )
         extent = (0, cell[0], cell[1], 0)
         for ax, values in zip(row, (data.truth, data.fast), strict=False):
-            shown = ax.imshow(100 * wy @ values.values @ wx.T, cmap="gray", vmin=0, vmax=100 * peak, extent=extent)
+            shown = ax.imshow(
+                100 * wy @ values.values @ wx.T, cmap="gray", vmin=0, vmax=100 * peak, extent=extent
+            )
         figure.colorbar(shown, ax=row[1], label="% of the beam", shrink=0.85)
-        shown = row[2].imshow(100 / peak * wy @ error.values @ wx.T, cmap="coolwarm", vmin=-1.5, vmax=1.5, extent=extent)
+        shown = row[2].imshow(
+            100 / peak * wy @ error.values @ wx.T,
+            cmap="coolwarm",
+            vmin=-1.5,
+            vmax=1.5,
+            extent=extent,
+        )
         figure.colorbar(shown, ax=row[2], label="% of the peak", shrink=0.85)
         row[0].set_ylabel(name_of(detector), fontsize=9)
         row[2].set_xlabel(f"rms {rms:.2f} %, noise of the truth {noise:.2f} %", fontsize=8)
@@ -181,13 +254,28 @@ def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
         for ax in row[:3]:
             ax.set(xticks=[], yticks=[])
         scale_bar(row[0], 3)
-    for ax, title in zip(axes[0], ("multislice", "column_image", "difference", "profile along the line"), strict=True):
+    for ax, title in zip(
+        axes[0], ("multislice", "column_image", "difference", "profile along the line"), strict=True
+    ):
         ax.set_title(title, fontsize=10)
-    axes[0, 1].axvline((LINE + 0.25) * HOSTS["MoS2"].lattice_constant, color="#56B4E9", linewidth=1, linestyle=(0, (4, 3)))
+    axes[0, 1].axvline(
+        (LINE + 0.25) * HOSTS["MoS2"].lattice_constant,
+        color="#56B4E9",
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+    )
     for x, y, label in labels:
         # on an empty site, beside an atom
-        beside = 0.0 if label.startswith("V_") and label != "V_X" else 0.75 if y < 0.85 * cell[1] else -0.75
-        text = axes[0, 0].text(x, y + beside, label, color="#FFD54A", fontsize=7, ha="center", va="center")
+        beside = (
+            0.0
+            if label.startswith("V_") and label != "V_X"
+            else 0.75
+            if y < 0.85 * cell[1]
+            else -0.75
+        )
+        text = axes[0, 0].text(
+            x, y + beside, label, color="#FFD54A", fontsize=7, ha="center", va="center"
+        )
         text.set_path_effects([withStroke(linewidth=1.5, foreground="black")])
     save(figure, "agreement")
     return rows
@@ -200,7 +288,14 @@ def draw_profile(ax: Axes, data: xr.Dataset, cell: tuple[float, float]) -> None:
     y = np.linspace(0, cell[1], 300)
     line = trigonometric(y, data.y.values, cell[1]) @ data.fast.values @ wx.T
     ax.plot(y, 100 * line[:, 0], color="#0072B2", linewidth=1.2, label="column_image")
-    ax.plot(data.y, 100 * (data.truth.values @ wx.T)[:, 0], "o", color="black", markersize=3, label="multislice")
+    ax.plot(
+        data.y,
+        100 * (data.truth.values @ wx.T)[:, 0],
+        "o",
+        color="black",
+        markersize=3,
+        label="multislice",
+    )
     half = a * 3**0.5
     names = {0.5: "W", 0.5 + a / 3**0.5: "S", 0.5 + half: "V", 0.5 + half + a / 3**0.5: "O+S"}
     top = 100 * float(line.max())
@@ -237,8 +332,17 @@ def draw_gallery(host: str, dopant: str) -> None:
     figure = new_figure((12, 5.75))
     axes = figure.subplots(len(cases), len(DEFECTS), gridspec_kw={"hspace": 0.03, "wspace": 0.03})
     for row, case in zip(axes, cases, strict=True):
-        place = {"x": axis, "y": axis, "source_size": SOURCE, "cell": (36.0, 36.0), "interference": False}
-        images = [bc.column_image(surroundings(host, d, dopant)[0], **optics_of(case), **place) for d in DEFECTS]
+        place = {
+            "x": axis,
+            "y": axis,
+            "source_size": SOURCE,
+            "cell": (36.0, 36.0),
+            "interference": False,
+        }
+        images = [
+            bc.column_image(surroundings(host, d, dopant)[0], **optics_of(case), **place)
+            for d in DEFECTS
+        ]
         # white is a quarter above the perfect crystal: an adatom on a metal column saturates
         white = 1.25 * max(float(images[DEFECTS.index(d)].max()) for d in ("M", "X2"))
         for ax, image in zip(row, images, strict=True):
@@ -259,7 +363,14 @@ def draw_gallery(host: str, dopant: str) -> None:
 
 def peak(column: tuple, detector: Sequence[float]) -> float:
     """Intensity over the middle of an isolated column, in % of the beam."""
-    image = bc.column_image([(0.0, 0.0, column)], **optics_of(detector), x=[0.0], y=[0.0], source_size=SOURCE, interference=False)
+    image = bc.column_image(
+        [(0.0, 0.0, column)],
+        **optics_of(detector),
+        x=[0.0],
+        y=[0.0],
+        source_size=SOURCE,
+        interference=False,
+    )
     return 100 * float(image.item())
 
 
@@ -272,7 +383,13 @@ def draw_contrast() -> list[list[str]]:
         values = np.array(list(single.values()))
         slope, offset = np.polyfit(np.log(number), np.log(values), 1)
         residual = np.log(values) - offset - slope * np.log(number)
-        error = float(np.sqrt((residual**2).sum() / (len(number) - 2) / ((np.log(number) - np.log(number).mean()) ** 2).sum()))
+        error = float(
+            np.sqrt(
+                (residual**2).sum()
+                / (len(number) - 2)
+                / ((np.log(number) - np.log(number).mean()) ** 2).sum()
+            )
+        )
         scatter = 100 * float(residual.std())
         rows.append([name_of(detector), f"{slope:.2f} ± {error:.2f}", f"{scatter:.0f}"])
         span = np.array([7.0, 85.0])
@@ -280,18 +397,36 @@ def draw_contrast() -> list[list[str]]:
         ax.loglog(number, values, "o", color="#0072B2", markersize=4)
         for element, label in LABELS.items():
             place = {"xytext": (6, -8)} if element != "W" else {"xytext": (-6, 4), "ha": "right"}
-            ax.annotate(label, (ATOMIC_NUMBERS[element], single[element]), **place, textcoords="offset points", fontsize=8)
+            ax.annotate(
+                label,
+                (ATOMIC_NUMBERS[element], single[element]),
+                **place,
+                textcoords="offset points",
+                fontsize=8,
+            )
         stacks = {n: peak(columns_of(d, "MoS2", "W")[v], detector) for n, (d, v) in PAIRS.items()}
         shown = stacks | {n: single[n] for n in ("S", "Mo")}
         for value in shown.values():
-            ax.plot([(value / np.exp(offset)) ** (1 / slope), 88], [value, value], color="#D55E00", linewidth=0.6, alpha=0.4)
+            ax.plot(
+                [(value / np.exp(offset)) ** (1 / slope), 88],
+                [value, value],
+                color="#D55E00",
+                linewidth=0.6,
+                alpha=0.4,
+            )
         mark_stacks(ax, shown, single)
-        ax.set_title(f"{name_of(detector)}:  $Z^{{{slope:.2f}}}$, scatter {scatter:.0f} %", fontsize=9)
-        ax.set(xlim=(7, 260), xlabel="atomic number Z", ylim=(0.7 * values.min(), 2.2 * values.max()))
+        ax.set_title(
+            f"{name_of(detector)}:  $Z^{{{slope:.2f}}}$, scatter {scatter:.0f} %", fontsize=9
+        )
+        ax.set(
+            xlim=(7, 260), xlabel="atomic number Z", ylim=(0.7 * values.min(), 2.2 * values.max())
+        )
         ax.spines["bottom"].set_bounds(7, 85)
         ticks = [t for t in (0.05, 0.1, 0.2, 0.5, 1, 2, 5) if t > 0.7 * values.min()]
         ax.set_yticks(ticks, [f"{t:g}" for t in ticks], fontsize=8)
-        ax.set_xticks([8, 16, 24, 34, 42, 52, 74], [str(z) for z in (8, 16, 24, 34, 42, 52, 74)], fontsize=8)
+        ax.set_xticks(
+            [8, 16, 24, 34, 42, 52, 74], [str(z) for z in (8, 16, 24, 34, 42, 52, 74)], fontsize=8
+        )
         ax.minorticks_off()
         ax.spines[["right", "top"]].set_visible(False)
     figure.axes[0].set_ylabel("peak of a column [% of the beam]")
@@ -306,24 +441,42 @@ def mark_stacks(ax: Axes, stacks: dict[str, float], single: dict[str, float]) ->
     for name, value in sorted(stacks.items(), key=lambda item: item[1]):
         at = max(np.log(value), at + gap)
         ax.plot([88, 96], [value, np.exp(at)], color="#D55E00", linewidth=1)
-        ax.text(98, np.exp(at), f"{name}  ({CLASSES[name]})", fontsize=7.5, va="center", color="#D55E00")
+        ax.text(
+            98, np.exp(at), f"{name}  ({CLASSES[name]})", fontsize=7.5, va="center", color="#D55E00"
+        )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-configurations", type=int, default=96, help="frozen phonons of each of three sets (default: 96)")
+    parser.add_argument(
+        "--num-configurations",
+        type=int,
+        default=96,
+        help="frozen phonons of each of three sets (default: 96)",
+    )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--truth", type=Path, help="folder that keeps the multislice, which takes half an hour, between runs")
+    parser.add_argument(
+        "--truth",
+        type=Path,
+        help="folder that keeps the multislice, which takes half an hour, between runs",
+    )
     arguments = parser.parse_args()
-    found = with_fast_images(truth_of_patch(arguments.num_configurations, arguments.seed, arguments.truth))
-    header = ["detector", "difference", "noise of the truth", "noise taken off", "without interference", "largest, % of the peak"]
+    found = with_fast_images(
+        truth_of_patch(arguments.num_configurations, arguments.seed, arguments.truth)
+    )
+    header = [
+        "detector",
+        "difference",
+        "noise of the truth",
+        "noise taken off",
+        "without interference",
+        "largest, % of the peak",
+    ]
     agreement = table(header, draw_agreement(found))
     contrast = table(["detector", "exponent n of Z^n", "scatter around it in %"], draw_contrast())
     draw_gallery("MoS2", "W")
     draw_gallery("WSe2", "V")
-    truth = (
-        f"`multislice_image` with {NUM_SETS * arguments.num_configurations} frozen phonons on a patch of MoS2 with ten defects"
-    )
+    truth = f"`multislice_image` with {NUM_SETS * arguments.num_configurations} frozen phonons on a patch of MoS2 with ten defects"
     body = f"Relative rms difference of `column_image` from {truth}, in %:\n\n{agreement}\n\n"
     body += f"Peak intensity of a single atom against its atomic number, 15 elements from O to Re:\n\n{contrast}"
     write("pictures", "The numbers of the pictures", body, arguments.seed)

@@ -29,7 +29,15 @@ MATCHED = 1.0  # Å between a label and its site
 SCORES = (
     "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score", "entropy", "calibration error",
 )  # fmt: skip
-READINGS = ("file", "detector", "angles known softly", "brightest is the metal", "three best readings", "effective draws", "s")
+READINGS = (
+    "file",
+    "detector",
+    "angles known softly",
+    "brightest is the metal",
+    "three best readings",
+    "effective draws",
+    "s",
+)
 METAL_FIRST = ("metal-chalcogen-hollow", "metal-hollow-chalcogen")
 
 
@@ -37,7 +45,9 @@ def match(result: xr.DataTree, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarra
     """Labels that lie on a site, and the site of each."""
     found = result["constant_data"]
     sites = np.stack([found.site_y.values, found.site_x.values], -1)
-    distance, nearest = cKDTree(sites).query(np.stack([truth.site_y.values, truth.site_x.values], -1))
+    distance, nearest = cKDTree(sites).query(
+        np.stack([truth.site_y.values, truth.site_x.values], -1)
+    )
     matched = distance * float(found.sampling) < MATCHED
     return matched, nearest[matched]
 
@@ -66,11 +76,16 @@ def score(grouped: xr.DataArray, label: np.ndarray) -> dict[str, object]:
         "log score": f"{log_score.mean():.3f} ± {log_score.std() / len(label) ** 0.5:.3f}",
         "entropy": float(-(grouped * np.log2(grouped.clip(min=1e-30))).sum("defect_class").mean()),
         "calibration error": 100 * float(calibration.expected_calibration_error),
-        "confusion": [[name, *(int(((label == name) & (answer == n)).sum()) for n in names)] for name in LABELS],
+        "confusion": [
+            [name, *(int(((label == name) & (answer == n)).sum()) for n in names)]
+            for name in LABELS
+        ],
     }
 
 
-def read(image: xr.DataArray, context: dict, model: bc.DefectModel, num_draws: int) -> tuple[xr.DataTree, float]:
+def read(
+    image: xr.DataArray, context: dict, model: bc.DefectModel, num_draws: int
+) -> tuple[xr.DataTree, float]:
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few effective draws are shown in the table
@@ -82,7 +97,9 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
     """Picture of both detectors: a corner of the image with its sites, and what the angles are inferred to be."""
     import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained")
+    figure, axes = plt.subplots(
+        2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained"
+    )
     names = ["inner_collection_angle", "convergence_semiangle", "reading"]
     for row, (detector, result) in zip(axes, results.items(), strict=True):
         bc.plot_defects(result, ax=row[0])
@@ -101,7 +118,11 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
     scores, readings, confusions, pictures = [], [], [], {}
     for detector in SOFT:
         image = truth.image.sel(detector=detector, drop=True)
-        for angles, extra in (("both", SOFT[detector]), ("inner", {INNER: SOFT[detector][INNER]}), ("none", {})):
+        for angles, extra in (
+            ("both", SOFT[detector]),
+            ("inner", {INNER: SOFT[detector][INNER]}),
+            ("none", {}),
+        ):
             if angles == "inner" and extra == SOFT[detector]:
                 continue
             result, seconds = read(image, KNOWN | extra, model, num_draws)
@@ -110,12 +131,24 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
             metal = reading.sel(reading_class=list(METAL_FIRST)).values.sum()
             order = " / ".join(f"{p:.3f}" for p in sorted(reading.values, reverse=True)[:3])
             readings.append(
-                [path.stem, detector, angles, f"{metal:.3f}", order, f"{float(result['sample_stats'].ess):.1f}", f"{seconds:.1f}"]
+                [
+                    path.stem,
+                    detector,
+                    angles,
+                    f"{metal:.3f}",
+                    order,
+                    f"{float(result['sample_stats'].ess):.1f}",
+                    f"{seconds:.1f}",
+                ]
             )
             if angles == "both":
                 pictures[detector] = result
                 found = score(group(result, sites), label[matched])
-                cells = [f"{v:.2f}" if isinstance(v, float) else v for k, v in found.items() if k != "confusion"]
+                cells = [
+                    f"{v:.2f}" if isinstance(v, float) else v
+                    for k, v in found.items()
+                    if k != "confusion"
+                ]
                 scores.append([path.stem, detector, f"{matched.sum()} of {len(label)}", *cells])
                 confusions += [[path.stem, detector, *row] for row in found["confusion"]]
             print(readings[-1], scores[-1], flush=True)
@@ -126,7 +159,12 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("files", nargs="+", type=Path, help="labelled micrographs (netCDF) with detectors ADF1 and ADF2")
+    parser.add_argument(
+        "files",
+        nargs="+",
+        type=Path,
+        help="labelled micrographs (netCDF) with detectors ADF1 and ADF2",
+    )
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--num-draws", type=int, default=1000)
     arguments = parser.parse_args()

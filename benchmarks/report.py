@@ -10,19 +10,31 @@ from pathlib import Path
 import torch
 
 FOLDER = Path(__file__).parents[1] / "docs" / "benchmarks"
-MODELS = Path(__file__).parent / "models"  # trained for one comparison, and not shipped with the package
+MODELS = (
+    Path(__file__).parent / "models"
+)  # trained for one comparison, and not shipped with the package
 
 
 def origin(seed: int) -> str:
     """Commit, seed and machine in one line."""
     commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=FOLDER.parents[1]
+        ["git", "rev-parse", "--short", "HEAD"],
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parents[1],
     ).stdout.strip()
     dirty = subprocess.run(
-        ["git", "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True, cwd=FOLDER.parents[1]
+        ["git", "status", "--porcelain", "--untracked-files=no"],
+        capture_output=True,
+        text=True,
+        cwd=FOLDER.parents[1],
     ).stdout
     processor = next(
-        (x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")),
+        (
+            x.split(":")[1].strip()
+            for x in Path("/proc/cpuinfo").read_text().splitlines()
+            if x.startswith("model name")
+        ),
         platform.machine(),
     )
     return (

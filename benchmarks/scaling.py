@@ -13,7 +13,11 @@ from report import MODELS, table, write
 
 import bayesctx as bc
 
-SIZES = {"a fourth": {"width": 160, "hidden": 80}, "default": {}, "double": {"width": 1280, "hidden": 640}}
+SIZES = {
+    "a fourth": {"width": 160, "hidden": 80},
+    "default": {},
+    "double": {"width": 1280, "hidden": 640},
+}
 NUM_PATCHES = {100_000: tuple(SIZES), 300_000: tuple(SIZES), 1_000_000: ("a fourth", "default")}
 KNOWN = ("everything", "host", "nothing")
 
@@ -31,7 +35,13 @@ def fitted(run: tuple[str, int], folder: Path) -> Path:
     file = folder / f"{size.replace(' ', '-')}-{num_patches}.safetensors"
     if not file.exists():
         model = bc.DefectModel(bc.limit_prior(), **SIZES[size])
-        bc.train(model, num_patches=num_patches, num_workers=0, checkpoint=file.with_suffix(".pt"), progress=False)
+        bc.train(
+            model,
+            num_patches=num_patches,
+            num_workers=0,
+            checkpoint=file.with_suffix(".pt"),
+            progress=False,
+        )
         bc.save_model(model, file)
         print(f"{size}, {num_patches} patches: {file}", flush=True)
     return file
@@ -39,11 +49,20 @@ def fitted(run: tuple[str, int], folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-patches", type=int, default=2048, help="of the comparison (default: 2048)")
-    parser.add_argument("--num-draws", type=int, default=128, help="of the exact model (default: 128)")
-    parser.add_argument("--folder", type=Path, default=Path("runs/scaling"), help="where models are kept")
     parser.add_argument(
-        "--model", type=Path, default=MODELS / "limit.safetensors", help="of the default size after a longer training, to add"
+        "--num-patches", type=int, default=2048, help="of the comparison (default: 2048)"
+    )
+    parser.add_argument(
+        "--num-draws", type=int, default=128, help="of the exact model (default: 128)"
+    )
+    parser.add_argument(
+        "--folder", type=Path, default=Path("runs/scaling"), help="where models are kept"
+    )
+    parser.add_argument(
+        "--model",
+        type=Path,
+        default=MODELS / "limit.safetensors",
+        help="of the default size after a longer training, to add",
     )
     parser.add_argument("--seed", type=int, default=1000)
     arguments = parser.parse_args()
@@ -53,15 +72,23 @@ def main() -> None:
     with get_context("spawn").Pool(2) as pool:
         files = pool.map(partial(fitted, folder=arguments.folder), runs, chunksize=1)
     training = bc.load_model(arguments.model).card["training"]
-    runs.append(("default, trained before" if "start" in training else "default", training["num_patches"]))
+    runs.append(
+        ("default, trained before" if "start" in training else "default", training["num_patches"])
+    )
     files.append(arguments.model)
     rows, truth = [], data["defect"][:, None]
     for (size, num), file in zip(runs, files, strict=True):
         model = bc.load_model(file)
-        found = {"exact": data["log_evidence"], "neural": neural_of(model, arguments.num_patches, arguments.seed)}
+        found = {
+            "exact": data["log_evidence"],
+            "neural": neural_of(model, arguments.num_patches, arguments.seed),
+        }
         cells = []
         for known in KNOWN:
-            score = [posterior(v, data, SUBSETS[known]).gather(1, truth).clamp(min=1e-12).log() for v in found.values()]
+            score = [
+                posterior(v, data, SUBSETS[known]).gather(1, truth).clamp(min=1e-12).log()
+                for v in found.values()
+            ]
             gap = score[0] - score[1]
             cells.append(f"{gap.mean():.3f} ± {gap.std() / len(gap) ** 0.5:.3f}")
         rows.append([f"{num:.0e}", size, f"{sum(p.numel() for p in model.parameters()):,}", *cells])

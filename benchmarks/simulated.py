@@ -10,8 +10,8 @@ import xarray as xr
 from report import table, write
 
 import bayesctx as bc
-from bayesctx.calibration import log_score, reliability
 from bayesctx.information import entropy
+from bayesctx.metrics import log_score, reliability
 
 CONTEXT = tuple(name for name in bc.CONTEXT if name != "sampling")
 ANGLES = ("inner_collection_angle", "outer_collection_angle")
@@ -25,12 +25,17 @@ SUBSETS = {
 }
 
 
-def evaluate(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> tuple[xr.Dataset, float]:
+def evaluate(
+    data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel
+) -> tuple[xr.Dataset, float]:
     """Score every patch."""
     start = time.perf_counter()
     result = bc.infer(data.intensity, data[list(known)], model, num_draws=128)
     seconds = time.perf_counter() - start
-    scored = {"probabilities": result["class_posterior"].defect[:, 0], "entropy": entropy(result).entropy[:, 0]}
+    scored = {
+        "probabilities": result["class_posterior"].defect[:, 0],
+        "entropy": entropy(result).entropy[:, 0],
+    }
     return xr.Dataset(scored), seconds
 
 
@@ -41,7 +46,9 @@ def row(name: str, data: xr.Dataset, scored: xr.Dataset, seconds: float) -> list
     def mean(values: xr.DataArray) -> str:
         return f"{float(values.mean()):.3f} ± {float(values.std()) / values.size**0.5:.3f}"
 
-    right = scored.probabilities.argmax("defect_class") == np.array([list(bc.DEFECTS).index(d) for d in data.defect.values])
+    right = scored.probabilities.argmax("defect_class") == np.array(
+        [list(bc.DEFECTS).index(d) for d in data.defect.values]
+    )
     return [name, str(data.sizes["image"]), f"{100 * float(right.mean()):.1f}", mean(scored.entropy), mean(score),
             f"{100 * float(calibration.expected_calibration_error):.1f}", f"{data.sizes['image'] / seconds:.0f}"]  # fmt: skip
 
@@ -61,7 +68,15 @@ def main() -> None:
         bright = np.flatnonzero(data.dose.values > 10**5.5)
         high.append(row(name, data.isel(image=bright), scored.isel(image=bright), seconds))
         print(rows[-1], high[-1], flush=True)
-    header = ["known", "patches", "right (%)", "entropy (bits)", "log score (bits)", "calibration error (%)", "patches/s"]
+    header = [
+        "known",
+        "patches",
+        "right (%)",
+        "entropy (bits)",
+        "log score (bits)",
+        "calibration error (%)",
+        "patches/s",
+    ]
     body = (
         f"{arguments.num_patches} patches of `simulate(tmd_prior(), ..., seed={arguments.seed})`, thirteen equally "
         "probable classes, dose 10³ to 10⁶ e/Å², all nuisances. "

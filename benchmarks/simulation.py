@@ -12,8 +12,8 @@ import torch
 from report import table, write
 
 import bayesctx as bc
+from bayesctx.crystal import honeycomb
 from bayesctx.simulation import BLOCK, draw_block
-from bayesctx.structure import honeycomb
 
 SECONDS = 8.0  # of every measurement
 MATERIAL = bc.HOSTS["MoS2"]
@@ -32,7 +32,11 @@ def draw(task: tuple) -> tuple[int, float, float]:
     while time.perf_counter() - start < SECONDS:
         count += 1
         draw_block(prior, 0, first + count, patches_per_image=patches_per_image, noise=noise)
-    return count * BLOCK, time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return (
+        count * BLOCK,
+        time.perf_counter() - start,
+        resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    )
 
 
 def rate(prior: bc.Prior, patches_per_image: int, noise: bool, jobs: int) -> tuple[float, float]:
@@ -65,12 +69,24 @@ def prism(interpolation: int) -> float:
     places = []
     for x, y, site in [(x, y, s) for (x, y), s in zip(*honeycomb(a, 0.75 * EDGE), strict=True)]:
         if max(abs(x), abs(y)) < EDGE / 2:
-            stack = [("Mo", 0.0)] if site == "metal" else [("S", -half), ("S", half)] if site == "chalcogen" else []
+            stack = (
+                [("Mo", 0.0)]
+                if site == "metal"
+                else [("S", -half), ("S", half)]
+                if site == "chalcogen"
+                else []
+            )
             places += [(e, x + EDGE / 2, y + EDGE / 2, z + 3) for e, z in stack]
-    atoms = Atoms([e for e, *_ in places], positions=[p for _, *p in places], cell=(EDGE, EDGE, 6), pbc=True)
+    atoms = Atoms(
+        [e for e, *_ in places], positions=[p for _, *p in places], cell=(EDGE, EDGE, 6), pbc=True
+    )
     phonons = abtem.FrozenPhonons(atoms, num_configs=1, sigmas={"Mo": 0.06, "S": 0.075}, seed=0)
-    potential = abtem.Potential(phonons, sampling=0.05, slice_thickness=1.5, parametrization="lobato", projection="infinite")
-    waves = abtem.SMatrix(potential=potential, energy=80e3, semiangle_cutoff=30, interpolation=interpolation)
+    potential = abtem.Potential(
+        phonons, sampling=0.05, slice_thickness=1.5, parametrization="lobato", projection="infinite"
+    )
+    waves = abtem.SMatrix(
+        potential=potential, energy=80e3, semiangle_cutoff=30, interpolation=interpolation
+    )
     scan = abtem.GridScan((EDGE / 2 - 4, EDGE / 2 - 4), (EDGE / 2 + 4, EDGE / 2 + 4), sampling=0.25)
     abtem.config.set({"diagnostics.progress_bar": False})
     start = time.perf_counter()
@@ -106,14 +122,35 @@ def main() -> None:
     arguments = parser.parse_args()
     jobs = arguments.jobs
     torch.set_num_threads(1)
-    priors = {"reference": bc.reference_prior(), "MoS2, 80 keV, 60-200 mrad": bc.tmd_prior().given(CONDITION)}
+    priors = {
+        "reference": bc.reference_prior(),
+        "MoS2, 80 keV, 60-200 mrad": bc.tmd_prior().given(CONDITION),
+    }
     rows, best = [], {}
     for name, prior in priors.items():
         for number in (BLOCK, 64, 16, 1):
-            (clean, _), (noisy, most) = (rate(prior, number, noise, jobs) for noise in (False, True))
+            (clean, _), (noisy, most) = (
+                rate(prior, number, noise, jobs) for noise in (False, True)
+            )
             best.setdefault(name, clean)
-            rows.append([name, number, f"{clean:.0f}", f"{noisy:.0f}", f"{noisy * COLUMNS:.2g}", f"{most:.0f}"])
-    header = ["prior", "patches per image", "noise-free patches/s", "complete patches/s", "columns/s", "memory (MiB)"]
+            rows.append(
+                [
+                    name,
+                    number,
+                    f"{clean:.0f}",
+                    f"{noisy:.0f}",
+                    f"{noisy * COLUMNS:.2g}",
+                    f"{most:.0f}",
+                ]
+            )
+    header = [
+        "prior",
+        "patches per image",
+        "noise-free patches/s",
+        "complete patches/s",
+        "columns/s",
+        "memory (MiB)",
+    ]
     body = f"{jobs} processes of one thread.\n\n" + table(header, rows)
     few, many = (memory(priors["reference"], n) for n in (8, 200))
     body += f"\n\nMemory after {8 * BLOCK} patches {few:.0f} MiB, after {200 * BLOCK} patches {many:.0f} MiB."
@@ -129,11 +166,28 @@ def main() -> None:
         for interpolation in (1, 2):
             seconds = prism(interpolation)
             ratio = best["MoS2, 80 keV, 60-200 mrad"] * seconds
-            lines.append([interpolation, f"{seconds:.1f}", f"{COLUMNS / seconds:.2f}", f"{ratio:.2g}", f"{24 * ratio:.2g}"])
+            lines.append(
+                [
+                    interpolation,
+                    f"{seconds:.1f}",
+                    f"{COLUMNS / seconds:.2f}",
+                    f"{ratio:.2g}",
+                    f"{24 * ratio:.2g}",
+                ]
+            )
         body += (
             "\n\nabTEM, PRISM of the same patch (0.05 Å, one frozen phonon, all threads), and the ratio of columns per second, "
             "noise-free, for one frozen phonon and for the 24 that a converged image takes:\n\n"
-            + table(["interpolation", "s per patch", "columns/s", "ratio, 1 phonon", "ratio, 24 phonons"], lines)
+            + table(
+                [
+                    "interpolation",
+                    "s per patch",
+                    "columns/s",
+                    "ratio, 1 phonon",
+                    "ratio, 24 phonons",
+                ],
+                lines,
+            )
         )
     else:
         body += "\n\nabTEM is not installed (`pip install bayesctx[bench]`): no comparison."

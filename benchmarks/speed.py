@@ -35,8 +35,12 @@ def micrograph(path: str | None, seed: int, is_known: bool) -> tuple[float, floa
     """Seconds and peak memory in GiB of the inference of a micrograph."""
     torch.set_num_threads(2)
     model = bc.load_model(path)
-    truth = {"host": "WSe2", "dopant": "Ti"} | dict(zip(CONTEXT[2:], (80e3, 25.0, 60.0, 200.0, 0.0, 2e5), strict=True))
-    image = bc.simulate_micrograph(model.prior.given(truth), seed=seed, num_pixels=512, sampling=0.25).intensity
+    truth = {"host": "WSe2", "dopant": "Ti"} | dict(
+        zip(CONTEXT[2:], (80e3, 25.0, 60.0, 200.0, 0.0, 2e5), strict=True)
+    )
+    image = bc.simulate_micrograph(
+        model.prior.given(truth), seed=seed, num_pixels=512, sampling=0.25
+    ).intensity
     seconds = best(lambda: bc.infer(image, truth if is_known else {"sampling": 0.25}, model), 2)
     return seconds, peak_memory()
 
@@ -51,22 +55,47 @@ def main() -> None:
     data = bc.simulate(model.prior, 6000, seed=arguments.seed)
     few = data.isel(image=slice(0, 1000))
     with torch.no_grad():
-        encode = best(lambda: [model.encoder(chunk) for chunk in torch.from_numpy(data.intensity.values).split(256)])
+        encode = best(
+            lambda: [
+                model.encoder(chunk) for chunk in torch.from_numpy(data.intensity.values).split(256)
+            ]
+        )
     runs = [
-        ("patches, everything known", len(data.image), best(lambda: bc.infer(data.intensity, data[list(CONTEXT)], model))),
+        (
+            "patches, everything known",
+            len(data.image),
+            best(lambda: bc.infer(data.intensity, data[list(CONTEXT)], model)),
+        ),
         (
             "patches, host and dopant known",
             len(few.image),
             best(lambda: bc.infer(few.intensity, few[["host", "dopant"]], model), 1),
         ),
-        ("patches, everything latent", len(few.image), best(lambda: bc.infer(few.intensity, {}, model))),
+        (
+            "patches, everything latent",
+            len(few.image),
+            best(lambda: bc.infer(few.intensity, {}, model)),
+        ),
     ]
-    rows = [[name, f"{count}", f"{seconds:.2f}", f"{count / seconds:.0f}", ""] for name, count, seconds in runs]
+    rows = [
+        [name, f"{count}", f"{seconds:.2f}", f"{count / seconds:.0f}", ""]
+        for name, count, seconds in runs
+    ]
     # in a process of its own, so that its memory is that of one image
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
         for name in ("known", "latent"):
-            seconds, memory = pool.apply(micrograph, (arguments.model, arguments.seed, name == "known"))
-            rows.append([f"512 x 512 micrograph, context {name}", "1", f"{seconds:.2f}", "", f"{memory:.2f}"])
+            seconds, memory = pool.apply(
+                micrograph, (arguments.model, arguments.seed, name == "known")
+            )
+            rows.append(
+                [
+                    f"512 x 512 micrograph, context {name}",
+                    "1",
+                    f"{seconds:.2f}",
+                    "",
+                    f"{memory:.2f}",
+                ]
+            )
     body = (
         table(["task", "images", "s", "images/s", "peak memory (GiB)"], rows)
         + f"\n\nThe encoder alone does {len(data.image) / encode:.0f} patches/s: the floor of every inference. 1000 draws are "

@@ -26,7 +26,9 @@ in e/Å², and the share beyond the limit, which five in a hundred patches of th
 """
 
 
-def surprise_of(model: bc.DefectModel, kind: str | None, prior: bc.Prior, num_blocks: int) -> np.ndarray:
+def surprise_of(
+    model: bc.DefectModel, kind: str | None, prior: bc.Prior, num_blocks: int
+) -> np.ndarray:
     """Surprise of patches of a kind, or of the prior."""
     found = []
     for block in range(num_blocks):
@@ -48,11 +50,24 @@ def rows_of_kinds(model: bc.DefectModel, num_blocks: int) -> list[list[str]]:
     priors = [model.prior.given({"dose": bc.log_uniform(*band)}) for band in BANDS]
     usual = [surprise_of(model, None, prior, 2 * num_blocks) for prior in priors]
     limit = float(model.card["surprise_limit"])
-    rows = [["of the prior", "", *[""] * len(BANDS), *[f"{100 * (u > limit).mean():.1f}" for u in usual]]]
+    rows = [
+        [
+            "of the prior",
+            "",
+            *[""] * len(BANDS),
+            *[f"{100 * (u > limit).mean():.1f}" for u in usual],
+        ]
+    ]
     for kind in tqdm(STRANGERS):
         strange = [surprise_of(model, kind, prior, num_blocks) for prior in priors]
         areas = [area(np.concatenate(strange), np.concatenate(usual)), *map(area, strange, usual)]
-        rows.append([kind, *(f"{a:.3f}" for a in areas), *(f"{100 * (s > limit).mean():.1f}" for s in strange)])
+        rows.append(
+            [
+                kind,
+                *(f"{a:.3f}" for a in areas),
+                *(f"{100 * (s > limit).mean():.1f}" for s in strange),
+            ]
+        )
     return rows
 
 
@@ -62,7 +77,9 @@ def rows_left_out(path: str | None, num_patches: int) -> list[list[str]]:
     for kind in STRANGERS:
         model = bc.load_model(path)
         others = tuple(k for k in STRANGERS if k != kind)
-        found = fit_surprise(model, num_patches=num_patches, seed=1, kinds=others, progress=False).sel(kind=kind)
+        found = fit_surprise(
+            model, num_patches=num_patches, seed=1, kinds=others, progress=False
+        ).sel(kind=kind)
         rows.append([kind, f"{float(found.area):.3f}", f"{100 * float(found.caught):.1f}"])
     return rows
 
@@ -74,19 +91,43 @@ def rows_of_files(files: list[Path], model: bc.DefectModel) -> list[list[str]]:
         data = xr.load_dataset(file)
         for detector in data.detector.values:
             image = data.image.sel(detector=detector, drop=True)
-            found = bc.infer(image, {"host": "WSe2", "beam_energy": 80e3}, model, num_draws=256)["sample_stats"].surprise
+            found = bc.infer(image, {"host": "WSe2", "beam_energy": 80e3}, model, num_draws=256)[
+                "sample_stats"
+            ].surprise
             share = float((found > found.attrs["limit"]).mean())
-            rows.append([file.stem, str(detector), str(found.size), f"{float(found.median()):.1f}", f"{100 * share:.1f}"])
+            rows.append(
+                [
+                    file.stem,
+                    str(detector),
+                    str(found.size),
+                    f"{float(found.median()):.1f}",
+                    f"{100 * share:.1f}",
+                ]
+            )
     return rows
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--num-patches", type=int, default=4096, help=f"of each kind and dose, in blocks of {BLOCK} (default: 4096)"
+        "--num-patches",
+        type=int,
+        default=4096,
+        help=f"of each kind and dose, in blocks of {BLOCK} (default: 4096)",
     )
-    parser.add_argument("--left-out", type=int, default=100_000, help="patches to fit without each kind; 0: not (default: 1e5)")
-    parser.add_argument("--files", type=Path, nargs="*", default=[], help="labelled micrographs of WSe2 at 80 keV, netCDF")
+    parser.add_argument(
+        "--left-out",
+        type=int,
+        default=100_000,
+        help="patches to fit without each kind; 0: not (default: 1e5)",
+    )
+    parser.add_argument(
+        "--files",
+        type=Path,
+        nargs="*",
+        default=[],
+        help="labelled micrographs of WSe2 at 80 keV, netCDF",
+    )
     parser.add_argument("--model", help="default: the reference model")
     arguments = parser.parse_args()
     model = bc.load_model(arguments.model)
@@ -95,14 +136,21 @@ def main() -> None:
     header = ["kind", "area", *(f"area, {d}" for d in doses), *(f"caught (%), {d}" for d in doses)]
     with torch.no_grad():
         rows = rows_of_kinds(model, num_blocks)
-    body = INTRODUCTION.format(num=3 * BLOCK * num_blocks, usual=6 * BLOCK * num_blocks) + table(header, rows)
+    body = INTRODUCTION.format(num=3 * BLOCK * num_blocks, usual=6 * BLOCK * num_blocks) + table(
+        header, rows
+    )
     if arguments.left_out:
         body += "\n\nStrangers that the model was not taught, as seen by one that learnt of the other four kinds"
         body += f" ({arguments.left_out} patches):\n\n"
-        body += table(["kind", "area", "caught (%)"], rows_left_out(arguments.model, arguments.left_out))
+        body += table(
+            ["kind", "area", "caught (%)"], rows_left_out(arguments.model, arguments.left_out)
+        )
     if arguments.files:
         body += "\n\nSites of real micrographs beyond the limit:\n\n"
-        body += table(["file", "detector", "sites", "median (nats)", "beyond (%)"], rows_of_files(arguments.files, model))
+        body += table(
+            ["file", "detector", "sites", "median (nats)", "beyond (%)"],
+            rows_of_files(arguments.files, model),
+        )
     write("strangers", "What the prior cannot make", body, SEED)
 
 

@@ -14,7 +14,7 @@ import torch
 from report import table, write
 from torch.utils.data import DataLoader
 
-from bayesctx.simulation import open_shards
+from bayesctx.archive import open_shards
 
 COMMAND = "import sys; from bayesctx.cli import main; sys.exit(main(sys.argv[1:]))"
 GOAL = 55_000_000
@@ -47,14 +47,29 @@ def clock(seconds: float) -> str:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> str:
     """Write a tenth and the whole, read the whole back, and describe it."""
-    options = ["--seed", str(arguments.seed), "--prior", arguments.prior, "--workers", str(arguments.workers)]
+    options = [
+        "--seed",
+        str(arguments.seed),
+        "--prior",
+        arguments.prior,
+        "--workers",
+        str(arguments.workers),
+    ]
     options += ["--patches-per-image", str(arguments.patches_per_image)]
     rows = []
     for count in (arguments.num_patches // 10 // 256 * 256, arguments.num_patches):
         out = folder / str(count)
         seconds, memory = simulate(out, count, options)
         size = sum(p.stat().st_size for p in out.iterdir())
-        rows.append([count, f"{seconds:.1f}", f"{count / seconds:.0f}", f"{size / count:.0f}", f"{memory:.0f}"])
+        rows.append(
+            [
+                count,
+                f"{seconds:.1f}",
+                f"{count / seconds:.0f}",
+                f"{size / count:.0f}",
+                f"{memory:.0f}",
+            ]
+        )
     start = time.perf_counter()
     open_shards(out, verify=True)
     verified = size / (time.perf_counter() - start)

@@ -15,7 +15,9 @@ SHARED = Path(__file__).parents[2] / "shared"
 
 
 def pytest_addoption(parser):
-    parser.addoption("--device", default="cpu", help="torch device of the tests that can run on any")
+    parser.addoption(
+        "--device", default="cpu", help="torch device of the tests that can run on any"
+    )
 
 
 @pytest.fixture

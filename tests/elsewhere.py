@@ -12,7 +12,11 @@ class Elsewhere(torch.Tensor):
 
     @staticmethod
     def __new__(cls, held):
-        layout = {"strides": held.stride(), "storage_offset": held.storage_offset(), "dtype": held.dtype}
+        layout = {
+            "strides": held.stride(),
+            "storage_offset": held.storage_offset(),
+            "dtype": held.dtype,
+        }
         return torch.Tensor._make_wrapper_subclass(cls, held.shape, device=DEVICE, **layout)
 
     def __init__(self, held):
@@ -43,7 +47,9 @@ def _run(func, args, kwargs):
     goes = bool(away) if where is None else torch.device(where) == DEVICE
     if where is not None:
         kwargs = {**kwargs, "device": "cpu"}
-    args, kwargs = (tree_map(lambda v: v.held if isinstance(v, Elsewhere) else v, a) for a in (args, kwargs))
+    args, kwargs = (
+        tree_map(lambda v: v.held if isinstance(v, Elsewhere) else v, a) for a in (args, kwargs)
+    )
     result = func(*args, **kwargs)
 
     def wrap(value):

@@ -4,7 +4,8 @@ import xarray as xr
 from scipy.special import log_softmax
 from scipy.stats import chi2, kstest
 
-from bayesctx.calibration import class_reliability, confusion, coverage, log_score, ranks, reliability
+from bayesctx.coverage import coverage, ranks
+from bayesctx.metrics import class_reliability, confusion, log_score, reliability
 
 NAMES = ["M", "D_M", "X2", "V_X"]
 NUM = 4000
@@ -30,7 +31,9 @@ def test_log_score_prefers_the_exact_posterior(other):
 
 
 def test_log_score_of_a_coin_is_minus_log_two():
-    coin = xr.DataArray(np.full((3, 2), 0.5), {"defect_class": ["M", "X2"]}, ("patch", "defect_class"))
+    coin = xr.DataArray(
+        np.full((3, 2), 0.5), {"defect_class": ["M", "X2"]}, ("patch", "defect_class")
+    )
     np.testing.assert_allclose(log_score(coin, np.array([0, 1, 0])), -np.log(2), rtol=1e-15)
 
 
@@ -94,7 +97,10 @@ def test_confusion_counts_every_patch_once():
     np.testing.assert_array_equal(table.sum("prediction"), np.bincount(truth, minlength=4))
     right = (posterior.values.argmax(-1) == truth).sum()
     assert int(np.trace(table.values)) == right
-    assert int(table.sel(truth="X2", prediction="V_X")) == ((truth == 2) & (posterior.values.argmax(-1) == 3)).sum()
+    assert (
+        int(table.sel(truth="X2", prediction="V_X"))
+        == ((truth == 2) & (posterior.values.argmax(-1) == 3)).sum()
+    )
 
 
 def rank_of(width, num=2000, num_draws=99):
@@ -113,7 +119,10 @@ def test_ranks_tell_exact_from_wide_and_narrow():
     assert abs(np.var(exact) - spread) < 4 * error
     assert np.var(wide) < spread - 10 * error
     assert np.var(narrow) > spread + 10 * error
-    counts = {name: np.histogram(r, 10, (0, 1))[0] for name, r in (("exact", exact), ("wide", wide), ("narrow", narrow))}
+    counts = {
+        name: np.histogram(r, 10, (0, 1))[0]
+        for name, r in (("exact", exact), ("wide", wide), ("narrow", narrow))
+    }
     statistic = {name: ((c - 200) ** 2 / 200).sum() for name, c in counts.items()}
     limit = chi2.ppf(0.9999, 9)
     assert statistic["exact"] < limit < min(statistic["wide"], statistic["narrow"])
@@ -147,7 +156,9 @@ def test_every_class_of_a_calibrated_posterior_is_reliable():
     table = class_reliability(posterior, truth)
     assert table["count"].sum("bin").values.tolist() == [NUM] * len(NAMES)
     for name in NAMES:
-        assert float(table.expected_calibration_error.sel(defect_class=name)) < noise_of(table.sel(defect_class=name))
+        assert float(table.expected_calibration_error.sel(defect_class=name)) < noise_of(
+            table.sel(defect_class=name)
+        )
     # per class, the patches that are of it
     found = (table.accuracy * table["count"]).sum("bin").values
     np.testing.assert_allclose(found, np.bincount(truth, minlength=4), rtol=1e-12)
@@ -156,7 +167,9 @@ def test_every_class_of_a_calibrated_posterior_is_reliable():
 def test_a_class_that_is_named_too_rarely_shows():
     """Two probabilities exchanged: the other classes stay reliable, as the error of the most probable class would not say."""
     posterior, truth = toy()
-    tilted = posterior * xr.DataArray([1.0, 1.0, 1.0, 0.3], {"defect_class": NAMES}, ("defect_class",))
+    tilted = posterior * xr.DataArray(
+        [1.0, 1.0, 1.0, 0.3], {"defect_class": NAMES}, ("defect_class",)
+    )
     tilted = tilted / tilted.sum("defect_class")
     error = class_reliability(tilted, truth).expected_calibration_error
     assert error.idxmax("defect_class").item() in ("X2", "V_X")
@@ -176,7 +189,9 @@ def coverage_of(width, correlation, num=2000, num_draws=99):
     draws = seen @ gain + width * rng.normal(size=(num_draws, num, 2)) @ spread.T
     names = ("first", "second")
     return coverage(
-        xr.Dataset({n: (("chain", "draw", "image"), draws[None, ..., i]) for i, n in enumerate(names)}),
+        xr.Dataset(
+            {n: (("chain", "draw", "image"), draws[None, ..., i]) for i, n in enumerate(names)}
+        ),
         xr.Dataset({n: ("image", truth[:, i]) for i, n in enumerate(names)}),
     ).values
 

@@ -7,10 +7,16 @@ import torch
 import xarray as xr
 
 import bayesctx as bc
-from bayesctx.cli import main, verbs
+from bayesctx.cli import commands as verbs, main
 from bayesctx.cli.arguments import read_context, read_image
 
-GIVEN = ["host=WSe2", "dopant=Ti", "beam_energy=80e3", "convergence_semiangle=25", "inner_collection_angle=60..110"]
+GIVEN = [
+    "host=WSe2",
+    "dopant=Ti",
+    "beam_energy=80e3",
+    "convergence_semiangle=25",
+    "inner_collection_angle=60..110",
+]
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +26,20 @@ def files(tmp_path_factory):
     with torch.random.fork_rng():
         torch.manual_seed(0)
         bc.save_model(
-            bc.DefectModel(bc.reference_prior(), num_features=4, num_components=2, hidden=16), folder / "model.safetensors"
+            bc.DefectModel(bc.reference_prior(), num_features=4, num_components=2, hidden=16),
+            folder / "model.safetensors",
         )
     prior = bc.reference_prior().given({"host": "WSe2", "dopant": "Ti", "dose": 1e5})
     bc.save(xr.DataTree(bc.simulate(prior, 4, seed=0)), folder / "patches.nc")
     data = bc.simulate_micrograph(prior, seed=0, num_pixels=128, sampling=0.2)
     bc.save(xr.DataTree(data), folder / "image.nc")
     np.save(folder / "image.npy", data.intensity.values)
-    several = xr.Dataset({"haadf": (("detector", "y", "x"), np.ones((2, 40, 40))), "maadf": (("y", "x"), np.ones((40, 40)))})
+    several = xr.Dataset(
+        {
+            "haadf": (("detector", "y", "x"), np.ones((2, 40, 40))),
+            "maadf": (("y", "x"), np.ones((40, 40))),
+        }
+    )
     several.assign_coords(detector=["ADF1", "ADF2"]).to_netcdf(folder / "several.nc")
     (folder / "empty.npy").touch()
     (folder / "foreign.nc").write_bytes((folder / "image.nc").read_bytes()[:1000])
@@ -63,7 +75,10 @@ def test_simulate_writes_a_labelled_micrograph(tmp_path):
     assert run("simulate", *words, "--context", "dopant=Ti,V", "--out", out) == 0
     prior = bc.reference_prior().given({"dopant": ["Ti", "V"]})
     with xr.open_dataset(out) as data:
-        xr.testing.assert_identical(data.load(), bc.simulate_micrograph(prior, seed=0, num_pixels=64, sampling=0.25, index=3))
+        xr.testing.assert_identical(
+            data.load(),
+            bc.simulate_micrograph(prior, seed=0, num_pixels=64, sampling=0.25, index=3),
+        )
 
 
 def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
@@ -94,7 +109,16 @@ def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
 
 def test_infer_prints_composition_and_context_and_writes_the_posterior(files, tmp_path, capsys):
     out, picture = tmp_path / "result.nc", tmp_path / "result.png"
-    words = ["infer", files / "image.nc", "--model", files / "model.safetensors", "--num-draws", 64, "--seed", 3]
+    words = [
+        "infer",
+        files / "image.nc",
+        "--model",
+        files / "model.safetensors",
+        "--num-draws",
+        64,
+        "--seed",
+        3,
+    ]
     assert run(*words, "--context", *GIVEN, "--out", out, "--plot", picture) == 0
     result = bc.load(out)
     assert result.attrs["seed"] == 3
@@ -111,10 +135,14 @@ def test_infer_prints_composition_and_context_and_writes_the_posterior(files, tm
     assert "beam_energy [eV]                80000 (given)" in lines
     (inner,) = (line.split() for line in lines if line.startswith("inner_collection_angle [mrad]"))
     # printed to two digits of a standard deviation below 100
-    assert float(inner[2]) == pytest.approx(float(result["posterior"].inner_collection_angle.mean()), abs=0.5)
+    assert float(inner[2]) == pytest.approx(
+        float(result["posterior"].inner_collection_angle.mean()), abs=0.5
+    )
     assert "±" in inner
     assert "(prior" in inner
-    assert any(line.startswith("sampling [Å/px]") and line.endswith("(by the lattice)") for line in lines)
+    assert any(
+        line.startswith("sampling [Å/px]") and line.endswith("(by the lattice)") for line in lines
+    )
     assert "of 64 draws of the context are effective" in lines[0]
 
 
@@ -124,7 +152,11 @@ def test_infer_reads_arrays_and_patches(files, tmp_path, capsys):
     assert run("infer", files / "image.npy", "--context", *GIVEN, *end) == 0
     assert "site_x" in bc.load(out)["constant_data"]
     assert run("infer", files / "patches.nc", "--context", *GIVEN, *end) == 0
-    assert bc.load(out)["class_posterior"].defect.sizes == {"image": 4, "patch": 1, "defect_class": 13}
+    assert bc.load(out)["class_posterior"].defect.sizes == {
+        "image": 4,
+        "patch": 1,
+        "defect_class": 13,
+    }
     shown = capsys.readouterr().out
     assert "4 sites" in shown
     assert "context: one posterior for each image" in shown
@@ -151,7 +183,14 @@ def test_demo_compares_with_the_truth(files, tmp_path, capsys, monkeypatch):
 
 def test_context_is_read_as_numbers_names_candidates_and_ranges():
     found = read_context(
-        ["host=WSe2", "dopant=Ti, V", "dose=1e4,2e4", "beam_energy=80e3", "inner_collection_angle=60..110", "defocus=-60..60"]
+        [
+            "host=WSe2",
+            "dopant=Ti, V",
+            "dose=1e4,2e4",
+            "beam_energy=80e3",
+            "inner_collection_angle=60..110",
+            "defocus=-60..60",
+        ]
     )
     assert found.pop("inner_collection_angle").support.upper_bound == 110
     assert found.pop("defocus").support.lower_bound == -60
@@ -160,7 +199,10 @@ def test_context_is_read_as_numbers_names_candidates_and_ranges():
 
 
 def test_select_picks_by_label_or_position(files):
-    assert read_image(files / "several.nc", "haadf", ["detector=ADF2"]).coords["detector"].item() == "ADF2"
+    assert (
+        read_image(files / "several.nc", "haadf", ["detector=ADF2"]).coords["detector"].item()
+        == "ADF2"
+    )
     assert read_image(files / "several.nc", "maadf", ["y=3"]).sizes == {"x": 40}
 
 
@@ -222,7 +264,9 @@ def test_a_demo_in_a_folder_that_is_a_file_is_refused(files, capsys):
 
 
 @pytest.mark.parametrize("case", ["simulate", "train", "infer", "plot", "demo"])
-def test_an_interrupt_while_saving_leaves_nothing_half_written(case, files, tmp_path, monkeypatch, capsys):
+def test_an_interrupt_while_saving_leaves_nothing_half_written(
+    case, files, tmp_path, monkeypatch, capsys
+):
     words = {
         "simulate": ["simulate", "--num-patches", 1, "--out", tmp_path / "old.nc"],
         "train": ["train", "--num-patches", 64, "--batch-size", 64, "--workers", 0, "--held-out", 0, "--out", tmp_path / "old"],
@@ -230,7 +274,10 @@ def test_an_interrupt_while_saving_leaves_nothing_half_written(case, files, tmp_
         "plot": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "new", "--plot", tmp_path / "old.png"],
         "demo": ["demo", "--out-dir", tmp_path],
     }[case]  # fmt: skip
-    replace, kept = os.replace, {"simulate": "old.nc", "plot": "old.png", "demo": "demo.nc"}.get(case, "old")
+    replace, kept = (
+        os.replace,
+        {"simulate": "old.nc", "plot": "old.png", "demo": "demo.nc"}.get(case, "old"),
+    )
     (tmp_path / kept).write_text("as it was")
 
     def interrupt(source, target):
@@ -240,7 +287,9 @@ def test_an_interrupt_while_saving_leaves_nothing_half_written(case, files, tmp_
 
     monkeypatch.setattr(os, "replace", interrupt)
     monkeypatch.setattr(
-        verbs, "simulate_micrograph", lambda *_, **__: bc.simulate_micrograph(bc.tmd_prior(), seed=0, num_pixels=128)
+        verbs,
+        "simulate_micrograph",
+        lambda *_, **__: bc.simulate_micrograph(bc.tmd_prior(), seed=0, num_pixels=128),
     )
     model = [] if case in ("simulate", "train") else ["--model", files / "model.safetensors"]
     assert run(*words, *model) == 130
@@ -254,7 +303,17 @@ def test_an_interrupt_at_work_is_one_line(files, tmp_path, monkeypatch, capsys):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(verbs, "infer", interrupt)
-    assert run("infer", files / "image.nc", "--model", files / "model.safetensors", "--out", tmp_path / "new") == 130
+    assert (
+        run(
+            "infer",
+            files / "image.nc",
+            "--model",
+            files / "model.safetensors",
+            "--out",
+            tmp_path / "new",
+        )
+        == 130
+    )
     assert capsys.readouterr().err == "bayesctx: interrupted\n"
     assert names_in(tmp_path) == []
 
@@ -266,14 +325,29 @@ def test_a_warning_is_one_line(files, tmp_path, monkeypatch, capsys):
         return bc.infer(*arguments, **options)
 
     monkeypatch.setattr(verbs, "infer", doubtful)
-    words = ["infer", files / "patches.nc", "--model", files / "model.safetensors", "--num-draws", 64, "--out", tmp_path / "new"]
+    words = [
+        "infer",
+        files / "patches.nc",
+        "--model",
+        files / "model.safetensors",
+        "--num-draws",
+        64,
+        "--out",
+        tmp_path / "new",
+    ]
     assert run(*words, "--context", *GIVEN) == 0
     assert "bayesctx: warning: few effective draws\n" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("words", "unit"),
-    [([], "[eV]"), (["simulate"], "[e/Å²]"), (["train"], "in nats"), (["infer"], "[mrad]"), (["demo"], "in bits")],
+    [
+        ([], "[eV]"),
+        (["simulate"], "[e/Å²]"),
+        (["train"], "in nats"),
+        (["infer"], "[mrad]"),
+        (["demo"], "in bits"),
+    ],
     ids=["bayesctx", "simulate", "train", "infer", "demo"],
 )
 def test_help_teaches(words, unit, capsys):

@@ -5,7 +5,8 @@ import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
-from bayesctx.simulation import PatchStream, develop, draft_block, draw_block, join
+from bayesctx.simulation import PatchStream, develop, draft_block, draw_block
+from bayesctx.tensors import join
 from bayesctx.training import fit
 
 
@@ -35,13 +36,17 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise)
     options = {"patches_per_image": patches_per_image, "noise": noise}
     here = join([draw_block(prior(), 0, b, **options) for b in range(3)])
     with Pretending():
-        there = develop(prior(), join([draft_block(prior(), 0, b, **options) for b in range(3)]), DEVICE)
+        there = develop(
+            prior(), join([draft_block(prior(), 0, b, **options) for b in range(3)]), DEVICE
+        )
         for name in ("intensity", "defect", "species", "host", "dopant"):
             assert isinstance(getattr(there, name), Elsewhere)
         for name in ("defect", "species", "host", "dopant"):
             assert torch.equal(getattr(there, name).cpu(), getattr(here, name))
         assert all(torch.equal(v.cpu(), here.context[n]) for n, v in there.context.items())
-        differ = (there.intensity.cpu() - here.intensity).abs() / here.intensity.abs().amax((-2, -1), keepdim=True)
+        differ = (there.intensity.cpu() - here.intensity).abs() / here.intensity.abs().amax(
+            (-2, -1), keepdim=True
+        )
     # single precision; where a quantile lies on a border it may move a count by one, in one pixel of some thousand
     assert float((differ > 3e-6).float().mean()) < (5e-4 if noise else 1e-12)
 
@@ -50,15 +55,27 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
     asked, draw = [], fit.random_subset
     # every step asks about a part of the context, which most do not
     monkeypatch.setattr(fit, "PARTLY_KNOWN", 1.0)
-    monkeypatch.setattr(fit, "random_subset", lambda generator: asked.append(draw(generator)) or asked[-1])
+    monkeypatch.setattr(
+        fit, "random_subset", lambda generator: asked.append(draw(generator)) or asked[-1]
+    )
 
     def learn(device):
         sizes = {"num_features": 6, "num_components": 2, "hidden": 16, "width": 4}
         model = DefectModel(reference_prior(), **sizes).to(device).train()
         optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
-        stream = PatchStream(reference_prior(), seed=0, stop=2048, batch_size=256, patches_per_image=16, device=device)
+        stream = PatchStream(
+            reference_prior(),
+            seed=0,
+            stop=2048,
+            batch_size=256,
+            patches_per_image=16,
+            device=device,
+        )
         loss = {"context_weight": 3.0, "contrast_images": 16, "generative_weight": 0.02}
-        return [fit._step(model, b, optimizer, torch.Generator().manual_seed(i), **loss) for i, b in enumerate(stream)]
+        return [
+            fit._step(model, b, optimizer, torch.Generator().manual_seed(i), **loss)
+            for i, b in enumerate(stream)
+        ]
 
     here = learn("cpu")
     with Pretending():

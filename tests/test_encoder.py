@@ -48,12 +48,17 @@ def test_moments_of_a_turned_pattern_are_turned():
     radius, angle = torch.hypot(x, y), torch.atan2(y, x)
     shape = torch.exp(-((radius - 9) ** 2) / 8)
     for m in (1, 3, 5):
-        still, turned = ((shape * torch.cos(m * (angle - t))).flatten().to(basis.dtype) @ basis for t in (0.0, 0.4))
+        still, turned = (
+            (shape * torch.cos(m * (angle - t))).flatten().to(basis.dtype) @ basis
+            for t in (0.0, 0.4)
+        )
         mine = order.abs() == m
         large = still.abs() > 0.1 * still[mine].abs().max()
         assert bool((large <= mine).all())
         phase = torch.exp(-1j * order[large] * 0.4)
-        assert torch.allclose(turned[large], still[large] * phase, atol=2e-3 * float(still.abs().max()))
+        assert torch.allclose(
+            turned[large], still[large] * phase, atol=2e-3 * float(still.abs().max())
+        )
 
 
 def test_orders_other_than_three_turn_alike():

@@ -8,13 +8,12 @@ import torch
 from scipy.stats import norm, poisson
 
 import bayesctx as bc
-from bayesctx.calibration import log_score
 from bayesctx.exact import FREE, Box, Crystal, ExactModel, evidence, log_density
-from bayesctx.exact.program import columns_of_outcomes
+from bayesctx.exact.exact_model import columns_of_outcomes
 from bayesctx.information import entropy
+from bayesctx.metrics import log_score
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES
-from bayesctx.simulation.stream import draw_block
+from bayesctx.simulation import SPECIES, draw_block
 
 CONTEXT = (*CONTINUOUS, "host", "dopant")
 
@@ -64,7 +63,13 @@ def test_density_is_poisson_with_normal_noise(mean, readout):
     slow = (poisson.pmf(counts, mean) * norm.pdf(reading[:, None], counts, readout)).sum(-1)
     nuisances = torch.zeros(len(reading), len(FREE))
     patches = torch.from_numpy(reading).float()[:, None, None]
-    fast = log_density(Flat(mean, readout), torch.zeros(len(reading), dtype=torch.long), nuisances, patches).exp().numpy()
+    fast = (
+        log_density(
+            Flat(mean, readout), torch.zeros(len(reading), dtype=torch.long), nuisances, patches
+        )
+        .exp()
+        .numpy()
+    )
     # what lies beyond four standard deviations, and single precision
     assert np.abs(fast - slow).max() < 5e-4 * slow.max()
 
@@ -83,7 +88,9 @@ def test_evidence_is_the_integral_over_the_offset(block):
         nuisances = truth.repeat(len(grid), 1)
         nuisances[:, 1:3] = grid
         patches = block.intensity[i].expand(len(grid), -1, -1)
-        by_grid = log_density(crystal, columns.expand(len(grid)), nuisances, patches).logsumexp(0) - math.log(len(grid))
+        by_grid = log_density(crystal, columns.expand(len(grid)), nuisances, patches).logsumexp(
+            0
+        ) - math.log(len(grid))
         if float(block.context["dose"][i]) < 1e6:  # there a peak is narrower than the grid
             assert float(found.log_evidence) == pytest.approx(float(by_grid), abs=0.05)
             num += 1
@@ -104,10 +111,14 @@ def test_truth_passes_the_sieves():
 
 
 def test_draws_that_miss_the_box_are_drawn_closer(block):
-    from bayesctx.exact.evidence import _sample
+    from bayesctx.exact.importance import _sample
 
     model = ExactModel()
-    crystal, column, mode = crystal_of(block, 0, model.prior), block.species[0], nuisances_of(block, 0)
+    crystal, column, mode = (
+        crystal_of(block, 0, model.prior),
+        block.species[0],
+        nuisances_of(block, 0),
+    )
     wide = 1e8 * torch.eye(len(FREE)).double()[None]
     arguments = {"box": model.box, "num_draws": 16, "generator": torch.Generator().manual_seed(0)}
     found, ess, mean, spread = _sample(crystal, column, block.intensity[0], mode, wide, **arguments)
@@ -123,7 +134,9 @@ def test_sieves_hold_back_nothing_that_counts(block):
     for i in range(3):
         crystal = crystal_of(block, i, model.prior)
         sieved, whole = (
-            evidence([crystal], columns, block.intensity[i], model.box, **options).log_evidence[0, 0].softmax(0)
+            evidence([crystal], columns, block.intensity[i], model.box, **options)
+            .log_evidence[0, 0]
+            .softmax(0)
             for options in ({}, {"sieves": (math.inf,) * 3})
         )
         # other draws: 128 of them leave a tenth
@@ -148,7 +161,9 @@ def test_context_may_be_open(block):
     result = bc.infer(data.intensity, known, ExactModel(prior))
     hosts = result["posterior"].host.values
     names = [h for h in bc.HOSTS]
-    assert all(np.mean(hosts[0, :, i] == names.index(h)) > 0.99 for i, h in enumerate(data.host.values))
+    assert all(
+        np.mean(hosts[0, :, i] == names.index(h)) > 0.99 for i, h in enumerate(data.host.values)
+    )
 
 
 @pytest.mark.parametrize(("change", "message"), [
@@ -186,7 +201,9 @@ def test_what_the_prior_holds_at_a_number_need_not_be_told(monkeypatch):
         counts.append(len(crystals))
         return evidence(crystals, *args, **options)
 
-    monkeypatch.setattr("bayesctx.exact.program.evidence", counted)
+    monkeypatch.setattr("bayesctx.exact.exact_model.evidence", counted)
     left_out = bc.infer(patches.intensity, patches[held], ExactModel(), num_draws=64)
     assert counts == [1]
-    assert np.allclose(told["class_posterior"].defect, left_out["class_posterior"].defect, atol=1e-5)
+    assert np.allclose(
+        told["class_posterior"].defect, left_out["class_posterior"].defect, atol=1e-5
+    )

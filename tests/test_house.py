@@ -7,8 +7,9 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "bayesctx"
 ORDER = (
-    "storage", "notices", "context", "structure", "optics", "scattering", "imaging", "prior", "simulation", "encoder",
-    "likelihood", "model", "exact", "training", "micrograph", "inference", "calibration", "information", "plots", "cli",
+    "storage", "tensors", "elements", "crystal", "defects", "context", "optics", "responses", "fourier", "nuisances", "prior",
+    "multislice", "simulation", "archive", "encoder", "hypotheses", "likelihood", "model", "exact", "micrograph", "inference",
+    "metrics", "coverage", "training", "information", "plots", "cli",
 )  # fmt: skip
 FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
 
@@ -20,14 +21,18 @@ def floor(path):
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_imports_run_upward(path):
     depth = len(path.relative_to(PACKAGE).parts)
-    nodes = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ImportFrom) and n.level == depth and n.module]
+    nodes = [
+        n
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.ImportFrom) and n.level == depth and n.module
+    ]
     assert all(ORDER.index(n.module.split(".")[0]) < floor(path) for n in nodes)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_modules_and_functions_stay_small(path):
     text = path.read_text()
-    assert text.count("\n") <= 350
+    assert text.count("\n") <= 400
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef):
             documentation = (ast.get_docstring(node) or "").count("\n")

@@ -8,12 +8,20 @@ import xarray as xr
 from scipy.stats import kstest
 
 import bayesctx as bc
-from bayesctx.inference import fit_conflict
-from bayesctx.inference.conditioning import FEW, questions
+from bayesctx.inference.cases import FEW, questions
 from bayesctx.model import Materials
 from bayesctx.prior import CONTINUOUS
+from bayesctx.training import fit_conflict
 
-GROUPS = {"posterior", "class_posterior", "log_likelihood", "prior", "sample_stats", "observed_data", "constant_data"}
+GROUPS = {
+    "posterior",
+    "class_posterior",
+    "log_likelihood",
+    "prior",
+    "sample_stats",
+    "observed_data",
+    "constant_data",
+}
 MATERIAL = {"host": "WSe2", "dopant": "Ti"}
 CONDITIONS = {
     "beam_energy": 80e3, "convergence_semiangle": 25.0, "inner_collection_angle": 60.0, "outer_collection_angle": 200.0,
@@ -47,7 +55,9 @@ def infer(*arguments, **options):
 def check(result, dims, num_draws):
     """What every result promises."""
     assert set(result.children) == GROUPS
-    assert all("units" in v.attrs for group in result.children.values() for v in group.data_vars.values())
+    assert all(
+        "units" in v.attrs for group in result.children.values() for v in group.data_vars.values()
+    )
     defect = result["class_posterior"].defect
     assert defect.dims == (*dims, "patch", "defect_class")
     assert list(defect.defect_class.values) == list(bc.DEFECTS)
@@ -72,7 +82,11 @@ LAYOUTS = {
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("context", [{}, {"host": "WSe2", "dose": 1e4}, MATERIAL | CONDITIONS], ids=["none", "some", "all"])
+@pytest.mark.parametrize(
+    "context",
+    [{}, {"host": "WSe2", "dose": 1e4}, MATERIAL | CONDITIONS],
+    ids=["none", "some", "all"],
+)
 def test_every_layout_and_context_keeps_the_contract(layout, context, patches, untrained):
     arrange, dims = LAYOUTS[layout]
     result = infer(arrange(patches.intensity), context, untrained, num_draws=32)
@@ -84,7 +98,9 @@ def test_every_layout_and_context_keeps_the_contract(layout, context, patches, u
 
 
 def test_a_micrograph_keeps_the_contract(micrograph, untrained):
-    result = infer(micrograph.intensity, {"host": "WSe2", "beam_energy": 80e3}, untrained, num_draws=32)
+    result = infer(
+        micrograph.intensity, {"host": "WSe2", "beam_energy": 80e3}, untrained, num_draws=32
+    )
     check(result, (), 32)
     constants = result["constant_data"]
     # the size of a pixel is read off the lattice, strain and drift included
@@ -102,18 +118,31 @@ def test_a_micrograph_keeps_the_contract(micrograph, untrained):
 def test_simulated_data_go_straight_back(patches, untrained):
     data = patches[["host", "dopant", *CONTINUOUS]]
     whole = infer(patches.intensity, data, untrained, num_draws=8)
-    single = infer(patches.intensity.isel(image=slice(2, 3)), data.isel(image=slice(2, 3)), untrained, num_draws=8)
-    assert np.allclose(whole["class_posterior"].defect[2], single["class_posterior"].defect[0], atol=1e-5)
+    single = infer(
+        patches.intensity.isel(image=slice(2, 3)),
+        data.isel(image=slice(2, 3)),
+        untrained,
+        num_draws=8,
+    )
+    assert np.allclose(
+        whole["class_posterior"].defect[2], single["class_posterior"].defect[0], atol=1e-5
+    )
     assert whole["class_posterior"].host.argmax("host_class").values.tolist() == [
         list(bc.HOSTS).index(h) for h in data.host.values
     ]
 
 
 def test_context_is_kept_soft_or_hard(patches, untrained):
-    context = {"host": ["MoS2", "WS2"], "dose": dist.Uniform(1e4, 2e4), "beam_energy": [60e3, 200e3]}
+    context = {
+        "host": ["MoS2", "WS2"],
+        "dose": dist.Uniform(1e4, 2e4),
+        "beam_energy": [60e3, 200e3],
+    }
     result = infer(patches.intensity, context, untrained, num_draws=64)
     probabilities = result["class_posterior"].host
-    assert np.allclose(probabilities.sel(host_class=["MoS2", "WS2"]).sum("host_class"), 1, atol=1e-5)
+    assert np.allclose(
+        probabilities.sel(host_class=["MoS2", "WS2"]).sum("host_class"), 1, atol=1e-5
+    )
     draws = result["posterior"]
     assert draws.dose.min() >= 1e4
     assert draws.dose.max() <= 2e4
@@ -128,28 +157,41 @@ def test_many_values_of_one_variable_share_their_draws(untrained):
     assert sorted(np.concatenate([q.images for q in found])) == list(range(300))
     for question in found:
         # a group of five neighbours spans 4/299 of three decades
-        assert np.abs(np.log(doses[question.images] / question.context["dose"][0, 0].numpy())).max() < 0.06
+        assert (
+            np.abs(np.log(doses[question.images] / question.context["dose"][0, 0].numpy())).max()
+            < 0.06
+        )
 
 
 def test_angles_of_its_own_do_not_thin_out_the_draws_of_an_image():
     """Under a detector far outside the convergence is as likely as under the prior, whatever detectors others have."""
-    angles = {"inner_collection_angle": np.linspace(40, 110, 80), "beam_energy": np.linspace(60e3, 200e3, 80)}
+    angles = {
+        "inner_collection_angle": np.linspace(40, 110, 80),
+        "beam_energy": np.linspace(60e3, 200e3, 80),
+    }
     (question,) = questions(bc.reference_prior(), angles, 80, 1024, 0)
     convergence = question.context["convergence_semiangle"].expand(80, -1)
     assert bool(question.possible[-1].float().mean() > 0.5)
     # quasi-random: nearer to the middle of 18 to 38 mrad than independent draws, whose mean errs by 0.2
     for image in (0, -1):
         weight = question.possible[image].float()
-        assert float((convergence[image] * weight).sum() / weight.sum()) == pytest.approx(28.0, abs=0.2)
+        assert float((convergence[image] * weight).sum() / weight.sum()) == pytest.approx(
+            28.0, abs=0.2
+        )
 
 
 def test_many_returned_draws_rest_on_more_of_the_context(patches, untrained):
-    few, many = (infer(patches.intensity[:1], {"host": "MoS2"}, untrained, num_draws=n)["posterior"] for n in (1000, 4096))
+    few, many = (
+        infer(patches.intensity[:1], {"host": "MoS2"}, untrained, num_draws=n)["posterior"]
+        for n in (1000, 4096)
+    )
     assert len(np.unique(few.dose)) <= 128 < len(np.unique(many.dose)) <= 512
 
 
 def test_seed_decides(patches, untrained):
-    first, same, other = (infer(patches.intensity, {}, untrained, num_draws=16, seed=s) for s in (0, 0, 1))
+    first, same, other = (
+        infer(patches.intensity, {}, untrained, num_draws=16, seed=s) for s in (0, 0, 1)
+    )
     xr.testing.assert_identical(first["posterior"].to_dataset(), same["posterior"].to_dataset())
     assert not first["posterior"].dose.equals(other["posterior"].dose)
 
@@ -164,8 +206,8 @@ def test_units_of_the_intensity_do_not_matter(patches, untrained):
 @pytest.mark.parametrize("known", [(), ("host",)])
 def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained):
     """The two paths of the enumeration give the same posterior where an image has one patch."""
-    from bayesctx.inference.composition import Sites, one_image
-    from bayesctx.inference.enumeration import each_patch
+    from bayesctx.inference.image import Sites, one_image
+    from bayesctx.inference.patches import each_patch
 
     prior = untrained.prior.given({n: str(patches[n].values[0]) for n in known})
     (question,) = questions(prior, {}, 1, 64, 0)
@@ -173,10 +215,20 @@ def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained
     features = untrained.encoder(torch.from_numpy(patches.intensity.values[:1]))
     weight = torch.full((13,), 1 / 13)
     alone = each_patch(
-        outcomes, features, question.materials, question.possible, weight, num_draws=8, generator=torch.Generator()
+        outcomes,
+        features,
+        question.materials,
+        question.possible,
+        weight,
+        num_draws=8,
+        generator=torch.Generator(),
     )
-    sites = Sites(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13))
-    image = one_image(outcomes[0], features, question.materials.row(0), question.possible[0], sites, 0.3)
+    sites = Sites(
+        torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13)
+    )
+    image = one_image(
+        outcomes[0], features, question.materials.row(0), question.possible[0], sites, 0.3
+    )
     assert torch.allclose(alone.defect[0], image.defect[0, 0], atol=2e-4)
     assert torch.allclose(alone.material[0], image.material, atol=2e-4)
 
@@ -186,7 +238,10 @@ BAD = {
     "nan": (np.where(np.eye(32) > 0, np.nan, 1.0)[None], "got 32 pixels NaN or infinite"),
     "colours": (np.ones((64, 64, 3)), "as of colours; pass the data"),
     "order": (xr.DataArray(np.ones((32, 32, 4)), dims=("y", "x", "patch")), "transpose the image"),
-    "detectors": (xr.DataArray(np.ones((2, 32, 32)), dims=("detector", "y", "x")), "select one detector"),
+    "detectors": (
+        xr.DataArray(np.ones((2, 32, 32)), dims=("detector", "y", "x")),
+        "select one detector",
+    ),
     "small": (np.random.default_rng(0).random((2, 20, 20)), "pixels a side or more were expected"),
     "none": (np.ones((0, 32, 32)), "at least one patch"),
     "row": (np.ones(32), "dimensions"),
@@ -225,13 +280,18 @@ def test_few_effective_draws_are_told(micrograph, reference):
 
 def test_results_survive_their_file(patches, micrograph, untrained, tmp_path):
     for image in (patches.intensity, micrograph.intensity):
-        result = infer(image, {"host": "WSe2", "dose": dist.LogNormal(10.0, 1.0)}, untrained, num_draws=8)
+        result = infer(
+            image, {"host": "WSe2", "dose": dist.LogNormal(10.0, 1.0)}, untrained, num_draws=8
+        )
         path = bc.save(result, tmp_path / "result.nc")
         xr.testing.assert_identical(bc.load(path), result)
         assert [p.name for p in tmp_path.iterdir()] == ["result.nc"]
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")])
+@pytest.mark.parametrize(
+    "error",
+    [KeyboardInterrupt, RuntimeError("NetCDF: HDF error"), OSError(28, "No space left on device")],
+)
 def test_an_existing_file_is_never_damaged(error, patches, untrained, tmp_path, monkeypatch):
     result = infer(patches.intensity, {}, untrained, num_draws=4)
     path = bc.save(result, tmp_path / "result.nc")
@@ -263,7 +323,9 @@ def test_a_foreign_file_is_refused(patches, untrained, tmp_path):
 def test_arviz_takes_a_result(patches, untrained):
     import arviz as az
 
-    result = infer(patches.intensity.rename(image="patch"), {"host": "WSe2"}, untrained, num_draws=50)
+    result = infer(
+        patches.intensity.rename(image="patch"), {"host": "WSe2"}, untrained, num_draws=50
+    )
     summary = az.summary(bc.to_arviz(result), var_names=["inner_collection_angle", "concentration"])
     assert len(summary) == 14
 
@@ -285,7 +347,9 @@ def test_a_micrograph_with_known_context_is_read(micrograph, reference):
 def draw_from_model(model, num, generator):
     """Classes, context and contrast from the model's own joint density."""
     prior, materials = model.prior, Materials.of(model.prior)
-    context, possible = prior.quantiles(torch.rand(4 * num, 1 + len(CONTINUOUS), generator=generator))
+    context, possible = prior.quantiles(
+        torch.rand(4 * num, 1 + len(CONTINUOUS), generator=generator)
+    )
     chosen = possible.nonzero()[:num, 0]
     context = {n: v[chosen] for n, v in context.items()}
     host = torch.multinomial(materials.host_weight, num, True, generator=generator)
@@ -293,17 +357,21 @@ def draw_from_model(model, num, generator):
     defect = torch.randint(13, (num,), generator=generator)
     with torch.random.fork_rng():
         torch.manual_seed(int(torch.randint(2**31, (), generator=generator)))
-        density = model.contrast_given(defect, materials.host[host], materials.dopant[host, dopant], context)
+        density = model.contrast_given(
+            defect, materials.host[host], materials.dopant[host, dopant], context
+        )
         return defect, context, density.sample()
 
 
 @pytest.fixture(scope="module")
 def calibrated(reference):
     """Posteriors of contrasts that the model itself drew: exact up to the draws of the context."""
-    from bayesctx.inference.enumeration import each_patch
+    from bayesctx.inference.patches import each_patch
 
     with torch.no_grad():
-        defect, context, features = draw_from_model(reference, 1600, torch.Generator().manual_seed(5))
+        defect, context, features = draw_from_model(
+            reference, 1600, torch.Generator().manual_seed(5)
+        )
         (question,) = questions(reference.prior, {}, 1, 512, 1)
         outcomes = reference.outcomes(question.context, question.materials)
         weight = torch.full((13,), 1 / 13)
@@ -337,7 +405,9 @@ def test_exact_too_narrow_and_too_wide_posteriors_are_told_apart(calibrated):
     assert abs(gap(tempered(probabilities, 1.0), defect)) < 3
     assert gap(tempered(probabilities, 2.0), defect) < -5
     assert gap(tempered(probabilities, 0.5), defect) > 5
-    scores = [float(bc.log_score(tempered(probabilities, p), defect).mean()) for p in (0.5, 1.0, 2.0)]
+    scores = [
+        float(bc.log_score(tempered(probabilities, p), defect).mean()) for p in (0.5, 1.0, 2.0)
+    ]
     assert scores[1] == max(scores)
 
 
@@ -347,7 +417,9 @@ def test_ranks_of_the_class_are_uniform(calibrated):
     probabilities = found.defect.numpy().astype(float)
     rng = np.random.default_rng(0)
     at = np.arange(len(defect))
-    below = probabilities.cumsum(-1)[at, defect] - probabilities[at, defect] * rng.random(len(defect))
+    below = probabilities.cumsum(-1)[at, defect] - probabilities[at, defect] * rng.random(
+        len(defect)
+    )
     assert kstest(below, "uniform").pvalue > 0.01
     narrow = tempered(probabilities, 3.0).values
     below = narrow.cumsum(-1)[at, defect] - narrow[at, defect] * rng.random(len(defect))
@@ -397,7 +469,9 @@ def taught(untrained):
     """A model that finds every third patch strange."""
     model = untrained.with_prior(untrained.prior)
     model.card = {"surprise_limit": 0.0}
-    model.strangers.forward = lambda hidden: torch.tensor([-1.0, -2.0, 3.0])[torch.arange(len(hidden)) % 3][:, None]
+    model.strangers.forward = lambda hidden: torch.tensor([-1.0, -2.0, 3.0])[
+        torch.arange(len(hidden)) % 3
+    ][:, None]
     return model
 
 
@@ -412,7 +486,9 @@ def test_surprise_is_reported_for_every_patch(taught):
 def test_an_image_of_strangers_is_told(taught):
     taught.card["surprise_limit"] = -1.5
     data = bc.simulate(bc.reference_prior(), 3, seed=0)
-    with pytest.warns(UserWarning, match="67 % of the patches look like nothing that the model was trained for") as told:
+    with pytest.warns(
+        UserWarning, match="67 % of the patches look like nothing that the model was trained for"
+    ) as told:
         infer(data.intensity, {}, taught, num_draws=4)
     # the line that is shown is the user's, not one of the package or of a decorator
     assert {w.filename for w in told} == {__file__}
@@ -421,6 +497,11 @@ def test_an_image_of_strangers_is_told(taught):
 def test_patches_of_images_have_conflicts_of_their_own(untrained):
     images = bc.simulate(bc.reference_prior(), 2, seed=3).intensity.values[:, None].repeat(3, 1)
     energy = xr.DataArray([60e3, 80e3], dims="image")
-    result = infer(xr.DataArray(images, dims=("image", "patch", "y", "x")), {"beam_energy": energy}, untrained, num_draws=8)
+    result = infer(
+        xr.DataArray(images, dims=("image", "patch", "y", "x")),
+        {"beam_energy": energy},
+        untrained,
+        num_draws=8,
+    )
     assert result["sample_stats"].conflict.dims == ("image", "claim")
     assert list(result["sample_stats"].claim.values) == ["beam_energy"]

@@ -35,7 +35,12 @@ def agrees(difference):
 
 @pytest.mark.parametrize(
     ("probabilities", "bits"),
-    [([0.25] * 4, 2.0), ([1.0, 0, 0, 0], 0.0), ([0.5, 0.25, 0.25, 0], 1.5), ([0.5, 0, 0, 0.5], 1.0)],
+    [
+        ([0.25] * 4, 2.0),
+        ([1.0, 0, 0, 0], 0.0),
+        ([0.5, 0.25, 0.25, 0], 1.5),
+        ([0.5, 0, 0, 0.5], 1.0),
+    ],
 )
 def test_entropy_of_known_distributions(probabilities, bits):
     found = entropy(tree([probabilities]))
@@ -89,9 +94,15 @@ def test_entropy_reduction_that_is_bought_by_overconfidence_shows():
 
 def test_errors():
     one, two = tree([[0.25] * 4]), tree([[0.25] * 4] * 2)
-    with pytest.raises(ValueError, match="a variable among defect, host was expected, got 'dose'; others are continuous"):
+    with pytest.raises(
+        ValueError,
+        match="a variable among defect, host was expected, got 'dose'; others are continuous",
+    ):
         entropy(one, variable="dose")
-    with pytest.raises(ValueError, match=r"two results on the same patches were expected, got \{'patch': 1\} and \{'patch': 2\}"):
+    with pytest.raises(
+        ValueError,
+        match=r"two results on the same patches were expected, got \{'patch': 1\} and \{'patch': 2\}",
+    ):
         entropy_reduction(one, two)
     with pytest.raises(ValueError, match=r"a truth of shape \(1,\) was expected"):
         entropy(one, np.array(["M", "M"]))

@@ -1,17 +1,11 @@
 import pytest
 import torch
 
-from bayesctx.likelihood import (
-    HYPOTHESES,
-    NUM_INPUTS,
-    ContrastLikelihood,
-    describe,
-    log_sum_exp,
-    mixture_log_prob,
-    mixture_slopes,
-)
+from bayesctx.crystal import HOSTS
+from bayesctx.elements import METALS
+from bayesctx.hypotheses import HYPOTHESES, NUM_INPUTS, describe
+from bayesctx.likelihood import ContrastLikelihood, log_sum_exp, mixture_log_prob, mixture_slopes
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
-from bayesctx.structure import HOSTS, METALS
 
 
 def conditions(num, seed=0):
@@ -42,7 +36,9 @@ def test_density_is_normalised(likelihood):
 def test_matrix_product_is_the_mixture(likelihood):
     inputs = describe(torch.arange(4), torch.arange(4), conditions(4))
     features = torch.randn(4, 7, 5, generator=torch.Generator().manual_seed(2))
-    fast = mixture_log_prob(features, mixture_slopes(*likelihood.parameters_of(inputs))).logsumexp(-1)
+    fast = mixture_log_prob(features, mixture_slopes(*likelihood.parameters_of(inputs))).logsumexp(
+        -1
+    )
     slow = likelihood(inputs[:, None]).log_prob(features[:, :, None])
     assert fast.shape == (4, 7, len(HYPOTHESES))
     # square expanded in single precision, scales above 0.03
@@ -51,7 +47,9 @@ def test_matrix_product_is_the_mixture(likelihood):
 
 def test_hypotheses_are_described_by_their_physics():
     context = conditions(50)
-    inputs = describe(torch.arange(len(HOSTS)), torch.tensor(0), {n: v[:, None] for n, v in context.items()})
+    inputs = describe(
+        torch.arange(len(HOSTS)), torch.tensor(0), {n: v[:, None] for n, v in context.items()}
+    )
     assert inputs.shape == (50, len(HOSTS), len(HYPOTHESES), NUM_INPUTS)
     assert bool(torch.isfinite(inputs).all())
     # of order one: the network starts from numbers of one size
@@ -71,15 +69,22 @@ def test_only_the_dopant_class_depends_on_the_dopant():
 
 
 def test_heavier_dopants_scatter_more():
-    context = {n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 25.0, 80.0, 250.0, 0.0, 1e5), strict=True)}
+    context = {
+        n: torch.tensor([v])
+        for n, v in zip(CONTINUOUS, (80e3, 25.0, 80.0, 250.0, 0.0, 1e5), strict=True)
+    }
     order = torch.tensor([METALS.index(m) for m in ("Ti", "Fe", "Nb", "Re")])
-    strength = describe(torch.tensor(0), order, {n: v[:, None] for n, v in context.items()}, [1])[0, :, 0, 14]
+    strength = describe(torch.tensor(0), order, {n: v[:, None] for n, v in context.items()}, [1])[
+        0, :, 0, 14
+    ]
     assert bool((strength.diff() > 0.1).all())
 
 
 def test_sums_of_exponentials_are_those_of_torch():
     """Value and gradient, with terms that underflow and some that cannot be."""
-    values = torch.randn(7, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 100
+    values = (
+        torch.randn(7, 50, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) * 100
+    )
     values[:, 3] = -torch.inf
     ours, theirs = values.clone().requires_grad_(), values.clone().requires_grad_()
     total, expected = log_sum_exp(ours), theirs.logsumexp(-1)

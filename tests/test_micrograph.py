@@ -8,21 +8,33 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial import cKDTree
 
 from bayesctx import reference_prior, simulate_micrograph
-from bayesctx.micrograph import Lattice, check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
-from bayesctx.structure import SITES
+from bayesctx.defects import SITES
+from bayesctx.micrograph import (
+    Lattice,
+    check_image,
+    extend_image,
+    extract_patches,
+    find_sites,
+    fit_lattice,
+    patch_margin,
+)
 
 
 def draw_sites(shape, lattice_constant, *, angle=0.4, strain=((1, 0), (0, 1)), distortion=0.0):
     """Sites (y, x) and sublattices of a honeycomb that a smooth field of some pixels distorts."""
     turns = angle + np.array([0, np.pi / 3])
     vectors = lattice_constant * np.stack([np.sin(turns), np.cos(turns)], -1) @ np.array(strain).T
-    reach = np.arange(-int(1.6 * max(shape) / lattice_constant) - 3, int(1.6 * max(shape) / lattice_constant) + 4)
+    reach = np.arange(
+        -int(1.6 * max(shape) / lattice_constant) - 3, int(1.6 * max(shape) / lattice_constant) + 4
+    )
     cells = np.stack(np.meshgrid(reach, reach), -1).reshape(-1, 1, 2) + np.arange(3)[:, None] / 3
     ideal = (cells @ vectors).reshape(-1, 2) + np.array(shape) / 2 + (3.3, 1.7)
     sites = ideal
     for _ in range(6):
         y, x = sites.T / np.array(shape)[:, None]
-        sites = ideal + distortion * np.stack([np.sin(6 * y) * np.cos(3 * x), np.cos(5 * y + 1) + y**2], -1)
+        sites = ideal + distortion * np.stack(
+            [np.sin(6 * y) * np.cos(3 * x), np.cos(5 * y + 1) + y**2], -1
+        )
     inside = ((sites > -5) & (sites < np.array(shape) + 5)).all(-1)
     return sites[inside], np.tile(np.arange(3), len(cells))[inside]
 
@@ -30,18 +42,26 @@ def draw_sites(shape, lattice_constant, *, angle=0.4, strain=((1, 0), (0, 1)), d
 def draw_columns(shape, sites, heights, width):
     """Sum of Gaussians."""
     half = int(4 * width) + 1
-    grid = np.stack(np.meshgrid(np.arange(-half, half + 1), np.arange(-half, half + 1), indexing="ij"), -1)
+    grid = np.stack(
+        np.meshgrid(np.arange(-half, half + 1), np.arange(-half, half + 1), indexing="ij"), -1
+    )
     corner = np.rint(sites).astype(int)
     at = corner[:, None, None] + grid
-    values = heights[:, None, None] * np.exp(-((at - sites[:, None, None]) ** 2).sum(-1) / (2 * width**2))
+    values = heights[:, None, None] * np.exp(
+        -((at - sites[:, None, None]) ** 2).sum(-1) / (2 * width**2)
+    )
     image = np.zeros(np.array(shape) + 2 * (half + 6))
     np.add.at(image, tuple(np.moveaxis(at + half + 6, -1, 0)), values)
     return image[half + 6 : -half - 6, half + 6 : -half - 6]
 
 
-def draw_image(shape, lattice_constant, *, heights=(1.0, 0.6, 0.0), width=0.14, counts=20.0, seed=0, **lattice):
+def draw_image(
+    shape, lattice_constant, *, heights=(1.0, 0.6, 0.0), width=0.14, counts=20.0, seed=0, **lattice
+):
     sites, sublattice = draw_sites(shape, lattice_constant, **lattice)
-    clean = 0.3 + draw_columns(shape, sites, np.array(heights)[sublattice], width * lattice_constant)
+    clean = 0.3 + draw_columns(
+        shape, sites, np.array(heights)[sublattice], width * lattice_constant
+    )
     image = np.random.default_rng(seed).poisson(counts * clean).astype(float)
     return image, sites, sublattice
 
@@ -52,7 +72,9 @@ def compare(lattice, sites, kind, margin=1.0):
     inside = ((sites > margin) & (sites < np.array(lattice.shape) - 1 - margin)).all(-1)
     distance, nearest = cKDTree(found).query(sites[inside])
     assert len(set(nearest)) == inside.sum()
-    table = np.array([np.bincount(sublattice[nearest][kind[inside] == k], minlength=3) for k in np.unique(kind)])
+    table = np.array(
+        [np.bincount(sublattice[nearest][kind[inside] == k], minlength=3) for k in np.unique(kind)]
+    )
     assert sorted(table.argmax(1)) == sorted(set(table.argmax(1)))
     return distance, table.max(1).sum() / table.sum()
 
@@ -60,7 +82,10 @@ def compare(lattice, sites, kind, margin=1.0):
 STRAINS = (((1, 0), (0, 1)), ((1.05, -0.02), (0.04, 0.95)), ((0.97, 0.06), (-0.03, 1.0)))
 
 
-@pytest.mark.parametrize(("lattice_constant", "num_pixels"), [(5.0, 128), (5.0, 64), (8.6, 256), (20.0, 256), (60.0, 384)])
+@pytest.mark.parametrize(
+    ("lattice_constant", "num_pixels"),
+    [(5.0, 128), (5.0, 64), (8.6, 256), (20.0, 256), (60.0, 384)],
+)
 @pytest.mark.parametrize("strain", STRAINS)
 def test_lattice_is_found_whatever_its_size_and_strain(lattice_constant, num_pixels, strain):
     image, sites, sublattice = draw_image((num_pixels, num_pixels), lattice_constant, strain=strain)
@@ -101,7 +126,9 @@ def test_sublattice_zero_is_the_brightest():
 def test_astigmatism_leaves_the_lattice():
     """Blur along one direction leaves one family of fringes a hundred times weaker than the others."""
     image, sites, sublattice = draw_image((320, 320), 12.0, angle=np.pi / 6, counts=200.0)
-    distance, consistency = compare(fit_lattice(gaussian_filter(image, (5.0, 0.5))), sites, sublattice, margin=8)
+    distance, consistency = compare(
+        fit_lattice(gaussian_filter(image, (5.0, 0.5))), sites, sublattice, margin=8
+    )
     assert np.sqrt((distance**2).mean()) < 0.5
     assert consistency == 1
 
@@ -123,7 +150,9 @@ def test_superstructure_is_not_the_lattice():
     brightest = sites[sublattice == 0]
     steps = brightest - brightest[0]
     turns = 0.4 + np.array([0, np.pi / 3])
-    cells = np.rint(steps @ np.linalg.inv(10.0 * np.stack([np.sin(turns), np.cos(turns)], -1))).astype(int)
+    cells = np.rint(
+        steps @ np.linalg.inv(10.0 * np.stack([np.sin(turns), np.cos(turns)], -1))
+    ).astype(int)
     third = brightest[(cells[:, 0] - cells[:, 1]) % 3 == 0]
     image = image + 40 * draw_columns(image.shape, third, np.ones(len(third)), 1.4)
     assert fit_lattice(image).lattice_constant == pytest.approx(10.0, rel=1e-3)
@@ -153,7 +182,12 @@ def test_hot_pixels_and_offsets_of_lines_are_borne():
 def test_units_and_kinds_of_numbers_do_not_matter():
     image, *_ = draw_image((128, 128), 8.0)
     expected = fit_lattice(image)
-    for same in (image * 1e300, image * 1e-30 + 1e-30, (image * 2**57).astype(np.uint64), (image - 100).astype(np.int16) + 101):
+    for same in (
+        image * 1e300,
+        image * 1e-30 + 1e-30,
+        (image * 2**57).astype(np.uint64),
+        (image - 100).astype(np.int16) + 101,
+    ):
         lattice = fit_lattice(same)
         assert np.allclose(lattice.vectors, expected.vectors, atol=1e-3)
         assert np.allclose(lattice.origin, expected.origin, atol=1e-2)
@@ -181,19 +215,32 @@ def make_noise(kind, num_pixels, seed):
             "blurred": lambda: gaussian_filter(white, 1.5),
             "pink": lambda: np.fft.ifft2(np.fft.fft2(white) / (frequency + 1 / num_pixels)).real,
             "lines": lambda: white + 2 * rng.standard_normal((num_pixels, 1)),
-            "edges": lambda: 0.1 * white + 10 * (0.8 * frequency.argsort(0) + 0.6 * frequency.argsort(1) > num_pixels / 2),
-            "stripes": lambda: white + np.sin(0.4 * np.arange(num_pixels) + 0.2 * np.arange(num_pixels)[:, None]),
-            "square": lambda: white + np.sin(0.5 * np.arange(num_pixels)) + np.sin(0.5 * np.arange(num_pixels)[:, None]),
+            "edges": lambda: (
+                0.1 * white
+                + 10 * (0.8 * frequency.argsort(0) + 0.6 * frequency.argsort(1) > num_pixels / 2)
+            ),
+            "stripes": lambda: (
+                white + np.sin(0.4 * np.arange(num_pixels) + 0.2 * np.arange(num_pixels)[:, None])
+            ),
+            "square": lambda: (
+                white
+                + np.sin(0.5 * np.arange(num_pixels))
+                + np.sin(0.5 * np.arange(num_pixels)[:, None])
+            ),
         }[kind]()
     )
 
 
-@pytest.mark.parametrize("kind", ["white", "counts", "blurred", "pink", "lines", "edges", "stripes", "square"])
+@pytest.mark.parametrize(
+    "kind", ["white", "counts", "blurred", "pink", "lines", "edges", "stripes", "square"]
+)
 def test_noise_has_no_lattice(kind):
     ratios = []
     for num_pixels, num_images in ((128, 10), (256, 6), (512, 2), (1024, 1)):
         for seed in range(num_images):
-            with pytest.raises(ValueError, match="a hexagonal lattice .* was expected, got .*; check that columns") as caught:
+            with pytest.raises(
+                ValueError, match="a hexagonal lattice .* was expected, got .*; check that columns"
+            ) as caught:
                 fit_lattice(make_noise(kind, num_pixels, seed))
             ratios += [float(r) for r in re.findall(r"got one of ([0-9.]+)", str(caught.value))]
     # the threshold is 14
@@ -218,23 +265,42 @@ def test_faint_lattice_is_told_from_noise():
 @pytest.mark.parametrize(("num_pixels", "lattice_constant"), [(64, 12.0), (128, 30.0), (256, 50.0)])
 def test_few_cells_are_an_error(num_pixels, lattice_constant):
     image, *_ = draw_image((num_pixels, num_pixels), lattice_constant, counts=100.0)
-    with pytest.raises(ValueError, match="at least 6 lattice constants .* were expected, got .*; record a larger field"):
+    with pytest.raises(
+        ValueError,
+        match="at least 6 lattice constants .* were expected, got .*; record a larger field",
+    ):
         fit_lattice(image)
 
 
 BAD = {
     "zeros": (np.zeros((64, 64)), ValueError, "got 0.0 in every pixel; check the detector"),
     "constant": (np.full((64, 64), 7, np.uint16), ValueError, "got 7 in every pixel"),
-    "nan": (np.where(np.eye(64) > 0, np.nan, 1.0), ValueError, "got 64 pixels NaN or infinite; crop or repair"),
-    "infinite": (np.where(np.eye(64) > 0, np.inf, 1.0), ValueError, "got 64 pixels NaN or infinite"),
+    "nan": (
+        np.where(np.eye(64) > 0, np.nan, 1.0),
+        ValueError,
+        "got 64 pixels NaN or infinite; crop or repair",
+    ),
+    "infinite": (
+        np.where(np.eye(64) > 0, np.inf, 1.0),
+        ValueError,
+        "got 64 pixels NaN or infinite",
+    ),
     "negative": (-1.0 - np.eye(64), ValueError, "counts were expected, got nothing above zero"),
-    "colours": (np.ones((64, 64, 3), np.uint8), ValueError, "as of colours; pass the data of one detector"),
+    "colours": (
+        np.ones((64, 64, 3), np.uint8),
+        ValueError,
+        "as of colours; pass the data of one detector",
+    ),
     "colours first": (np.ones((4, 64, 64), np.uint8), ValueError, "as of colours"),
     "detectors": (np.ones((2, 64, 64)), ValueError, "pass one frame of one detector"),
     "row": (np.ones(64), ValueError, "pass one frame of one detector"),
     "empty": (np.ones((0, 64)), ValueError, "pass an image, not a patch"),
     "patch": (np.random.default_rng(0).random((20, 64)), ValueError, "pass an image, not a patch"),
-    "complex": (np.ones((64, 64), complex), TypeError, "real numbers was expected, got an array of complex128"),
+    "complex": (
+        np.ones((64, 64), complex),
+        TypeError,
+        "real numbers was expected, got an array of complex128",
+    ),
     "mask": (np.eye(64) > 0, TypeError, "got an array of bool"),
     "names": (np.full((64, 64), "W"), TypeError, "got an array of <U1"),
 }
@@ -276,9 +342,13 @@ def test_lattice_constant_is_that_of_the_area():
 def test_displacement_is_that_of_its_nodes():
     rng = np.random.default_rng(0)
     lattice = make_lattice(displacement=rng.standard_normal((2, 4, 5)))
-    nodes = np.stack(np.meshgrid(np.linspace(0, 99, 4), np.linspace(0, 129, 5), indexing="ij"), -1).reshape(-1, 2)
+    nodes = np.stack(
+        np.meshgrid(np.linspace(0, 99, 4), np.linspace(0, 129, 5), indexing="ij"), -1
+    ).reshape(-1, 2)
     assert np.allclose(lattice.displacement_at(nodes), lattice.displacement.reshape(2, -1).T)
-    assert np.allclose(lattice.displacement_at(np.array([[-50.0, 0.0]])), lattice.displacement[:, 0, 0])
+    assert np.allclose(
+        lattice.displacement_at(np.array([[-50.0, 0.0]])), lattice.displacement[:, 0, 0]
+    )
 
 
 @pytest.mark.parametrize("margin", [-3.0, 0.0, 17.5])
@@ -290,7 +360,9 @@ def test_sites_fill_the_image_to_the_margin(margin):
     cells = (sites - lattice.origin) @ np.linalg.inv(lattice.vectors) - sublattice[:, None] / 3
     assert np.abs(cells - np.round(cells)).max() < 1e-9
     expected = [(y, x) for y in np.arange(-60, 80) for x in np.arange(-60, 80)]
-    every = (np.array(expected)[:, None] + np.arange(3)[:, None] / 3) @ lattice.vectors + lattice.origin
+    every = (
+        np.array(expected)[:, None] + np.arange(3)[:, None] / 3
+    ) @ lattice.vectors + lattice.origin
     inside = ((every >= margin) & (every <= np.array([99, 129]) - margin)).all(-1)
     assert len(sites) == inside.sum()
     assert (np.bincount(sublattice) == inside.sum(0)).all()
@@ -300,7 +372,9 @@ def test_sites_solve_for_the_field_where_they_are():
     rng = np.random.default_rng(3)
     lattice = make_lattice(displacement=0.5 * rng.standard_normal((2, 4, 5)))
     sites, sublattice = find_sites(lattice, (100, 130), margin=0)
-    fractions = (sites - lattice.displacement_at(sites) - lattice.origin) @ np.linalg.inv(lattice.vectors)
+    fractions = (sites - lattice.displacement_at(sites) - lattice.origin) @ np.linalg.inv(
+        lattice.vectors
+    )
     cells = fractions - sublattice[:, None] / 3
     assert np.abs(cells - np.round(cells)).max() < 0.01
 
@@ -324,7 +398,9 @@ def sites_by_kind(data):
 )
 def test_sites_of_simulated_micrographs(seed, host, sampling, dose, defocus):
     prior = reference_prior().given({"host": host, "dose": dose, "defocus": defocus})
-    data = simulate_micrograph(prior, seed=seed, num_pixels=256 if sampling > 0.15 else 384, sampling=sampling)
+    data = simulate_micrograph(
+        prior, seed=seed, num_pixels=256 if sampling > 0.15 else 384, sampling=sampling
+    )
     distance, consistency = compare(fit_lattice(data.intensity.values), *sites_by_kind(data))
     assert np.sqrt((distance**2).mean()) * sampling < 0.15
     assert consistency > 0.998
@@ -352,7 +428,10 @@ def test_sites_of_real_micrographs(shared, name):
     assert constants[0] == pytest.approx(constants[1], rel=1e-3)
 
 
-@pytest.mark.parametrize(("sampling", "target_sampling", "num_pixels"), [(0.4, 0.25, 32), (0.25, 0.25, 31), (0.1, 0.25, 32)])
+@pytest.mark.parametrize(
+    ("sampling", "target_sampling", "num_pixels"),
+    [(0.4, 0.25, 32), (0.25, 0.25, 31), (0.1, 0.25, 32)],
+)
 def test_patches_of_a_plane_are_planes(sampling, target_sampling, num_pixels):
     y, x = torch.meshgrid(torch.arange(120.0), torch.arange(140.0), indexing="ij")
     margin = patch_margin(sampling, target_sampling, num_pixels)
@@ -360,17 +439,29 @@ def test_patches_of_a_plane_are_planes(sampling, target_sampling, num_pixels):
     low, high = np.array([margin, margin]), np.array([119, 139]) - margin
     positions = np.concatenate([[low, high], rng.uniform(low, high, (50, 2))])
     patches = extract_patches(
-        3 * y - 2 * x, torch.from_numpy(positions), sampling=sampling, target_sampling=target_sampling, num_pixels=num_pixels
+        3 * y - 2 * x,
+        torch.from_numpy(positions),
+        sampling=sampling,
+        target_sampling=target_sampling,
+        num_pixels=num_pixels,
     )
     offset = (np.arange(num_pixels) - (num_pixels - 1) / 2) * target_sampling / sampling
-    expected = 3 * (positions[:, :1] + offset)[:, :, None] - 2 * (positions[:, 1:] + offset)[:, None]
+    expected = (
+        3 * (positions[:, :1] + offset)[:, :, None] - 2 * (positions[:, 1:] + offset)[:, None]
+    )
     assert patches.shape == (52, num_pixels, num_pixels)
     assert np.abs(patches.numpy() - expected).max() < 0.05
 
 
 def test_patches_on_pixels_are_crops():
     image = torch.from_numpy(np.random.default_rng(1).random((60, 70)))
-    patches = extract_patches(image, torch.tensor([[20.0, 30.0], [41.0, 17.0]]), sampling=0.2, target_sampling=0.2, num_pixels=15)
+    patches = extract_patches(
+        image,
+        torch.tensor([[20.0, 30.0], [41.0, 17.0]]),
+        sampling=0.2,
+        target_sampling=0.2,
+        num_pixels=15,
+    )
     assert patches.dtype == image.dtype
     assert torch.allclose(patches[0], image[13:28, 23:38])
     assert torch.allclose(patches[1], image[34:49, 10:25])
@@ -382,13 +473,17 @@ def test_patches_do_not_depend_on_their_company():
     positions = torch.from_numpy(rng.uniform(60, 140, (900, 2)).astype(np.float32))
     options = {"sampling": 0.1, "target_sampling": 0.25, "num_pixels": 32}
     patches = extract_patches(image, positions, **options)
-    assert torch.allclose(patches[-1:], extract_patches(image, positions[-1:], **options), atol=1e-6)
+    assert torch.allclose(
+        patches[-1:], extract_patches(image, positions[-1:], **options), atol=1e-6
+    )
     assert extract_patches(image, positions[:0], **options).shape == (0, 32, 32)
 
 
 def test_patches_average_what_is_finer():
     image = torch.from_numpy(np.random.default_rng(3).poisson(5.0, (300, 300)))
-    patches = extract_patches(image, torch.full((1, 2), 150.0), sampling=0.05, target_sampling=0.25, num_pixels=32)
+    patches = extract_patches(
+        image, torch.full((1, 2), 150.0), sampling=0.05, target_sampling=0.25, num_pixels=32
+    )
     assert patches.dtype == torch.float32
     assert float(patches.mean()) == pytest.approx(5.0, rel=0.02)
     # 25 pixels a target pixel; the cubic kernel weighs them unevenly
@@ -396,8 +491,16 @@ def test_patches_average_what_is_finer():
 
 
 def test_patches_beyond_the_border_are_an_error():
-    with pytest.raises(ValueError, match=r"sites 27\.0 px inside the image were expected, .*; see patch_margin"):
-        extract_patches(torch.ones(90, 90), torch.tensor([[45.0, 26.5]]), sampling=0.1, target_sampling=0.1, num_pixels=51)
+    with pytest.raises(
+        ValueError, match=r"sites 27\.0 px inside the image were expected, .*; see patch_margin"
+    ):
+        extract_patches(
+            torch.ones(90, 90),
+            torch.tensor([[45.0, 26.5]]),
+            sampling=0.1,
+            target_sampling=0.1,
+            num_pixels=51,
+        )
 
 
 def test_patches_show_the_column_in_their_centre():
@@ -405,7 +508,11 @@ def test_patches_show_the_column_in_their_centre():
     lattice = fit_lattice(image)
     sites, sublattice = find_sites(lattice, image.shape, margin=patch_margin(0.27, 0.25, 21))
     patches = extract_patches(
-        torch.from_numpy(image), torch.from_numpy(sites), sampling=0.27, target_sampling=0.25, num_pixels=21
+        torch.from_numpy(image),
+        torch.from_numpy(sites),
+        sampling=0.27,
+        target_sampling=0.25,
+        num_pixels=21,
     ).numpy()
     mean = np.stack([patches[sublattice == k].mean(0) for k in range(3)])
     assert np.unravel_index(mean[0].argmax(), (21, 21)) == (10, 10)

@@ -8,11 +8,11 @@ from pyro import poutine
 from safetensors.torch import save_file
 
 from bayesctx import DefectModel, Prior, load_model, reference_prior, save_model, tmd_prior
-from bayesctx.inference.composition import Sites, one_image
-from bayesctx.inference.enumeration import each_patch
+from bayesctx.defects import DEFECTS
+from bayesctx.inference.image import Sites, one_image
+from bayesctx.inference.patches import each_patch
 from bayesctx.model import Materials, outcome_classes
 from bayesctx.prior import CONTINUOUS
-from bayesctx.structure import DEFECTS
 
 POINT = dict(zip(CONTINUOUS, (80e3, 28.0, 60.0, 200.0, 15.0, 1e5), strict=True))
 
@@ -21,12 +21,18 @@ def enumerate_program(model, features):
     """p(defect | contrast) of independent patches from the enumerated trace of the Pyro program: the slow truth."""
     uniform = torch.full((len(features), 1, 13), 1 / 13)
     program = pyro.condition(model, {"concentration": uniform})
-    trace = poutine.trace(poutine.enum(program, first_available_dim=-3)).get_trace(features[:, None])
+    trace = poutine.trace(poutine.enum(program, first_available_dim=-3)).get_trace(
+        features[:, None]
+    )
     trace.compute_log_prob()
-    total = sum(trace.nodes[n]["log_prob"] for n in ("condition", "host", "dopant", "defect", "contrast"))
+    total = sum(
+        trace.nodes[n]["log_prob"] for n in ("condition", "host", "dopant", "defect", "contrast")
+    )
     # enumerated dimensions, outermost last: contrast depends on all of them
     total = total.expand(
-        torch.broadcast_shapes(*(trace.nodes[n]["log_prob"].shape for n in ("host", "dopant", "defect", "contrast")))
+        torch.broadcast_shapes(
+            *(trace.nodes[n]["log_prob"].shape for n in ("host", "dopant", "defect", "contrast"))
+        )
     )
     dims = [i for i in range(total.ndim - 2) if total.shape[i] > 1]
     defect = next(i for i in dims if total.shape[i] == 13)
@@ -38,7 +44,9 @@ def enumerate_program(model, features):
 def test_fast_inference_is_the_pyro_program(untrained):
     """Class posterior of patches: the enumerated trace, the vectorised sum, and the sum over one image."""
     prior = Prior(
-        (POINT,), hosts=("MoS2", "WSe2", "NbS2"), dopants={"MoS2": ("W", "Ti"), "WSe2": ("Ti", "V"), "NbS2": ("Re", "Co")}
+        (POINT,),
+        hosts=("MoS2", "WSe2", "NbS2"),
+        dopants={"MoS2": ("W", "Ti"), "WSe2": ("Ti", "V"), "NbS2": ("Re", "Co")},
     )
     model = untrained.with_prior(prior)
     features = torch.randn(4, 6, generator=torch.Generator().manual_seed(3))
@@ -50,15 +58,24 @@ def test_fast_inference_is_the_pyro_program(untrained):
         possible = torch.ones(1, 1, dtype=torch.bool)
         fast = each_patch(outcomes, features, materials, possible, torch.full((13,), 1 / 13), num_draws=4000,
                           generator=torch.Generator().manual_seed(0))  # fmt: skip
-        sites = Sites(torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13))
+        sites = Sites(
+            torch.zeros(1, dtype=torch.long), torch.zeros(1, 1, dtype=torch.long), torch.ones(1, 13)
+        )
         single = torch.stack(
-            [one_image(outcomes[0], f[None], materials.row(0), possible[0], sites, 0.1).defect[0, 0] for f in features]
+            [
+                one_image(outcomes[0], f[None], materials.row(0), possible[0], sites, 0.1).defect[
+                    0, 0
+                ]
+                for f in features
+            ]
         )
     assert torch.allclose(fast.defect, slow, atol=1e-5)
     # robust to what no hypothesis explains by one part in a million of the best density
     assert torch.allclose(single, slow, atol=1e-4)
     # draws of the classes follow their probabilities: systematic resampling of 4000, off by less than 4 / sqrt(4000)
-    drawn = torch.stack([torch.bincount(outcome_classes(2)[o], minlength=13) / 4000 for o in fast.outcome])
+    drawn = torch.stack(
+        [torch.bincount(outcome_classes(2)[o], minlength=13) / 4000 for o in fast.outcome]
+    )
     assert float((drawn - fast.defect).abs().max()) < 0.063
 
 

@@ -5,10 +5,12 @@ import pytest
 import torch
 
 from bayesctx import column_image, multislice_image
-from bayesctx.imaging.multislice import _displacements, _place_atoms
+from bayesctx.crystal import HOSTS
+from bayesctx.defects import columns_of, species_of
+from bayesctx.elements import THERMAL_DISPLACEMENT
+from bayesctx.multislice import Grid, mean_amplitude, scattering_factor
+from bayesctx.multislice.frozen_phonons import _displacements, _place_atoms
 from bayesctx.optics import lorentz_factor, wavelength
-from bayesctx.scattering import THERMAL_DISPLACEMENT, Grid, mean_amplitude, scattering_factor
-from bayesctx.structure import HOSTS, columns_of, species_of
 
 OPTICS = {"beam_energy": 80e3, "convergence_semiangle": 25.0}
 CELL = (2 * 3.18, 2 * 3.18 * 3**0.5)
@@ -17,7 +19,9 @@ CELL = (2 * 3.18, 2 * 3.18 * 3**0.5)
 def crystal(defect=None):
     """A 2 x 2 orthogonal cell of MoS2, one metal column replaced."""
     a = HOSTS["MoS2"].lattice_constant
-    origins = [((i + o) * a, (j + o) * a * 3**0.5) for i in range(2) for j in range(2) for o in (0, 0.5)]
+    origins = [
+        ((i + o) * a, (j + o) * a * 3**0.5) for i in range(2) for j in range(2) for o in (0, 0.5)
+    ]
     metal, pair = columns_of("M", "MoS2", "W")[0], columns_of("X2", "MoS2", "W")[0]
     columns = [(x, y, metal) for x, y in origins] + [(x, y + a / 3**0.5, pair) for x, y in origins]
     return [(*columns[0][:2], defect), *columns[1:]] if defect else columns
@@ -30,12 +34,26 @@ def rms(image, truth):
 def test_weak_atom_scatters_into_a_ring_as_its_cross_section_says():
     """One oxygen atom: the image sums to the integral of |gamma f|² over the ring, averaged over the incident waves."""
     cell, axis = (10.0, 10.0), np.arange(0, 10, 0.5)
-    rings = {"inner_collection_angle": 80.0, "outer_collection_angle": 160.0, "x": axis, "y": axis, "cell": cell}
+    rings = {
+        "inner_collection_angle": 80.0,
+        "outer_collection_angle": 160.0,
+        "x": axis,
+        "y": axis,
+        "cell": cell,
+    }
     image = multislice_image([(5.0, 5.0, [("O", 0.0)])], **OPTICS, **rings, num_configurations=2)
-    theta, phi = np.meshgrid(np.linspace(80e-3, 160e-3, 100), np.linspace(0, 2 * np.pi, 32, endpoint=False), indexing="ij")
+    theta, phi = np.meshgrid(
+        np.linspace(80e-3, 160e-3, 100),
+        np.linspace(0, 2 * np.pi, 32, endpoint=False),
+        indexing="ij",
+    )
     incident = (np.arange(40) + 0.5) / 40 * 25e-3
-    turned = np.sqrt(theta**2 + incident[:, None, None] ** 2 - 2 * theta * incident[:, None, None] * np.cos(phi))
-    density = (lorentz_factor(80e3) * scattering_factor("O", turned / wavelength(80e3))) ** 2 * theta
+    turned = np.sqrt(
+        theta**2 + incident[:, None, None] ** 2 - 2 * theta * incident[:, None, None] * np.cos(phi)
+    )
+    density = (
+        lorentz_factor(80e3) * scattering_factor("O", turned / wavelength(80e3))
+    ) ** 2 * theta
     mean = (density.mean(-1) * incident[:, None]).sum(0) / incident.sum()
     cross_section = 2 * np.pi * np.trapezoid(mean, theta[:, 0])
     # second Born term and edges of the pixels leave 2 %
@@ -53,25 +71,45 @@ def test_waves_of_columns_add():
         grating = torch.ones(grid.size, dtype=torch.complex64)
         for x, y, stack in columns:
             if any(abs(z - height) < 0.01 for _, z in stack):
-                grating *= 1 + grid.grating(elements, THERMAL_DISPLACEMENT[elements] ** 2, shift=(x, y))
+                grating *= 1 + grid.grating(
+                    elements, THERMAL_DISPLACEMENT[elements] ** 2, shift=(x, y)
+                )
         waves = torch.fft.fft2(waves * grating)
-        waves = torch.fft.ifft2(waves * grid.propagator(1.565)) if height < 1 else waves / waves[0].numel()
-    back = torch.from_numpy(np.exp(1j * np.pi * grid.wavelength * grid.k**2 * 1.565)).to(torch.complex64)
+        waves = (
+            torch.fft.ifft2(waves * grid.propagator(1.565))
+            if height < 1
+            else waves / waves[0].numel()
+        )
+    back = torch.from_numpy(np.exp(1j * np.pi * grid.wavelength * grid.k**2 * 1.565)).to(
+        torch.complex64
+    )
     whole = (waves * back).flatten(1)[:, grid.detected]
-    order = np.stack([k.ravel()[grid.detected] * length for k, length in zip((grid.kx, grid.ky), CELL, strict=True)], 1)
+    order = np.stack(
+        [
+            k.ravel()[grid.detected] * length
+            for k, length in zip((grid.kx, grid.ky), CELL, strict=True)
+        ],
+        1,
+    )
     total = 0
     for x, y, stack in columns:
         kx = (order[:, 0] - orders[:, None, 0]) / CELL[0]
         ky = (order[:, 1] - orders[:, None, 1]) / CELL[1]
-        total = total + kinds[tuple(stack)] * torch.from_numpy(np.exp(-2j * np.pi * (kx * x + ky * y)))
+        total = total + kinds[tuple(stack)] * torch.from_numpy(
+            np.exp(-2j * np.pi * (kx * x + ky * y))
+        )
     angle = torch.from_numpy(grid.k.ravel())[grid.detected] * grid.wavelength * 1e3
     outside = (angle > 30) & (angle < 100)
-    error = (whole - total)[:, outside].abs().square().sum() / whole[:, outside].abs().square().sum()
+    error = (whole - total)[:, outside].abs().square().sum() / whole[
+        :, outside
+    ].abs().square().sum()
     # what one column scatters hits no other: a layer is thinner than its columns are apart
     assert float(error) ** 0.5 < 0.02
 
 
-@pytest.mark.parametrize(("inner", "outer", "limit", "without"), [(35.0, 60.0, 0.01, 0.02), (60.0, 200.0, 0.015, 0.0)])
+@pytest.mark.parametrize(
+    ("inner", "outer", "limit", "without"), [(35.0, 60.0, 0.01, 0.02), (60.0, 200.0, 0.015, 0.0)]
+)
 def test_columns_with_their_interference_are_the_crystal(inner, outer, limit, without):
     rng = np.random.default_rng(0)
     columns = crystal((("W", 0.0),))
@@ -97,26 +135,48 @@ def test_tiles_of_a_field_are_the_periodic_crystal():
     tiles = [(i, j) for i in range(-3, 4) for j in range(-2, 3)]
     wide = [(x + i * CELL[0], y + j * CELL[1], c) for i, j in tiles for x, y, c in crystal()]
     axis = np.linspace(0, a, 5)
-    optics = OPTICS | {"inner_collection_angle": 35.0, "outer_collection_angle": 60.0, "x": axis, "y": axis}
+    optics = OPTICS | {
+        "inner_collection_angle": 35.0,
+        "outer_collection_angle": 60.0,
+        "x": axis,
+        "y": axis,
+    }
     optics |= {"source_size": 0.8, "focal_spread": 30.0}
 
     def interference(columns, **kwargs):
-        return column_image(columns, **optics, **kwargs) - column_image(columns, **optics, **kwargs, interference=False)
+        return column_image(columns, **optics, **kwargs) - column_image(
+            columns, **optics, **kwargs, interference=False
+        )
 
     big = [c for c in wide if abs(c[0]) < 12 and abs(c[1]) < 12]
     cell = (3 * CELL[0], 2 * CELL[1])
-    many = [(x + i * CELL[0], y + j * CELL[1], c) for i in range(3) for j in range(2) for x, y, c in crystal()]
+    many = [
+        (x + i * CELL[0], y + j * CELL[1], c)
+        for i in range(3)
+        for j in range(2)
+        for x, y, c in crystal()
+    ]
     exact, tiled = interference(many, cell=cell), interference(big)
     # aperture and rings are sampled on another lattice, columns end at the margin
     assert np.abs(tiled - exact).max() < 0.15 * np.abs(exact).max()
 
 
 def test_an_empty_column_is_none():
-    optics = OPTICS | {"inner_collection_angle": 40.0, "outer_collection_angle": 80.0, "x": [0.5], "y": [0.3], "cell": CELL}
+    optics = OPTICS | {
+        "inner_collection_angle": 40.0,
+        "outer_collection_angle": 80.0,
+        "x": [0.5],
+        "y": [0.3],
+        "cell": CELL,
+    }
     vacancy = crystal()
     vacancy[0] = (*vacancy[0][:2], ())
-    assert column_image(vacancy, **optics).item() == pytest.approx(column_image(vacancy[1:], **optics).item(), rel=1e-6)
-    assert column_image(vacancy, **optics).item() != pytest.approx(column_image(crystal(), **optics).item(), rel=0.1)
+    assert column_image(vacancy, **optics).item() == pytest.approx(
+        column_image(vacancy[1:], **optics).item(), rel=1e-6
+    )
+    assert column_image(vacancy, **optics).item() != pytest.approx(
+        column_image(crystal(), **optics).item(), rel=0.1
+    )
 
 
 def test_displacements_come_in_pairs_of_opposite_sign():
@@ -130,11 +190,23 @@ def test_displacements_come_in_pairs_of_opposite_sign():
 
 
 def test_several_detectors_are_those_alone_and_rings_add():
-    optics = OPTICS | {"x": np.array([0.3, 1.0]), "y": np.array([0.0, 0.5]), "cell": CELL, "num_configurations": 4}
-    image = multislice_image(crystal(), **optics, inner_collection_angle=[50, 50, 90], outer_collection_angle=[150, 90, 150])
+    optics = OPTICS | {
+        "x": np.array([0.3, 1.0]),
+        "y": np.array([0.0, 0.5]),
+        "cell": CELL,
+        "num_configurations": 4,
+    }
+    image = multislice_image(
+        crystal(),
+        **optics,
+        inner_collection_angle=[50, 50, 90],
+        outer_collection_angle=[150, 90, 150],
+    )
     assert image.dims == ("detector", "y", "x")
     assert np.allclose(image[0], image[1] + image[2], rtol=1e-5)
-    alone = multislice_image(crystal(), **optics, inner_collection_angle=50.0, outer_collection_angle=150.0)
+    alone = multislice_image(
+        crystal(), **optics, inner_collection_angle=50.0, outer_collection_angle=150.0
+    )
     assert alone.dims == ("y", "x")
     assert np.allclose(alone, image[0], rtol=1e-4)
     assert bool((alone.standard_error > 0).all())
@@ -150,7 +222,8 @@ def test_tilt_shears_the_columns():
 
 @pytest.mark.parametrize("degrees", [2.0, 5.0])
 @pytest.mark.parametrize(
-    ("energy", "inner", "outer", "limit"), [(80e3, 40.0, 100.0, 0.03), (80e3, 60.0, 200.0, 0.03), (200e3, 60.0, 200.0, 0.05)]
+    ("energy", "inner", "outer", "limit"),
+    [(80e3, 40.0, 100.0, 0.03), (80e3, 60.0, 200.0, 0.03), (200e3, 60.0, 200.0, 0.05)],
 )
 def test_tilted_pair_splits_as_in_multislice(degrees, energy, inner, outer, limit):
     pair = [(5.0, 5.0, [("Se", -1.68), ("Se", 1.68)])]
@@ -170,7 +243,13 @@ def test_tilted_pair_splits_as_in_multislice(degrees, energy, inner, outer, limi
     ({"beam_energy": 80.0}, "80 keV is 80000 eV"),
 ])  # fmt: skip
 def test_impossible_requests_are_refused(change, message):
-    known = OPTICS | {"inner_collection_angle": 60.0, "outer_collection_angle": 200.0, "x": [0.0], "y": [0.0], "cell": CELL}
+    known = OPTICS | {
+        "inner_collection_angle": 60.0,
+        "outer_collection_angle": 200.0,
+        "x": [0.0],
+        "y": [0.0],
+        "cell": CELL,
+    }
     with pytest.raises(ValueError, match=message):
         multislice_image(crystal(), **(known | change))
 
@@ -195,7 +274,15 @@ def test_edges_of_the_domain(stack, optics):
         "convergence_semiangle": semiangle,
         "inner_collection_angle": inner,
         "outer_collection_angle": 190.0,
-        "aberrations": {"C10": focus, "C12": 25.0, "phi12": 0.5, "C21": 250.0, "phi21": 1.0, "C23": 200.0, "C30": 2e4},
+        "aberrations": {
+            "C10": focus,
+            "C12": 25.0,
+            "phi12": 0.5,
+            "C21": 250.0,
+            "phi21": 1.0,
+            "C23": 200.0,
+            "C30": 2e4,
+        },
         "x": np.arange(3.5, 6.1, 0.5),
         "y": np.array([4.5]),
         "cell": (9.0, 9.0),

@@ -3,14 +3,16 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from bayesctx.simulation.noise import FEW, poisson_counts
+from bayesctx.simulation.detector import FEW, poisson_counts
 
 
 @pytest.mark.parametrize("mean", [0.01, 0.3, 1.0, 3.9, FEW, 5.0, 8.0, 30.0, 1000.0])
 def test_counts_are_poisson(mean):
     """The distribution of the counts over all quantiles of the normal variable, without drawing any, against the law."""
     probability = (torch.arange(2_000_000, dtype=torch.float64) + 0.5) / 2_000_000
-    counts = poisson_counts(torch.full_like(probability, mean), torch.special.ndtri(probability)).numpy()
+    counts = poisson_counts(
+        torch.full_like(probability, mean), torch.special.ndtri(probability)
+    ).numpy()
     value, number = np.unique(counts, return_counts=True)
     assert (value == value.round()).all()
     assert value.min() >= 0
@@ -24,9 +26,15 @@ def test_counts_are_poisson(mean):
 
 def test_counts_do_not_depend_on_their_neighbours():
     """A mean on either side of the threshold, alone and together with others."""
-    rate, normal = torch.tensor([0.0, 0.5, 3.9, 4.0, 4.1, 50.0]), torch.tensor([3.0, 1.0, -0.5, 0.2, 2.5, -3.0])
+    rate, normal = (
+        torch.tensor([0.0, 0.5, 3.9, 4.0, 4.1, 50.0]),
+        torch.tensor([3.0, 1.0, -0.5, 0.2, 2.5, -3.0]),
+    )
     together = poisson_counts(rate, normal)
-    assert torch.equal(together, torch.cat([poisson_counts(r[None], n[None]) for r, n in zip(rate, normal, strict=True)]))
+    assert torch.equal(
+        together,
+        torch.cat([poisson_counts(r[None], n[None]) for r, n in zip(rate, normal, strict=True)]),
+    )
     assert together[0] == 0
 
 

@@ -37,7 +37,14 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
     parameters = make(1)
     aberrations = {
         n: torch.tensor([v], dtype=torch.float64)
-        for n, v in {"C10": 40.0, "C12": 20.0, "phi12": 0.4, "C21": 200.0, "phi21": 1.0, "C30": 1e4}.items()
+        for n, v in {
+            "C10": 40.0,
+            "C12": 20.0,
+            "phi12": 0.4,
+            "C21": 200.0,
+            "phi21": 1.0,
+            "C30": 1e4,
+        }.items()
     }
     fast = transfer(**parameters, aberrations=aberrations, cell=cell, num_modes=modes)[:, 0]
 
@@ -60,9 +67,19 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
     for qy in range(-modes[1], modes[1] + 1):
         for qx in range(modes[0] + 1):
             # sum over k of f_m(k) f_n*(k + Q)
-            inside = (slice(max(0, -qy), 2 * n + 1 - max(0, qy)), slice(max(0, -qx), 2 * n + 1 - max(0, qx)))
-            moved = (slice(max(0, qy), 2 * n + 1 + min(0, qy)), slice(max(0, qx), 2 * n + 1 + min(0, qx)))
-            c = {(a, b): (f[a][inside] * f[b][moved].conj()).sum() for a in range(3) for b in range(3)}
+            inside = (
+                slice(max(0, -qy), 2 * n + 1 - max(0, qy)),
+                slice(max(0, -qx), 2 * n + 1 - max(0, qx)),
+            )
+            moved = (
+                slice(max(0, qy), 2 * n + 1 + min(0, qy)),
+                slice(max(0, qx), 2 * n + 1 + min(0, qx)),
+            )
+            c = {
+                (a, b): (f[a][inside] * f[b][moved].conj()).sum()
+                for a in range(3)
+                for b in range(3)
+            }
             slow[:, qy if qy >= 0 else modes[1] - qy, qx] = [
                 c[0, 0],
                 c[1, 0] + c[0, 1],
@@ -82,11 +99,18 @@ def test_transfer_at_zero_frequency_is_the_beam():
 
 
 def test_a_batch_is_its_rows():
-    energies, angles = torch.tensor([60e3, 200e3, 80e3, 300e3, 41e3]), torch.tensor([30.0, 22.0, 36.0, 25.0, 20.0])
+    energies, angles = (
+        torch.tensor([60e3, 200e3, 80e3, 300e3, 41e3]),
+        torch.tensor([30.0, 22.0, 36.0, 25.0, 20.0]),
+    )
     spread = torch.tensor([20.0, 10.0, 30.0, 60.0, 10.0])
     kwargs = {"cell": (15.0, 15.0), "num_modes": (12, 12)}
     together = transfer(
-        beam_energy=energies, convergence_semiangle=angles, focal_spread=spread, aberrations={"C10": energies * 0 + 30}, **kwargs
+        beam_energy=energies,
+        convergence_semiangle=angles,
+        focal_spread=spread,
+        aberrations={"C10": energies * 0 + 30},
+        **kwargs,
     )
     for i in range(5):
         one = transfer(
@@ -105,7 +129,10 @@ def test_focal_spread_is_a_gaussian_average_over_defocus():
     nodes = np.linspace(-5, 5, 201)
     weights = np.exp(-(nodes**2) / 2)
     total = sum(
-        w * transfer(**make(1), aberrations={"C10": torch.tensor([25.0 * n], dtype=torch.float64)}, **kwargs)
+        w
+        * transfer(
+            **make(1), aberrations={"C10": torch.tensor([25.0 * n], dtype=torch.float64)}, **kwargs
+        )
         for n, w in zip(nodes, weights / weights.sum(), strict=True)
     )
     assert (blurred - total).abs().max() < 2e-3 * total.abs().max()
@@ -126,14 +153,26 @@ def test_constants_are_those_of_codata():
 
     assert HC == pytest.approx(constants.h * constants.c / constants.e * 1e10, rel=1e-9)
     # editions of CODATA differ by 1.4e-9
-    assert REST_ENERGY == pytest.approx(constants.physical_constants["electron mass energy equivalent in MeV"][0] * 1e6, rel=3e-9)
+    assert REST_ENERGY == pytest.approx(
+        constants.physical_constants["electron mass energy equivalent in MeV"][0] * 1e6, rel=3e-9
+    )
 
 
-@pytest.mark.parametrize("name", ["beam_energy", "convergence_semiangle", "focal_spread", "C10", "C12", "phi12", "C21", "C30"])
+@pytest.mark.parametrize(
+    "name",
+    ["beam_energy", "convergence_semiangle", "focal_spread", "C10", "C12", "phi12", "C21", "C30"],
+)
 def test_gradient_of_the_transfer_is_the_finite_difference(name):
     known = make(2, focal_spread=20.0) | {
         n: torch.tensor([v, 1.3 * v], dtype=torch.float64)
-        for n, v in {"C10": 30.0, "C12": 15.0, "phi12": 0.4, "C21": 150.0, "phi21": 1.0, "C30": 8e3}.items()
+        for n, v in {
+            "C10": 30.0,
+            "C12": 15.0,
+            "phi12": 0.4,
+            "C21": 150.0,
+            "phi21": 1.0,
+            "C30": 8e3,
+        }.items()
     }
 
     def at(value):
@@ -145,4 +184,6 @@ def test_gradient_of_the_transfer_is_the_finite_difference(name):
     # central differences with a step h = 1e-6 of the variable leave 1e-16 / h of rounding in a transfer of the order of one
     scale = known[name].clone()
     relative = torch.ones(2, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda r: at(r * scale), relative, eps=1e-6, atol=1e-7, rtol=1e-5, fast_mode=True)
+    assert torch.autograd.gradcheck(
+        lambda r: at(r * scale), relative, eps=1e-6, atol=1e-7, rtol=1e-5, fast_mode=True
+    )

@@ -9,9 +9,18 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from bayesctx.calibration import class_reliability, reliability
-from bayesctx.plots import COLOURS, PERFECT, plot_class_reliability, plot_context, plot_defects, plot_reliability
-from bayesctx.structure import DEFECTS, HOSTS, METALS
+from bayesctx.crystal import HOSTS
+from bayesctx.defects import DEFECTS
+from bayesctx.elements import METALS
+from bayesctx.metrics import class_reliability, reliability
+from bayesctx.plots import (
+    COLOURS,
+    PERFECT,
+    plot_class_reliability,
+    plot_context,
+    plot_defects,
+    plot_reliability,
+)
 
 NUM_SITES = 60
 
@@ -27,16 +36,29 @@ def arrange(intensity, num_patches, constants=None, readings=True):
     rng = np.random.default_rng(0)
     shape = (1, 200)
     classes = {
-        "defect": (("patch", "defect_class"), rng.dirichlet(np.full(len(DEFECTS), 0.2), num_patches)),
+        "defect": (
+            ("patch", "defect_class"),
+            rng.dirichlet(np.full(len(DEFECTS), 0.2), num_patches),
+        ),
         "host": ("host_class", np.eye(len(HOSTS))[list(HOSTS).index("WSe2")]),
         "dopant": ("dopant_class", rng.dirichlet(np.ones(len(METALS)))),
     }
     if readings:
         classes["reading"] = ("reading_class", rng.dirichlet(np.ones(2)))
-    coords = {"defect_class": list(DEFECTS), "host_class": list(HOSTS), "dopant_class": list(METALS)}
+    coords = {
+        "defect_class": list(DEFECTS),
+        "host_class": list(HOSTS),
+        "dopant_class": list(METALS),
+    }
     coords["reading_class"] = ["metal-chalcogen-hollow", "chalcogen-metal-hollow"]
-    draws = {"inner_collection_angle": rng.normal(60, 5, shape), "dose": 10 ** rng.normal(5, 0.1, shape)}
-    before = {"inner_collection_angle": rng.uniform(25, 120, shape), "dose": 10 ** rng.uniform(3, 6, shape)}
+    draws = {
+        "inner_collection_angle": rng.normal(60, 5, shape),
+        "dose": 10 ** rng.normal(5, 0.1, shape),
+    }
+    before = {
+        "inner_collection_angle": rng.uniform(25, 120, shape),
+        "dose": 10 ** rng.uniform(3, 6, shape),
+    }
     groups = {
         "posterior": xr.Dataset({n: (("chain", "draw"), v) for n, v in draws.items()}),
         "prior": xr.Dataset({n: (("chain", "draw"), v) for n, v in before.items()}),
@@ -51,20 +73,30 @@ def arrange(intensity, num_patches, constants=None, readings=True):
 def micrograph():
     rng = np.random.default_rng(1)
     y, x = np.divmod(np.arange(NUM_SITES), 10)
-    sites = {"site_y": ("patch", 20.0 + 10 * y), "site_x": ("patch", 15.0 + 10 * x), "sampling": 0.2}
+    sites = {
+        "site_y": ("patch", 20.0 + 10 * y),
+        "site_x": ("patch", 15.0 + 10 * x),
+        "sampling": 0.2,
+    }
     return arrange((("y", "x"), rng.poisson(20.0, (90, 120))), NUM_SITES, sites)
 
 
 @pytest.fixture
 def patches():
     rng = np.random.default_rng(1)
-    return arrange((("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, readings=False)
+    return arrange(
+        (("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, readings=False
+    )
 
 
 def counts_of(result):
     """Sites by most probable class, for the classes that occur."""
     best = result["class_posterior"].defect.values.argmax(-1)
-    return {name: n for name, n in zip(DEFECTS, np.bincount(best, minlength=len(DEFECTS)).tolist(), strict=True) if n}
+    return {
+        name: n
+        for name, n in zip(DEFECTS, np.bincount(best, minlength=len(DEFECTS)).tolist(), strict=True)
+        if n
+    }
 
 
 def legend_of(ax):
@@ -82,7 +114,9 @@ def test_axes_in_axes_out_with_the_counts_of_the_most_probable_classes(kind, req
     ax.figure.canvas.draw()
 
 
-def test_sites_lie_at_their_pixels_with_the_colour_of_their_class_and_the_opacity_of_its_probability(micrograph):
+def test_sites_lie_at_their_pixels_with_the_colour_of_their_class_and_the_opacity_of_its_probability(
+    micrograph,
+):
     ax = plot_defects(micrograph, size=7.0)
     probabilities = micrograph["class_posterior"].defect.values
     best, sites = np.array(DEFECTS)[probabilities.argmax(-1)], micrograph["constant_data"]
@@ -90,11 +124,15 @@ def test_sites_lie_at_their_pixels_with_the_colour_of_their_class_and_the_opacit
     assert list(drawn) == sorted(DEFECTS, key=lambda d: d not in PERFECT)
     for name, collection in drawn.items():
         mine = best == name
-        np.testing.assert_array_equal(collection.get_offsets(), np.stack([sites.site_x, sites.site_y], -1)[mine])
+        np.testing.assert_array_equal(
+            collection.get_offsets(), np.stack([sites.site_x, sites.site_y], -1)[mine]
+        )
         assert (collection.get_widths() == (0.45 if name in PERFECT else 1) * 7.0).all()
         colours = collection.get_facecolor() if name in PERFECT else collection.get_edgecolor()
         if mine.any():
-            np.testing.assert_array_equal(colours[:, :3], np.tile(to_rgb(COLOURS[name]), (mine.sum(), 1)))
+            np.testing.assert_array_equal(
+                colours[:, :3], np.tile(to_rgb(COLOURS[name]), (mine.sum(), 1))
+            )
             np.testing.assert_array_equal(colours[:, 3], probabilities.max(-1)[mine].clip(0.1))
     assert drawn["D_M"].get_facecolor().size == 0
 
@@ -134,7 +172,9 @@ def test_independent_images_are_patches_too_and_many_are_cut_off():
     assert len(ax.images) == 100
     assert ax.get_title() == "the first 100 of 300 patches"
     assert sum(legend_of(ax).values()) == 300
-    absent = next(d for d in DEFECTS if d not in counts_of(arrange((("y", "x"), np.ones((8, 8))), 1)))
+    absent = next(
+        d for d in DEFECTS if d not in counts_of(arrange((("y", "x"), np.ones((8, 8))), 1))
+    )
     one = arrange((("y", "x"), np.ones((8, 8))), 1)
     assert len(plot_defects(one).images) == 1
     assert plot_defects(one, defects=[absent]).get_title() == "no patch of these classes"
@@ -142,9 +182,21 @@ def test_independent_images_are_patches_too_and_many_are_cut_off():
 
 SEEN_BY = {  # Machado, Oliveira and Fernandes, IEEE Trans. Vis. Comput. Graph. 15, 1291 (2009), severity 1, linear RGB
     "normal": np.eye(3),
-    "protanope": [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]],
-    "deuteranope": [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]],
-    "tritanope": [[1.255528, -0.076749, -0.178779], [-0.078411, 0.930809, 0.147602], [0.004733, 0.691367, 0.303900]],
+    "protanope": [
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ],
+    "deuteranope": [
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ],
+    "tritanope": [
+        [1.255528, -0.076749, -0.178779],
+        [-0.078411, 0.930809, 0.147602],
+        [0.004733, 0.691367, 0.303900],
+    ],
 }
 
 
@@ -153,7 +205,9 @@ def lab_of(colour, vision):
     rgb = np.array(to_rgb(colour))
     linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
     linear = (np.asarray(vision) @ linear).clip(0, 1)
-    to_xyz = np.array([[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]])
+    to_xyz = np.array(
+        [[0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]]
+    )
     t = to_xyz @ linear / [0.9505, 1.0, 1.089]
     f = np.where(t > 0.008856, np.cbrt(t), 7.787 * t + 16 / 116)
     return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
@@ -199,7 +253,9 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
 def test_context_takes_axes_and_a_dataset_as_truth(micrograph):
     mine = plt.figure().subplots(2, 2)
     names = ["dose", "dopant"]
-    axes = plot_context(micrograph, variables=names, truth=xr.Dataset({"dose": 1e5, "dopant": "Ti"}), axes=mine)
+    axes = plot_context(
+        micrograph, variables=names, truth=xr.Dataset({"dose": 1e5, "dopant": "Ti"}), axes=mine
+    )
     assert list(axes) == list(mine.ravel()[:2])
     assert mine[0, 0].lines[-1].get_xdata() == [1e5, 1e5]
     assert mine[0, 1].lines[-1].get_xdata() == [METALS.index("Ti")]
@@ -208,7 +264,10 @@ def test_context_takes_axes_and_a_dataset_as_truth(micrograph):
 def test_context_draws_the_prior_of_names_where_the_result_has_it(micrograph):
     draws = np.array([[METALS.index("Ti"), METALS.index("V")]])
     micrograph["prior"] = xr.DataTree(
-        micrograph["prior"].to_dataset().isel(draw=slice(2)).assign(dopant=(("chain", "draw"), draws))
+        micrograph["prior"]
+        .to_dataset()
+        .isel(draw=slice(2))
+        .assign(dopant=(("chain", "draw"), draws))
     )
     (ax,) = plot_context(micrograph, variables=["dopant"])
     prior = [p.get_height() for p in ax.patches[: len(METALS)]]
@@ -216,14 +275,20 @@ def test_context_draws_the_prior_of_names_where_the_result_has_it(micrograph):
 
 
 def test_errors_of_context(micrograph):
-    with pytest.raises(ValueError, match="variables among host, .*, reading were expected, got 'defocus'"):
+    with pytest.raises(
+        ValueError, match="variables among host, .*, reading were expected, got 'defocus'"
+    ):
         plot_context(micrograph, variables=["defocus"])
     with pytest.raises(ValueError, match="2 axes were expected for dose, dopant, got 1"):
         plot_context(micrograph, variables=["dose", "dopant"], axes=[plt.figure().subplots()])
     several = micrograph.copy()
     hosts = np.tile(several["class_posterior"].host.values, (3, 1))
-    several["class_posterior"] = xr.DataTree(xr.Dataset({"host": (("image", "host_class"), hosts)}, {"host_class": list(HOSTS)}))
-    with pytest.raises(ValueError, match=r"one image was expected, got 3; select one: result.isel\(image=0"):
+    several["class_posterior"] = xr.DataTree(
+        xr.Dataset({"host": (("image", "host_class"), hosts)}, {"host_class": list(HOSTS)})
+    )
+    with pytest.raises(
+        ValueError, match=r"one image was expected, got 3; select one: result.isel\(image=0"
+    ):
         plot_context(several)
     one = several.isel(image=0, missing_dims="ignore")
     assert len(plot_context(one, variables=["host"])) == 1
@@ -239,7 +304,9 @@ def test_reliability_draws_the_bins_that_hold_patches():
     points = ax.containers[1].lines[0]
     np.testing.assert_array_equal(points.get_xdata(), table.confidence.values[used])
     np.testing.assert_array_equal(points.get_ydata(), table.accuracy.values[used])
-    np.testing.assert_allclose([p.get_height() for p in ax.containers[0]], table["count"] / 300, rtol=1e-15)
+    np.testing.assert_allclose(
+        [p.get_height() for p in ax.containers[0]], table["count"] / 300, rtol=1e-15
+    )
     accuracy, error = float(table.accuracy_overall), float(table.expected_calibration_error)
     assert ax.get_title() == f"accuracy {accuracy:.3f}, calibration error {error:.3f}"
     assert plot_reliability(table) is not ax
@@ -248,14 +315,18 @@ def test_reliability_draws_the_bins_that_hold_patches():
 def test_class_reliability_draws_a_line_for_every_class():
     rng = np.random.default_rng(0)
     names = ["M", "X2", "hollow", "V_X"]
-    posterior = xr.DataArray(rng.dirichlet(np.ones(4), 3000), {"defect_class": names}, ("patch", "defect_class"))
+    posterior = xr.DataArray(
+        rng.dirichlet(np.ones(4), 3000), {"defect_class": names}, ("patch", "defect_class")
+    )
     table = class_reliability(posterior, rng.integers(4, size=3000))
     ax = plt.figure().subplots()
     assert plot_class_reliability(table, ax=ax) is ax
     lines = {line.get_label(): line for line in ax.lines}
     assert list(lines) == ["calibrated", *names]
     row = table.sel(defect_class="X2")
-    np.testing.assert_array_equal(lines["X2"].get_xdata(), row.confidence.values[row["count"].values >= 30])
+    np.testing.assert_array_equal(
+        lines["X2"].get_xdata(), row.confidence.values[row["count"].values >= 30]
+    )
     assert plot_class_reliability(table) is not ax
 
 

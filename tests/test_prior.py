@@ -4,7 +4,8 @@ import pyro.distributions as dist
 import pytest
 import torch
 
-from bayesctx.prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, limit_prior, log_uniform, quantile, reference_prior, tmd_prior
+from bayesctx.nuisances import NUISANCES, log_uniform, quantile
+from bayesctx.prior import CONTINUOUS, MAX_TRIES, Prior, limit_prior, reference_prior, tmd_prior
 
 
 @pytest.mark.parametrize("prior", [tmd_prior(), reference_prior()], ids=["tmd", "reference"])
@@ -17,12 +18,20 @@ def test_priors_survive_json(prior):
     assert copy.dopants == prior.dopants
     v = torch.rand(50)
     for name in NUISANCES:
-        assert torch.allclose(quantile(prior.nuisances[name], v), quantile(copy.nuisances[name], v), rtol=1e-4, atol=1e-6)
+        assert torch.allclose(
+            quantile(prior.nuisances[name], v),
+            quantile(copy.nuisances[name], v),
+            rtol=1e-4,
+            atol=1e-6,
+        )
 
 
 def test_tmd_prior_has_576_cases():
     prior = tmd_prior()
-    detectors = {(c["beam_energy"], c["inner_collection_angle"], c["outer_collection_angle"]) for c in prior.conditions}
+    detectors = {
+        (c["beam_energy"], c["inner_collection_angle"], c["outer_collection_angle"])
+        for c in prior.conditions
+    }
     assert sum(len(prior.dopants[h]) for h in prior.hosts) * len(detectors) == 576
     assert (200e3, 80.0, 200.0) in detectors
     assert (80e3, 80.0, 250.0) in detectors
@@ -30,7 +39,9 @@ def test_tmd_prior_has_576_cases():
 
 def test_draws_are_possible_detectors():
     prior = reference_prior()
-    context = prior.first_possible(torch.rand(4000, MAX_TRIES, 7, generator=torch.Generator().manual_seed(1)))
+    context = prior.first_possible(
+        torch.rand(4000, MAX_TRIES, 7, generator=torch.Generator().manual_seed(1))
+    )
     assert bool((context["convergence_semiangle"] <= context["inner_collection_angle"]).all())
     assert bool((context["inner_collection_angle"] < context["outer_collection_angle"]).all())
     for name in CONTINUOUS:
@@ -52,7 +63,9 @@ def test_quantiles_of_a_distribution_without_an_inverse():
 
 
 def test_what_is_given_replaces_the_prior():
-    given = reference_prior().given({"host": "WSe2", "beam_energy": 80e3, "inner_collection_angle": dist.Uniform(60.0, 110.0)})
+    given = reference_prior().given(
+        {"host": "WSe2", "beam_energy": 80e3, "inner_collection_angle": dist.Uniform(60.0, 110.0)}
+    )
     assert given.hosts == ("WSe2",)
     context, _ = given.quantiles(torch.rand(100, 7))
     assert torch.equal(context["beam_energy"], torch.full((100,), 80e3))
@@ -62,7 +75,10 @@ def test_what_is_given_replaces_the_prior():
 def test_what_is_given_weeds_out_conditions():
     prior = tmd_prior()
     assert len(prior.given({"beam_energy": 80e3}).conditions) == 2
-    assert len(prior.given({"beam_energy": [60e3, 80e3], "inner_collection_angle": 60.0}).conditions) == 2
+    assert (
+        len(prior.given({"beam_energy": [60e3, 80e3], "inner_collection_angle": 60.0}).conditions)
+        == 2
+    )
     assert len(prior.given({"outer_collection_angle": dist.Uniform(220.0, 280.0)}).conditions) == 2
     with pytest.raises(ValueError, match="none agrees"):
         prior.given({"beam_energy": 100e3})
@@ -84,7 +100,12 @@ def test_candidates_are_equally_probable_and_repetition_weighs():
 def test_the_limit_prior_covers_its_cases_and_what_lies_between():
     between = limit_prior(between=True)
     assert between.nuisances == limit_prior().nuisances
-    for name in ("beam_energy", "inner_collection_angle", "outer_collection_angle", "convergence_semiangle"):
+    for name in (
+        "beam_energy",
+        "inner_collection_angle",
+        "outer_collection_angle",
+        "convergence_semiangle",
+    ):
         low, high = between.domain(name)
         assert all(low <= c[name] <= high for c in limit_prior().conditions)
         assert high > 1.05 * low

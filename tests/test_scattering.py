@@ -6,11 +6,12 @@ import pytest
 import torch
 from scipy.interpolate import make_interp_spline
 
+from bayesctx.elements import THERMAL_DISPLACEMENT
+from bayesctx.multislice import Grid, fit_response, scattering_factor, scattering_kernel
+from bayesctx.multislice.atoms import _lobato, transmission
+from bayesctx.multislice.tabulation import ENERGIES, table_columns
 from bayesctx.optics import lorentz_factor, wavelength
-from bayesctx.scattering import Grid, chebyshev, fit_response, load_table, scattering_factor, scattering_kernel
-from bayesctx.scattering.atoms import THERMAL_DISPLACEMENT, _lobato, transmission
-from bayesctx.scattering.response import ENERGIES, table_columns
-from bayesctx.scattering.table import _cubic_splines
+from bayesctx.responses import _cubic_splines, chebyshev, load_table
 
 
 def test_scattering_factors_meet_the_mott_bethe_limit():
@@ -45,7 +46,9 @@ def test_kernel_of_one_atom_is_an_integral_over_the_ring():
         x, w = np.polynomial.legendre.leggauss(12)
         radius = ((low + high) / 2 + (high - low) / 2 * x) * 1e-3 / lam
         phi = (np.arange(128) + 0.5) * 2 * np.pi / 128
-        points = np.stack([np.outer(radius, np.cos(phi)), np.outer(radius, np.sin(phi))], -1).reshape(-1, 2)
+        points = np.stack(
+            [np.outer(radius, np.cos(phi)), np.outer(radius, np.sin(phi))], -1
+        ).reshape(-1, 2)
         weight = np.repeat(w * (high - low) / 2 * 1e-3 / lam * radius * 2 * np.pi / 128, 128)
         scattered = amplitude(np.linalg.norm(points[None] - kernel.k[:, None], axis=-1))
         exact = (scattered * weight) @ scattered.conj().T
@@ -56,7 +59,7 @@ def test_kernel_of_one_atom_is_an_integral_over_the_ring():
 @pytest.mark.slow
 def test_kernel_of_a_pair_is_the_average_over_displacements():
     """The split into smooth and oscillating parts against brute force over 400 frozen displacements."""
-    from bayesctx.scattering import kernel as kernels
+    from bayesctx.multislice import kernel as kernels
 
     column, energy, edges = (("Se", -1.67), ("Se", 1.67)), 80e3, (60.0, 100.0, 200.0)
     kernel = scattering_kernel(column, energy, edges, num_waves=24, num_radii=6)
@@ -68,20 +71,29 @@ def test_kernel_of_a_pair_is_the_average_over_displacements():
     rng, total, num = np.random.default_rng(0), 0, 400
     gap = grid.propagator(3.34)
     for upper, lower in rng.normal(0, u, (num, 2, 2)):
-        wave = torch.fft.fft2(grid.plane_waves(orders, -1.67) * (1 + grid.grating("Se", shift=tuple(upper)))) * gap
-        out = torch.fft.fft2(torch.fft.ifft2(wave) * (1 + grid.grating("Se", shift=tuple(lower))), norm="forward")
+        wave = (
+            torch.fft.fft2(
+                grid.plane_waves(orders, -1.67) * (1 + grid.grating("Se", shift=tuple(upper)))
+            )
+            * gap
+        )
+        out = torch.fft.fft2(
+            torch.fft.ifft2(wave) * (1 + grid.grating("Se", shift=tuple(lower))), norm="forward"
+        )
         direct = orders % np.array(grid.size)
         k2 = torch.from_numpy((orders**2).sum(1) / length**2)
-        out[torch.arange(len(orders)), direct[:, 0], direct[:, 1]] -= torch.exp(-1j * math.pi * grid.wavelength * k2 * 1.67).to(
-            out
-        )
+        out[torch.arange(len(orders)), direct[:, 0], direct[:, 1]] -= torch.exp(
+            -1j * math.pi * grid.wavelength * k2 * 1.67
+        ).to(out)
         scattered = out.flatten(1)[:, grid.detected] * length
         total = total + kernels._collect(scattered, scattered, weights) / num
     q2 = ((kernel.k[:, None] - kernel.k) ** 2).sum(-1)
     averaged = kernel.values * np.exp(-2 * np.pi**2 * kernel.displacement**2 * q2)
     for ring in range(2):
         # 400 displacements leave 5 % of a fluctuation that is itself 20 % of the signal
-        assert np.linalg.norm(averaged[ring] - total[ring].numpy()) < 0.02 * np.linalg.norm(total[ring].numpy())
+        assert np.linalg.norm(averaged[ring] - total[ring].numpy()) < 0.02 * np.linalg.norm(
+            total[ring].numpy()
+        )
 
 
 def test_fit_reproduces_the_kernel():
@@ -94,12 +106,18 @@ def test_fit_reproduces_the_kernel():
     scale = wavelength(80e3) / 40e-3
     p = torch.from_numpy((kernel.k**2).sum(1) * scale**2)
     q = torch.from_numpy(np.linalg.norm(kernel.k[:, None] - kernel.k, axis=-1) * scale / 2)
-    terms = torch.stack(bilinear([p[:, None] ** m for m in range(3)], [p[None] ** m + 0j for m in range(3)]))
-    fitted = torch.einsum("rtn,nij,tij->rij", torch.from_numpy(coefficients).to(terms), chebyshev(q).to(terms), terms).numpy()
+    terms = torch.stack(
+        bilinear([p[:, None] ** m for m in range(3)], [p[None] ** m + 0j for m in range(3)])
+    )
+    fitted = torch.einsum(
+        "rtn,nij,tij->rij", torch.from_numpy(coefficients).to(terms), chebyshev(q).to(terms), terms
+    ).numpy()
     inside = p.sqrt().numpy() < 0.9
     for ring in range(2):
         error = (fitted - kernel.values)[ring][np.ix_(inside, inside)]
-        assert np.linalg.norm(error) < 0.01 * np.linalg.norm(kernel.values[ring][np.ix_(inside, inside)])
+        assert np.linalg.norm(error) < 0.01 * np.linalg.norm(
+            kernel.values[ring][np.ix_(inside, inside)]
+        )
 
 
 def test_splines_of_the_table_are_those_of_scipy():
@@ -109,7 +127,9 @@ def test_splines_of_the_table_are_those_of_scipy():
     # between the nodes, on them, and at both ends
     x = torch.from_numpy(np.concatenate([nodes, np.linspace(nodes[0], nodes[-1], 50)]))
     weights, place = _cubic_splines(x, torch.from_numpy(spline.t))
-    assert np.allclose((weights * torch.from_numpy(spline.c)[place]).sum(-1), spline(x.numpy()), atol=1e-12)
+    assert np.allclose(
+        (weights * torch.from_numpy(spline.c)[place]).sum(-1), spline(x.numpy()), atol=1e-12
+    )
     assert torch.allclose(weights.sum(-1), torch.ones(len(x), dtype=torch.float64))
 
 
@@ -117,7 +137,10 @@ def test_few_columns_are_picked_and_many_multiplied_to_the_same():
     """Three columns of every condition by either way, which the number of columns chooses between."""
     table = load_table()
     found = table.look_up([(("W", 0.0),), (("Se", -1.68), ("Se", 1.68)), ()])
-    conditions = [torch.linspace(a, b, 7)[:, None].double() for a, b in ((35e3, 290e3), (30.0, 90.0), (110.0, 290.0))]
+    conditions = [
+        torch.linspace(a, b, 7)[:, None].double()
+        for a, b in ((35e3, 290e3), (30.0, 90.0), (110.0, 290.0))
+    ]
     repeated = found[torch.arange(3).repeat(100)]
     few, many = table.coefficients(found, *conditions), table.coefficients(repeated, *conditions)
     assert few.shape == (7, 1, 3, 6, 8)
@@ -140,17 +163,24 @@ def under_a_probe(coefficients, semiangle=25.0):
     """Response at some spatial frequencies to a probe: means of p and p² over its aperture."""
     q = chebyshev(torch.linspace(0, 0.6, 7, dtype=torch.float64)).numpy()
     power = (semiangle / 40) ** 2
-    return np.einsum("to,of,t->f", coefficients, q, [1, power, 0, power**2 / 3, 2 * power**2 / 3, 0])
+    return np.einsum(
+        "to,of,t->f", coefficients, q, [1, power, 0, power**2 / 3, 2 * power**2 / 3, 0]
+    )
 
 
-@pytest.mark.parametrize("column", [(("Mo", 0.0),), (("Se", -1.67), ("Se", 1.67)), (("S", -1.55), ("O", 1.55))], ids=str)
+@pytest.mark.parametrize(
+    "column", [(("Mo", 0.0),), (("Se", -1.67), ("Se", 1.67)), (("S", -1.55), ("O", 1.55))], ids=str
+)
 @pytest.mark.parametrize("energy", [33e3, 55e3, 89e3, 134e3, 270e3])
 def test_interpolation_between_the_nodes_of_the_table(column, energy):
     """Multislice at energies, angles and separations that the table does not hold."""
     angles = (65.0, 85.0, 130.0, 190.0, 275.0)
     exact = fit_response(scattering_kernel(column, energy, angles, num_waves=80), energy, angles)
     truth = [under_a_probe(e) for e in exact]
-    found = [under_a_probe(responses(column, energy, *ring).numpy()) for ring in zip(angles, angles[1:], strict=False)]
+    found = [
+        under_a_probe(responses(column, energy, *ring).numpy())
+        for ring in zip(angles, angles[1:], strict=False)
+    ]
     # splines in energy and angle, a parabola in separation, four significant digits of the file; the phase between the atoms
     # of a pair turns fastest in the outermost ring, which holds a fifth of the whole
     for f, t, limit in zip(found, truth, (0.01, 0.01, 0.015, 0.03), strict=True):
@@ -159,7 +189,9 @@ def test_interpolation_between_the_nodes_of_the_table(column, energy):
 
 
 def test_table_holds_every_column_of_every_material():
-    from bayesctx.structure import DEFECTS, HOSTS, METALS, columns_of
+    from bayesctx.crystal import HOSTS
+    from bayesctx.defects import DEFECTS, columns_of
+    from bayesctx.elements import METALS
 
     columns = {c for d in DEFECTS for h in HOSTS for m in METALS for c in columns_of(d, h, m)}
     found = load_table().look_up(sorted(columns))
@@ -179,16 +211,21 @@ def test_unknown_columns_are_refused():
 
 def test_columns_beyond_the_table_are_computed():
     """The multislice behind column_response agrees with the table where both can be had, and goes on where it ends."""
-    from bayesctx.scattering import column_response
-    from bayesctx.scattering.table import load_table as table
+    from bayesctx.multislice import column_response
+    from bayesctx.responses import load_table as table
 
     column = (("Cr", 0.0),)
-    exact = fit_response(scattering_kernel(column, 80e3, (60.0, 200.0), num_waves=160), 80e3, (60.0, 200.0))[0]
+    exact = fit_response(
+        scattering_kernel(column, 80e3, (60.0, 200.0), num_waves=160), 80e3, (60.0, 200.0)
+    )[0]
     found, displacement = column_response(column, 80e3, 60.0, 200.0)
     truth = under_a_probe(exact)
     assert np.abs(under_a_probe(found.numpy()) - truth).max() < 5e-3 * truth.max()
     assert displacement == pytest.approx(THERMAL_DISPLACEMENT["Cr"], rel=1e-6)
-    heavier = [float(under_a_probe(column_response(((e, 0.0),), 80e3, 60.0, 200.0)[0].numpy()).max()) for e in ("Ta", "Hf", "Zr")]
+    heavier = [
+        float(under_a_probe(column_response(((e, 0.0),), 80e3, 60.0, 200.0)[0].numpy()).max())
+        for e in ("Ta", "Hf", "Zr")
+    ]
     assert "Hf" not in table().columns
     assert heavier[0] > heavier[1] > heavier[2] > 0
     with pytest.raises(ValueError, match="element with a scattering factor.*'Xx'"):
@@ -197,7 +234,7 @@ def test_columns_beyond_the_table_are_computed():
 
 def test_frozen_displacements_of_a_pair_agree_with_the_exact_average():
     """The average for three and more atoms, on two atoms, where the other one is known."""
-    from bayesctx.scattering import kernel as kernels
+    from bayesctx.multislice import kernel as kernels
 
     column, energy, edges = (("Se", -1.67), ("Se", 1.67)), 80e3, (60.0, 100.0, 200.0)
     exact = scattering_kernel(column, energy, edges, num_waves=24)
@@ -215,12 +252,16 @@ def test_frozen_displacements_of_a_pair_agree_with_the_exact_average():
 
 def test_an_atom_far_above_a_pair_scatters_for_itself():
     """Three atoms: a heavy one on two light ones is at least as bright as it is alone, and less than the sum in phase."""
-    from bayesctx.scattering import column_response
+    from bayesctx.multislice import column_response
 
     conditions = (80e3, 80.0, 200.0)
     single, pair, triple = (
         float(column_response(c, *conditions)[0][0].sum())
-        for c in ((("Mo", 0.0),), (("S", -1.565), ("S", 1.565)), (("Mo", -2.565), ("S", -1.565), ("S", 1.565)))
+        for c in (
+            (("Mo", 0.0),),
+            (("S", -1.565), ("S", 1.565)),
+            (("Mo", -2.565), ("S", -1.565), ("S", 1.565)),
+        )
     )
     assert single < triple < single + 2.5 * pair
 
@@ -233,7 +274,9 @@ def test_all_rows_of_the_table_are_atoms():
         electron = scattering_factor(element, g)
         # Mott-Bethe: f_e = (Z - f_x) / (2 pi² a0 g²)
         xray = 2 * np.pi**2 * bohr * (a / b / (1 + b * g[:, None] ** 2) ** 2).sum(-1)
-        assert np.allclose(electron[1:], (number - xray[1:]) / (2 * np.pi**2 * bohr * g[1:] ** 2), rtol=1e-5)
+        assert np.allclose(
+            electron[1:], (number - xray[1:]) / (2 * np.pi**2 * bohr * g[1:] ** 2), rtol=1e-5
+        )
         assert xray[0] == pytest.approx(number, rel=1e-8)
         assert electron[-1] > 0
         assert xray[-1] > 0
@@ -245,8 +288,13 @@ def test_all_rows_of_the_table_are_atoms():
 
 def test_the_table_is_the_one_that_was_compared():
     """Eight digits of all 1030 numbers, which a second copy of the published table, written with sixteen, has as well."""
-    text = "\n".join(f"{e} {' '.join(f'{v:.7e}' for v in (*a, *b))}" for e, (a, b) in _lobato().items())
-    assert hashlib.sha256(text.encode()).hexdigest() == "66fab0df592a9ed628050c56737bab2214c9e8016940c8ce8f0753e68bb7d49d"
+    text = "\n".join(
+        f"{e} {' '.join(f'{v:.7e}' for v in (*a, *b))}" for e, (a, b) in _lobato().items()
+    )
+    assert (
+        hashlib.sha256(text.encode()).hexdigest()
+        == "66fab0df592a9ed628050c56737bab2214c9e8016940c8ce8f0753e68bb7d49d"
+    )
 
 
 def test_gradient_of_the_interpolated_table_is_the_finite_difference():
@@ -264,15 +312,23 @@ def test_gradient_of_the_interpolated_table_is_the_finite_difference():
 def test_waves_beyond_the_detector_are_scattered_back_into_it():
     """Two heavy atoms on a detector that ends at 163 mrad: waves kept to 450 mrad between them instead of 300 change nothing."""
     pair, edges = (("Ta", -1.28), ("Ta", 1.28)), (98.7, 162.9)
-    narrow, wide = (scattering_kernel(pair, 39e3, e, num_waves=8).values[0] for e in (edges, (*edges, 450.0)))
+    narrow, wide = (
+        scattering_kernel(pair, 39e3, e, num_waves=8).values[0] for e in (edges, (*edges, 450.0))
+    )
     # 2 % are missing if the waves end with the detector
     assert np.trace(narrow).real == pytest.approx(np.trace(wide).real, rel=3e-3)
 
 
 def test_sheared_kernel_of_atoms_far_apart_is_the_sum_of_theirs():
     """A shear of 1.6 Å: no wave of the upper atom meets the lower one; a small one leaves most of the pair."""
-    pair, optics = (("Se", -1.6), ("Se", 1.6)), {"beam_energy": 200e3, "edges": (100.0, 200.0), "num_waves": 8}
-    far, near, upright = (np.trace(scattering_kernel(pair, **optics, slope=(s, 0.0)).values[0]).real for s in (0.5, 0.01, 0.0))
+    pair, optics = (
+        (("Se", -1.6), ("Se", 1.6)),
+        {"beam_energy": 200e3, "edges": (100.0, 200.0), "num_waves": 8},
+    )
+    far, near, upright = (
+        np.trace(scattering_kernel(pair, **optics, slope=(s, 0.0)).values[0]).real
+        for s in (0.5, 0.01, 0.0)
+    )
     alone = 2 * np.trace(scattering_kernel(pair[:1], **optics).values[0]).real
     assert far == pytest.approx(alone, rel=0.02)
     assert near == pytest.approx(upright, rel=0.02)
@@ -282,7 +338,9 @@ def test_sheared_kernel_of_atoms_far_apart_is_the_sum_of_theirs():
 def test_shear_in_any_direction_scatters_alike():
     pair, tilt = (("Te", -1.815), ("Te", 1.815)), math.tan(math.radians(4.3))
     slopes = [(tilt * math.cos(a), tilt * math.sin(a)) for a in (0.0, 0.7, 2.4, 3.9)]
-    kernels = [scattering_kernel(pair, 218e3, (60.0, 160.0), slope=slope, num_waves=24) for slope in slopes]
+    kernels = [
+        scattering_kernel(pair, 218e3, (60.0, 160.0), slope=slope, num_waves=24) for slope in slopes
+    ]
     totals = [np.trace(kernel.values[0]).real for kernel in kernels]
     # the nodes of the average over the thermal motion are six on a ring
     assert np.ptp(totals) < 0.01 * np.mean(totals)

@@ -6,14 +6,17 @@ import torch
 import xarray as xr
 
 from bayesctx import column_image, reference_prior, simulate, simulate_micrograph, tmd_prior
-from bayesctx.imaging import synthesize
-from bayesctx.prior import CONTINUOUS, NUISANCES
-from bayesctx.scattering import load_table
+from bayesctx.crystal import HOSTS
+from bayesctx.defects import DEFECTS, SITES, columns_of
+from bayesctx.elements import METALS
+from bayesctx.fourier import synthesize
+from bayesctx.nuisances import NUISANCES
+from bayesctx.prior import CONTINUOUS
+from bayesctx.responses import load_table
 from bayesctx.simulation import BLOCK, SPECIES, draw_block
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import KINDS, Scene, draw_species
 from bayesctx.simulation.spectra import image_spectra, patch_spectra
-from bayesctx.structure import DEFECTS, HOSTS, METALS, SITES, columns_of
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +36,13 @@ def test_a_patch_does_not_depend_on_what_was_asked_for(patches):
 def test_truth_context_and_nuisances_are_there_by_name(patches):
     assert patches.intensity.dims == ("image", "y", "x")
     assert patches.intensity.shape == (130, 32, 32)
-    assert set(CONTINUOUS) | set(NUISANCES) | {"host", "dopant", "sampling", "defect", "species"} <= set(patches.data_vars)
+    assert set(CONTINUOUS) | set(NUISANCES) | {
+        "host",
+        "dopant",
+        "sampling",
+        "defect",
+        "species",
+    } <= set(patches.data_vars)
     assert set(patches.defect.values) <= set(DEFECTS)
     assert all(patches[n].attrs["units"] for n in (*CONTINUOUS, *NUISANCES))
     assert bool(np.isfinite(patches.intensity).all())
@@ -45,7 +54,9 @@ def test_patches_survive_netcdf(patches, tmp_path):
 
 
 def test_classes_are_equally_probable():
-    defects = np.concatenate([draw_block(tmd_prior(), 3, b, patches_per_image=64).defect.ravel() for b in range(20)])
+    defects = np.concatenate(
+        [draw_block(tmd_prior(), 3, b, patches_per_image=64).defect.ravel() for b in range(20)]
+    )
     share = np.bincount(defects, minlength=13) / len(defects)
     # 1280 draws: standard error sqrt(1/13 / 1280) = 0.0078, four of them
     assert np.abs(share - 1 / 13).max() < 0.031
@@ -61,7 +72,11 @@ def test_images_share_their_context():
 def quiet(num=1):
     """Nuisances that do nothing."""
     off = {n: torch.zeros(num) for n in NUISANCES}
-    return off | {"vibration": torch.ones(num), "gain": torch.ones(num), "source_size": torch.full((num,), 0.8)}
+    return off | {
+        "vibration": torch.ones(num),
+        "gain": torch.ones(num),
+        "source_size": torch.full((num,), 0.8),
+    }
 
 
 def normal(clean, seed):
@@ -71,11 +86,17 @@ def normal(clean, seed):
 
 def test_patch_is_the_sum_of_its_columns():
     """The batched path of the simulator against column_image on the same columns."""
-    image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
-        n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 30.0, 60.0, 200.0, 20.0, 1e5), strict=True)
+    image = {
+        "host": torch.tensor([list(HOSTS).index("MoS2")]),
+        "dopant": torch.tensor([METALS.index("W")]),
+    } | {
+        n: torch.tensor([v])
+        for n, v in zip(CONTINUOUS, (80e3, 30.0, 60.0, 200.0, 20.0, 1e5), strict=True)
     }
     spectra = image_spectra(image, quiet(), torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))
-    species = {d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")}
+    species = {
+        d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")
+    }
     positions = torch.tensor([[[[[0.0, 0.0], [3.0, 0.5]], [[0.1, 1.8], [2.0, -2.0]]]]])
     scene = Scene(
         positions,
@@ -85,7 +106,9 @@ def test_patch_is_the_sum_of_its_columns():
         torch.tensor([[[1.0, 1.0]]]),
     )
     axis = torch.linspace(-4, 4, 9)
-    fast = synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX))[0, 0]
+    fast = synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX))[
+        0, 0
+    ]
     s2, vacancy = columns_of("X2", "MoS2", "W")[0], columns_of("V_X", "MoS2", "W")[0]
     columns = [
         (0.0, 0.0, [("Mo", 0.0)]),
@@ -112,7 +135,9 @@ def test_patch_is_the_sum_of_its_columns():
     assert np.abs(fast.numpy() - slow.values).max() < 1e-3 * slow.values.max()
 
 
-@pytest.mark.parametrize(("energy", "source", "limit"), [(80e3, 0.9, 0.002), (200e3, 0.8, 0.002), (300e3, 0.5, 0.02)])
+@pytest.mark.parametrize(
+    ("energy", "source", "limit"), [(80e3, 0.9, 0.002), (200e3, 0.8, 0.002), (300e3, 0.5, 0.02)]
+)
 def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
     """The patch of the simulator against a wide crystal at full bandwidth; gain and offset are free.
 
@@ -140,20 +165,35 @@ def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
         cell=(60.0, 60.0),
         interference=False,
     ).values.ravel()
-    image = {"host": torch.tensor([list(HOSTS).index("MoS2")]), "dopant": torch.tensor([METALS.index("W")])} | {
-        n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (energy, 30.0, 60.0, 200.0, 0.0, 1e5), strict=True)
+    image = {
+        "host": torch.tensor([list(HOSTS).index("MoS2")]),
+        "dopant": torch.tensor([METALS.index("W")]),
+    } | {
+        n: torch.tensor([v])
+        for n, v in zip(CONTINUOUS, (energy, 30.0, 60.0, 200.0, 0.0, 1e5), strict=True)
     }
     spectra = image_spectra(
-        image, quiet() | {"source_size": torch.tensor([source])}, torch.zeros(1, len(SPECIES)), cell=(BOX, BOX)
+        image,
+        quiet() | {"source_size": torch.tensor([source])},
+        torch.zeros(1, len(SPECIES)),
+        cell=(BOX, BOX),
     )
-    inside = [(x, y, d) for x, y, d in lattice if max(abs(x), abs(y)) < BOX / 2 and np.hypot(x, y) < 9.6]
+    inside = [
+        (x, y, d) for x, y, d in lattice if max(abs(x), abs(y)) < BOX / 2 and np.hypot(x, y) < 9.6
+    ]
     sites = [torch.tensor([(x, y) for x, y, d in inside if d == kind]) for kind in ("M", "X2")]
     most = max(map(len, sites))
-    positions = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, most - len(p))) for p in sites])[None, None]
+    positions = torch.stack([torch.nn.functional.pad(p, (0, 0, 0, most - len(p))) for p in sites])[
+        None, None
+    ]
     weights = torch.stack([(torch.arange(most) < len(p)).float() for p in sites])[None, None]
     nothing = torch.zeros(1, 1, 1)
     scene = Scene(positions, weights, torch.zeros(1, 1, 1, 2), nothing.long(), nothing)
-    small = synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX)).numpy().ravel()
+    small = (
+        synthesize(patch_spectra(spectra, scene, cell=(BOX, BOX)), axis, axis, cell=(BOX, BOX))
+        .numpy()
+        .ravel()
+    )
     matched = np.polyval(np.polyfit(small, wide, 1), small)
     assert np.sqrt(((matched - wide) ** 2).mean() / wide.var()) < limit
 
@@ -203,11 +243,19 @@ def test_micrograph_holds_every_site():
     prior = reference_prior().given({"host": "MoS2", "dopant": "W", "dose": 1e5})
     image = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
     assert image.intensity.dims == ("y", "x")
-    area = HOSTS["MoS2"].lattice_constant ** 2 * (1 + float(image.strain)) ** 2 * np.sqrt(3) / 2 * (1 + float(image.drift_y))
+    area = (
+        HOSTS["MoS2"].lattice_constant ** 2
+        * (1 + float(image.strain)) ** 2
+        * np.sqrt(3)
+        / 2
+        * (1 + float(image.drift_y))
+    )
     expected = 3 * (128 * 0.25) ** 2 / area
     # a rim of one site around 32 Å: 4 * 32 / 1.8 sites, known to a third
     assert image.sizes["patch"] == pytest.approx(expected, abs=25)
-    sites = {site: [d for d in image.defect.values if d in classes] for site, classes in SITES.items()}
+    sites = {
+        site: [d for d in image.defect.values if d in classes] for site, classes in SITES.items()
+    }
     assert all(len(v) > 0.3 * expected - 25 for v in sites.values())
     again = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
     xr.testing.assert_identical(image, again)
@@ -234,8 +282,12 @@ def test_table_is_loaded_once():
 
 def test_tilted_patch_is_the_sum_of_its_sheared_columns():
     """Every species of the simulator, sheared, against column_image of the same column."""
-    image = {"host": torch.tensor([list(HOSTS).index("WSe2")]), "dopant": torch.tensor([METALS.index("Ti")])} | {
-        n: torch.tensor([v]) for n, v in zip(CONTINUOUS, (80e3, 28.0, 50.0, 180.0, 0.0, 1e5), strict=True)
+    image = {
+        "host": torch.tensor([list(HOSTS).index("WSe2")]),
+        "dopant": torch.tensor([METALS.index("Ti")]),
+    } | {
+        n: torch.tensor([v])
+        for n, v in zip(CONTINUOUS, (80e3, 28.0, 50.0, 180.0, 0.0, 1e5), strict=True)
     }
     tilt = {"tilt": torch.tensor([4.0]), "tilt_azimuth": torch.tensor([0.7])}
     spectra = image_spectra(image, quiet() | tilt, torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))[0]
@@ -256,13 +308,18 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
         ).values
         # the cut in frequency, and tan(4 cos 0.7) for tan(4) cos 0.7: 4e-4 of a shift; the closed form of pairs leaves 6 % rms
         limit = 0.06 if len(columns_of(defect, "WSe2", "Ti")[alternative]) == 2 else 2e-3
-        assert np.abs(synthesize(response, axis, axis, cell=(BOX, BOX)).numpy() - slow).max() <= limit * slow.max()
+        assert (
+            np.abs(synthesize(response, axis, axis, cell=(BOX, BOX)).numpy() - slow).max()
+            <= limit * slow.max()
+        )
 
 
 def test_a_prior_may_leave_nuisances_out():
     """Models that were trained before a nuisance was known go on simulating without it."""
     prior = reference_prior()
-    without = replace(prior, nuisances={n: d for n, d in prior.nuisances.items() if not n.startswith("tilt")})
+    without = replace(
+        prior, nuisances={n: d for n, d in prior.nuisances.items() if not n.startswith("tilt")}
+    )
     assert float(simulate(without, 3, seed=0).tilt.max()) == 0
     assert float(simulate(prior, 3, seed=0).tilt.min()) > 0
 
@@ -289,10 +346,17 @@ def test_counts_follow_the_poisson_distribution():
 
 def test_a_patch_of_the_scan_holds_counts_at_the_stated_dose():
     """Without gain, dark level and interpolation a patch holds whole electrons, as many as the dose says."""
-    still = {n: 0.0 for n in NUISANCES} | {"vibration": 1.0, "gain": 1.0, "source_size": 0.8, "scan_step": 0.25}
+    still = {n: 0.0 for n in NUISANCES} | {
+        "vibration": 1.0,
+        "gain": 1.0,
+        "source_size": 0.8,
+        "scan_step": 0.25,
+    }
     means = []
     for dose in (1e4, 4e4):
-        prior = replace(tmd_prior().given({"host": "MoS2", "dopant": "W", "dose": dose}), nuisances=still)
+        prior = replace(
+            tmd_prior().given({"host": "MoS2", "dopant": "W", "dose": dose}), nuisances=still
+        )
         counts = simulate(prior, 64, seed=4).intensity
         assert np.array_equal(counts, np.round(counts))
         means.append(float(counts.mean()))

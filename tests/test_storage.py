@@ -10,7 +10,9 @@ def write_half(path, error):
         raise error
 
 
-@pytest.mark.parametrize("error", [RuntimeError("disk"), OSError(28, "no space"), KeyboardInterrupt()])
+@pytest.mark.parametrize(
+    "error", [RuntimeError("disk"), OSError(28, "no space"), KeyboardInterrupt()]
+)
 def test_an_old_file_stays_until_the_new_one_is_whole(error, tmp_path):
     path = tmp_path / "file"
     path.write_text("old")

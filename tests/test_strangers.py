@@ -3,12 +3,12 @@ import pytest
 import torch
 
 from bayesctx import DefectModel, reference_prior
-from bayesctx.simulation import STRANGERS, draw_block, draw_strangers
+from bayesctx.simulation import SPECIES, STRANGERS, draw_block, draw_strangers
+from bayesctx.simulation.latents import draw_centres, draw_images, generators
+from bayesctx.simulation.outliers import _join
 from bayesctx.simulation.rendering import BOX
-from bayesctx.simulation.scene import SPECIES, place_columns
+from bayesctx.simulation.scene import place_columns
 from bayesctx.simulation.spectra import patch_spectra
-from bayesctx.simulation.strangers import _join
-from bayesctx.simulation.stream import draw_centres, draw_images, generators
 from bayesctx.training import fit_surprise
 
 
@@ -27,7 +27,9 @@ def test_strangers_are_the_same_for_the_same_seed_and_block(kind):
 
 
 def test_strangers_have_names():
-    with pytest.raises(ValueError, match="one of bilayer, grain boundary, .* was expected, got 'trilayer'"):
+    with pytest.raises(
+        ValueError, match="one of bilayer, grain boundary, .* was expected, got 'trilayer'"
+    ):
         draw_strangers(reference_prior(), 0, 0, "trilayer")
 
 
@@ -39,7 +41,11 @@ def together(pixels):
 
 def test_vacuum_is_nothing_but_noise():
     prior = reference_prior().given({"dose": 1e5})
-    assert together(draw_strangers(prior, 0, 0, "vacuum")) < 0.1 < together(draw_block(prior, 0, 0).intensity)
+    assert (
+        together(draw_strangers(prior, 0, 0, "vacuum"))
+        < 0.1
+        < together(draw_block(prior, 0, 0).intensity)
+    )
 
 
 def test_a_joined_scene_is_the_sum_of_both():
@@ -49,8 +55,12 @@ def test_a_joined_scene_is_the_sum_of_both():
     for _ in range(2):
         _, species, own = draw_centres(rng[1], reference_prior(), 4, 3)
         scenes.append(place_columns(rng[2], image["host"], species, nuisances | own, BOX))
-    spectra = torch.randn(4, len(SPECIES), 21, 11, dtype=torch.complex64, generator=torch.Generator().manual_seed(0))
-    first, second, both = (patch_spectra(spectra, s, cell=(BOX, BOX)) for s in (*scenes, _join(*scenes)))
+    spectra = torch.randn(
+        4, len(SPECIES), 21, 11, dtype=torch.complex64, generator=torch.Generator().manual_seed(0)
+    )
+    first, second, both = (
+        patch_spectra(spectra, s, cell=(BOX, BOX)) for s in (*scenes, _join(*scenes))
+    )
     # sums of a hundred terms of order one in single precision
     assert torch.allclose(both, first + second, atol=1e-3)
 
@@ -65,7 +75,10 @@ def test_strangers_are_told_apart_and_the_limit_is_kept(small):
     # by chance 0.5, with a standard error of 0.006 of the 4096 patches of each kind
     assert float(found.area.sel(kind="vacuum")) > 0.7
     with torch.no_grad():
-        patches = [draw_block(small.prior, 5, b, patches_per_image=16).intensity.flatten(0, 1) for b in range(8)]
+        patches = [
+            draw_block(small.prior, 5, b, patches_per_image=16).intensity.flatten(0, 1)
+            for b in range(8)
+        ]
         surprise = torch.cat([small.eval().observe(p)[1] for p in patches])
     share = float((surprise > small.card["surprise_limit"]).float().mean())
     # patches of an image share its dose: 128 images, of which some are all alarm

@@ -18,29 +18,19 @@ import xarray as xr
 from torch.utils.data import DataLoader
 
 from bayesctx import HOSTS, Prior, simulate, tmd_prior
+from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
-from bayesctx.simulation import (
-    BLOCK,
-    Draft,
-    PatchStream,
-    batches,
-    develop,
-    draw_block,
-    join,
-    open_shards,
-    plan_shards,
-    reading,
-    take,
-    write_shards,
-    writing,
-)
-from bayesctx.simulation.records import map_tensors, move, pick
+from bayesctx.simulation import BLOCK, Draft, PatchStream, develop, draw_block, stream as batches
+from bayesctx.tensors import join, map_tensors, move, pick, take
 
 WINDOW = {"start": 24, "stop": 24 + 2 * BLOCK + 8}
 
 
 def stream(batch_size=BLOCK, **options):
-    return PatchStream(tmd_prior(), **{"seed": 4, "batch_size": batch_size, "patches_per_image": 8} | WINDOW | options)
+    return PatchStream(
+        tmd_prior(),
+        **{"seed": 4, "batch_size": batch_size, "patches_per_image": 8} | WINDOW | options,
+    )
 
 
 def tensors(batch):
@@ -59,7 +49,10 @@ def assert_same(found, expected):
 @pytest.fixture(scope="module")
 def truth():
     """The window, from blocks."""
-    blocks = [draw_block(tmd_prior(), 4, b, patches_per_image=8) for b in range(WINDOW["stop"] // BLOCK + 1)]
+    blocks = [
+        draw_block(tmd_prior(), 4, b, patches_per_image=8)
+        for b in range(WINDOW["stop"] // BLOCK + 1)
+    ]
     return take(join(blocks), WINDOW["start"] // 8, WINDOW["stop"] // 8)
 
 
@@ -84,9 +77,14 @@ def test_drafts_become_the_stream_in_whatever_company(num_workers, truth):
     """Windows cut blocks, and images that a block rendered together are rendered beside others."""
     drafts = list(DataLoader(stream(40, device=None), None, num_workers=num_workers))
     assert all(isinstance(d, Draft) for d in drafts)
-    for found in (join([develop(tmd_prior(), d) for d in drafts]), develop(tmd_prior(), join(drafts))):
+    for found in (
+        join([develop(tmd_prior(), d) for d in drafts]),
+        develop(tmd_prior(), join(drafts)),
+    ):
         assert_same(replace(found, intensity=truth.intensity), truth)
-        differ = (found.intensity - truth.intensity).abs() / truth.intensity.abs().amax((-2, -1), keepdim=True)
+        differ = (found.intensity - truth.intensity).abs() / truth.intensity.abs().amax(
+            (-2, -1), keepdim=True
+        )
         # a quantile on a border may move a count by one, in one pixel of some thousand
         assert float((differ > 3e-6).float().mean()) < 5e-4
 
@@ -148,7 +146,10 @@ def test_a_batch_carries_nothing_but_itself():
         ({"patches_per_image": 0}, "patches_per_image was expected to be at least 1"),
         ({"batch_size": 12}, "whole images of 8 patches were expected, got batch_size=12"),
         ({"start": 20}, "whole images of 8 patches were expected, got start=20"),
-        ({"rank": (2, 2)}, r"a rank below the number of ranks was expected, got \(2, 2\); count from 0"),
+        (
+            {"rank": (2, 2)},
+            r"a rank below the number of ranks was expected, got \(2, 2\); count from 0",
+        ),
         ({"stop": 50}, "whole images of 8 patches were expected, got stop=50"),
     ],
 )
@@ -160,7 +161,20 @@ def test_windows_that_cannot_be_drawn_are_refused(options, message):
 SHARD = BLOCK - 16
 SIZES = {"seed": 4, "start": 24, "patches_per_image": 8, "shard_size": SHARD}
 NUM = WINDOW["stop"] - WINDOW["start"]
-WORDS = ["--num-patches", NUM, "--seed", 4, "--start", 24, "--prior", "tmd", "--patches-per-image", 8, "--shard-size", SHARD]
+WORDS = [
+    "--num-patches",
+    NUM,
+    "--seed",
+    4,
+    "--start",
+    24,
+    "--prior",
+    "tmd",
+    "--patches-per-image",
+    8,
+    "--shard-size",
+    SHARD,
+]
 
 
 def run(*words):
@@ -190,16 +204,23 @@ def assert_stored(found, expected):
     span = expected.intensity.amax((-2, -1)) - expected.intensity.amin((-2, -1))
     error = (found.intensity - expected.intensity).abs().amax((-2, -1))
     # single precision of the largest value comes on top
-    assert bool((error <= 0.5 * span / 65535 + 2e-7 * expected.intensity.abs().amax((-2, -1))).all())
+    assert bool(
+        (error <= 0.5 * span / 65535 + 2e-7 * expected.intensity.abs().amax((-2, -1))).all()
+    )
     assert_same(replace(found, intensity=expected.intensity), expected)
 
 
 def test_shards_hold_the_stream(written, truth):
     assert_stored(join(list(open_shards(written, batch_size=40, verify=True))), truth)
-    assert_stored(join(list(DataLoader(open_shards(written, batch_size=16), None, num_workers=2))), truth)
+    assert_stored(
+        join(list(DataLoader(open_shards(written, batch_size=16), None, num_workers=2))), truth
+    )
     assert_stored(join(list(open_shards(written, start=64, stop=104))), take(truth, 5, 10))
     prior = open_shards(written).archive.prior
-    assert_same(next(iter(PatchStream(prior, **WINDOW, seed=4, batch_size=8, patches_per_image=8))), take(truth, 0, 1))
+    assert_same(
+        next(iter(PatchStream(prior, **WINDOW, seed=4, batch_size=8, patches_per_image=8))),
+        take(truth, 0, 1),
+    )
 
 
 def test_sixteen_bits_lose_nothing_against_the_noise(written, truth):
@@ -239,15 +260,15 @@ def test_workers_write_the_same_bytes(written, tmp_path):
 STALLING = """
 import sys, time
 from bayesctx.cli import main
-from bayesctx.simulation import batches
-draw, drawn = batches.draw_block, []
+from bayesctx.simulation import stream
+draw, drawn = stream.draw_block, []
 def stall(*arguments, **options):
     drawn.append(1)
     if len(drawn) == 4:
         print("stalled", flush=True)
         time.sleep(60)
     return draw(*arguments, **options)
-batches.draw_block = stall
+stream.draw_block = stall
 main(["simulate", *sys.argv[1:]])
 """
 
@@ -255,7 +276,9 @@ main(["simulate", *sys.argv[1:]])
 def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(written, tmp_path, capsys):
     out = tmp_path / "new"
     words = [*map(str, WORDS), "--workers", "0", "--out", str(out)]
-    with subprocess.Popen([sys.executable, "-c", STALLING, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        [sys.executable, "-c", STALLING, *words], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
         assert process.stdout.readline() == b"stalled\n"
         process.kill()
     left = contents(out)
@@ -266,7 +289,10 @@ def test_a_killed_run_goes_on_and_ends_as_one_that_was_not(written, tmp_path, ca
     assert run(*words) == 0
     assert contents(out) == contents(written)
     assert {n: (out / n).stat().st_mtime_ns for n in finished} == times
-    assert f"{NUM} patches of 32 x 32 px in {len(contents(written)) - 1} shards" in capsys.readouterr().out
+    assert (
+        f"{NUM} patches of 32 x 32 px in {len(contents(written)) - 1} shards"
+        in capsys.readouterr().out
+    )
 
 
 def test_an_interrupt_keeps_the_finished_shards(written, tmp_path, monkeypatch, capsys):
@@ -282,16 +308,23 @@ def test_an_interrupt_keeps_the_finished_shards(written, tmp_path, monkeypatch, 
     assert run(*WORDS, "--workers", 0, "--out", out) == 130
     assert capsys.readouterr().err.endswith("bayesctx: interrupted\n")
     kept = contents(out)
-    assert {n: c for n, c in contents(written).items() if n in kept and n != "manifest.json"}.items() <= kept.items()
+    assert {
+        n: c for n, c in contents(written).items() if n in kept and n != "manifest.json"
+    }.items() <= kept.items()
     assert len(kept) > 1
     assert not [n for n in kept if n.endswith(".tmp")]
-    with pytest.raises(ValueError, match=r"absent or damaged, the first is shard-00\d+.nc; write them by repeating the command$"):
+    with pytest.raises(
+        ValueError,
+        match=r"absent or damaged, the first is shard-00\d+.nc; write them by repeating the command$",
+    ):
         open_shards(out)
     assert run(*WORDS, "--workers", 0, "--out", out) == 0
     assert contents(out) == contents(written)
 
 
-def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(written, folder, tmp_path, monkeypatch, capsys):
+def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
+    written, folder, tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
     assert run("--num-patches", "55e6", "--out", tmp_path / "new") == 2
     assert "GB of free disk were expected for" in capsys.readouterr().err
@@ -336,7 +369,9 @@ def test_a_folder_of_other_settings_is_refused(change, message, written):
 
 
 def test_a_foreign_folder_is_refused(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"there is no manifest.json in .*; write one by write_shards"):
+    with pytest.raises(
+        ValueError, match=r"there is no manifest.json in .*; write one by write_shards"
+    ):
         open_shards(tmp_path)
     for text in ('{"format": "bayesctx shards 9"}', "{", "[]"):
         (folder / "manifest.json").write_text(text)
@@ -351,7 +386,10 @@ def test_a_damaged_shard_is_found_and_written_anew(folder, written, capsys):
     spoilt[-1000] ^= 1
     (folder / "shard-00001.nc").write_bytes(spoilt)
     open_shards(folder)
-    with pytest.raises(ValueError, match="the first is shard-00001.nc; write them by repeating the command with --verify"):
+    with pytest.raises(
+        ValueError,
+        match="the first is shard-00001.nc; write them by repeating the command with --verify",
+    ):
         open_shards(folder, verify=True)
     assert run(*WORDS, "--workers", 0, "--verify", "--out", folder) == 0
     assert "verify" in capsys.readouterr().err
@@ -364,7 +402,9 @@ def test_a_damaged_shard_is_found_and_written_anew(folder, written, capsys):
 
 
 def test_patches_that_a_folder_does_not_hold_are_refused(written):
-    with pytest.raises(ValueError, match=f"patches from 24 to {WINDOW['stop']} were expected, got 16 to 48"):
+    with pytest.raises(
+        ValueError, match=f"patches from 24 to {WINDOW['stop']} were expected, got 16 to 48"
+    ):
         open_shards(written, start=16, stop=48)
     with pytest.raises(ValueError, match="got batch_size=12; round it"):
         open_shards(written, batch_size=12)
@@ -380,7 +420,10 @@ def test_a_dry_run_says_size_and_time_and_writes_nothing(written, tmp_path, monk
     assert to_write == f"to write  {NUM} patches in {shards} shards"
     assert re.fullmatch(r"size      0.00 GB, \d{4} bytes per patch", size)
     assert re.fullmatch(r"disk      [\d.]+ GB free, which is enough", disk)
-    assert re.fullmatch(r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core of its own", duration)
+    assert re.fullmatch(
+        r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core of its own",
+        duration,
+    )
     plan = plan_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES)
     actual = sum(p.stat().st_size for p in written.glob("*.nc"))
     # the parts of a small file are aligned: some kB each
@@ -388,7 +431,9 @@ def test_a_dry_run_says_size_and_time_and_writes_nothing(written, tmp_path, monk
     assert plan.seconds == pytest.approx(NUM / plan.patches_per_second)
     shared = plan_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES, num_workers=2)
     # whole shards: two of three by one of the workers
-    assert shared.seconds == pytest.approx(-(-shards // 2) / shards * NUM / shared.patches_per_second)
+    assert shared.seconds == pytest.approx(
+        -(-shards // 2) / shards * NUM / shared.patches_per_second
+    )
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**9))
     assert run("--num-patches", "55e6", "--dry-run", "--out", written.parent / "other") == 0
     shown = capsys.readouterr().out

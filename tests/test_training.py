@@ -9,31 +9,47 @@ from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import SPECIES, PatchStream
 from bayesctx.training import ask, conditional_log_score, fit_width
-from bayesctx.training.score import DISCRETE, HYPOTHESIS_OF_SPECIES, log_scores_among_images
+from bayesctx.training.objective import DISCRETE, HYPOTHESIS_OF_SPECIES, log_scores_among_images
 
 
 def small(prior=None):
-    return DefectModel(prior or reference_prior(), num_features=6, num_components=2, hidden=16, width=4)
+    return DefectModel(
+        prior or reference_prior(), num_features=6, num_components=2, hidden=16, width=4
+    )
 
 
 @pytest.fixture(scope="module")
 def batch():
-    return next(iter(PatchStream(reference_prior(), seed=0, stop=128, batch_size=128, patches_per_image=16)))
+    return next(
+        iter(PatchStream(reference_prior(), seed=0, stop=128, batch_size=128, patches_per_image=16))
+    )
 
 
 EVERY = frozenset((*DISCRETE, *CONTINUOUS))
 
 
 @pytest.mark.parametrize(
-    "known", [frozenset(), frozenset(["host"]), frozenset(["dopant", "dose"]), frozenset(["beam_energy"]), EVERY]
+    "known",
+    [
+        frozenset(),
+        frozenset(["host"]),
+        frozenset(["dopant", "dose"]),
+        frozenset(["beam_energy"]),
+        EVERY,
+    ],
 )
 def test_log_score_is_of_a_normalised_posterior(batch, known, untrained):
     """Scores of the thirteen classes of every patch add up to one, whatever is known."""
     with torch.no_grad():
         features = untrained.encoder(batch.intensity)
-        question = ask(batch, reference_prior(), known, torch.Generator().manual_seed(0), num_draws=3)
+        question = ask(
+            batch, reference_prior(), known, torch.Generator().manual_seed(0), num_draws=3
+        )
         total = sum(
-            conditional_log_score(untrained, features, torch.full_like(batch.defect, c), question).exp() for c in range(13)
+            conditional_log_score(
+                untrained, features, torch.full_like(batch.defect, c), question
+            ).exp()
+            for c in range(13)
         )
     assert torch.allclose(total, torch.ones_like(total), atol=1e-4)
 
@@ -42,46 +58,75 @@ def test_log_score_is_of_a_normalised_posterior(batch, known, untrained):
 def test_scores_among_images_are_those_of_single_densities(untrained, num_images):
     """Every patch under the context of every image of its group, by the density that the Pyro program observes."""
     size = 8 if num_images == 5 else num_images  # which does not divide them
-    batch = next(iter(PatchStream(reference_prior(), seed=0, stop=512, batch_size=512, patches_per_image=64)))
+    batch = next(
+        iter(PatchStream(reference_prior(), seed=0, stop=512, batch_size=512, patches_per_image=64))
+    )
     with torch.no_grad():
         every = untrained.encoder(batch.intensity)
         of_class, of_both = log_scores_among_images(untrained, every, batch, num_images)
         assert of_class.shape == of_both.shape == (8, 64)
         for i in (0, 3, 4, 7):
             group = range(i // size * size, (i // size + 1) * size)
-            joint = torch.stack([_by_class(untrained, every[i, :2], batch, k) for k in group])  # (draw, class, patch)
+            joint = torch.stack(
+                [_by_class(untrained, every[i, :2], batch, k) for k in group]
+            )  # (draw, class, patch)
             true = joint[i % size].gather(0, batch.defect[i, :2][None])[0]
             assert torch.allclose(of_class[i, :2], true - joint[i % size].logsumexp(0), atol=1e-3)
-            assert torch.allclose(of_both[i, :2], true - joint.flatten(0, 1).logsumexp(0), atol=1e-3)
+            assert torch.allclose(
+                of_both[i, :2], true - joint.flatten(0, 1).logsumexp(0), atol=1e-3
+            )
 
 
 def _by_class(model, features, batch, image):
     """Log density of patches under every class in the context of an image, shape (class, patch)."""
     context = {n: v[image] for n, v in batch.context.items()}
-    densities = (model.contrast_given(torch.tensor(c), batch.host[image], batch.dopant[image], context) for c in range(13))
+    densities = (
+        model.contrast_given(torch.tensor(c), batch.host[image], batch.dopant[image], context)
+        for c in range(13)
+    )
     return torch.stack([d.log_prob(features) for d in densities])
 
 
 def test_what_is_known_is_kept(batch):
-    question = ask(batch, reference_prior(), frozenset(["host", "dose"]), torch.Generator().manual_seed(0), num_draws=5)
+    question = ask(
+        batch,
+        reference_prior(),
+        frozenset(["host", "dose"]),
+        torch.Generator().manual_seed(0),
+        num_draws=5,
+    )
     assert torch.equal(question.materials.host[:, 0], batch.host)
     assert torch.equal(question.context["dose"], batch.context["dose"][:, None].expand(-1, 5))
-    assert bool((question.context["convergence_semiangle"] <= question.context["inner_collection_angle"]).all())
+    assert bool(
+        (
+            question.context["convergence_semiangle"] <= question.context["inner_collection_angle"]
+        ).all()
+    )
     assert float(question.context["beam_energy"].std()) > 1e4
 
 
 def test_a_known_dopant_speaks_for_its_hosts(batch):
-    question = ask(batch, reference_prior(), frozenset(["dopant"]), torch.Generator().manual_seed(0), num_draws=2)
+    question = ask(
+        batch,
+        reference_prior(),
+        frozenset(["dopant"]),
+        torch.Generator().manual_seed(0),
+        num_draws=2,
+    )
     for i, dopant in enumerate(batch.dopant):
-        takes = (question.materials.dopant_weight[i, :, 0] > 0) == (question.materials.host_weight[i] > 0)
+        takes = (question.materials.dopant_weight[i, :, 0] > 0) == (
+            question.materials.host_weight[i] > 0
+        )
         assert bool(takes.all())
         assert bool((question.materials.dopant[i] == dopant).all())
 
 
 def test_every_species_has_its_hypothesis():
-    from bayesctx.likelihood import HYPOTHESES
+    from bayesctx.hypotheses import HYPOTHESES
 
-    for (defect, alternative), hypothesis in zip(SPECIES, HYPOTHESIS_OF_SPECIES.tolist(), strict=True):
+    for (defect, alternative), hypothesis in zip(
+        SPECIES, HYPOTHESIS_OF_SPECIES.tolist(), strict=True
+    ):
         found, first = HYPOTHESES[hypothesis]
         assert found == defect
         assert first <= alternative
@@ -110,7 +155,10 @@ def test_training_goes_on_from_a_model_and_drops_what_was_fitted_to_it():
     again = model.with_prior(tmd_prior())
     # a learning rate of nothing leaves the weights as they are
     train(again, num_patches=128, learning_rate=1e-12, **arguments)
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+    assert all(
+        torch.allclose(a, b, atol=1e-6)
+        for a, b in zip(model.parameters(), again.parameters(), strict=True)
+    )
     assert float(again.likelihood.width) == 1.0
     assert set(again.card) == {"prior", "training"}
     assert again.card["training"]["num_patches"] == 128
@@ -140,7 +188,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     resumed = small()
     history = train(resumed, **arguments, checkpoint=tmp_path / "run", checkpoint_interval=2)
     assert history.sizes["step"] == 6
-    assert all(torch.equal(a, b) for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(whole.state_dict().values(), resumed.state_dict().values(), strict=True)
+    )
     with pytest.raises(ValueError, match="of one with another seed"):
         train(small(), **arguments, seed=1, checkpoint=tmp_path / "run")
     with pytest.raises(ValueError, match="of one with another prior"):
@@ -164,11 +215,15 @@ def test_batches_are_whole_images():
 def test_a_step_sees_its_part_of_the_stream_wherever_the_run_starts(batch_size):
     from bayesctx.training.fit import _load
 
-    whole = next(iter(PatchStream(tmd_prior(), seed=1, stop=384, batch_size=384, patches_per_image=16))).intensity
+    whole = next(
+        iter(PatchStream(tmd_prior(), seed=1, stop=384, batch_size=384, patches_per_image=16))
+    ).intensity
     for first in (0, 1, 2):
         steps = list(_load(small(tmd_prior()), 1, first * batch_size, 384, batch_size, 0))
         assert all(s.intensity[:, :, 0, 0].numel() == batch_size for s in steps)
-        assert torch.equal(torch.cat([s.intensity for s in steps]), whole[first * batch_size // 16 :])
+        assert torch.equal(
+            torch.cat([s.intensity for s in steps]), whole[first * batch_size // 16 :]
+        )
 
 
 def _train_as(rank, size, file, results):
@@ -178,7 +233,9 @@ def _train_as(rank, size, file, results):
     fit.PARTLY_KNOWN = 1.0
     torch.set_num_threads(1)
     if size > 1:
-        distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+        distributed.init_process_group(
+            "gloo", init_method=f"file://{file}", rank=rank, world_size=size
+        )
     model = small()
     with torch.no_grad():
         for value in model.parameters():
@@ -211,16 +268,28 @@ def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
     from bayesctx.training import fit as training
 
     monkeypatch.setattr(training, "rank_of_process", lambda: (0, 2))
-    with pytest.raises(ValueError, match="whole blocks of 256 for each of 2 processes was expected, got 768"):
+    with pytest.raises(
+        ValueError, match="whole blocks of 256 for each of 2 processes was expected, got 768"
+    ):
         train(small(), num_patches=768, batch_size=768)
-    with pytest.raises(ValueError, match="whole blocks of 512 for each of 2 processes was expected, got 512"):
+    with pytest.raises(
+        ValueError, match="whole blocks of 512 for each of 2 processes was expected, got 512"
+    ):
         train(small(), num_patches=512, batch_size=512, contrast_images=32)
 
 
 def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     """A model that learnt a little, then made too wide: the fit finds a smaller factor, and back the score."""
     model = small()
-    train(model, num_patches=64 * 100, batch_size=64, context_weight=0.0, generative_weight=0.1, num_workers=0, progress=False)
+    train(
+        model,
+        num_patches=64 * 100,
+        batch_size=64,
+        context_weight=0.0,
+        generative_weight=0.1,
+        num_workers=0,
+        progress=False,
+    )
     size = {"num_patches": 512, "num_draws": 32, "progress": False}
     fit_width(model, **size)
     best = float(model.likelihood.width)

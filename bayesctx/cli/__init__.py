@@ -1,3 +1,3 @@
 """The command line: one subcommand per verb."""
 
-from .verbs import main as main
+from .commands import main as main

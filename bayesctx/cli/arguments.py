@@ -39,7 +39,9 @@ def index(text: str) -> int:
     except ValueError:
         number = -1.0
     if number < 0 or not number.is_integer():
-        raise argparse.ArgumentTypeError(f"a whole number such as 1000 or 10e6 was expected, got {text!r}")
+        raise argparse.ArgumentTypeError(
+            f"a whole number such as 1000 or 10e6 was expected, got {text!r}"
+        )
     return int(number)
 
 
@@ -87,7 +89,9 @@ def target(text: str | Path) -> Path:
     """
     path = Path(text)
     if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(f"a file in a folder that can be written was expected, got {str(text)!r}")
+        raise argparse.ArgumentTypeError(
+            f"a file in a folder that can be written was expected, got {str(text)!r}"
+        )
     return path
 
 
@@ -134,7 +138,9 @@ def picture(text: str | Path) -> Path:
     """
     path = target(text)
     if path.suffix[1:].lower() not in new_figure((1, 1)).canvas.get_supported_filetypes():
-        raise argparse.ArgumentTypeError(f"a picture such as result.png or result.pdf was expected, got {str(text)!r}")
+        raise argparse.ArgumentTypeError(
+            f"a picture such as result.png or result.pdf was expected, got {str(text)!r}"
+        )
     return path
 
 
@@ -170,9 +176,13 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
     for text in texts or ():
         name, _, value = text.partition("=")
         if not name or not value:
-            raise ValueError(f"NAME=VALUE was expected, got {text!r}; put file names before --context and --select")
+            raise ValueError(
+                f"NAME=VALUE was expected, got {text!r}; put file names before --context and --select"
+            )
         if name in found:
-            raise ValueError(f"one value of {name} was expected, got {found[name]} and {value}; separate candidates by commas")
+            raise ValueError(
+                f"one value of {name} was expected, got {found[name]} and {value}; separate candidates by commas"
+            )
         found[name] = value
     return found
 
@@ -193,7 +203,9 @@ def _value(name: str, text: str) -> object:
     return dist.Uniform(*bounds)
 
 
-def read_image(path: Path, variable: str | None, select: Sequence[str] | None) -> xr.DataArray | np.ndarray:
+def read_image(
+    path: Path, variable: str | None, select: Sequence[str] | None
+) -> xr.DataArray | np.ndarray:
     """Read an image.
 
     Parameters
@@ -219,7 +231,9 @@ def read_image(path: Path, variable: str | None, select: Sequence[str] | None) -
     """
     is_array = path.suffix == ".npy"
     if is_array and (variable or select):
-        raise ValueError(f"--variable and --select belong to netCDF files, got {path}; leave them out")
+        raise ValueError(
+            f"--variable and --select belong to netCDF files, got {path}; leave them out"
+        )
     if not path.is_file():
         raise FileNotFoundError(f"an image was expected at {path}, there is no such file")
     chosen = _pairs(select)
@@ -229,7 +243,9 @@ def read_image(path: Path, variable: str | None, select: Sequence[str] | None) -
         with xr.open_dataset(path, engine="netcdf4") as data:
             return _select(_choose(data, path, variable), chosen).load()
     except (OSError, RuntimeError, EOFError) as error:
-        raise ValueError(f"a netCDF or .npy file was expected, {path} is truncated or foreign ({error}); convert it") from error
+        raise ValueError(
+            f"a netCDF or .npy file was expected, {path} is truncated or foreign ({error}); convert it"
+        ) from error
 
 
 def _choose(data: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
@@ -243,7 +259,9 @@ def _choose(data: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
             if images
             else f"it has {', '.join(map(str, data)) or 'none'}"
         )
-        raise ValueError(f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {path}; {listed}")
+        raise ValueError(
+            f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {path}; {listed}"
+        )
     return data[variable]
 
 
@@ -251,7 +269,9 @@ def _select(image: xr.DataArray, chosen: dict[str, str]) -> xr.DataArray:
     """Pick elements of dimensions by label."""
     for dim, label in chosen.items():
         if dim not in image.dims:
-            raise ValueError(f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}")
+            raise ValueError(
+                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}"
+            )
         labels = [str(v) for v in image[dim].values]
         if label not in labels:
             few = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..simulation.rendering import AT_ONCE
-from .crystal import FREE, Crystal
+from .expectation import FREE, Crystal
 
 __all__ = ["Box", "log_density", "score"]
 
@@ -81,7 +81,13 @@ def _log_density(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: T
         # exp((2 j beyond - j²) / (2 width²)) over that of j - 1
         term = term * (mean / (count + j)) * torch.exp(shift - (j - 0.5) / width**2)
         total = total + term
-    log_prob = torch.xlogy(count, mean) - mean - torch.lgamma(count + 1) - 0.5 * beyond.square() / width**2 + total.log()
+    log_prob = (
+        torch.xlogy(count, mean)
+        - mean
+        - torch.lgamma(count + 1)
+        - 0.5 * beyond.square() / width**2
+        + total.log()
+    )
     constant = nuisances[:, GAIN].double() + math.log(width * math.sqrt(2 * math.pi))
     return log_prob.double().sum((-2, -1)) - patches[0].numel() * constant
 
@@ -90,11 +96,15 @@ def _expect(crystal: Crystal, column: Tensor, nuisances: Tensor) -> tuple[Tensor
     """Expected counts, shape (image, y, x), counts at the peak of the crystal and of the dark level, (image, 1, 1)."""
     clean = crystal.render(column, nuisances[:, :4])
     peak = clean.amax((-2, -1), keepdim=True) * crystal.exposure
-    background, dark = (nuisances[:, FREE.index(n), None, None] for n in ("background", "dark_level"))
+    background, dark = (
+        nuisances[:, FREE.index(n), None, None] for n in ("background", "dark_level")
+    )
     return clean * crystal.exposure + background * peak, peak, dark * peak
 
 
-def _slopes(crystal: Crystal, column: Tensor, nuisances: Tensor, box: Box) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def _slopes(
+    crystal: Crystal, column: Tensor, nuisances: Tensor, box: Box
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Mean and variance of the intensities, shape (image, pixel), and their slopes, (image, nuisance, pixel)."""
     gain = nuisances[:, GAIN].exp()[:, None, None]
     expected, peak, dark = _expect(crystal, column, nuisances)
@@ -119,7 +129,9 @@ def _slopes(crystal: Crystal, column: Tensor, nuisances: Tensor, box: Box) -> tu
     return mean.flatten(1), variance.flatten(1), *flat
 
 
-def score(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: Tensor, box: Box) -> tuple[Tensor, Tensor]:
+def score(
+    crystal: Crystal, column: Tensor, nuisances: Tensor, patches: Tensor, box: Box
+) -> tuple[Tensor, Tensor]:
     """Gradient and Fisher information of the log likelihood, intensities taken as normal.
 
     Parameters
@@ -145,7 +157,9 @@ def score(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: Tensor, 
     mean, variance, d_mean, d_variance = _slopes(crystal, column, nuisances, box)
     rest = patches.flatten(1) - mean
     by_mean, by_variance = d_mean / variance[:, None], d_variance / variance[:, None]
-    gradient = (by_mean @ rest[..., None] + 0.5 * by_variance @ (rest.square() / variance - 1)[..., None])[..., 0]
+    gradient = (
+        by_mean @ rest[..., None] + 0.5 * by_variance @ (rest.square() / variance - 1)[..., None]
+    )[..., 0]
     information = by_mean @ d_mean.mT + 0.5 * by_variance @ by_variance.mT
     # the width of the prior, and one for what is held
     width = torch.where(box.free, (box.high - box.low).clamp(max=2.0), 1.0)

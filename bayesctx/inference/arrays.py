@@ -9,12 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..crystal import HOSTS
+from ..defects import DEFECTS
+from ..elements import METALS
 from ..model import outcome_classes
 from ..prior import CONTINUOUS
-from ..structure import DEFECTS, HOSTS, METALS
-from .composition import ImagePosterior, Sites
-from .conditioning import Question
-from .enumeration import PatchPosterior
+from .cases import Question
+from .image import ImagePosterior, Sites
+from .patches import PatchPosterior
 
 __all__ = ["Posterior", "store_conflict", "store_image", "store_patches"]
 
@@ -69,7 +71,9 @@ class Posterior:
         return self.defect_draws.shape[1]
 
     @classmethod
-    def empty(cls, num_images: int, num_patches: int, num_draws: int, known: Mapping[str, object]) -> Posterior:
+    def empty(
+        cls, num_images: int, num_patches: int, num_draws: int, known: Mapping[str, object]
+    ) -> Posterior:
         """Make room for a posterior.
 
         Parameters
@@ -84,7 +88,11 @@ class Posterior:
         Posterior
             Of zeros.
         """
-        latent = tuple(n for n in ("host", "dopant", *CONTINUOUS) if not isinstance(known.get(n), float | str | np.ndarray))
+        latent = tuple(
+            n
+            for n in ("host", "dopant", *CONTINUOUS)
+            if not isinstance(known.get(n), float | str | np.ndarray)
+        )
         kinds = {n: np.float32 if n in CONTINUOUS else np.int8 for n in (*latent, "reading")}
         draws = {n: np.zeros((num_images, num_draws), kind) for n, kind in kinds.items()}
         return cls(
@@ -119,13 +127,20 @@ def store_patches(result: Posterior, question: Question, found: PatchPosterior) 
     result.log_likelihood[at, :, 0] = found.log_likelihood.numpy()
     classes = outcome_classes(question.materials.dopant.shape[-1])
     result.defect_draws[at, :, 0] = classes[found.outcome].numpy()
-    rows = torch.arange(len(at))[:, None] if len(question.materials.host) > 1 else torch.zeros(1, 1, dtype=torch.long)
+    rows = (
+        torch.arange(len(at))[:, None]
+        if len(question.materials.host) > 1
+        else torch.zeros(1, 1, dtype=torch.long)
+    )
     _store_material(result, question, found.material)
     _store_prior(result, question)
     drawn = {
         "host": lambda: question.materials.host[rows, found.host],
         "dopant": lambda: question.materials.dopant[rows, found.host, found.dopant],
-    } | {n: lambda v=v: v.expand(len(at), -1).gather(1, found.draw) for n, v in question.context.items()}
+    } | {
+        n: lambda v=v: v.expand(len(at), -1).gather(1, found.draw)
+        for n, v in question.context.items()
+    }
     for name in result.latent:
         result.draws[name][at] = drawn[name]().numpy()
 
@@ -150,7 +165,9 @@ def _store_prior(result: Posterior, question: Question) -> None:
     m, generator = question.materials, torch.Generator().manual_seed(0)
     host = torch.multinomial(m.host_weight, num_draws, replacement=True, generator=generator)
     rows = torch.arange(len(host))[:, None]
-    dopant = torch.multinomial(m.dopant_weight[rows, host].flatten(0, 1), 1, generator=generator).view(host.shape)
+    dopant = torch.multinomial(
+        m.dopant_weight[rows, host].flatten(0, 1), 1, generator=generator
+    ).view(host.shape)
     drawn = {"host": m.host[rows, host], "dopant": m.dopant[rows, host, dopant]}
     for name in names:
         result.prior_draws[name][at] = drawn[name].numpy()
@@ -169,10 +186,19 @@ def store_conflict(result: Posterior, at: int, conflict: Mapping[str, float]) ->
         By claim, in nats.
     """
     for claim, value in conflict.items():
-        result.conflict.setdefault(claim, np.full(len(result.defect), np.nan, np.float32))[at] = value
+        result.conflict.setdefault(claim, np.full(len(result.defect), np.nan, np.float32))[at] = (
+            value
+        )
 
 
-def store_image(result: Posterior, question: Question, found: ImagePosterior, sites: Sites, num_draws: int, seed: int) -> None:
+def store_image(
+    result: Posterior,
+    question: Question,
+    found: ImagePosterior,
+    sites: Sites,
+    num_draws: int,
+    seed: int,
+) -> None:
     """Put the posterior of one image in its place, and draw from it.
 
     Parameters
@@ -198,9 +224,13 @@ def store_image(result: Posterior, question: Question, found: ImagePosterior, si
     result.ess[at] = found.ess
     _store_material(result, question, found.material[None])
     _store_prior(result, question)
-    cell = rng.choice(len(found.weight), num_draws, p=(w := found.weight.double().numpy()) / w.sum())
+    cell = rng.choice(
+        len(found.weight), num_draws, p=(w := found.weight.double().numpy()) / w.sum()
+    )
     reading, draw, host, dopant = found.cells[cell].T
-    drawn = {"host": m.host[host], "dopant": m.dopant[host, dopant]} | {n: v[0, draw] for n, v in question.context.items()}
+    drawn = {"host": m.host[host], "dopant": m.dopant[host, dopant]} | {
+        n: v[0, draw] for n, v in question.context.items()
+    }
     for name in result.latent:
         result.draws[name][at] = drawn[name].numpy()
     result.log_likelihood[at] = found.log_likelihood[cell].numpy()
@@ -208,7 +238,9 @@ def store_image(result: Posterior, question: Question, found: ImagePosterior, si
         mine = (reading == r).numpy()
         edges = found.defect[r].double().cumsum(-1)
         u = torch.from_numpy(rng.random((edges.shape[0], int(mine.sum())))) * edges[:, -1:]
-        result.defect_draws[at, mine] = torch.searchsorted(edges, u).clamp(max=len(DEFECTS) - 1).T.numpy()
+        result.defect_draws[at, mine] = (
+            torch.searchsorted(edges, u).clamp(max=len(DEFECTS) - 1).T.numpy()
+        )
     result.draws["reading"][at] = reading.numpy()
     strength = sites.strength.amax(0).double().numpy()
     counts = np.stack([np.bincount(d, minlength=len(DEFECTS)) for d in result.defect_draws[at]])

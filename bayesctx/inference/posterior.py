@@ -13,19 +13,27 @@ import xarray as xr
 from torch import Tensor
 
 from ..context import check_context
+from ..crystal import HOSTS
+from ..defects import DEFECTS, SITES
 from ..exact import ExactModel
-from ..imaging import interpolation_matrix
-from ..micrograph import check_image, extend_image, extract_patches, find_sites, fit_lattice, patch_margin
+from ..micrograph import (
+    check_image,
+    extend_image,
+    extract_patches,
+    find_sites,
+    fit_lattice,
+    patch_margin,
+)
 from ..model import DefectModel, load_model
-from ..notices import warn
 from ..prior import CONTINUOUS
-from ..structure import DEFECTS, HOSTS, SITES
+from ..storage import warn
+from ..tensors import interpolation_matrix
 from .arrays import Posterior, store_conflict, store_image, store_patches
-from .checks import conflict_with, warn_of_conflict, warn_of_strangers
-from .composition import Sites, one_image
-from .conditioning import Question, questions, tabulate
-from .enumeration import NUM_PLAIN, each_patch
-from .results import Layout, build_tree
+from .cases import Question, questions, tabulate
+from .conflict import conflict_with, warn_of_conflict, warn_of_strangers
+from .image import Sites, one_image
+from .patches import NUM_PLAIN, each_patch
+from .tree import Layout, build_tree
 
 __all__ = ["infer"]
 
@@ -130,15 +138,27 @@ def infer(
 def _read(image: xr.DataArray | np.ndarray, model: DefectModel) -> tuple[np.ndarray, Layout]:
     """Values and layout of what was handed in; patches come as (image, patch, y, x)."""
     named = isinstance(image, xr.DataArray)
-    values = np.asarray(image.values if named else image.detach().cpu() if isinstance(image, torch.Tensor) else image)
+    values = np.asarray(
+        image.values
+        if named
+        else image.detach().cpu()
+        if isinstance(image, torch.Tensor)
+        else image
+    )
     if not named and values.ndim == 3 and values.shape[-1] in (3, 4):
         check_image(values)  # of colours, not patches of three pixels
     dims = (
         tuple(map(str, image.dims))
         if named
-        else {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}.get(values.ndim)
+        else {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}.get(
+            values.ndim
+        )
     )
-    if dims is None or dims[-2:] != ("y", "x") or dims[:-2] not in ((), ("patch",), ("image",), ("image", "patch")):
+    if (
+        dims is None
+        or dims[-2:] != ("y", "x")
+        or dims[:-2] not in ((), ("patch",), ("image",), ("image", "patch"))
+    ):
         raise ValueError(
             f"dimensions (y, x), (patch, y, x), (image, y, x) or (image, patch, y, x) were expected, got {dims or values.shape}; "
             "transpose the image or select one detector"
@@ -146,22 +166,32 @@ def _read(image: xr.DataArray | np.ndarray, model: DefectModel) -> tuple[np.ndar
     if len(dims) == 2:
         check_image(values)
         small = max(values.shape) <= model.prior.num_pixels
-        return values[None, None] if small else values, Layout(dims=dims, micrograph=not small, observed=values)
+        return values[None, None] if small else values, Layout(
+            dims=dims, micrograph=not small, observed=values
+        )
     flat = values.reshape(-1, *values.shape[-2:])
     if not len(flat):
         raise ValueError(f"at least one patch was expected, got shape {values.shape}")
     for patch in flat:
         check_image(patch)
-    shape = {("patch",): (1, -1), ("image",): (-1, 1), ("image", "patch"): values.shape[:2]}[dims[:-2]]
-    return values.reshape(*shape, *values.shape[-2:]), Layout(dims=dims, micrograph=False, observed=values)
+    shape = {("patch",): (1, -1), ("image",): (-1, 1), ("image", "patch"): values.shape[:2]}[
+        dims[:-2]
+    ]
+    return values.reshape(*shape, *values.shape[-2:]), Layout(
+        dims=dims, micrograph=False, observed=values
+    )
 
 
 def _to_sampling(values: np.ndarray, known: Mapping[str, object], model: DefectModel) -> Tensor:
     """Patches on the pixels of the model."""
     target, num_pixels = model.prior.sampling, model.prior.num_pixels
     given = np.unique(np.asarray(known.get("sampling", target), float))
-    if len(given) > 1 or isinstance(known.get("sampling"), tuple | torch.distributions.Distribution):
-        raise ValueError("one sampling [Å/px] was expected for patches, got several; resample them or call infer for each")
+    if len(given) > 1 or isinstance(
+        known.get("sampling"), tuple | torch.distributions.Distribution
+    ):
+        raise ValueError(
+            "one sampling [Å/px] was expected for patches, got several; resample them or call infer for each"
+        )
     step = float(given[0])
     patches = torch.as_tensor(np.ascontiguousarray(values, np.float32))
     if patches.shape[-2:] == (num_pixels, num_pixels) and abs(step / target - 1) < 1e-3:
@@ -173,7 +203,9 @@ def _to_sampling(values: np.ndarray, known: Mapping[str, object], model: DefectM
             f"{step:g} Å; cut them wider or check the sampling"
         )
     offset = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * (target / step)
-    weights = [interpolation_matrix(offset + (n - 1) / 2, n, target / step) for n in values.shape[-2:]]
+    weights = [
+        interpolation_matrix(offset + (n - 1) / 2, n, target / step) for n in values.shape[-2:]
+    ]
     return weights[0] @ patches @ weights[1].mT
 
 
@@ -183,23 +215,35 @@ def _observe(chunks: Iterable[Tensor], model: DefectModel) -> tuple[Tensor, np.n
     return torch.cat(features), None if surprise[0] is None else torch.cat(surprise).numpy()
 
 
-def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectModel, num_draws: int, seed: int) -> Posterior:
+def _infer_patches(
+    patches: Tensor, known: Mapping[str, object], model: DefectModel, num_draws: int, seed: int
+) -> Posterior:
     """Posterior of independent images that are one patch each, or of images with several patches."""
     features, surprise = _observe(patches.flatten(0, 1).split(ENCODED_AT_ONCE), model)
     features = features.unflatten(0, patches.shape[:2])
     generator = torch.Generator().manual_seed(seed)
     single = features.shape[1] == 1
-    class_weight = torch.tensor([float(d in model.prior.defects) / len(model.prior.defects) for d in DEFECTS])
+    class_weight = torch.tensor(
+        [float(d in model.prior.defects) / len(model.prior.defects) for d in DEFECTS]
+    )
     result = Posterior.empty(len(features), features.shape[1], num_draws, known)
     result.surprise = None if surprise is None else surprise.reshape(features.shape[:2])
-    context_draws = min(num_draws, max(DRAWS_ALONE, num_draws // RETURNED_FOR_EACH)) if single else num_draws
+    context_draws = (
+        min(num_draws, max(DRAWS_ALONE, num_draws // RETURNED_FOR_EACH)) if single else num_draws
+    )
     for question in questions(model.prior, known, len(features), context_draws, seed):
         if single:
             for part in _chunks(question):
                 outcomes = model.outcomes(part.context, part.materials)
                 own = features[part.images, 0]
                 found = each_patch(
-                    outcomes, own, part.materials, part.possible, class_weight, num_draws=num_draws, generator=generator
+                    outcomes,
+                    own,
+                    part.materials,
+                    part.possible,
+                    class_weight,
+                    num_draws=num_draws,
+                    generator=generator,
                 )
                 store_patches(result, part, found)
         else:
@@ -212,16 +256,29 @@ def _infer_patches(patches: Tensor, known: Mapping[str, object], model: DefectMo
                 part = _row(question, i)
                 outcomes = tabulate(model, part)
                 found = one_image(
-                    outcomes, features[at], part.materials.row(0), part.possible[0], sites, float(model.correlation)
+                    outcomes,
+                    features[at],
+                    part.materials.row(0),
+                    part.possible[0],
+                    sites,
+                    float(model.correlation),
                 )
                 store_image(result, part, found, sites, num_draws, seed)
-                claims = {n: v[at].item() if isinstance(v, np.ndarray) else v for n, v in known.items()}
+                claims = {
+                    n: v[at].item() if isinstance(v, np.ndarray) else v for n, v in known.items()
+                }
                 _check(result, at, claims, features[at], sites, model, seed)
     return result
 
 
 def _check(
-    result: Posterior, at: int, claims: Mapping[str, object], features: Tensor, sites: Sites, model: DefectModel, seed: int
+    result: Posterior,
+    at: int,
+    claims: Mapping[str, object],
+    features: Tensor,
+    sites: Sites,
+    model: DefectModel,
+    seed: int,
 ) -> None:
     """Weigh the claims about one image of several patches, and warn of the one that it speaks against."""
     conflict = conflict_with(claims, features, sites, model, seed)
@@ -250,7 +307,12 @@ def _rows(question: Question, rows: Tensor) -> Question:
         return value[rows] if len(value) > 1 else value
 
     context = {n: pick(v) for n, v in question.context.items()}
-    return Question(question.images[rows.numpy()], context, pick(question.possible), question.materials.map(pick))
+    return Question(
+        question.images[rows.numpy()],
+        context,
+        pick(question.possible),
+        question.materials.map(pick),
+    )
 
 
 def _row(question: Question, i: int) -> Question:
@@ -259,12 +321,19 @@ def _row(question: Question, i: int) -> Question:
 
 
 def _infer_micrograph(
-    image: np.ndarray, layout: Layout, known: Mapping[str, object], model: DefectModel, num_draws: int, seed: int
+    image: np.ndarray,
+    layout: Layout,
+    known: Mapping[str, object],
+    model: DefectModel,
+    num_draws: int,
+    seed: int,
 ) -> tuple[Posterior, Layout]:
     """Posterior of every site of a micrograph."""
     arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
     if arrays:
-        raise ValueError(f"one value for the micrograph was expected for {arrays[0]}, got an array; call infer for each image")
+        raise ValueError(
+            f"one value for the micrograph was expected for {arrays[0]}, got an array; call infer for each image"
+        )
     lattice = fit_lattice(image)
     sampling = _sampling(known, lattice.lattice_constant)
     target, num_pixels = model.prior.sampling, model.prior.num_pixels
@@ -278,14 +347,25 @@ def _infer_micrograph(
     extended = torch.from_numpy(extend_image(image, lattice, margin))
     resample = {"sampling": sampling, "target_sampling": target, "num_pixels": num_pixels}
     chunks = torch.from_numpy(positions + margin).split(ENCODED_AT_ONCE)
-    features, surprise = _observe((extract_patches(extended, chunk, **resample) for chunk in chunks), model)
+    features, surprise = _observe(
+        (extract_patches(extended, chunk, **resample) for chunk in chunks), model
+    )
     kinds = list(SITES)
-    strength = torch.tensor([[model.prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds])
+    strength = torch.tensor(
+        [[model.prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds]
+    )
     readings = torch.tensor([[kinds.index(site) for site in reading] for reading in READINGS])
     sites = Sites(torch.from_numpy(sublattice).long(), readings, strength)
     (question,) = questions(model.prior, known, 1, num_draws, seed)
     outcomes = tabulate(model, question)
-    found = one_image(outcomes, features, question.materials.row(0), question.possible[0], sites, float(model.correlation))
+    found = one_image(
+        outcomes,
+        features,
+        question.materials.row(0),
+        question.possible[0],
+        sites,
+        float(model.correlation),
+    )
     result = Posterior.empty(1, len(positions), num_draws, known)
     result.surprise = None if surprise is None else surprise[None]
     store_image(result, question, found, sites, num_draws, seed)
@@ -305,4 +385,6 @@ def _sampling(known: Mapping[str, object], lattice_constant: float) -> float:
         return sampling
     if isinstance(given, float):
         return given
-    raise ValueError("host or sampling [Å/px] was expected for a micrograph, got neither; the lattice gives one by the other")
+    raise ValueError(
+        "host or sampling [Å/px] was expected for a micrograph, got neither; the lattice gives one by the other"
+    )

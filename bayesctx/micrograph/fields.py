@@ -28,7 +28,9 @@ def count_nodes(shape: tuple[int, int], spacing: float) -> tuple[int, int]:
     return tuple(max(3, math.ceil((n - 1) / spacing)) + 1 for n in shape)
 
 
-def node_coordinates(shape: tuple[int, int], num_nodes: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def node_coordinates(
+    shape: tuple[int, int], num_nodes: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """List where the nodes are.
 
     Parameters
@@ -79,10 +81,14 @@ def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     ndarray of float32, shape (component, y, x)
         The field.
     """
-    return np.stack([spline(*map(np.arange, shape)).astype(np.float32) for spline in splines(values, shape)])
+    return np.stack(
+        [spline(*map(np.arange, shape)).astype(np.float32) for spline in splines(values, shape)]
+    )
 
 
-def lock_in(flat: np.ndarray, wave: np.ndarray, num_nodes: tuple[int, int], width: float) -> np.ndarray:
+def lock_in(
+    flat: np.ndarray, wave: np.ndarray, num_nodes: tuple[int, int], width: float
+) -> np.ndarray:
     """Measure the complex amplitude of a wave in a Gaussian window around every node.
 
     Parameters

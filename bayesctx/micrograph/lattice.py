@@ -15,7 +15,9 @@ from .spectrum import MIN_CELLS, REFLECTIONS, SHELLS, TILE, flatten, search_spec
 __all__ = ["Lattice", "check_image", "fit_lattice"]
 
 HIGHEST = 0.48  # cycles per px
-CELLS_PER_WINDOW = 3.0  # standard deviation of the window in which phases are measured, in lattice constants
+CELLS_PER_WINDOW = (
+    3.0  # standard deviation of the window in which phases are measured, in lattice constants
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,7 +66,9 @@ class Lattice:
         ndarray, shape (position, 2)
             Shift (y, x) in px.
         """
-        return np.stack([spline.ev(*positions.T) for spline in splines(self.displacement, self.shape)], -1)
+        return np.stack(
+            [spline.ev(*positions.T) for spline in splines(self.displacement, self.shape)], -1
+        )
 
 
 def check_image(values: np.ndarray) -> None:
@@ -84,21 +88,35 @@ def check_image(values: np.ndarray) -> None:
     """
     values = np.asarray(values)
     if values.dtype.kind not in "iuf":
-        raise TypeError(f"an image of real numbers was expected, got an array of {values.dtype}; pass the recorded counts")
+        raise TypeError(
+            f"an image of real numbers was expected, got an array of {values.dtype}; pass the recorded counts"
+        )
     if values.ndim == 3 and (values.shape[-1] in (3, 4) or values.shape[0] in (3, 4)):
-        raise ValueError(f"an image (y, x) was expected, got shape {values.shape}, as of colours; pass the data of one detector")
+        raise ValueError(
+            f"an image (y, x) was expected, got shape {values.shape}, as of colours; pass the data of one detector"
+        )
     if values.ndim != 2:
-        raise ValueError(f"an image (y, x) was expected, got shape {values.shape}; pass one frame of one detector")
+        raise ValueError(
+            f"an image (y, x) was expected, got shape {values.shape}; pass one frame of one detector"
+        )
     if min(values.shape) < 5 * MIN_CELLS:
-        raise ValueError(f"{5 * MIN_CELLS} pixels a side or more were expected, got {values.shape}; pass an image, not a patch")
+        raise ValueError(
+            f"{5 * MIN_CELLS} pixels a side or more were expected, got {values.shape}; pass an image, not a patch"
+        )
     num_bad = values.size - int(np.isfinite(values).sum())
     if num_bad:
-        raise ValueError(f"finite intensities were expected, got {num_bad} pixels NaN or infinite; crop or repair them")
+        raise ValueError(
+            f"finite intensities were expected, got {num_bad} pixels NaN or infinite; crop or repair them"
+        )
     low, high = values.min(), values.max()
     if low == high:
-        raise ValueError(f"an image was expected, got {low} in every pixel; check the detector and the file")
+        raise ValueError(
+            f"an image was expected, got {low} in every pixel; check the detector and the file"
+        )
     if high <= 0:
-        raise ValueError(f"counts were expected, got nothing above zero ({low} to {high}); undo an inversion or subtraction")
+        raise ValueError(
+            f"counts were expected, got nothing above zero ({low} to {high}); undo an inversion or subtraction"
+        )
 
 
 def fit_lattice(image: np.ndarray) -> Lattice:
@@ -192,7 +210,9 @@ def _integrate(fields: np.ndarray, waves: np.ndarray) -> np.ndarray:
     return splu(laplacian.tocsc()).solve(weighted @ rise).T.reshape(2, *num_nodes)
 
 
-def _remove_strain(basis: np.ndarray, displacement: np.ndarray, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _remove_strain(
+    basis: np.ndarray, displacement: np.ndarray, shape: tuple[int, int]
+) -> tuple[np.ndarray, np.ndarray]:
     """Reciprocal vectors that take up the affine part of a displacement field, and the rest of it."""
     y, x = node_coordinates(shape, displacement.shape[1:])
     plane = np.stack(np.broadcast_arrays(1.0, y[:, None], x), -1).reshape(-1, 3)
@@ -200,7 +220,9 @@ def _remove_strain(basis: np.ndarray, displacement: np.ndarray, shape: tuple[int
     slope = np.linalg.lstsq(plane, values, rcond=None)[0]
     # g.(r - c - B r - v) = g (1 - B).(r - (1 - B)^-1 (c + v)), and c is a matter of the origin
     linear = np.eye(2) - slope[1:].T
-    return basis @ linear, np.linalg.solve(linear, (values - plane @ slope).T).reshape(displacement.shape)
+    return basis @ linear, np.linalg.solve(linear, (values - plane @ slope).T).reshape(
+        displacement.shape
+    )
 
 
 def _orient(basis: np.ndarray, amplitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -222,7 +244,9 @@ def _find_axis(amplitudes: np.ndarray) -> tuple[np.ndarray, float]:
     differences = SHELLS - np.roll(SHELLS, -1, axis=1)
 
     def symmetry(axes: np.ndarray) -> np.ndarray:
-        return (products * np.exp(2j * np.pi * np.einsum("ai,oji->aoj", axes, differences))).real.sum((-1, -2))
+        return (
+            products * np.exp(2j * np.pi * np.einsum("ai,oji->aoj", axes, differences))
+        ).real.sum((-1, -2))
 
     best = np.zeros(2)
     for reach in (0.5, 0.5 / 24, 0.5 / 24**2):

@@ -9,13 +9,15 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from ..imaging import interpolation_matrix
+from ..tensors import interpolation_matrix
 from .lattice import Lattice
 
 __all__ = ["extend_image", "extract_patches", "find_sites", "patch_margin"]
 
 
-def find_sites(lattice: Lattice, shape: tuple[int, int], *, margin: float) -> tuple[np.ndarray, np.ndarray]:
+def find_sites(
+    lattice: Lattice, shape: tuple[int, int], *, margin: float
+) -> tuple[np.ndarray, np.ndarray]:
     """List the sites of a lattice in an image, occupied or not.
 
     Parameters
@@ -38,13 +40,18 @@ def find_sites(lattice: Lattice, shape: tuple[int, int], *, margin: float) -> tu
     low, high = np.array([-reach, -reach]), np.array(shape) - 1 + reach
     corners = np.array([(y, x) for y in (low[0], high[0]) for x in (low[1], high[1])])
     indices = (corners - lattice.origin) @ np.linalg.inv(lattice.vectors)
-    ranges = (np.arange(a, b) for a, b in zip(np.floor(indices.min(0)) - 1, np.ceil(indices.max(0)) + 1, strict=True))
+    ranges = (
+        np.arange(a, b)
+        for a, b in zip(np.floor(indices.min(0)) - 1, np.ceil(indices.max(0)) + 1, strict=True)
+    )
     cells = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 1, 2)
     ideal = ((cells + np.arange(3)[:, None] / 3) @ lattice.vectors + lattice.origin).reshape(-1, 2)
     near = ((ideal >= low) & (ideal <= high)).all(-1)
     ideal, sublattice = ideal[near], np.tile(np.arange(3), len(cells))[near]
     positions = ideal
-    for _ in range(3):  # the field is known where the sites are, not where they would be: r = R + u(r)
+    for _ in range(
+        3
+    ):  # the field is known where the sites are, not where they would be: r = R + u(r)
         positions = ideal + lattice.displacement_at(positions)
     inside = ((positions >= margin) & (positions <= np.array(shape) - 1 - margin)).all(-1)
     return positions[inside], sublattice[inside]
@@ -103,7 +110,9 @@ def extend_image(image: np.ndarray, lattice: Lattice, margin: int) -> np.ndarray
     return extended
 
 
-def extract_patches(image: Tensor, positions: Tensor, *, sampling: float, target_sampling: float, num_pixels: int) -> Tensor:
+def extract_patches(
+    image: Tensor, positions: Tensor, *, sampling: float, target_sampling: float, num_pixels: int
+) -> Tensor:
     """Cut out patches around sites and bring them to the pixels of the model.
 
     Parameters
@@ -130,7 +139,9 @@ def extract_patches(image: Tensor, positions: Tensor, *, sampling: float, target
     margin = patch_margin(sampling, target_sampling, num_pixels)
     last = torch.tensor(image.shape).to(positions) - 1
     if ((positions < margin - 1e-3) | (positions > last - margin + 1e-3)).any():
-        raise ValueError(f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; see patch_margin")
+        raise ValueError(
+            f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; see patch_margin"
+        )
     image = image if image.is_floating_point() else image.float()
     ratio = target_sampling / sampling
     offset = (torch.arange(num_pixels).to(positions) - (num_pixels - 1) / 2) * ratio
@@ -141,8 +152,12 @@ def extract_patches(image: Tensor, positions: Tensor, *, sampling: float, target
     for start in range(0, len(positions), chunk):
         centre = positions[start : start + chunk]
         corner = (centre - margin).floor()
-        weights = interpolation_matrix((centre - corner)[..., None] + offset, num_native, ratio).to(image)
+        weights = interpolation_matrix((centre - corner)[..., None] + offset, num_native, ratio).to(
+            image
+        )
         # the outermost row may lie one beyond the border, where its weight is zero
         y, x = ((corner[:, k, None].long() + window).clamp(0, image.shape[k] - 1) for k in (0, 1))
-        patches[start : start + chunk] = weights[:, 0] @ image[y[:, :, None], x[:, None, :]] @ weights[:, 1].mT
+        patches[start : start + chunk] = (
+            weights[:, 0] @ image[y[:, :, None], x[:, None, :]] @ weights[:, 1].mT
+        )
     return patches

@@ -12,7 +12,9 @@ from .fields import count_nodes, lock_in, on_pixels
 __all__ = ["MIN_CELLS", "REFLECTIONS", "SHELLS", "TILE", "flatten", "search_spectrum"]
 
 # shells of the reciprocal lattice; in each, every reflection is the one before it turned by 120 degrees
-SHELLS = np.array([[(1, 0), (0, 1), (-1, -1)], [(1, -1), (1, 2), (-2, -1)], [(2, 0), (0, 2), (-2, -2)]])
+SHELLS = np.array(
+    [[(1, 0), (0, 1), (-1, -1)], [(1, -1), (1, 2), (-2, -1)], [(2, 0), (0, 2), (-2, -2)]]
+)
 REFLECTIONS = SHELLS.reshape(-1, 2)
 
 MIN_CELLS = 6  # along each side of the image
@@ -58,7 +60,11 @@ def search_spectrum(flat: np.ndarray) -> tuple[np.ndarray, float]:
     score, signal_to_noise = _score(candidates, peaks, power, background)
     best = int(np.argmax(score)) if len(score) else -1
     if best < 0 or signal_to_noise[best] < MIN_SIGNAL_TO_NOISE:
-        found = f"one of {signal_to_noise[best]:.1f}" if best >= 0 and signal_to_noise[best] > 0 else "none"
+        found = (
+            f"one of {signal_to_noise[best]:.1f}"
+            if best >= 0 and signal_to_noise[best] > 0
+            else "none"
+        )
         raise ValueError(
             f"a hexagonal lattice with a signal-to-noise ratio of {MIN_SIGNAL_TO_NOISE:g} in the power spectrum was expected, "
             f"got {found}; check that columns of atoms 5 to 60 px apart can be seen, and crop the image to the crystal"
@@ -94,8 +100,15 @@ def _power_spectrum(flat: np.ndarray) -> np.ndarray:
     """Mean power of square tiles that overlap by half, zero frequency in the middle."""
     side = min(*flat.shape, TILE) // 2 * 2
     window = np.hanning(side + 1)[:-1].astype(np.float32)
-    starts = [np.linspace(0, n - side, math.ceil(2 * (n - side) / side) + 1).astype(int) for n in flat.shape]
-    tiles = (flat[y : y + side, x : x + side] * window * window[:, None] for y in starts[0] for x in starts[1])
+    starts = [
+        np.linspace(0, n - side, math.ceil(2 * (n - side) / side) + 1).astype(int)
+        for n in flat.shape
+    ]
+    tiles = (
+        flat[y : y + side, x : x + side] * window * window[:, None]
+        for y in starts[0]
+        for x in starts[1]
+    )
     return np.fft.fftshift(sum(np.abs(np.fft.fft2(tile)) ** 2 for tile in tiles))
 
 
@@ -125,7 +138,9 @@ def _estimate_background(power: np.ndarray) -> np.ndarray:
 def _find_peaks(snr: np.ndarray) -> np.ndarray:
     """Strongest peaks of a spectrum to a fraction of a bin, shape (peak, 2), (y, x) in bins."""
     radius, half = _radius(len(snr)), len(snr) // 2
-    is_peak = (snr == ndimage.maximum_filter(snr, 3)) & (radius > MIN_CELLS / 2) & (radius < half - 1)
+    is_peak = (
+        (snr == ndimage.maximum_filter(snr, 3)) & (radius > MIN_CELLS / 2) & (radius < half - 1)
+    )
     peaks = np.argwhere(is_peak)[np.argsort(snr[is_peak])[-NUM_PEAKS:]]
     log = np.log(snr + 1e-9)
     shift = []
@@ -135,7 +150,9 @@ def _find_peaks(snr: np.ndarray) -> np.ndarray:
     return peaks - half + np.stack(shift, -1).clip(-0.5, 0.5)
 
 
-def _score(candidates: np.ndarray, peaks: np.ndarray, power: np.ndarray, background: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _score(
+    candidates: np.ndarray, peaks: np.ndarray, power: np.ndarray, background: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their signal-to-noise ratio."""
     half = len(power) // 2
 
@@ -160,4 +177,6 @@ def _score(candidates: np.ndarray, peaks: np.ndarray, power: np.ndarray, backgro
     turns = np.stack([f(2 * np.pi * np.arange(16) / 16) for f in (np.sin, np.cos)], -1)
     circle = bins[:, 0, :, None] + (0.4 * length).clip(max=5.0)[..., None, None] * turns
     rejected |= np.median(height[:, 0] / look_up(power, circle).max(-1), -1) < MIN_COMPACT
-    return np.where(rejected, -np.inf, score), np.where(rejected, 0.0, np.exp(np.log(strength).mean(-1)))
+    return np.where(rejected, -np.inf, score), np.where(
+        rejected, 0.0, np.exp(np.log(strength).mean(-1))
+    )

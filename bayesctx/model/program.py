@@ -11,11 +11,12 @@ import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor, nn
 
+from ..defects import DEFECTS
 from ..encoder import Encoder
-from ..likelihood import DOPED, HYPOTHESIS_DEFECT, ContrastLikelihood, describe
+from ..hypotheses import DOPED, HYPOTHESIS_DEFECT, describe
+from ..likelihood import ContrastLikelihood
 from ..prior import CONTINUOUS, Prior
-from ..structure import DEFECTS
-from .outcomes import UNDOPED, Materials, Outcomes
+from .table import UNDOPED, Materials, Outcomes
 
 __all__ = ["DefectModel"]
 
@@ -58,12 +59,23 @@ class DefectModel(nn.Module):
     ) -> None:
         super().__init__()
         self.prior = prior
-        self.sizes = {"num_features": num_features, "num_components": num_components, "hidden": hidden, "width": width}
+        self.sizes = {
+            "num_features": num_features,
+            "num_components": num_components,
+            "hidden": hidden,
+            "width": width,
+        }
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             self.encoder = Encoder(num_features, prior.num_pixels, width)
             self.likelihood = ContrastLikelihood(num_features, num_components, hidden)
-            layers = nn.Linear(width, 256), nn.SiLU(), nn.Linear(256, 256), nn.SiLU(), nn.Linear(256, 1)
+            layers = (
+                nn.Linear(width, 256),
+                nn.SiLU(),
+                nn.Linear(256, 256),
+                nn.SiLU(),
+                nn.Linear(256, 1),
+            )
             self.strangers = nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers)
         self.register_buffer("correlation", torch.tensor(0.1))
         self.card: dict[str, object] = {}
@@ -140,13 +152,19 @@ class DefectModel(nn.Module):
         lead = (slice(None),) * (materials.host.ndim - 1)
         host, dopant = materials.host[(*lead, None)], materials.dopant[(*lead, None)]
         plain = describe(host, dopant[..., 0], conditions, UNDOPED)
-        doped = describe(host[..., None], dopant, {n: v[..., None] for n, v in conditions.items()}, [DOPED])[..., 0, :]
+        doped = describe(
+            host[..., None], dopant, {n: v[..., None] for n, v in conditions.items()}, [DOPED]
+        )[..., 0, :]
         log_weight, loc, scale = self.likelihood.parameters_of(torch.cat([plain, doped], -2))
-        alternatives = torch.tensor([float((HYPOTHESIS_DEFECT == HYPOTHESIS_DEFECT[h]).sum()) for h in UNDOPED])
+        alternatives = torch.tensor(
+            [float((HYPOTHESIS_DEFECT == HYPOTHESIS_DEFECT[h]).sum()) for h in UNDOPED]
+        )
         share = torch.cat([-alternatives.log(), torch.zeros(dopant.shape[-1])]).to(log_weight)
         return Outcomes(log_weight + share[:, None], loc, scale)
 
-    def forward(self, contrast: Tensor | None = None, *, num_images: int = 1, num_patches: int = 1) -> Tensor:
+    def forward(
+        self, contrast: Tensor | None = None, *, num_images: int = 1, num_patches: int = 1
+    ) -> Tensor:
         """Pyro program of images with patches.
 
         Parameters
@@ -165,17 +183,29 @@ class DefectModel(nn.Module):
             num_images, num_patches = contrast.shape[:2]
         materials = Materials.of(self.prior)
         with pyro.plate("image", num_images, dim=-2):
-            host = pyro.sample("host", dist.Categorical(materials.host_weight), infer={"enumerate": "parallel"})
-            dopant = pyro.sample("dopant", dist.Categorical(materials.dopant_weight[host]), infer={"enumerate": "parallel"})
+            host = pyro.sample(
+                "host", dist.Categorical(materials.host_weight), infer={"enumerate": "parallel"}
+            )
+            dopant = pyro.sample(
+                "dopant",
+                dist.Categorical(materials.dopant_weight[host]),
+                infer={"enumerate": "parallel"},
+            )
             context = self._sample_conditions()
             allowed = torch.tensor([float(d in self.prior.defects) for d in DEFECTS])
             concentration = pyro.sample("concentration", dist.Dirichlet(allowed + 1e-6))
             with pyro.plate("patch", num_patches, dim=-1):
-                defect = pyro.sample("defect", dist.Categorical(concentration), infer={"enumerate": "parallel"})
-                density = self.contrast_given(defect, materials.host[host], materials.dopant[host, dopant], context)
+                defect = pyro.sample(
+                    "defect", dist.Categorical(concentration), infer={"enumerate": "parallel"}
+                )
+                density = self.contrast_given(
+                    defect, materials.host[host], materials.dopant[host, dopant], context
+                )
                 return pyro.sample("contrast", density, obs=contrast)
 
-    def contrast_given(self, defect: Tensor, host: Tensor, dopant: Tensor, context: Mapping[str, Tensor]) -> Distribution:
+    def contrast_given(
+        self, defect: Tensor, host: Tensor, dopant: Tensor, context: Mapping[str, Tensor]
+    ) -> Distribution:
         """Density of the contrast of a patch given the class of its centre and the whole context.
 
         Parameters
@@ -190,9 +220,13 @@ class DefectModel(nn.Module):
         Distribution, event shape (feature,)
             Mixture over the components of all columns that the class can stand for.
         """
-        shape = torch.broadcast_shapes(defect.shape, host.shape, dopant.shape, *(v.shape for v in context.values()))
+        shape = torch.broadcast_shapes(
+            defect.shape, host.shape, dopant.shape, *(v.shape for v in context.values())
+        )
         context = {n: v.expand(shape) for n, v in context.items()}
-        log_weight, loc, scale = self.likelihood.parameters_of(describe(host.expand(shape), dopant.expand(shape), context))
+        log_weight, loc, scale = self.likelihood.parameters_of(
+            describe(host.expand(shape), dopant.expand(shape), context)
+        )
         stands_for = HYPOTHESIS_DEFECT == defect.expand(shape)[..., None]
         log_weight = log_weight.masked_fill(~stands_for[..., None], -torch.inf).flatten(-2)
         mixture = dist.Categorical(logits=log_weight)
@@ -202,16 +236,24 @@ class DefectModel(nn.Module):
     def _sample_conditions(self) -> dict[str, Tensor]:
         """Continuous context: one site per variable, and one for the alternative conditions of the prior."""
         conditions = self.prior.conditions
-        condition = pyro.sample("condition", dist.Categorical(torch.ones(len(conditions))), infer={"enumerate": "parallel"})
+        condition = pyro.sample(
+            "condition",
+            dist.Categorical(torch.ones(len(conditions))),
+            infer={"enumerate": "parallel"},
+        )
         context = {}
         for name in CONTINUOUS:
             options = [c[name] for c in conditions]
             if all(isinstance(o, float | int) for o in options):
-                context[name] = pyro.deterministic(name, torch.tensor([float(o) for o in options])[condition])
+                context[name] = pyro.deterministic(
+                    name, torch.tensor([float(o) for o in options])[condition]
+                )
             elif not isinstance(options[0], tuple) and len(set(map(str, options))) == 1:
                 context[name] = pyro.sample(name, options[0])
             else:
-                raise ValueError(f"conditions were expected to differ in numbers only, got {options} for {name}; split the prior")
+                raise ValueError(
+                    f"conditions were expected to differ in numbers only, got {options} for {name}; split the prior"
+                )
         inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
         possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
         pyro.factor("annular_dark_field", possible.to(inner).log())

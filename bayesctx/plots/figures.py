@@ -64,4 +64,6 @@ def new_axes(size: tuple[float, float], *, num_rows: int = 1, num_columns: int =
         import matplotlib.pyplot as plt
     except ImportError as error:
         raise ImportError(MISSING) from error
-    return plt.subplots(num_rows, num_columns, layout="constrained", figsize=size, squeeze=False)[1].ravel()
+    return plt.subplots(num_rows, num_columns, layout="constrained", figsize=size, squeeze=False)[
+        1
+    ].ravel()

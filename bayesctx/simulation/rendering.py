@@ -9,18 +9,21 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..imaging import interpolation_matrix, synthesize
+from ..fourier import synthesize
 from ..optics import mode_orders
 from ..prior import Prior
-from .noise import MARGIN, Noise, poisson_counts
-from .records import pick
+from ..tensors import interpolation_matrix, pick
+from .detector import MARGIN, Noise, poisson_counts
 from .scene import Scene
 from .spectra import image_bandwidth, image_spectra, patch_spectra
 
 __all__ = ["BOX", "Extent", "detect", "measure_extent", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
-GROUP = (8, 64)  # most images and patches that are rendered together on a processor, of images that need like frequencies
+GROUP = (
+    8,
+    64,
+)  # most images and patches that are rendered together on a processor, of images that need like frequencies
 LARGE_GROUP = (512, 8192)  # and elsewhere: a call costs its launch, however much it does
 AT_ONCE = 128  # patches of one image whose spectra stay in the cache
 
@@ -82,7 +85,10 @@ def detect(
         value = nuisances[name]
         return value.reshape(value.shape + (1,) * (4 - value.ndim))
 
-    slope = of_patch("background_slope_x") * x[..., None, :] + of_patch("background_slope_y") * y[..., :, None]
+    slope = (
+        of_patch("background_slope_x") * x[..., None, :]
+        + of_patch("background_slope_y") * y[..., :, None]
+    )
     film = of_patch("background") * peak * (1 + slope).clamp(min=0)
     expected = (clean + film) * exposure
     counts = expected if normal is None else poisson_counts(expected, normal)
@@ -91,7 +97,9 @@ def detect(
     return of_patch("gain") * (counts + of_patch("dark_level") * peak * exposure)
 
 
-def measure_extent(prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], num_patches: int) -> Extent:
+def measure_extent(
+    prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], num_patches: int
+) -> Extent:
     """Frequencies and pixels that images need.
 
     Parameters
@@ -116,7 +124,9 @@ def measure_extent(prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping
         num_modes[group] = math.ceil(float(needed[group].max()) * BOX)
         if bool(moved[group].any()):
             between[group] = True
-            num_native[group] = math.ceil(prior.num_pixels * prior.sampling / float(step[group].min())) + 2 * MARGIN
+            num_native[group] = (
+                math.ceil(prior.num_pixels * prior.sampling / float(step[group].min())) + 2 * MARGIN
+            )
     return Extent(num_modes, num_native, between)
 
 
@@ -175,34 +185,55 @@ def render(
 
 
 def _render_group(
-    prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], scene: Scene, noise: Noise, extent: Extent
+    prior: Prior,
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    scene: Scene,
+    noise: Noise,
+    extent: Extent,
 ) -> Tensor:
     """Patches of images of like extent, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
     num_modes, num_native = int(extent.num_modes.max()), int(extent.num_native.max())
-    spectra = image_spectra(image, nuisances, noise.deviation, cell=cell, num_modes=(num_modes, num_modes))
+    spectra = image_spectra(
+        image, nuisances, noise.deviation, cell=cell, num_modes=(num_modes, num_modes)
+    )
     step = _native_step(prior, nuisances)
     middle = (extent.num_native.to(step.device)[:, None, None] - 1) / 2
     phase = torch.stack([nuisances["phase_x"], nuisances["phase_y"]])[..., None, None]
-    native = (torch.arange(num_native, device=step.device) - middle - phase) * step[:, None, None]  # (axis, image, 1, pixel)
+    native = (torch.arange(num_native, device=step.device) - middle - phase) * step[
+        :, None, None
+    ]  # (axis, image, 1, pixel)
     # the jitter of rows that are binned averages
-    shift = noise.jitter[..., :num_native] * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
+    shift = (
+        noise.jitter[..., :num_native]
+        * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
+    )
     clean, own_modes = [], _modes_of(extent)
     for part in (slice(first, first + AT_ONCE) for first in range(0, shift.shape[1], AT_ONCE)):
-        spectrum = _keep(patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell), own_modes)
+        spectrum = _keep(
+            patch_spectra(spectra, pick(scene, (slice(None), part)), cell=cell), own_modes
+        )
         clean.append(synthesize(spectrum, *native, cell=cell, row_shift=shift[:, part]))
     clean = _keep(torch.cat(clean, 1), _pixels_of(extent))
     exposure = (image["dose"] * step**2)[:, None, None, None]
-    counts, readout = (None if n is None else n[..., :num_native, :num_native] for n in (noise.counts, noise.readout))
+    counts, readout = (
+        None if n is None else n[..., :num_native, :num_native]
+        for n in (noise.counts, noise.readout)
+    )
     if readout is not None:
         readout = readout * (step / nuisances["scan_step"])[:, None, None, None]
     noisy = detect(clean, *native, exposure, nuisances, counts, readout)
     if not bool(extent.between.any()):
         return noisy
     # the pixels of a patch cut from a micrograph lie anywhere between those of the scan
-    target = (torch.arange(prior.num_pixels, device=step.device) - (prior.num_pixels - 1) / 2) * prior.sampling
+    target = (
+        torch.arange(prior.num_pixels, device=step.device) - (prior.num_pixels - 1) / 2
+    ) * prior.sampling
     position = target / step[:, None, None] + middle + phase
-    along_x, along_y = interpolation_matrix(position, num_native, (prior.sampling / step)[:, None, None, None])
+    along_x, along_y = interpolation_matrix(
+        position, num_native, (prior.sampling / step)[:, None, None, None]
+    )
     return along_y @ noisy @ along_x.mT
 
 
@@ -213,7 +244,10 @@ def _keep(values: Tensor, own: Tensor) -> Tensor:
 
 def _modes_of(extent: Extent) -> Tensor:
     """Whether a mode is one of the image, not of its company only, shape (image, 1, qy, qx)."""
-    orders, most = mode_orders(int(extent.num_modes.max())).abs(), extent.num_modes[:, None, None, None]
+    orders, most = (
+        mode_orders(int(extent.num_modes.max())).abs(),
+        extent.num_modes[:, None, None, None],
+    )
     return (orders[:, None] <= most) & (orders[: len(orders) // 2 + 1] <= most)
 
 

@@ -12,16 +12,28 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..structure import DEFECTS, HOSTS, SITES, columns_of, honeycomb, species_of
+from ..crystal import HOSTS, honeycomb
+from ..defects import DEFECTS, SITES, columns_of, species_of
 
-__all__ = ["SPECIES", "Scene", "draw_species", "first_species", "name_species", "place_columns", "place_crystal", "sites_around"]
+__all__ = [
+    "SPECIES",
+    "Scene",
+    "draw_species",
+    "first_species",
+    "name_species",
+    "place_columns",
+    "place_crystal",
+    "sites_around",
+]
 
 SPECIES = tuple((d, v) for d in DEFECTS for v in range(len(columns_of(d, "MoS2", "W"))))
 """Every class with each of its alternatives: the index of a column of atoms in a material."""
 
 KINDS = tuple(SITES)
 PERFECT = torch.tensor([d in {classes[0] for classes in SITES.values()} for d in DEFECTS])
-FIRST_SPECIES = torch.tensor([next(i for i, (d, _) in enumerate(SPECIES) if d == defect) for defect in DEFECTS])
+FIRST_SPECIES = torch.tensor(
+    [next(i for i, (d, _) in enumerate(SPECIES) if d == defect) for defect in DEFECTS]
+)
 NUM_ALTERNATIVES = torch.tensor([sum(d == defect for d, _ in SPECIES) for defect in DEFECTS])
 KIND_OF_SPECIES = torch.tensor([
     KINDS.index("hollow") if (d, v) == ("adatom_M", 1) else next(i for i, c in enumerate(SITES.values()) if d in c)
@@ -123,7 +135,9 @@ def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> n
     """
     names = [
         species_of(columns_of(defect, h, d)[alternative])
-        for (defect, alternative), h, d in zip((SPECIES[s] for s in species), host, dopant, strict=True)
+        for (defect, alternative), h, d in zip(
+            (SPECIES[s] for s in species), host, dopant, strict=True
+        )
     ]
     return np.array(names)
 
@@ -150,7 +164,13 @@ def sites_around() -> Tensor:
     return torch.stack([s[:count] for s in seen]).unflatten(0, (3, 3))
 
 
-def place_columns(rng: np.random.Generator, host: Tensor, species: Tensor, nuisances: Mapping[str, Tensor], box: float) -> Scene:
+def place_columns(
+    rng: np.random.Generator,
+    host: Tensor,
+    species: Tensor,
+    nuisances: Mapping[str, Tensor],
+    box: float,
+) -> Scene:
     """Build the surroundings of central sites.
 
     Parameters
@@ -193,7 +213,9 @@ def place_columns(rng: np.random.Generator, host: Tensor, species: Tensor, nuisa
     return Scene(
         positions=positions[:, :, :2],
         weights=present[:, :, :2].float(),
-        special_positions=positions.flatten(2, 3).gather(2, chosen[..., None].expand(-1, -1, -1, 2)),
+        special_positions=positions.flatten(2, 3).gather(
+            2, chosen[..., None].expand(-1, -1, -1, 2)
+        ),
         special_species=around.flatten(2).gather(2, chosen),
         special_weights=special.flatten(2).gather(2, chosen).float(),
     )
@@ -274,8 +296,14 @@ def _relax(
     radius = positions.norm(dim=-1, keepdim=True)
     first_shell = (radius > 0.1) & (radius < 0.7 * lattice)
     outward = positions / radius.clamp(min=0.1) * first_shell * amount[..., None, None, None]
-    spread = (disorder[:, None, None, None] + 0.3 * relaxation[:, None, None, None] * altered)[..., None]
-    return positions + outward + torch.from_numpy(rng.standard_normal((*shape, 2), np.float32)) * spread
+    spread = (disorder[:, None, None, None] + 0.3 * relaxation[:, None, None, None] * altered)[
+        ..., None
+    ]
+    return (
+        positions
+        + outward
+        + torch.from_numpy(rng.standard_normal((*shape, 2), np.float32)) * spread
+    )
 
 
 def _distort(positions: Tensor, nuisances: Mapping[str, Tensor]) -> Tensor:

@@ -9,18 +9,23 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..imaging import FWHM, bandwidth, column_phases, column_spectra, pair_overlap, structure_factor
+from ..crystal import HOSTS
+from ..defects import columns_of
+from ..elements import METALS, THERMAL_DISPLACEMENT
+from ..fourier import FWHM, bandwidth, column_phases, column_spectra, structure_factor
 from ..optics import ABERRATIONS, wavelength
-from ..scattering import LookUp, load_table
-from ..scattering.atoms import THERMAL_DISPLACEMENT
-from ..structure import HOSTS, METALS, columns_of
+from ..responses import LookUp, load_table, pair_overlap
 from .scene import SPECIES, Scene, first_species
 
 __all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
 
 TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
-SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)  # Å, of the centre of a pair of the heaviest atoms
-PAIRS = torch.tensor([i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2])
+SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(
+    2
+)  # Å, of the centre of a pair of the heaviest atoms
+PAIRS = torch.tensor(
+    [i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2]
+)
 
 
 @functools.cache
@@ -75,15 +80,27 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
-    energy, inner, outer = (image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle"))
+    energy, inner, outer = (
+        image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle")
+    )
     columns = _table(energy.device)[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
-    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack([azimuth.cos(), azimuth.sin()], -1)
-    share = 1 + deviation * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
+    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack(
+        [azimuth.cos(), azimuth.sin()], -1
+    )
+    share = (
+        1
+        + deviation
+        * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
+    )
     tilted = bool(slope.any())
-    num_modes = num_modes or tuple(math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell)
+    num_modes = num_modes or tuple(
+        math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell
+    )
     if tilted:
-        share = torch.cat([share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1)
+        share = torch.cat(
+            [share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1
+        )
     else:
         columns = columns[:, : len(SPECIES)]
     spectra = column_spectra(
@@ -91,7 +108,8 @@ def image_spectra(
         columns.displacement * nuisances["vibration"][:, None],
         beam_energy=energy,
         convergence_semiangle=image["convergence_semiangle"],
-        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"} | {"C10": -image["defocus"]},
+        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"}
+        | {"C10": -image["defocus"]},
         source_size=nuisances["source_size"],
         focal_spread=nuisances["focal_spread"],
         cell=cell,
@@ -102,11 +120,15 @@ def image_spectra(
     return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
 
 
-def _split(share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor) -> list[Tensor]:
+def _split(
+    share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor
+) -> list[Tensor]:
     """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
     upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
     slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
-    alone = share[:, PAIRS] * (1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner))
+    alone = share[:, PAIRS] * (
+        1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner)
+    )
     share[:, PAIRS] -= alone
     return [alone, alone]
 
@@ -126,7 +148,9 @@ def image_bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]
     """
     smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
     blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
-    return bandwidth(image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE)
+    return bandwidth(
+        image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE
+    )
 
 
 def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
@@ -156,7 +180,9 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
 def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
     """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
-    species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[:, None, None] * len(SPECIES)
+    species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[
+        :, None, None
+    ] * len(SPECIES)
     num_used = (scene.special_weights > 0).sum(-1).flatten()
     # patches with many such columns first: then the k-th column is that of the first patches
     order = num_used.argsort(descending=True, stable=True)
@@ -171,7 +197,9 @@ def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float
     return sums[order.argsort()]
 
 
-def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]) -> Tensor:
+def add_columns(
+    spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tuple[float, float]
+) -> Tensor:
     """Add up the columns of one large image.
 
     Parameters
@@ -190,8 +218,13 @@ def add_columns(spectra: Tensor, positions: Tensor, species: Tensor, *, cell: tu
     Tensor, shape (qy, qx)
         Coefficients of the image.
     """
-    total, modes = torch.zeros_like(spectra[0]), (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
+    total, modes = (
+        torch.zeros_like(spectra[0]),
+        (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2),
+    )
     for kind in species.unique():
         at = positions[species == kind]
-        total += spectra[kind] * structure_factor(at, torch.ones_like(at[:, 0]), cell=cell, num_modes=modes)
+        total += spectra[kind] * structure_factor(
+            at, torch.ones_like(at[:, 0]), cell=cell, num_modes=modes
+        )
     return total

@@ -1,105 +1,27 @@
-"""Streams of simulated patches, the same for the same seed and index."""
+"""Batches of the stream of simulated patches: any window of it, shared out among ranks and workers."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+import itertools
+from collections.abc import Iterable, Iterator
 
-import numpy as np
 import torch
-from torch import Tensor
+from torch import distributed
+from torch.utils.data import IterableDataset, get_worker_info
 
-from ..prior import CONTINUOUS, MAX_TRIES, NUISANCES, Prior, quantile
-from ..structure import DEFECTS, HOSTS, METALS
-from .noise import Noise, draw_noise
-from .records import move
-from .rendering import BOX, Extent, measure_extent, render
-from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
+from ..prior import Prior
+from ..tensors import join, take
+from .latents import BLOCK, Draft, Patches, develop, draft_block, draw_block
 
-__all__ = [
-    "Draft",
-    "Patches",
-    "develop",
-    "draft_block",
-    "draw_block",
-    "draw_centres",
-    "draw_images",
-    "generators",
-]
-
-BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
-
-PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
-"""Nuisances that are drawn for every patch; the others belong to the image."""
+__all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 
 
-@dataclass(frozen=True)
-class Patches:
-    """A block of simulated patches: images that share a context, each with some patches.
+class PatchStream(IterableDataset):
+    """The patches from ``start`` to ``stop`` of a stream, in batches.
 
-    Attributes
-    ----------
-    intensity : Tensor, shape (image, patch, y, x)
-        In counts times a free gain.
-    defect, species : Tensor, shape (image, patch)
-        Index into ``DEFECTS`` and into ``SPECIES``.
-    host, dopant : Tensor, shape (image,)
-        Index into ``HOSTS`` and into ``METALS``.
-    context : mapping of str to Tensor, shape (image,)
-        By the names of ``prior.CONTINUOUS``.
-    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
-        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
-    """
-
-    intensity: Tensor
-    defect: Tensor
-    species: Tensor
-    host: Tensor
-    dopant: Tensor
-    context: Mapping[str, Tensor]
-    nuisances: Mapping[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Draft:
-    """Patches before their images are computed: all that is random about them, drawn.
-
-    Attributes
-    ----------
-    image : mapping of str to Tensor, shape (image,)
-        ``host`` and ``dopant`` by index, and the continuous context.
-    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
-        As those of ``Patches``.
-    defect, species : Tensor, shape (image, patch)
-        Index into ``DEFECTS`` and into ``SPECIES``.
-    scene : Scene
-        Where the columns are.
-    noise : Noise
-        Random numbers of the images.
-    extent : Extent
-        What it takes to compute them.
-    """
-
-    image: Mapping[str, Tensor]
-    nuisances: Mapping[str, Tensor]
-    defect: Tensor
-    species: Tensor
-    scene: Scene
-    noise: Noise
-    extent: Extent
-
-
-@torch.no_grad()
-def draw_block(
-    prior: Prior,
-    seed: int,
-    block: int,
-    *,
-    patches_per_image: int = 1,
-    noise: bool = True,
-    device: str | torch.device = "cpu",
-) -> Patches:
-    """Draw one block of ``BLOCK`` patches.
+    Patch i depends on prior, seed, ``patches_per_image`` and i, and on nothing else: not on the size of the batches, nor on
+    who draws it. Batches are dealt in turn to the ranks of ``torch.distributed`` and, within a rank, to the workers of a
+    ``DataLoader(stream, batch_size=None, num_workers=...)``, which delivers them in order; none is dealt twice.
 
     Parameters
     ----------
@@ -107,164 +29,190 @@ def draw_block(
         What may occur.
     seed : int
         Names the stream, >= 0.
-    block : int
-        Position in the stream, >= 0.
+    start : int
+        First patch, >= 0, a multiple of ``patches_per_image``.
+    stop : int, optional
+        The patch after the last one, a multiple of ``patches_per_image``. Default: no end.
+    batch_size : int
+        Patches per batch, a multiple of ``patches_per_image``; the last batch may be shorter. Multiples of ``BLOCK``
+        from a ``start`` that is one cost least: blocks are drawn whole.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
-    noise : bool
-        Draw counts; otherwise they are the expected ones.
-    device : str or device
-        Where the images are computed and the patches lie. Random numbers are drawn on the processor.
+    rank : tuple of int, optional
+        Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
+    device : str or device, optional
+        Where images are computed and batches lie, the processor by default. On another one they agree to rounding; random
+        numbers are drawn on the processor all the same. None leaves the images to ``develop``: so workers of a loader need no
+        GPU, and one process computes the images of all on it.
+
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or an image would be cut.
+
+    Notes
+    -----
+    Ranks take equally many batches only if their number divides that of the batches: choose ``stop`` so where ranks wait for
+    each other. The bits are those of one version of torch on one kind of processor: another one rounds otherwise.
+
+    Examples
+    --------
+    >>> from bayesctx.prior import tmd_prior
+    >>> stream = PatchStream(tmd_prior(), seed=0, start=100, stop=130, batch_size=20)
+    >>> [len(batch.host) for batch in stream]
+    [20, 10]
+    """
+
+    def __init__(
+        self,
+        prior: Prior,
+        *,
+        seed: int,
+        start: int = 0,
+        stop: int | None = None,
+        batch_size: int = 512,
+        patches_per_image: int = 1,
+        rank: tuple[int, int] | None = None,
+        device: str | torch.device | None = "cpu",
+    ) -> None:
+        check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
+        if rank is not None and not 0 <= rank[0] < rank[1]:
+            raise ValueError(
+                f"a rank below the number of ranks was expected, got {rank}; count from 0"
+            )
+        self.prior, self.seed, self.patches_per_image = prior, seed, patches_per_image
+        self.start, self.stop, self.batch_size = start, stop, batch_size
+        self.rank, self.device = rank, None if device is None else torch.device(device)
+
+    def __iter__(self) -> Iterator[Patches | Draft]:
+        """Yield the batches of this rank and worker."""
+        return self.draw(
+            deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process())
+        )
+
+    def __getstate__(self) -> dict[str, object]:
+        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        return self.__dict__ | {"rank": self.rank or rank_of_process()}
+
+    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Draft]:
+        """Draw windows of the stream.
+
+        Parameters
+        ----------
+        windows : iterable of tuple of int
+            First patch and the one after the last, of each.
+
+        Yields
+        ------
+        Patches or Draft
+            One for each window.
+        """
+        blocks: dict[int, Patches | Draft] = {}
+        here = self.device == torch.device("cpu")
+        # a processor likes small parts, which its cache holds; a GPU large ones
+        draw = draw_block if here else draft_block
+        for first, last in windows:
+            needed = range(first // BLOCK, -(-last // BLOCK))
+            # the block that a border cuts serves the next window as well
+            blocks = {
+                b: blocks[b]
+                if b in blocks
+                else draw(self.prior, self.seed, b, patches_per_image=self.patches_per_image)
+                for b in needed
+            }
+            origin = needed.start * BLOCK
+            images = (
+                (first - origin) // self.patches_per_image,
+                (last - origin) // self.patches_per_image,
+            )
+            batch = take(join(list(blocks.values())), *images)
+            yield batch if here or self.device is None else develop(self.prior, batch, self.device)
+
+
+def rank_of_process() -> tuple[int, int]:
+    """Rank of this process, and the number of ranks.
 
     Returns
     -------
-    Patches
-        The same for the same arguments, on another device to rounding.
+    tuple of int
+        (0, 1) where ``torch.distributed`` is not initialised.
     """
-    return develop(prior, draft_block(prior, seed, block, patches_per_image=patches_per_image, noise=noise), device)
+    if distributed.is_available() and distributed.is_initialized():
+        return distributed.get_rank(), distributed.get_world_size()
+    return 0, 1
 
 
-@torch.no_grad()
-def draft_block(prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True) -> Draft:
-    """Draw all that is random about one block of patches, in a seventh of the time of its images.
+def deal(
+    start: int, stop: int | None, batch_size: int, rank: tuple[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Windows of the batches of this rank and this worker of a loader.
 
     Parameters
     ----------
-    prior : Prior
-        What may occur.
+    start : int
+        First patch.
+    stop : int, optional
+        The one after the last.
+    batch_size : int
+        Patches per batch.
+    rank : tuple of int
+        Rank and number of ranks.
+
+    Yields
+    ------
+    tuple of int
+        First patch and the one after the last.
+    """
+    worker = get_worker_info()
+    own, num_ranks = rank
+    turn, step = (
+        (own, num_ranks)
+        if worker is None
+        else (own + num_ranks * worker.id, num_ranks * worker.num_workers)
+    )
+    for first in itertools.count(start + turn * batch_size, step * batch_size):
+        if stop is not None and first >= stop:
+            return
+        yield first, first + batch_size if stop is None else min(first + batch_size, stop)
+
+
+def check_window(
+    seed: int, start: int, stop: int | None, patches_per_image: int, **sizes: int
+) -> None:
+    """Raise for a window of a stream that cannot be drawn.
+
+    Parameters
+    ----------
     seed : int
-        Names the stream, >= 0.
-    block : int
-        Position in the stream, >= 0.
+        Names the stream.
+    start : int
+        First patch.
+    stop : int, optional
+        The one after the last.
     patches_per_image : int
-        Patches that share host, dopant, context and optics; divides ``BLOCK``.
-    noise : bool
-        Draw what counts need; otherwise they are the expected ones.
+        Patches that share a context.
+    **sizes : int
+        Numbers of patches that go together, by name.
 
-    Returns
-    -------
-    Draft
-        On the processor.
+    Raises
+    ------
+    ValueError
+        If a number is out of range, or an image would be cut.
     """
-    num_images = BLOCK // patches_per_image
-    rng = generators(seed, patches_per_image, block)
-    image, nuisances = draw_images(rng[0], prior, num_images)
-    defect, species, own = draw_centres(rng[1], prior, num_images, patches_per_image)
-    nuisances = nuisances | own
-    scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
-    numbers = draw_noise(rng[3], prior, num_images, patches_per_image, counting=noise)
-    return Draft(image, nuisances, defect, species, scene, numbers, measure_extent(prior, image, nuisances, patches_per_image))
-
-
-@torch.no_grad()
-def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> Patches:
-    """Compute the images of drawn patches.
-
-    Parameters
-    ----------
-    prior : Prior
-        Of which they were drawn.
-    draft : Draft
-        Of any number of images, of one block or of several.
-    device : str or device
-        Where the images are computed and the patches lie.
-
-    Returns
-    -------
-    Patches
-        Each the same to rounding wherever and beside whichever others it is computed.
-    """
-    # sizes are settled where the program runs
-    there = move(replace(draft, extent=None), device)
-    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
-    context = {name: there.image[name] for name in CONTINUOUS}
-    return Patches(intensity, there.defect, there.species, there.image["host"], there.image["dopant"], context, there.nuisances)
-
-
-def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
-    """Independent sources for the parameters of images, those of patches, the scenes and the noise.
-
-    Parameters
-    ----------
-    seed : int
-        Names the stream, >= 0.
-    stream : int
-        Patches that share an image.
-    block : int
-        Position in the stream, >= 0.
-
-    Returns
-    -------
-    list of Generator
-        Four of them.
-    """
-    return [np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block])) for i in range(4)]
-
-
-def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
-    """Uniform numbers in [0, 1)."""
-    return torch.from_numpy(rng.random(shape, np.float32))
-
-
-def draw_images(rng: np.random.Generator, prior: Prior, num_images: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draw host, dopant and continuous context of images, and the nuisances that belong to an image.
-
-    Parameters
-    ----------
-    rng : Generator
-        Source of randomness.
-    prior : Prior
-        What may occur.
-    num_images : int
-        Number of images.
-
-    Returns
-    -------
-    image : dict of str to Tensor, shape (image,)
-        ``host`` and ``dopant`` by index, and the continuous context.
-    nuisances : dict of str to Tensor, shape (image,)
-        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
-    """
-    u = _uniform(rng, num_images, 2)
-    hosts = list(HOSTS)
-    names = [prior.hosts[i] for i in (u[:, 0] * len(prior.hosts)).long().tolist()]
-    dopants = [prior.dopants[h][int(v * len(prior.dopants[h]))] for h, v in zip(names, u[:, 1].tolist(), strict=True)]
-    image = {
-        "host": torch.tensor([hosts.index(h) for h in names]),
-        "dopant": torch.tensor([METALS.index(d) for d in dopants]),
-    } | prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
-    shared = [name for name in NUISANCES if name not in PER_PATCH]
-    values = _uniform(rng, num_images, len(shared))
-    nuisances = {name: quantile(prior.nuisances.get(name, 0.0), values[:, i]) for i, name in enumerate(shared)}
-    strength = np.array([prior.concentration[d] for d in DEFECTS])
-    gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
-    return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
-
-
-def draw_centres(
-    rng: np.random.Generator, prior: Prior, num_images: int, num_patches: int
-) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-    """Draw class and species of the central sites, and the nuisances that belong to a patch.
-
-    Parameters
-    ----------
-    rng : Generator
-        Source of randomness.
-    prior : Prior
-        What may occur.
-    num_images, num_patches : int
-        Number of images, and of patches in each.
-
-    Returns
-    -------
-    defect, species : Tensor of int, shape (image, patch)
-        Index into ``DEFECTS`` and into ``SPECIES``.
-    own : dict of str to Tensor, shape (image, patch)
-        By the names of ``PER_PATCH``.
-    """
-    u = _uniform(rng, num_images, num_patches, 2 + len(PER_PATCH))
-    allowed = torch.tensor([DEFECTS.index(d) for d in prior.defects])
-    defect = allowed[(u[..., 0] * len(allowed)).long()]
-    alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
-    own = {name: quantile(prior.nuisances.get(name, 0.0), u[..., 2 + i]) for i, name in enumerate(PER_PATCH)}
-    return defect, FIRST_SPECIES[defect] + alternative, own
+    least = {"seed": (seed, 0), "start": (start, 0), "patches_per_image": (patches_per_image, 1)}
+    for name, (value, bound) in (least | {n: (v, 1) for n, v in sizes.items()}).items():
+        if value < bound:
+            raise ValueError(f"{name} was expected to be at least {bound}, got {value}")
+    if stop is not None and stop < start:
+        raise ValueError(
+            f"stop was expected to be at least start={start}, got {stop}; leave it out for a stream without an end"
+        )
+    if BLOCK % patches_per_image:
+        raise ValueError(
+            f"patches_per_image was expected to divide {BLOCK}, got {patches_per_image}; use a power of two"
+        )
+    for name, value in {"start": start, "stop": stop or 0, **sizes}.items():
+        if value % patches_per_image:
+            raise ValueError(
+                f"whole images of {patches_per_image} patches were expected, got {name}={value}; round it"
+            )

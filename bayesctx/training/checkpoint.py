@@ -14,7 +14,9 @@ from ..storage import replacing
 __all__ = ["resume", "write_checkpoint"]
 
 
-def write_checkpoint(path: Path, model: DefectModel, optimizer: object, schedule: object, run: dict, history: list) -> None:
+def write_checkpoint(
+    path: Path, model: DefectModel, optimizer: object, schedule: object, run: dict, history: list
+) -> None:
     """Write the state of a run; the old state stands until the new one is whole.
 
     Parameters
@@ -41,7 +43,9 @@ def write_checkpoint(path: Path, model: DefectModel, optimizer: object, schedule
         torch.save(state, temporary)
 
 
-def resume(path: Path, model: DefectModel, optimizer: object, schedule: object, run: dict) -> list[tuple[float, ...]]:
+def resume(
+    path: Path, model: DefectModel, optimizer: object, schedule: object, run: dict
+) -> list[tuple[float, ...]]:
     """Read the state of a run.
 
     Parameters
@@ -66,10 +70,21 @@ def resume(path: Path, model: DefectModel, optimizer: object, schedule: object, 
         If the file is truncated, foreign or of another run.
     """
     try:
-        state = torch.load(path, weights_only=True, map_location="cpu")  # a run on a GPU may go on without one
+        state = torch.load(
+            path, weights_only=True, map_location="cpu"
+        )  # a run on a GPU may go on without one
         found = json.loads(state["run"])
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"a checkpoint of a training run was expected, {path} is truncated or foreign; remove it") from error
+    except (
+        pickle.UnpicklingError,
+        RuntimeError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise ValueError(
+            f"a checkpoint of a training run was expected, {path} is truncated or foreign; remove it"
+        ) from error
     expected = json.loads(json.dumps(run | {"prior": model.prior.to_dict()}))
     differing = [name for name in found | expected if found.get(name) != expected.get(name)]
     if differing:

@@ -16,16 +16,25 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process, take
+from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process
 from ..simulation.rendering import LARGE_GROUP
+from ..tensors import take
 from .checkpoint import resume, write_checkpoint
-from .ranks import average, together
-from .score import ask, conditional_log_score, generative_log_score, log_scores_among_images, random_subset
+from .distributed import average, together
+from .objective import (
+    ask,
+    conditional_log_score,
+    generative_log_score,
+    log_scores_among_images,
+    random_subset,
+)
 
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
-PARTLY_KNOWN = 0.25  # share of the steps that ask about a part of the context: they take as long as two others
+PARTLY_KNOWN = (
+    0.25  # share of the steps that ask about a part of the context: they take as long as two others
+)
 OPEN_HOST = 4  # of how many images one is asked about while its host is open
 
 
@@ -94,8 +103,14 @@ def train(
     """
     _check_sizes(num_patches, batch_size, contrast_images)
     num_steps = max(1, num_patches // batch_size)
-    optimizer = torch.optim.AdamW([*model.encoder.parameters(), *model.likelihood.parameters()], learning_rate, weight_decay=1e-4)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1)
+    optimizer = torch.optim.AdamW(
+        [*model.encoder.parameters(), *model.likelihood.parameters()],
+        learning_rate,
+        weight_decay=1e-4,
+    )
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1
+    )
     run = {
         "seed": seed,
         "num_patches": num_patches,
@@ -107,7 +122,11 @@ def train(
     }
     if "training" in model.card:
         run["start"] = model.card["training"]
-    loss = {"context_weight": context_weight, "contrast_images": contrast_images, "generative_weight": generative_weight}
+    loss = {
+        "context_weight": context_weight,
+        "contrast_images": contrast_images,
+        "generative_weight": generative_weight,
+    }
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
@@ -118,7 +137,13 @@ def train(
     model.train()
     model.likelihood.width.fill_(1.0)
     hidden = not (progress and leads)
-    bar = tqdm(total=num_steps * batch_size, initial=first * batch_size, disable=hidden, unit="patch", unit_scale=True)
+    bar = tqdm(
+        total=num_steps * batch_size,
+        initial=first * batch_size,
+        disable=hidden,
+        unit="patch",
+        unit_scale=True,
+    )
     with bar, together(model):
         for step, batch in enumerate(loader, first):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
@@ -127,12 +152,16 @@ def train(
             bar.update(batch_size)
             recent = np.mean(history[-100:], 0)
             bar.set_postfix(loss=f"{recent[0]:.3f}", log_score=f"{recent[1]:.3f}", refresh=False)
-            if checkpoint is not None and ((step + 1) % checkpoint_interval == 0 or step + 1 == num_steps):
+            if checkpoint is not None and (
+                (step + 1) % checkpoint_interval == 0 or step + 1 == num_steps
+            ):
                 write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
     model.eval()
     model.card = {"prior": model.prior.to_dict(), "training": run}
     names = ("loss", "log_score", "joint_score")
-    return xr.Dataset({n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)})
+    return xr.Dataset(
+        {n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)}
+    )
 
 
 def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> None:
@@ -141,14 +170,20 @@ def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> Non
         if value < 1:
             raise ValueError(f"{name} was expected to be at least 1, got {value}")
     if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
-        raise ValueError(f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it")
+        raise ValueError(
+            f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it"
+        )
     _, ranks = rank_of_process()
     whole = math.lcm(BLOCK, contrast_images * PATCHES_PER_IMAGE)
     if ranks > 1 and batch_size % (ranks * whole):
-        raise ValueError(f"a batch of whole blocks of {whole} for each of {ranks} processes was expected, got {batch_size}")
+        raise ValueError(
+            f"a batch of whole blocks of {whole} for each of {ranks} processes was expected, got {batch_size}"
+        )
 
 
-def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int) -> Iterator[Patches]:
+def _load(
+    model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int
+) -> Iterator[Patches]:
     """Shares of the batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
     rank, ranks = rank_of_process()
     share = batch_size // ranks
@@ -160,12 +195,23 @@ def _load(model: DefectModel, seed: int, start: int, stop: int, batch_size: int,
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
     # a GPU is not shared with workers: they draw what is random, and the images are computed where the model is
-    stream = PatchStream(model.prior, seed=seed, patches_per_image=PATCHES_PER_IMAGE, device=device if here else None, **window)
+    stream = PatchStream(
+        model.prior,
+        seed=seed,
+        patches_per_image=PATCHES_PER_IMAGE,
+        device=device if here else None,
+        **window,
+    )
     prefetch = (4 if here else 2) if num_workers else None
     # its own generator: the global one is left as found
     generator = torch.Generator().manual_seed(seed)
     loader = DataLoader(
-        stream, None, collate_fn=_without_nuisances, num_workers=num_workers, prefetch_factor=prefetch, generator=generator
+        stream,
+        None,
+        collate_fn=_without_nuisances,
+        num_workers=num_workers,
+        prefetch_factor=prefetch,
+        generator=generator,
     )
     images = share // PATCHES_PER_IMAGE
     # with several ranks a batch is a window, and nothing is skipped
@@ -194,7 +240,9 @@ def _step(
     """One step of the optimizer: loss, log score of the class with everything known, and of class and image."""
     features = model.encoder(batch.intensity)
     # with everything known a table is small: every patch is asked, in every step
-    of_class, of_both = (s.mean() for s in log_scores_among_images(model, features, batch, contrast_images))
+    of_class, of_both = (
+        s.mean() for s in log_scores_among_images(model, features, batch, contrast_images)
+    )
     loss = -of_class / 2 - context_weight * of_both
     loss = loss - generative_weight * generative_log_score(model, features, batch).mean()
     if float(torch.rand((), generator=generator)) < PARTLY_KNOWN:
@@ -209,11 +257,15 @@ def _step(
     return tuple(result.cpu().tolist())
 
 
-def _score_partly_known(model: DefectModel, features: Tensor, batch: Patches, generator: torch.Generator) -> Tensor:
+def _score_partly_known(
+    model: DefectModel, features: Tensor, batch: Patches, generator: torch.Generator
+) -> Tensor:
     """Mean log score of the class where a random part of the context is known."""
     known = random_subset(generator)
     # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
     stride = 1 if not known or "host" in known else OPEN_HOST
     asked = take(batch, 0, len(features), stride)
-    question = ask(asked, model.prior, known, generator, num_draws=4 if known else 24, rank=rank_of_process())
+    question = ask(
+        asked, model.prior, known, generator, num_draws=4 if known else 24, rank=rank_of_process()
+    )
     return conditional_log_score(model, features[::stride], asked.defect, question).mean()

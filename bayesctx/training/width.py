@@ -10,7 +10,7 @@ from tqdm import tqdm
 from ..model import DefectModel
 from ..simulation import BLOCK, draw_block
 from .fit import PATCHES_PER_IMAGE
-from .score import EVERYTHING, ask, conditional_log_score
+from .objective import EVERYTHING, ask, conditional_log_score
 
 __all__ = ["fit_width"]
 
@@ -20,7 +20,12 @@ SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
 
 @torch.no_grad()
 def fit_width(
-    model: DefectModel, *, num_patches: int = 9600, num_draws: int = 256, seed: int = 0, progress: bool = True
+    model: DefectModel,
+    *,
+    num_patches: int = 9600,
+    num_draws: int = 256,
+    seed: int = 0,
+    progress: bool = True,
 ) -> xr.Dataset:
     """Choose the width of the likelihood by the log score of the classes of patches that were not learnt from.
 
@@ -52,10 +57,16 @@ def fit_width(
     for block in tqdm(range(num_blocks), disable=not progress, unit="block"):
         batch = draw_block(model.prior, seed, block, patches_per_image=PATCHES_PER_IMAGE)
         features = model.encoder(batch.intensity)
-        questions = [ask(batch, model.prior, s, torch.Generator().manual_seed(block), num_draws) for s in SUBSETS]
+        questions = [
+            ask(batch, model.prior, s, torch.Generator().manual_seed(block), num_draws)
+            for s in SUBSETS
+        ]
         for i, width in enumerate(CANDIDATES):
             likelihood.width.fill_(float(width))
-            totals[i] += sum(float(conditional_log_score(model, features, batch.defect, q).mean()) for q in questions)
+            totals[i] += sum(
+                float(conditional_log_score(model, features, batch.defect, q).mean())
+                for q in questions
+            )
     score = totals / (num_blocks * len(SUBSETS))
     curve = np.polynomial.Polynomial.fit(CANDIDATES, score, 3)
     fine = np.linspace(CANDIDATES[0], CANDIDATES[-1], 301)

@@ -1,0 +1,257 @@
+"""Responses of columns to Fourier coefficients and pixels of an image, batched in torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from .optics import MAX_SEMIANGLE, mode_orders, transfer, wavelength
+from .responses import chebyshev
+
+__all__ = [
+    "bandwidth",
+    "column_phases",
+    "column_spectra",
+    "phases",
+    "structure_factor",
+    "synthesize",
+]
+
+FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
+
+
+def column_spectra(
+    coefficients: Tensor,
+    displacement: Tensor,
+    *,
+    beam_energy: Tensor,
+    convergence_semiangle: Tensor,
+    aberrations: Mapping[str, Tensor],
+    source_size: Tensor,
+    focal_spread: Tensor,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int],
+    positions: Tensor | None = None,
+) -> Tensor:
+    """Fourier coefficients of the image of one column, for every column of a batch of conditions.
+
+    Parameters
+    ----------
+    coefficients : Tensor, shape (*batch, column, term, order)
+        Responses of the columns to the detector, see ``responses.ResponseTable.coefficients``.
+    displacement : Tensor, shape (*batch, column)
+        Root mean square thermal displacement of the columns in Å.
+    beam_energy, convergence_semiangle : Tensor, shape (*batch,)
+        In eV and mrad.
+    aberrations : mapping of str to Tensor, shape (*batch,)
+        Any of ``optics.ABERRATIONS``, in Å and rad.
+    source_size, focal_spread : Tensor, shape (*batch,)
+        Full width at half maximum of the source and rms focal spread in Å.
+    cell : tuple of float
+        Periods (Lx, Ly) of the image in Å.
+    num_modes : tuple of int
+        Largest orders (mx, my) of the spatial frequencies.
+    positions : Tensor, shape (*batch, column, 2), optional
+        x and y of the columns in Å. Default: the origin.
+
+    Returns
+    -------
+    Tensor, shape (*batch, column, 2 my + 1, mx + 1)
+        Complex coefficients, as a fraction of the beam; qy by ``optics.mode_orders``, qx >= 0 only.
+
+    Notes
+    -----
+    H(Q) = exp(-2 pi² (u² + sigma_s²) Q²) / (Lx Ly) sum_t O_t(|Q|) T_t(Q).
+    """
+    probe = transfer(
+        beam_energy=beam_energy,
+        convergence_semiangle=convergence_semiangle,
+        aberrations=aberrations,
+        focal_spread=focal_spread,
+        cell=cell,
+        num_modes=num_modes,
+    )
+    qx = torch.arange(num_modes[0] + 1).to(beam_energy) / cell[0]
+    qy = mode_orders(num_modes[1]).to(beam_energy) / cell[1]
+    scale = wavelength(beam_energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    polynomials = chebyshev(torch.hypot(qx, qy[:, None]) * scale[..., None, None])
+    # one real matrix product: (column, term and order) times (term and order, mode and part)
+    basis = (
+        torch.view_as_real(probe[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
+    )
+    spectra = (coefficients.flatten(-2) @ basis).unflatten(-1, (len(qy), len(qx), 2))
+    blur = -2 * math.pi**2 * (displacement**2 + (source_size[..., None] / FWHM) ** 2)[..., None]
+    along_x, along_y = torch.exp(blur * qx**2) / (cell[0] * cell[1]), torch.exp(blur * qy**2)
+    if positions is None:
+        return torch.view_as_complex(
+            spectra * (along_y[..., :, None] * along_x[..., None, :])[..., None]
+        )
+    at_x, at_y = column_phases(positions, cell=cell, num_modes=num_modes)
+    return torch.view_as_complex(spectra) * (
+        (along_y * at_y)[..., :, None] * (along_x * at_x)[..., None, :]
+    )
+
+
+def bandwidth(
+    beam_energy: Tensor, convergence_semiangle: Tensor, blur: Tensor, *, tolerance: float
+) -> Tensor:
+    """Spatial frequency beyond which the image of a point is negligible.
+
+    Parameters
+    ----------
+    beam_energy, convergence_semiangle, blur : Tensor, shape (*batch,)
+        In eV, mrad, and the root mean square width of source and thermal motion in Å.
+    tolerance : float
+        Share of the peak that may be missing.
+
+    Returns
+    -------
+    Tensor, shape (*batch,)
+        In 1/Å, at most twice the radius of the aperture.
+
+    Notes
+    -----
+    An upper bound: the transfer function of an ideal lens (2 / pi) (acos s - s sqrt(1 - s²)), s = |Q| / Q_max, times
+    exp(-2 pi² blur² Q²); aberrations and the slopes of atoms' own profiles only lower it.
+
+    References
+    ----------
+    Goodman, Introduction to Fourier Optics (2005), sec. 6.3.
+    """
+    edge = 2e-3 * convergence_semiangle / wavelength(beam_energy)
+    s = (torch.arange(128).to(edge) + 0.5) / 128
+    ideal = (s.acos() - s * (1 - s**2).sqrt()) * s
+    weight = ideal * torch.exp(-2 * math.pi**2 * (blur * edge)[..., None] ** 2 * s**2)
+    beyond = weight.flip(-1).cumsum(-1).flip(-1) / weight.sum(-1, keepdim=True)
+    return edge * (beyond > tolerance).sum(-1) / 128
+
+
+def phases(angle: Tensor, largest: int) -> Tensor:
+    """Powers exp(i n angle), n = 0 ... largest, by doubling: a product each in place of a sine and a cosine.
+
+    Parameters
+    ----------
+    angle : Tensor, shape (*batch,)
+        In rad.
+    largest : int
+        Largest power.
+
+    Returns
+    -------
+    Tensor, shape (*batch, largest + 1)
+        Complex.
+    """
+    powers = torch.polar(torch.ones_like(angle), angle)[..., None]
+    while powers.shape[-1] < largest:
+        more = powers[..., : largest - powers.shape[-1]] * powers[..., -1:]
+        powers = torch.cat([powers, more], -1)
+    return torch.cat([torch.ones_like(powers[..., :1]), powers[..., :largest]], -1)
+
+
+def column_phases(
+    positions: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]
+) -> tuple[Tensor, Tensor]:
+    """Phases exp(-2 pi i Q.r) of single positions, separated in the two axes.
+
+    Parameters
+    ----------
+    positions : Tensor, shape (*batch, 2)
+        x and y in Å.
+    cell : tuple of float
+        Periods in Å.
+    num_modes : tuple of int
+        Largest orders (mx, my).
+
+    Returns
+    -------
+    tuple of Tensor, shapes (*batch, mx + 1) and (*batch, 2 my + 1)
+        Phases along x and, by ``optics.mode_orders``, along y.
+    """
+    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
+    return x, torch.cat([y, y[..., 1:].conj()], -1)
+
+
+def structure_factor(
+    positions: Tensor, weights: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]
+) -> Tensor:
+    """Weighted sum of exp(-2 pi i Q.r) over positions.
+
+    Parameters
+    ----------
+    positions : Tensor, shape (*batch, column, 2)
+        x and y in Å.
+    weights : Tensor, shape (*batch, column)
+        Weight of every position.
+    cell : tuple of float
+        Periods in Å.
+    num_modes : tuple of int
+        Largest orders (mx, my).
+
+    Returns
+    -------
+    Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Complex, qy by ``optics.mode_orders``.
+    """
+    x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
+    # cosines and sines in one real product: orders qy and -qy share it, which halves the work
+    parts = torch.view_as_real(y * weights[..., None]).flatten(-2).mT @ torch.view_as_real(
+        x
+    ).flatten(-2)
+    parts = parts.unflatten(-2, (-1, 2)).unflatten(-1, (-1, 2))
+    cc, cs, sc, ss = (parts[..., i, :, j] for i in (0, 1) for j in (0, 1))
+    return torch.cat(
+        [torch.complex(cc - ss, cs + sc), torch.complex(cc + ss, cs - sc)[..., 1:, :]], -2
+    )
+
+
+def synthesize(
+    spectrum: Tensor,
+    x: Tensor,
+    y: Tensor,
+    *,
+    cell: tuple[float, float],
+    row_shift: Tensor | None = None,
+) -> Tensor:
+    """Image on a grid of pixels from its Fourier coefficients: two matrix products, exact at any position.
+
+    Parameters
+    ----------
+    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Fourier coefficients, qy by ``optics.mode_orders``, qx >= 0 only.
+    x, y : Tensor, shapes (*batch, x) and (*batch, y)
+        Positions of the pixels in Å.
+    cell : tuple of float
+        Periods in Å.
+    row_shift : Tensor, shape (*batch, y), optional
+        Displacement of the beam along x in every scan row, in Å.
+
+    Returns
+    -------
+    Tensor, shape (*batch, y, x)
+        The real image.
+    """
+    my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
+    up, down = (
+        spectrum[..., : my + 1, :],
+        torch.nn.functional.pad(spectrum[..., my + 1 :, :], (0, 0, 1, 0)),
+    )
+    # orders qy and -qy share cosine and sine
+    odd = up - down
+    folded = torch.cat([up + down, torch.complex(-odd.imag, odd.real)], -2)
+    at_y = phases(2 * math.pi / cell[1] * y, my)
+    rows = torch.cat([at_y.real, at_y.imag], -1) @ torch.view_as_real(folded).flatten(-2)
+    if row_shift is not None:
+        turn = phases(2 * math.pi / cell[0] * row_shift, mx)
+        rows = torch.view_as_real(
+            torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn
+        ).flatten(-2)
+    # the real part of a sum over qx and -qx
+    twice = torch.full((mx + 1,), 2.0).to(x)
+    twice[0] = 1.0
+    at_x = torch.view_as_real(
+        (phases(2 * math.pi / cell[0] * x, mx) * twice).conj().resolve_conj()
+    ).flatten(-2)
+    return rows @ at_x.mT

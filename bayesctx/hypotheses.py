@@ -1,0 +1,127 @@
+"""What the likelihood network is told of a hypothesis: its physics in the place of names."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from .crystal import HOSTS
+from .defects import DEFECTS, columns_of
+from .elements import METALS
+from .optics import MAX_SEMIANGLE, wavelength
+from .responses import LookUp, chebyshev, load_table
+
+__all__ = ["HYPOTHESES", "describe"]
+
+HYPOTHESES = (
+    ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
+    ("Y_X", 0), ("Y_X", 2), ("M_X", 0), ("hollow", 0), ("adatom_M", 0), ("adatom_M", 1),
+)  # fmt: skip
+"""Classes with their alternatives of different composition or place; which chalcogen plane is hit does not matter."""
+
+HYPOTHESIS_DEFECT = torch.tensor([DEFECTS.index(d) for d, _ in HYPOTHESES])
+DOPED = [i for i, (d, _) in enumerate(HYPOTHESES) if d == "D_M"][0]
+FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, where the responses are read
+
+
+@functools.cache
+def _hypothesis_table(device: torch.device) -> LookUp:
+    """Columns of every hypothesis in every material, shape (host, dopant, hypothesis)."""
+    columns = [
+        columns_of(d, host, dopant)[v] for host in HOSTS for dopant in METALS for d, v in HYPOTHESES
+    ]
+    return (
+        load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(HYPOTHESES)).to(device)
+    )
+
+
+SITE_INPUTS = len(DEFECTS) + 1
+NUM_INPUTS = SITE_INPUTS + 19  # three responses of its own, six of the material, ten conditions
+
+
+def describe(
+    host: Tensor,
+    dopant: Tensor,
+    context: Mapping[str, Tensor],
+    hypotheses: Sequence[int] | None = None,
+) -> Tensor:
+    """Describe hypotheses by their physics: what the network sees in the place of names.
+
+    Parameters
+    ----------
+    host, dopant : Tensor of int, shape (*batch,)
+        Index into ``HOSTS`` and ``METALS``.
+    context : mapping of str to Tensor
+        By the names of ``prior.CONTINUOUS``; shapes broadcast against ``(*batch,)``.
+    hypotheses : sequence of int, optional
+        Indices into ``HYPOTHESES``. Default: all.
+
+    Returns
+    -------
+    Tensor, shape (*batch, hypothesis, input)
+        The class, the response of the column relative to the host's columns at three spatial frequencies, and the
+        conditions, all of order one.
+    """
+    chosen = torch.arange(len(HYPOTHESES)) if hypotheses is None else torch.tensor(hypotheses)
+    energy, angle = context["beam_energy"], context["convergence_semiangle"]
+    inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
+    host, dopant = torch.broadcast_tensors(host, dopant)
+    columns = _hypothesis_table(host.device)[host, dopant]
+    strength = _responses(columns, energy, angle, inner, outer)  # (*batch, hypothesis, frequency)
+    metal, chalcogen = strength[..., 0:1, :], strength[..., 5:6, :]
+    unit = (metal + chalcogen)[..., :1]
+    relative = (strength / unit)[..., chosen, :]
+    material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
+    lattice = torch.tensor([h.lattice_constant for h in HOSTS.values()]).to(energy)[host]
+    cutoff = 2 * angle * 1e-3 / wavelength(energy)
+    blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
+    values = [
+        (lattice - 3.35) / 0.1,
+        (energy / 100e3).log(),
+        (angle - 28) / 6,
+        (inner / 60).log() / 0.4,
+        (outer / 170).log() / 0.4,
+        cutoff - 1.5,
+        blur,
+        blur.square() - 1,
+        # expected counts per unit cell
+        (context["dose"] * unit[..., 0, 0]).log() / 2 - 3.5,
+        (metal / chalcogen).log()[..., 0, 0],
+    ]
+    scalars = torch.stack(torch.broadcast_tensors(*values), -1)
+    shared = torch.cat([material, scalars], -1)[..., None, :].expand(*relative.shape[:-1], -1)
+    one_hot = nn.functional.one_hot(HYPOTHESIS_DEFECT[chosen], len(DEFECTS)).to(energy)
+    second = torch.tensor([float(HYPOTHESES[i] == ("adatom_M", 1)) for i in chosen]).to(energy)[
+        :, None
+    ]
+    site = torch.cat([one_hot, second], -1).expand(*relative.shape[:-1], -1)
+    own = torch.stack(
+        [(relative[..., 0] + 0.02).log() + 1, relative[..., 0] - 0.5, relative[..., 2] - 0.5], -1
+    )
+    return torch.cat([site, own, shared], -1)
+
+
+def _responses(
+    columns: LookUp, energy: Tensor, angle: Tensor, inner: Tensor, outer: Tensor
+) -> Tensor:
+    """Response of columns to a uniform aperture at a few spatial frequencies, shape (*batch, column, frequency)."""
+    coefficients = load_table().coefficients(columns, energy, inner, outer)
+    frequency = torch.tensor(FREQUENCIES).to(energy)
+    scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
+    values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)
+    power = ((angle / MAX_SEMIANGLE) ** 2)[..., None, None]
+    # means of p and p² over the aperture
+    mean = (
+        values[..., 0]
+        + power * values[..., 1]
+        + power**2 / 3 * (values[..., 3] + 2 * values[..., 4])
+    )
+    blur = torch.exp(
+        -2 * math.pi**2 * columns.displacement.to(energy)[..., None] ** 2 * frequency**2
+    )
+    return mean.clamp(min=0) * blur

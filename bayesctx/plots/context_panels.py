@@ -1,0 +1,168 @@
+"""Prior against posterior of the context of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import xarray as xr
+
+from ..context import CONTEXT
+from .figures import POSTERIOR, PRIOR, TRUTH, new_axes
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+__all__ = ["plot_context"]
+
+SHORT = {"metal": "M", "chalcogen": "X", "hollow": "–"}
+NUM_BINS = 30
+
+
+def plot_context(
+    result: xr.DataTree,
+    *,
+    variables: Sequence[str] | None = None,
+    truth: Mapping[str, object] | xr.Dataset | None = None,
+    axes: np.ndarray | Sequence[Axes] | None = None,
+) -> np.ndarray:
+    """Draw prior and posterior of the context of one image.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer``; of independent images select one, ``result.isel(image=0, missing_dims="ignore")``.
+    variables : sequence of str, optional
+        Names of ``CONTEXT``, or reading; default: all that the result has.
+    truth : mapping or Dataset, optional
+        True values by name, marked where they are given.
+    axes : array of Axes, optional
+        One for each variable; default: a new figure.
+
+    Returns
+    -------
+    ndarray of Axes, shape (variable,)
+        Prior in grey, posterior in blue; a variable that was given is a line.
+
+    Raises
+    ------
+    ValueError
+        For an unknown variable, more than one image, or fewer axes than variables.
+    ImportError
+        Without matplotlib.
+    """
+    known, discrete = result["constant_data"].to_dataset(), result["class_posterior"].to_dataset()
+    continuous = result["posterior"].to_dataset()
+    num_images = discrete.sizes.get("image", 1)
+    if num_images > 1:
+        raise ValueError(
+            f"one image was expected, got {num_images}; select one: result.isel(image=0, missing_dims='ignore')"
+        )
+    available = [
+        n
+        for n in (*CONTEXT, "reading")
+        if n != "sampling" and (n in discrete or n in continuous or n in known)
+    ]
+    names = available if variables is None else list(variables)
+    for name in names:
+        if name not in available:
+            raise ValueError(f"variables among {', '.join(available)} were expected, got {name!r}")
+    axes = _grid(len(names)) if axes is None else np.asarray(axes, dtype=object).ravel()
+    if len(axes) < len(names):
+        raise ValueError(f"{len(names)} axes were expected for {', '.join(names)}, got {len(axes)}")
+    for ax, name in zip(axes, names, strict=False):
+        true = None if truth is None or name not in truth else np.asarray(truth[name]).item()
+        if name in discrete:
+            _draw_bars(ax, result, name, true)
+        else:
+            _draw_density(ax, result, name, true)
+    if len(names):
+        _draw_context_legend(axes[0], truth is not None)
+    return axes[: len(names)]
+
+
+def _grid(num: int) -> np.ndarray:
+    """Return axes of a new figure in rows of three."""
+    num_columns = max(1, min(num, 3))
+    num_rows = max(1, -(-num // num_columns))
+    axes = new_axes((3.2 * num_columns, 2.3 * num_rows), num_rows=num_rows, num_columns=num_columns)
+    for unused in axes[num:]:
+        unused.set_visible(False)
+    return axes
+
+
+def _draw_density(ax: Axes, result: xr.DataTree, name: str, true: float | None) -> None:
+    """Draw histograms of a continuous variable, or the line of one that was given."""
+    variable, known = CONTEXT[name], result["constant_data"].to_dataset()
+    low, high = variable.domain
+    if name in known:
+        ax.axvline(float(known[name].squeeze()), color=POSTERIOR, linewidth=2.5)
+    else:
+        draws = result["posterior"][name].values.ravel()
+        before = result["prior"][name].values.ravel()
+        low, high = float(min(before.min(), draws.min())), float(max(before.max(), draws.max()))
+    is_log = low > 0 and high > 100 * low
+    if name not in known:
+        edges = (
+            np.geomspace(low, high, NUM_BINS + 1)
+            if is_log
+            else np.linspace(low, high, NUM_BINS + 1)
+        )
+        # the share of draws per bin is the density on the axis that is shown
+        for values, colour, alpha in ((before, PRIOR, 1.0), (draws, POSTERIOR, 0.6)):
+            ax.stairs(
+                np.histogram(values, edges)[0] / len(values),
+                edges,
+                fill=True,
+                color=colour,
+                alpha=alpha,
+            )
+    if true is not None:
+        ax.axvline(true, color=TRUTH, linestyle=(0, (3, 2)), linewidth=1.5)
+    ax.set(xlabel=f"{variable.title} [{variable.unit}]", yticks=[], xlim=(low, high))
+    if is_log:
+        ax.set_xscale("log")
+    else:
+        ax.locator_params("x", nbins=5)
+        ax.ticklabel_format(axis="x", scilimits=(3, 3) if high > 1e4 else (-9, 9))
+    ax.spines[["left", "right", "top"]].set_visible(False)
+
+
+def _draw_bars(ax: Axes, result: xr.DataTree, name: str, true: str | None) -> None:
+    """Draw probabilities of a variable whose values are names."""
+    found = result["class_posterior"][name].squeeze()
+    names = [str(n) for n in found[found.dims[0]].values]
+    at = np.arange(len(names))
+    if name in result["prior"]:
+        before = np.bincount(result["prior"][name].values.ravel().astype(int), minlength=len(names))
+        ax.bar(at, before / before.sum(), 0.9, color=PRIOR)
+    elif name == "reading":
+        ax.bar(at, np.full(len(names), 1 / len(names)), 0.9, color=PRIOR)
+    ax.bar(at, found.values, 0.6, color=POSTERIOR, alpha=0.8)
+    if true in names:
+        ax.plot(names.index(true), 1.06, marker="v", color=TRUTH, clip_on=False)
+    if name == "reading":
+        names = [" ".join(SHORT[s] for s in n.split("-")) for n in names]
+    title = CONTEXT[name].title if name in CONTEXT else "what the sublattices are"
+    ax.set_xticks(at, names, rotation=90, fontsize="small")
+    ax.set(
+        xlabel=f"{title} (given)" if name in result["constant_data"] else title,
+        ylim=(0, 1.05),
+        yticks=[0, 1],
+    )
+    ax.spines[["right", "top"]].set_visible(False)
+
+
+def _draw_context_legend(ax: Axes, has_truth: bool) -> None:
+    """Say what grey, blue and the dashed line mean."""
+    from matplotlib.lines import Line2D
+    from matplotlib.patches import Patch
+
+    handles = [
+        Patch(color=PRIOR, label="prior"),
+        Patch(color=POSTERIOR, label="posterior or given"),
+    ]
+    if has_truth:
+        handles.append(Line2D([], [], color=TRUTH, linestyle=(0, (3, 2)), label="truth"))
+    ax.legend(handles=handles, fontsize="x-small", frameon=False)

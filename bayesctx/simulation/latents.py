@@ -1,0 +1,309 @@
+"""Streams of simulated patches, the same for the same seed and index."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..crystal import HOSTS
+from ..defects import DEFECTS
+from ..elements import METALS
+from ..nuisances import NUISANCES, quantile
+from ..prior import CONTINUOUS, MAX_TRIES, Prior
+from ..tensors import move
+from .detector import Noise, draw_noise
+from .rendering import BOX, Extent, measure_extent, render
+from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
+
+__all__ = [
+    "Draft",
+    "Patches",
+    "develop",
+    "draft_block",
+    "draw_block",
+    "draw_centres",
+    "draw_images",
+    "generators",
+]
+
+BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
+
+PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
+"""Nuisances that are drawn for every patch; the others belong to the image."""
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A block of simulated patches: images that share a context, each with some patches.
+
+    Attributes
+    ----------
+    intensity : Tensor, shape (image, patch, y, x)
+        In counts times a free gain.
+    defect, species : Tensor, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    host, dopant : Tensor, shape (image,)
+        Index into ``HOSTS`` and into ``METALS``.
+    context : mapping of str to Tensor, shape (image,)
+        By the names of ``prior.CONTINUOUS``.
+    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
+        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+    """
+
+    intensity: Tensor
+    defect: Tensor
+    species: Tensor
+    host: Tensor
+    dopant: Tensor
+    context: Mapping[str, Tensor]
+    nuisances: Mapping[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Patches before their images are computed: all that is random about them, drawn.
+
+    Attributes
+    ----------
+    image : mapping of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context.
+    nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
+        As those of ``Patches``.
+    defect, species : Tensor, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    scene : Scene
+        Where the columns are.
+    noise : Noise
+        Random numbers of the images.
+    extent : Extent
+        What it takes to compute them.
+    """
+
+    image: Mapping[str, Tensor]
+    nuisances: Mapping[str, Tensor]
+    defect: Tensor
+    species: Tensor
+    scene: Scene
+    noise: Noise
+    extent: Extent
+
+
+@torch.no_grad()
+def draw_block(
+    prior: Prior,
+    seed: int,
+    block: int,
+    *,
+    patches_per_image: int = 1,
+    noise: bool = True,
+    device: str | torch.device = "cpu",
+) -> Patches:
+    """Draw one block of ``BLOCK`` patches.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur.
+    seed : int
+        Names the stream, >= 0.
+    block : int
+        Position in the stream, >= 0.
+    patches_per_image : int
+        Patches that share host, dopant, context and optics; divides ``BLOCK``.
+    noise : bool
+        Draw counts; otherwise they are the expected ones.
+    device : str or device
+        Where the images are computed and the patches lie. Random numbers are drawn on the processor.
+
+    Returns
+    -------
+    Patches
+        The same for the same arguments, on another device to rounding.
+    """
+    return develop(
+        prior,
+        draft_block(prior, seed, block, patches_per_image=patches_per_image, noise=noise),
+        device,
+    )
+
+
+@torch.no_grad()
+def draft_block(
+    prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True
+) -> Draft:
+    """Draw all that is random about one block of patches, in a seventh of the time of its images.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur.
+    seed : int
+        Names the stream, >= 0.
+    block : int
+        Position in the stream, >= 0.
+    patches_per_image : int
+        Patches that share host, dopant, context and optics; divides ``BLOCK``.
+    noise : bool
+        Draw what counts need; otherwise they are the expected ones.
+
+    Returns
+    -------
+    Draft
+        On the processor.
+    """
+    num_images = BLOCK // patches_per_image
+    rng = generators(seed, patches_per_image, block)
+    image, nuisances = draw_images(rng[0], prior, num_images)
+    defect, species, own = draw_centres(rng[1], prior, num_images, patches_per_image)
+    nuisances = nuisances | own
+    scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
+    numbers = draw_noise(rng[3], prior, num_images, patches_per_image, counting=noise)
+    return Draft(
+        image,
+        nuisances,
+        defect,
+        species,
+        scene,
+        numbers,
+        measure_extent(prior, image, nuisances, patches_per_image),
+    )
+
+
+@torch.no_grad()
+def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> Patches:
+    """Compute the images of drawn patches.
+
+    Parameters
+    ----------
+    prior : Prior
+        Of which they were drawn.
+    draft : Draft
+        Of any number of images, of one block or of several.
+    device : str or device
+        Where the images are computed and the patches lie.
+
+    Returns
+    -------
+    Patches
+        Each the same to rounding wherever and beside whichever others it is computed.
+    """
+    # sizes are settled where the program runs
+    there = move(replace(draft, extent=None), device)
+    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
+    context = {name: there.image[name] for name in CONTINUOUS}
+    return Patches(
+        intensity,
+        there.defect,
+        there.species,
+        there.image["host"],
+        there.image["dopant"],
+        context,
+        there.nuisances,
+    )
+
+
+def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
+    """Independent sources for the parameters of images, those of patches, the scenes and the noise.
+
+    Parameters
+    ----------
+    seed : int
+        Names the stream, >= 0.
+    stream : int
+        Patches that share an image.
+    block : int
+        Position in the stream, >= 0.
+
+    Returns
+    -------
+    list of Generator
+        Four of them.
+    """
+    return [
+        np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block]))
+        for i in range(4)
+    ]
+
+
+def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
+    """Uniform numbers in [0, 1)."""
+    return torch.from_numpy(rng.random(shape, np.float32))
+
+
+def draw_images(
+    rng: np.random.Generator, prior: Prior, num_images: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Draw host, dopant and continuous context of images, and the nuisances that belong to an image.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    prior : Prior
+        What may occur.
+    num_images : int
+        Number of images.
+
+    Returns
+    -------
+    image : dict of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context.
+    nuisances : dict of str to Tensor, shape (image,)
+        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+    """
+    u = _uniform(rng, num_images, 2)
+    hosts = list(HOSTS)
+    names = [prior.hosts[i] for i in (u[:, 0] * len(prior.hosts)).long().tolist()]
+    dopants = [
+        prior.dopants[h][int(v * len(prior.dopants[h]))]
+        for h, v in zip(names, u[:, 1].tolist(), strict=True)
+    ]
+    image = {
+        "host": torch.tensor([hosts.index(h) for h in names]),
+        "dopant": torch.tensor([METALS.index(d) for d in dopants]),
+    } | prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
+    shared = [name for name in NUISANCES if name not in PER_PATCH]
+    values = _uniform(rng, num_images, len(shared))
+    nuisances = {
+        name: quantile(prior.nuisances.get(name, 0.0), values[:, i])
+        for i, name in enumerate(shared)
+    }
+    strength = np.array([prior.concentration[d] for d in DEFECTS])
+    gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
+    return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
+
+
+def draw_centres(
+    rng: np.random.Generator, prior: Prior, num_images: int, num_patches: int
+) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Draw class and species of the central sites, and the nuisances that belong to a patch.
+
+    Parameters
+    ----------
+    rng : Generator
+        Source of randomness.
+    prior : Prior
+        What may occur.
+    num_images, num_patches : int
+        Number of images, and of patches in each.
+
+    Returns
+    -------
+    defect, species : Tensor of int, shape (image, patch)
+        Index into ``DEFECTS`` and into ``SPECIES``.
+    own : dict of str to Tensor, shape (image, patch)
+        By the names of ``PER_PATCH``.
+    """
+    u = _uniform(rng, num_images, num_patches, 2 + len(PER_PATCH))
+    allowed = torch.tensor([DEFECTS.index(d) for d in prior.defects])
+    defect = allowed[(u[..., 0] * len(allowed)).long()]
+    alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
+    own = {
+        name: quantile(prior.nuisances.get(name, 0.0), u[..., 2 + i])
+        for i, name in enumerate(PER_PATCH)
+    }
+    return defect, FIRST_SPECIES[defect] + alternative, own
