@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from bayesctx import column_image
-from bayesctx.crystal import HOSTS, honeycomb
+from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
 from bayesctx.fourier import column_spectra, structure_factor, synthesize
 from bayesctx.multislice import shear
@@ -370,7 +370,7 @@ def test_expected_intensities_are_positive(host, dopant):
         aberrations={n: nuisance[n] for n in ABERRATIONS if n != "C10"} | {"C10": -conditions["defocus"]},
         source_size=nuisance["source_size"], focal_spread=nuisance["focal_spread"], cell=cell, num_modes=modes,
     )  # fmt: skip
-    positions, sites = honeycomb(HOSTS[host].lattice_constant, 8.5)
+    positions, sites = MONOLAYER_1H.sites_around(HOSTS[host].lattice_constant, 8.5)
     axis = torch.linspace(-4, 4, 33, dtype=torch.float64)
     keys, least = list(stacks), []
     for site, classes in SITES.items():

@@ -6,7 +6,7 @@ import torch
 
 from bayesctx import column_image, multislice_image
 from bayesctx.crystal import HOSTS
-from bayesctx.defects import columns_of, species_of
+from bayesctx.defects import columns_of, formula_of
 from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import Grid, mean_amplitude, scattering_factor
 from bayesctx.multislice.frozen_phonons import _displacements, _place_atoms
@@ -264,7 +264,7 @@ EDGES = list(itertools.product(
 @pytest.mark.parametrize(("stack", "optics"), [
     # three atoms at 277 keV take almost a minute
     pytest.param(stack, optics, marks=[pytest.mark.slow] * (len(stack) == 3 and optics[0] > 2e5),
-                 id=f"{species_of(stack)}-{optics[0] / 1e3:.0f}keV") for stack, optics in EDGES
+                 id=f"{formula_of(stack)}-{optics[0] / 1e3:.0f}keV") for stack, optics in EDGES
 ])  # fmt: skip
 def test_edges_of_the_domain(stack, optics):
     """Far out of focus, with all aberrations, between the energies of the table, also three atoms in a column."""

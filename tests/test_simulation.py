@@ -7,13 +7,13 @@ import xarray as xr
 
 from bayesctx import column_image, reference_prior, simulate, simulate_micrograph, tmd_prior
 from bayesctx.crystal import HOSTS
-from bayesctx.defects import DEFECTS, SITES, columns_of
+from bayesctx.defects import DEFECTS, SITES, SPECIES, columns_of
 from bayesctx.elements import METALS
 from bayesctx.fourier import synthesize
 from bayesctx.nuisances import NUISANCES
 from bayesctx.prior import CONTINUOUS
 from bayesctx.responses import load_table
-from bayesctx.simulation import BLOCK, SPECIES, draw_block
+from bayesctx.simulation import BLOCK, draw_block
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import KINDS, Scene, draw_species
 from bayesctx.simulation.spectra import image_spectra, patch_spectra
@@ -95,7 +95,8 @@ def test_patch_is_the_sum_of_its_columns():
     }
     spectra = image_spectra(image, quiet(), torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))
     species = {
-        d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")
+        d: next(i for i, s in enumerate(SPECIES) if s.defect == d)
+        for d in ("M", "X2", "D_M", "V_X")
     }
     positions = torch.tensor([[[[[0.0, 0.0], [3.0, 0.5]], [[0.1, 1.8], [2.0, -2.0]]]]])
     scene = Scene(
@@ -204,7 +205,7 @@ def test_neighbours_follow_the_composition():
     concentration[DEFECTS.index("X2")] = 5.0
     u = torch.rand(4000, 2, generator=torch.Generator().manual_seed(0))
     species, altered = draw_species(u, KINDS.index("metal"), concentration)
-    assert {SPECIES[s][0] for s in species.unique()} == {"M", "D_M"}
+    assert {SPECIES[s].defect for s in species.unique()} == {"M", "D_M"}
     # standard error sqrt(0.21 / 4000) = 0.0072
     assert float(altered.float().mean()) == pytest.approx(0.3, abs=0.03)
 

@@ -10,14 +10,14 @@ from tqdm import tqdm
 
 from ..context import CONTEXT
 from ..crystal import HOSTS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, SPECIES
 from ..elements import METALS
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
 from .latents import BLOCK, draw_block, draw_centres, draw_images, generators
 from .rendering import detect
-from .scene import SPECIES, name_species, place_crystal
+from .scene import name_species, place_crystal
 from .spectra import add_columns, image_spectra
 
 __all__ = ["simulate", "simulate_micrograph"]
@@ -196,7 +196,7 @@ def simulate_micrograph(
         "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
         "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
         "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
-        "defect": ("patch", np.array([SPECIES[k][0] for k in found])),
+        "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
         "species": (
             "patch",
             name_species(found, np.full(len(found), host), np.full(len(found), dopant)),
