@@ -289,7 +289,7 @@ def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -
     given = known.get("sampling", inputs.sampling)
     if given is None:
         return prior.sampling
-    if isinstance(given, tuple | torch.distributions.Distribution):
+    if isinstance(given, list | torch.distributions.Distribution):
         raise ValueError(
             f"one sampling [Å/px] was expected for patches, got {given}; only the lattice of a micrograph "
             "can tell pixel sizes apart"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..defects import DEFECTS
 from ..model import NUM_PLAIN, Materials, Table, outcome_classes
-from .cases import Question, rows_of
+from .cases import Case, rows_of
 
 __all__ = ["BUDGET", "PatchPosterior", "each_patch", "split_case"]
 
@@ -150,19 +150,19 @@ def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> T
     return chosen[:, torch.randperm(num_draws, generator=generator)]
 
 
-def split_case(case: Question, most: int = MOST_ENTRIES) -> list[Question]:
+def split_case(case: Case, most: int = MOST_ENTRIES) -> list[Case]:
     """Split a case into parts whose tables of the likelihood stay small.
 
     Parameters
     ----------
-    case : Question
+    case : Case
         Of patches that are images of their own.
     most : int
         Entries (draw, host, hypothesis) of the table of a part.
 
     Returns
     -------
-    list of Question
+    list of Case
         The case itself where its images share one table.
     """
     rows = max(len(v) for v in (*case.context.values(), case.materials.host))

@@ -85,7 +85,7 @@ class Materials:
         most = max(map(len, dopants))
         index, weight = (
             torch.zeros(len(hosts), most, dtype=torch.long),
-            torch.zeros(len(hosts), most),
+            torch.zeros(len(hosts), most, dtype=torch.float32),
         )
         for i, (host, names) in enumerate(zip(hosts, dopants, strict=True)):
             for j, name in enumerate(names):

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
+from ..context import ANGLES, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
 from ..hypotheses import CLASS_OF_HYPOTHESIS, describe
@@ -286,9 +287,8 @@ class DefectModel(nn.Module):
                     f"conditions were expected to differ in numbers only, got {options} for "
                     f"{name}; split the prior"
                 )
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
-        pyro.factor("annular_dark_field", possible.to(inner).log())
+        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+        pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
         return context
 
     def hash(self) -> str:
