@@ -306,8 +306,10 @@ def _by_name(case: Case, material: Tensor) -> tuple[np.ndarray, np.ndarray]:
     host, dopant = (
         m.expand(shape[0], *m.shape[1:]) for m in (case.materials.host, case.materials.dopant)
     )
-    by_host = torch.zeros(shape[0], len(HOSTS)).scatter_add(1, host, material.sum(-1))
-    by_dopant = torch.zeros(shape[0], len(METALS)).scatter_add(
+    by_host = torch.zeros(shape[0], len(HOSTS), dtype=torch.float32).scatter_add(
+        1, host, material.sum(-1)
+    )
+    by_dopant = torch.zeros(shape[0], len(METALS), dtype=torch.float32).scatter_add(
         1, dopant.flatten(1), material.flatten(1)
     )
     return by_host.numpy(), by_dopant.numpy()

@@ -276,7 +276,7 @@ def resample_patches(
             f"{shape[1]} pixels of {step:g} Å; cut them wider or check the sampling"
         )
     ratio = prior.sampling / step
-    offset = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * ratio
+    offset = (torch.arange(num_pixels, dtype=torch.float32) - (num_pixels - 1) / 2) * ratio
     along_y, along_x = (interpolation_matrix(offset + (n - 1) / 2, n, ratio) for n in shape)
     flat = inputs.values.reshape(-1, *shape)
     for first in range(0, len(flat), AT_ONCE):
