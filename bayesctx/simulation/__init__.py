@@ -1,4 +1,4 @@
-"""Simulated images with their truth: prior, then physics, streamed by (seed, index)."""
+"""Simulated images with their truth: draws from the prior, then the image formation."""
 
 from .datasets import simulate as simulate, simulate_micrograph as simulate_micrograph
 from .latents import (
