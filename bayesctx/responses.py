@@ -14,8 +14,7 @@ import xarray as xr
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-from .crystal import Atoms
-from .defects import species_of
+from .defects import Atoms, formula_of
 from .elements import THERMAL_DISPLACEMENT
 from .optics import MAX_SEMIANGLE, wavelength
 
@@ -174,7 +173,7 @@ class ResponseTable:
         nodes = self.pairs.get(tuple(elements)) if len(elements) == 2 else None
         if nodes is None:
             raise ValueError(
-                f"a column of the table was expected, got {species_of(column)} {column}; "
+                f"a column of the table was expected, got {formula_of(column)} {column}; "
                 "use multislice.column_response, which computes other columns"
             )
         separation, near, far = column[1][1] - column[0][1], min(nodes), max(nodes)

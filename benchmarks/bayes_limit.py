@@ -15,7 +15,9 @@ from tqdm import tqdm
 
 import bayesctx as bc
 from bayesctx.exact import Crystal, evidence
-from bayesctx.exact.exact_model import by_outcome, columns_of_outcomes
+from bayesctx.defects import SPECIES
+from bayesctx.exact.exact_model import columns_of_outcomes, mean_of_alternatives
+from bayesctx.model import add_alternatives, class_members
 from bayesctx.model import Materials, outcome_classes
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import BLOCK, draw_block
@@ -89,7 +91,11 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
         )
         ess = torch.cat([p.ess for p in parts]).flatten(1)
         best = by_column.flatten(1).argmax(1, keepdim=True)
-        found[dose] = (by_outcome(by_column), ess.gather(1, best)[:, 0], *truth)
+        found[dose] = (
+            add_alternatives(by_column, class_members(SPECIES), mean_of_alternatives),
+            ess.gather(1, best)[:, 0],
+            *truth,
+        )
     values = [torch.cat(v).numpy() for v in zip(*found.values(), strict=True)]
     doses = np.concatenate([np.full(len(v[0]), d) for d, v in found.items()])
     names = ("log_evidence", "ess", "defect", "host", "dopant", "condition")
@@ -108,7 +114,7 @@ def neural(model: bc.DefectModel, intensity: torch.Tensor, dose: float) -> torch
         for n in CONTINUOUS
     }
     materials = Materials.of(bc.limit_prior()).map(lambda f: f[None])
-    outcomes = model.outcomes(context, materials)
+    outcomes = model.tabulate(context, materials)
     return torch.cat([outcomes.log_prob(model.encoder(p)[None])[0] for p in intensity.split(256)])
 
 

@@ -11,7 +11,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.inference.posterior import READINGS
+from bayesctx.crystal import MONOLAYER_1H
 from bayesctx.metrics import match_sites
 
 RECORDED = (
@@ -49,8 +49,8 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     matched, truth = match_sites(data, result)
     matching = found.isel(patch=matched)
     right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
-    reading = READINGS[int(found.reading.values.argmax())]
-    kinds = np.array(reading)[result["constant_data"].sublattice.values[matched]]
+    assignment = MONOLAYER_1H.assignments[int(found.assignment.values.argmax())]
+    kinds = np.array(assignment)[result["constant_data"].sublattice.values[matched]]
     read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
     return [

@@ -18,8 +18,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.crystal import Atoms
-from bayesctx.defects import SITES, columns_of
+from bayesctx.defects import SITES, Atoms, columns_of
 
 DETECTORS = {"40-100": (40, 100), "60-200": (60, 200), "80+": (80, np.inf)}
 NUM_DETECTORS = 4  # random detectors of every random case

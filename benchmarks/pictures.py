@@ -13,7 +13,7 @@ from report import table, write
 
 import bayesctx as bc
 from bayesctx.crystal import HOSTS
-from bayesctx.defects import DEFECTS, SITES, columns_of, species_of
+from bayesctx.defects import DEFECTS, SITES, columns_of, formula_of
 from bayesctx.elements import ATOMIC_NUMBERS
 from bayesctx.optics import wavelength
 from bayesctx.plots import new_figure
@@ -321,7 +321,7 @@ def surroundings(host: str, defect: str, dopant: str, radius: float = 14.0) -> t
             if 0.1 < np.hypot(x, y + offsets[kind]) < radius:
                 columns.append((x, y + offsets[kind], columns_of(perfect, host, dopant)[0]))
     column = columns_of(defect, host, dopant)[0]
-    return [*columns, (0.0, 0.0, column)], species_of(column)
+    return [*columns, (0.0, 0.0, column)], formula_of(column)
 
 
 def draw_gallery(host: str, dopant: str) -> None:

@@ -29,12 +29,12 @@ MATCHED = 1.0  # Å between a label and its site
 SCORES = (
     "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score", "entropy", "calibration error",
 )  # fmt: skip
-READINGS = (
+ASSIGNMENTS = (
     "file",
     "detector",
     "angles known softly",
     "brightest is the metal",
-    "three best readings",
+    "three best assignments",
     "effective draws",
     "s",
 )
@@ -100,7 +100,7 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
     figure, axes = plt.subplots(
         2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained"
     )
-    names = ["inner_collection_angle", "convergence_semiangle", "reading"]
+    names = ["inner_collection_angle", "convergence_semiangle", "assignment"]
     for row, (detector, result) in zip(axes, results.items(), strict=True):
         bc.plot_defects(result, ax=row[0])
         for bar in row[0].artists:
@@ -126,9 +126,9 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
             if angles == "inner" and extra == SOFT[detector]:
                 continue
             result, seconds = read(image, KNOWN | extra, model, num_draws)
-            reading = result["class_posterior"].reading
+            reading = result["class_posterior"].assignment
             matched, sites = match(result, truth)
-            metal = reading.sel(reading_class=list(METAL_FIRST)).values.sum()
+            metal = reading.sel(assignment_class=list(METAL_FIRST)).values.sum()
             order = " / ".join(f"{p:.3f}" for p in sorted(reading.values, reverse=True)[:3])
             readings.append(
                 [
@@ -183,7 +183,7 @@ def main() -> None:
         + "\n\nLabels (rows) and answers (columns):\n\n"
         + table(["file", "detector", "label", *LABELS, "other"], confusions)
         + "\n\nReadings of the lattice. Which sublattice is the metal follows from the detector; with the angles latent one "
-        "detector alone does not settle it.\n\n" + table(READINGS, readings)
+        "detector alone does not settle it.\n\n" + table(ASSIGNMENTS, readings)
     )
     write("real", "Real micrographs", body, 0)
 

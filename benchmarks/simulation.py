@@ -12,7 +12,7 @@ import torch
 from report import table, write
 
 import bayesctx as bc
-from bayesctx.crystal import honeycomb
+from bayesctx.crystal import MONOLAYER_1H
 from bayesctx.simulation import BLOCK, draw_block
 
 SECONDS = 8.0  # of every measurement
@@ -67,7 +67,9 @@ def prism(interpolation: int) -> float:
 
     half, a = MATERIAL.chalcogen_separation / 2, MATERIAL.lattice_constant
     places = []
-    for x, y, site in [(x, y, s) for (x, y), s in zip(*honeycomb(a, 0.75 * EDGE), strict=True)]:
+    for x, y, site in [
+        (x, y, s) for (x, y), s in zip(*MONOLAYER_1H.sites_around(a, 0.75 * EDGE), strict=True)
+    ]:
         if max(abs(x), abs(y)) < EDGE / 2:
             stack = (
                 [("Mo", 0.0)]

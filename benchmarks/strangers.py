@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 import bayesctx as bc
 from bayesctx.simulation import BLOCK, STRANGERS, draw_block, draw_strangers
-from bayesctx.training import fit_surprise
+from bayesctx.training import fit_outliers
 
 BANDS = ((1e3, 1e4), (1e4, 1e5), (1e5, 1e6))
 SEED = 12_345  # of the patches that are scored: another than that of any fit
@@ -36,7 +36,7 @@ def surprise_of(
             patches = draw_block(prior, SEED, block, patches_per_image=16).intensity
         else:
             patches = draw_strangers(prior, SEED, block, kind)
-        found.append(model.observe(patches.flatten(0, 1))[1])
+        found.append(model.encode(patches.flatten(0, 1))[1])
     return torch.cat(found).numpy()
 
 
@@ -77,7 +77,7 @@ def rows_left_out(path: str | None, num_patches: int) -> list[list[str]]:
     for kind in STRANGERS:
         model = bc.load_model(path)
         others = tuple(k for k in STRANGERS if k != kind)
-        found = fit_surprise(
+        found = fit_outliers(
             model, num_patches=num_patches, seed=1, kinds=others, progress=False
         ).sel(kind=kind)
         rows.append([kind, f"{float(found.area):.3f}", f"{100 * float(found.caught):.1f}"])

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from bayesctx.crystal import HOSTS, honeycomb
+from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
 from bayesctx.fourier import column_spectra, structure_factor, synthesize
 from bayesctx.nuisances import NUISANCES, quantile
@@ -99,7 +99,7 @@ def test_expected_intensities_are_positive(host, dopant):
         cell=cell,
         num_modes=modes,
     )
-    positions, sites = honeycomb(HOSTS[host].lattice_constant, 8.5)
+    positions, sites = MONOLAYER_1H.sites_around(HOSTS[host].lattice_constant, 8.5)
     axis = torch.linspace(-4, 4, 33, dtype=torch.float64)
     keys, least = list(stacks), []
     for site, classes in SITES.items():

@@ -5,7 +5,7 @@ import pytest
 from samples import CELL, OPTICS, crystal, rms
 
 from bayesctx import column_image, multislice_image
-from bayesctx.defects import species_of
+from bayesctx.defects import formula_of
 from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import scattering_factor
 from bayesctx.multislice.frozen_phonons import _displacements, _place_atoms
@@ -131,7 +131,7 @@ EDGES = list(itertools.product(
 @pytest.mark.parametrize(("stack", "optics"), [
     # three atoms at 277 keV take almost a minute
     pytest.param(stack, optics, marks=[pytest.mark.slow] * (len(stack) == 3 and optics[0] > 2e5),
-                 id=f"{species_of(stack)}-{optics[0] / 1e3:.0f}keV") for stack, optics in EDGES
+                 id=f"{formula_of(stack)}-{optics[0] / 1e3:.0f}keV") for stack, optics in EDGES
 ])  # fmt: skip
 def test_column_image_at_the_edges_of_the_domain(stack, optics):
     """Far from focus, all aberrations, energies between those of the table, up to three atoms."""

@@ -3,8 +3,9 @@ import torch
 from samples import digest, double_precision
 
 from bayesctx.crystal import HOSTS
+from bayesctx.defects import HYPOTHESES
 from bayesctx.elements import METALS
-from bayesctx.hypotheses import HYPOTHESES, NUM_INPUTS, describe
+from bayesctx.hypotheses import NUM_INPUTS, describe
 from bayesctx.likelihood import ContrastLikelihood, log_sum_exp, mixture_log_prob, mixture_slopes
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
 
@@ -66,7 +67,7 @@ def test_only_the_dopant_class_depends_on_the_dopant():
     dopants = torch.tensor([METALS.index("Ti"), METALS.index("Re")])
     inputs = describe(torch.tensor(0), dopants, context)
     same = (inputs[:, 0] == inputs[:, 1]).all(-1).all(0)
-    assert [HYPOTHESES[i][0] for i in (~same).nonzero()[:, 0].tolist()] == ["D_M"]
+    assert [HYPOTHESES[i].defect for i in (~same).nonzero()[:, 0].tolist()] == ["D_M"]
 
 
 def test_heavier_dopants_scatter_more():

@@ -4,13 +4,14 @@ import torch
 from samples import digest, double_precision
 
 from bayesctx import DefectModel, reference_prior
-from bayesctx.simulation import SPECIES, STRANGERS, draw_block, draw_strangers
+from bayesctx.defects import SPECIES
+from bayesctx.simulation import STRANGERS, draw_block, draw_strangers
 from bayesctx.simulation.latents import draw_centres, draw_images, generators
 from bayesctx.simulation.outliers import _join
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import place_columns
 from bayesctx.simulation.spectra import patch_spectra
-from bayesctx.training import fit_surprise
+from bayesctx.training import fit_outliers
 
 
 @pytest.fixture
@@ -78,7 +79,7 @@ def test_outliers_are_detected_at_the_stated_rate_of_false_alarms(small):
     """The first layer of an untrained model suffices to tell noise from a crystal."""
     learnt = (*small.encoder.parameters(), *small.likelihood.parameters())
     before = [p.clone() for p in learnt]
-    found = fit_surprise(small, num_patches=512 * 40, progress=False)
+    found = fit_outliers(small, num_patches=512 * 40, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, learnt, strict=True))
     assert list(found.kind.values) == list(STRANGERS)
     # by chance 0.5, with a standard error of 0.006 of the 4096 patches of each kind
@@ -88,13 +89,13 @@ def test_outliers_are_detected_at_the_stated_rate_of_false_alarms(small):
             draw_block(small.prior, 5, b, patches_per_image=16).intensity.flatten(0, 1)
             for b in range(8)
         ]
-        surprise = torch.cat([small.eval().observe(p)[1] for p in patches])
+        surprise = torch.cat([small.eval().encode(p)[1] for p in patches])
     share = float((surprise > small.card["surprise_limit"]).float().mean())
     # patches of an image share its dose and exceed the limit together: 128 independent images
     assert abs(share - 0.05) < 4 * np.sqrt(0.05 / 128)
 
 
 def test_model_without_an_outlier_head_has_no_surprise(small):
-    features, surprise = small.eval().observe(torch.rand(3, 32, 32))
+    features, surprise = small.eval().encode(torch.rand(3, 32, 32))
     assert surprise is None
     assert features.shape == (3, 6)

@@ -5,11 +5,10 @@ from samples import quiet
 
 from bayesctx import column_image
 from bayesctx.crystal import HOSTS
-from bayesctx.defects import columns_of
+from bayesctx.defects import SPECIES, columns_of
 from bayesctx.elements import METALS
 from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import Scene
 from bayesctx.simulation.spectra import image_spectra, patch_spectra
@@ -26,7 +25,8 @@ def test_patch_is_the_sum_of_its_columns():
     }
     spectra = image_spectra(image, quiet(), torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))
     species = {
-        d: next(i for i, (e, _) in enumerate(SPECIES) if e == d) for d in ("M", "X2", "D_M", "V_X")
+        d: next(i for i, s in enumerate(SPECIES) if s.defect == d)
+        for d in ("M", "X2", "D_M", "V_X")
     }
     positions = torch.tensor([[[[[0.0, 0.0], [3.0, 0.5]], [[0.1, 1.8], [2.0, -2.0]]]]])
     scene = Scene(
@@ -141,9 +141,10 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
     tilt = {"tilt": torch.tensor([4.0]), "tilt_azimuth": torch.tensor([0.7])}
     spectra = image_spectra(image, quiet() | tilt, torch.zeros(1, len(SPECIES)), cell=(BOX, BOX))[0]
     axis = torch.arange(-1.5, 1.6, 0.3)
-    for response, (defect, alternative) in zip(spectra, SPECIES, strict=True):
+    for response, species in zip(spectra, SPECIES, strict=True):
+        column = species.column("WSe2", "Ti")
         slow = column_image(
-            [(0.0, 0.0, columns_of(defect, "WSe2", "Ti")[alternative])],
+            [(0.0, 0.0, column)],
             beam_energy=80e3,
             convergence_semiangle=28.0,
             inner_collection_angle=50.0,
@@ -156,7 +157,7 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
             interference=False,
         ).values
         # band limit, and tan(4 cos 0.7) for tan(4) cos 0.7; 6 % rms for the closed form of pairs
-        limit = 0.06 if len(columns_of(defect, "WSe2", "Ti")[alternative]) == 2 else 2e-3
+        limit = 0.06 if len(column) == 2 else 2e-3
         assert (
             np.abs(synthesize(response, axis, axis, cell=(BOX, BOX)).numpy() - slow).max()
             <= limit * slow.max()

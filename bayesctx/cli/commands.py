@@ -21,12 +21,7 @@ from ..model import DefectModel, load_model, save_model
 from ..prior import limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
 from ..training import (
-    fit_conflict,
-    fit_correlation,
-    fit_surprise,
-    fit_width,
     process_group,
-    score_model,
     train,
 )
 from .arguments import count, destination, index, picture, read_context, read_image, target
@@ -333,27 +328,16 @@ def _train(arguments: argparse.Namespace) -> None:
     }
     with process_group():
         history = train(
-            model, num_workers=arguments.workers, contrast_images=arguments.contrast, **options
+            model,
+            num_workers=arguments.workers,
+            contrast_images=arguments.contrast,
+            num_held_out=arguments.held_out,
+            **options,
         )
         if rank_of_process()[0]:
             return
-    model.cpu()
     if arguments.held_out:
-        fit_width(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
-        fit_correlation(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 1)
-        fit_conflict(model, num_images=-(-arguments.held_out // 64), seed=arguments.seed + 2)
-        scores = score_model(model, num_patches=arguments.held_out, seed=arguments.seed + 1)
-        surprise = fit_surprise(
-            model, num_patches=160 * arguments.held_out, seed=arguments.seed + 1
-        )
-        model.card |= {"strangers": surprise.to_dict()}
-        model.card |= {
-            "correlation": float(model.correlation),
-            "scores": scores.to_dict(),
-            "held_out": arguments.held_out,
-        }
-        model.card["width"] = float(model.likelihood.width)
-        print(scores.to_dataframe().round(3))
+        print(xr.Dataset.from_dict(model.card["scores"]).to_dataframe().round(3))
     save_model(model, arguments.out)
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
     print(

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..defects import SPECIES
 from ..fourier import FWHM, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders
 from ..prior import CONTINUOUS, Prior
-from ..simulation import SPECIES
 from ..simulation.rendering import AT_ONCE, BOX
 from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, Scene, sites_around
 from ..simulation.spectra import image_spectra, patch_spectra

@@ -10,7 +10,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..model import DefectModel, Materials, Outcomes
+from ..model import DefectModel, LikelihoodTable, Materials
 from ..prior import CONTINUOUS, Prior
 
 __all__ = ["Question", "draw_context", "questions", "tabulate"]
@@ -160,7 +160,7 @@ def questions(
         yield Question(images, context, _possible(context), materials.map(lambda f: f[None]))
 
 
-def tabulate(model: DefectModel, question: Question) -> Outcomes:
+def tabulate(model: DefectModel, question: Question) -> LikelihoodTable:
     """Tabulate the likelihood of one image, a part of the draws after the other.
 
     Parameters
@@ -172,15 +172,15 @@ def tabulate(model: DefectModel, question: Question) -> Outcomes:
 
     Returns
     -------
-    Outcomes, shapes (draw, host, hypothesis, ...)
+    LikelihoodTable, shapes (draw, host, hypothesis, ...)
         The table.
     """
     parts = zip(*(v.split(DRAWS_AT_ONCE, -1) for v in question.context.values()), strict=True)
     tables = [
-        model.outcomes(dict(zip(question.context, part, strict=True)), question.materials)[0]
+        model.tabulate(dict(zip(question.context, part, strict=True)), question.materials)[0]
         for part in parts
     ]
-    return Outcomes(
+    return LikelihoodTable(
         *(torch.cat([getattr(t, name) for t in tables]) for name in ("log_weight", "loc", "scale"))
     )
 
@@ -236,3 +236,27 @@ def _possible(context: Mapping[str, Tensor]) -> Tensor:
     """Draws whose detector lies outside of the probe's cone."""
     inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
     return (context["convergence_semiangle"] <= inner) & (inner < outer)
+
+
+def rows_of(case: Question, rows: Tensor) -> Question:
+    """Select some images of a case.
+
+    Parameters
+    ----------
+    case : Question
+        Of several images.
+    rows : Tensor of int, shape (image,)
+        Positions among the images of the case.
+
+    Returns
+    -------
+    Question
+        Of these images.
+    """
+
+    def pick(value: Tensor) -> Tensor:
+        return value[rows] if len(value) > 1 else value
+
+    context = {n: pick(v) for n, v in case.context.items()}
+    images, possible = case.images[rows.numpy()], pick(case.possible)
+    return Question(images, context, possible, case.materials.map(pick))

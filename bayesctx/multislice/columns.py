@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..context import check_imaging
-from ..crystal import Atoms
+from ..defects import Atoms
 from ..fourier import column_spectra, structure_factor, synthesize
 from ..optics import check_aberrations, wavelength
 from ..responses import load_table

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..crystal import Atoms
+from ..defects import Atoms
 from ..fourier import FWHM, synthesize
 from ..optics import focal_nodes, mode_orders, wavelength
 from .grid import Grid

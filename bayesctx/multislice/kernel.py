@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm, qmc
 from torch import Tensor
 
-from ..crystal import Atoms
+from ..defects import Atoms
 from ..optics import MAX_SEMIANGLE, wavelength
 from .atoms import thermal_displacement
 from .grid import Grid

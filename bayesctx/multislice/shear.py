@@ -6,7 +6,7 @@ import functools
 
 import numpy as np
 
-from ..crystal import Atoms
+from ..defects import Atoms
 from .grid import Grid
 from .interference import coherent_angle
 from .kernel import mean_amplitude, scattering_kernel

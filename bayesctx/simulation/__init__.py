@@ -10,5 +10,4 @@ from .latents import (
     draw_block as draw_block,
 )
 from .outliers import STRANGERS as STRANGERS, draw_strangers as draw_strangers
-from .scene import SPECIES as SPECIES
 from .stream import PatchStream as PatchStream, rank_of_process as rank_of_process

@@ -10,17 +10,18 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import check_seed, check_whole_number
 from ..context import CONTEXT
 from ..crystal import HOSTS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, SPECIES
 from ..elements import METALS
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
 from ..tensors import join, pixel_axis, take
-from .latents import BLOCK, check_integer, draw_block, draw_centres, draw_images, generators
+from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, generators
 from .rendering import detect
-from .scene import SPECIES, name_species, place_crystal
+from .scene import name_species, place_crystal
 from .spectra import add_columns, image_spectra
 
 __all__ = ["simulate", "simulate_micrograph"]
@@ -72,9 +73,9 @@ def simulate(
     >>> dict(data.intensity.sizes)
     {'image': 2, 'y': 32, 'x': 32}
     """
-    check_integer("num_patches", num_patches, least=1)
-    check_integer("seed", seed)
-    check_integer("start", start)
+    check_seed(seed)
+    check_whole_number("num_patches", num_patches, 1, MAX_INDEX)
+    check_whole_number("start", start, 0, MAX_INDEX)
     first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
     blocks = [
         draw_block(prior, seed, b, noise=noise)
@@ -154,8 +155,8 @@ def simulate_micrograph(
         If ``seed`` or ``index`` is negative, or the image is smaller than a patch or larger than
         ``MAX_FIELD`` or ``MAX_PIXELS``.
     """
-    check_integer("seed", seed)
-    check_integer("index", index)
+    check_seed(seed)
+    check_whole_number("index", index, 0, MAX_INDEX)
     _check_field(prior, num_pixels, sampling)
     rng = generators(seed, 0, index)
     image, nuisances = _draw_field(rng, prior, num_pixels * sampling)
@@ -173,7 +174,7 @@ def simulate_micrograph(
         "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
         "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
         "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
-        "defect": ("patch", np.array([SPECIES[k][0] for k in found])),
+        "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
         "species": ("patch", name_species(found, *names)),
         "host": host,
         "dopant": dopant,
@@ -187,7 +188,7 @@ def simulate_micrograph(
 
 def _check_field(prior: Prior, num_pixels: int, sampling: float) -> None:
     """Raise for a micrograph that is smaller than a patch or too large to compute."""
-    check_integer("num_pixels", num_pixels, least=1)
+    check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
     least = prior.num_pixels * prior.sampling
     if not least <= num_pixels * sampling <= MAX_FIELD or num_pixels > MAX_PIXELS:
         raise ValueError(

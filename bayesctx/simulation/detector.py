@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..defects import SPECIES
 from ..prior import Prior
-from .scene import SPECIES
 
 __all__ = ["MARGIN", "Noise", "draw_noise", "poisson_counts"]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from numbers import Integral
 
 import numpy as np
 import torch
@@ -23,7 +22,6 @@ from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 __all__ = [
     "Draft",
     "Patches",
-    "check_integer",
     "develop",
     "draft_block",
     "draw_block",
@@ -33,6 +31,8 @@ __all__ = [
 ]
 
 BLOCK = 256  # patches that are drawn together, always all of them, so that patches are reproducible
+
+MAX_INDEX = 2**62  # of a patch in a stream
 
 PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
 """Nuisances that are drawn for every patch; the others are drawn once per image."""
@@ -208,32 +208,6 @@ def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> P
         context,
         there.nuisances,
     )
-
-
-def check_integer(name: str, value: object, least: int = 0) -> None:
-    """Raise for a number that cannot count or seed anything.
-
-    Parameters
-    ----------
-    name : str
-        Name of the argument.
-    value : object
-        Its value.
-    least : int
-        Smallest allowed value.
-
-    Raises
-    ------
-    TypeError
-        If the value is not an integer.
-    ValueError
-        If it is below ``least`` or does not fit into 64 bits.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} was expected to be an integer, got {value!r}; round it")
-    if not least <= value < 2**63:
-        bound = f"at least {least}" if value < least else "below 2**63"
-        raise ValueError(f"{name} was expected to be {bound}, got {value}; choose another one")
 
 
 def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:

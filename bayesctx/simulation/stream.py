@@ -9,9 +9,10 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..checks import check_seed, check_whole_number
 from ..prior import Prior
 from ..tensors import join, take
-from .latents import BLOCK, Draft, Patches, check_integer, develop, draft_block, draw_block
+from .latents import BLOCK, MAX_INDEX, Draft, Patches, develop, draft_block, draw_block
 
 __all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 
@@ -208,12 +209,12 @@ def check_window(
     ValueError
         If a number is out of range, or an image would be divided.
     """
-    for name, value in {"seed": seed, "start": start}.items():
-        check_integer(name, value)
+    check_seed(seed)
+    check_whole_number("start", start, 0, MAX_INDEX)
     for name, value in {"patches_per_image": patches_per_image, **sizes}.items():
-        check_integer(name, value, least=1)
+        check_whole_number(name, value, 1, MAX_INDEX)
     if stop is not None:
-        check_integer("stop", stop)
+        check_whole_number("stop", stop, 0, MAX_INDEX)
     if stop is not None and stop < start:
         raise ValueError(
             f"stop was expected to be at least start={start}, got {stop}; "

@@ -1,4 +1,4 @@
-"""Teach a model what strangers look like: patches that its prior cannot make."""
+"""Fit the head of a model that recognises outliers: patches that its prior cannot make."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tqdm import tqdm
 
 from ..model import DefectModel
 from ..simulation import BLOCK, STRANGERS, draw_block, draw_strangers
-from .fit import PATCHES_PER_IMAGE
 
-__all__ = ["fit_surprise"]
+__all__ = ["fit_outliers"]
 
+PATCHES_PER_IMAGE = 16
 FALSE_ALARMS = 0.05
-HELD_OUT = 16  # blocks of the prior, and of each kind of stranger
+HELD_OUT = 16  # blocks of the prior, and of each kind of outlier
 
 
-def fit_surprise(
+def fit_outliers(
     model: DefectModel,
     *,
     num_patches: int = 200_000,
@@ -26,19 +26,19 @@ def fit_surprise(
     kinds: tuple[str, ...] = tuple(STRANGERS),
     progress: bool = True,
 ) -> xr.Dataset:
-    """Fit the density ratio of strangers to patches of the prior, and note its limit on the card of the model.
+    """Fit the density ratio of outliers to patches of the prior, and note its limit on the card.
 
     Parameters
     ----------
     model : DefectModel
-        Its ``strangers`` are fitted, encoder and likelihood stay as they are; its card gets ``surprise_limit`` in nats, which
+        Its ``outliers`` are fitted, encoder and likelihood stay as they are; its card gets ``surprise_limit`` in nats, which
         five in a hundred patches of the prior exceed.
     num_patches : int
-        Patches to simulate, half of them strangers.
+        Patches to simulate, half of them outliers.
     seed : int
         Names their streams.
     kinds : tuple of str
-        Strangers to learn from, of ``simulation.STRANGERS``. All are scored.
+        Kinds of outlier to learn from, of ``simulation.STRANGERS``. All are scored.
     progress : bool
         Show a progress bar.
 
@@ -46,19 +46,19 @@ def fit_surprise(
     -------
     Dataset, dimension kind
         Of patches that were held out: ``area`` under the receiver operating characteristic, and ``caught``, the share of
-        strangers beyond the limit.
+        outliers beyond the limit.
 
     Notes
     -----
     A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its
-    logit is log p(patch | stranger) - log p(patch | prior).
+    logit is log p(patch | outlier) - log p(patch | prior).
 
     References
     ----------
     Hendrycks, Mazeika and Dietterich, Deep anomaly detection with outlier exposure, ICLR (2019), arXiv 1812.04606.
     """
     num_steps = max(1, num_patches // (2 * BLOCK))
-    head = model.strangers.train()
+    head = model.outliers.train()
     optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 3e-3, total_steps=num_steps + 1, pct_start=0.1
@@ -86,7 +86,7 @@ def fit_surprise(
 
 @torch.no_grad()
 def _invariants(model: DefectModel, kind: str | None, seed: int, block: int) -> Tensor:
-    """Invariants of one block of strangers, or of patches of the prior, shape (patch, unit)."""
+    """Invariants of one block of outliers, or of patches of the prior, shape (patch, unit)."""
     options = {"patches_per_image": PATCHES_PER_IMAGE}
     if kind is None:
         patches = draw_block(model.prior, seed, block, **options).intensity
@@ -97,10 +97,10 @@ def _invariants(model: DefectModel, kind: str | None, seed: int, block: int) -> 
 
 @torch.no_grad()
 def _score(model: DefectModel, kind: str | None, seed: int, first: int) -> Tensor:
-    """Surprise of patches that were not learnt from."""
+    """Surprise of held-out patches."""
     return torch.cat(
         [
-            model.strangers(_invariants(model, kind, seed, b))[:, 0]
+            model.outliers(_invariants(model, kind, seed, b))[:, 0]
             for b in range(first, first + HELD_OUT)
         ]
     )
