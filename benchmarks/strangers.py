@@ -1,4 +1,4 @@
-"""Does surprise tell what the prior cannot make: bilayers, grain boundaries, amorphous films, far from focus, vacuum."""
+"""Detection of patches outside the prior by ``sample_stats.surprise``."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from bayesctx.training import fit_outliers
 BANDS = ((1e3, 1e4), (1e4, 1e5), (1e5, 1e6))
 SEED = 12_345  # of the patches that are scored: another than that of any fit
 
-INTRODUCTION = """`sample_stats.surprise` of {num} patches of each kind, all nuisances and any context of `reference_prior()`, 16
-patches for each image, against {usual} patches of the prior itself. Area under the receiver operating characteristic by the dose
-in e/Å², and the share beyond the limit, which five in a hundred patches of the prior exceed over all doses.
+INTRODUCTION = """\
+`sample_stats.surprise` of {num} patches of each kind, all nuisances and any context of
+`reference_prior()`, 16 patches for each image, against {usual} patches of the prior itself. Area
+under the receiver operating characteristic by the dose in e/Å², and the percentage of patches
+beyond the limit, which 5 % of the patches of the prior exceed over all doses.
 
 """
 
@@ -140,7 +142,7 @@ def main() -> None:
         header, rows
     )
     if arguments.left_out:
-        body += "\n\nStrangers that the model was not taught, as seen by one that learnt of the other four kinds"
+        body += "\n\nEvery kind under a model that was trained on the other four kinds only"
         body += f" ({arguments.left_out} patches):\n\n"
         body += table(
             ["kind", "area", "caught (%)"], rows_left_out(arguments.model, arguments.left_out)
