@@ -97,10 +97,9 @@ def interference_image(
     """
     image = np.zeros((len(y), len(x)))
     outer = min(detector[1], coherent_angle(beam_energy))
-    if outer <= detector[0]:
-        return image
     tiled = cell is None or max(cell) > TILE + 2 * MARGIN
-    if tiled and list(map(len, columns.values())) == [1] and columns.keys() == parts.keys():
+    alone = tiled and sum(map(len, columns.values())) == 1 and columns.keys() == parts.keys()
+    if outer <= detector[0] or alone:
         return image
     period = (TILE + 2 * MARGIN,) * 2 if tiled else cell
     # waves scattered beyond the coherent angle are incoherent, so no wider band is needed
@@ -120,9 +119,8 @@ def interference_image(
             ]
             for waves, places in ((amplitudes, columns), (of_parts, parts))
         )
-        kernel = _coherent(grid, orders, crystal, weights) - _incoherent(
-            grid, orders, added, weights
-        )
+        kernel = _coherent(grid, orders, crystal, weights)
+        kernel = kernel - _incoherent(grid, orders, added, weights)
         spectrum = _spectrum(grid, orders, kernel * illumination, source_size)
         pixels = (torch.from_numpy(v - c) for v, c in zip((tx, ty), centre, strict=True))
         image[rows, cols] = synthesize(spectrum, *pixels, cell=period).numpy()
