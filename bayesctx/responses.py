@@ -25,7 +25,7 @@ MAX_EXTRAPOLATION = 0.1  # Å beyond the tabulated separations of a pair
 
 @dataclass(frozen=True)
 class LookUp:
-    """Table entries of columns: what to mix, height of the centre, thermal displacement.
+    """Table entries of columns with weights, height of the centre and thermal displacement.
 
     Attributes
     ----------
