@@ -46,9 +46,9 @@ class PatchStream(IterableDataset):
         Default: as ``torch.distributed`` says.
     device : str or device, optional
         Device on which the images are computed and the batches lie. Default: CPU. Other devices
-        agree with it to rounding; random numbers are drawn on the CPU in any case. None yields
-        ``Draft`` objects, whose images ``develop`` computes: workers of a loader then need no GPU,
-        and one process computes the images of all workers.
+        agree with it to rounding; random numbers are drawn on the CPU in any case. With None the
+        batches are ``Draft`` objects, of which ``develop`` computes the images: workers of a
+        loader then need no GPU, and one process computes the images of all workers.
 
     Raises
     ------
