@@ -43,7 +43,7 @@ def surprise_of(
 
 
 def area(strange: np.ndarray, usual: np.ndarray) -> float:
-    """Probability that a stranger surprises more than a patch of the prior."""
+    """Probability that a patch of a kind has a larger surprise than one of the prior."""
     return float(mannwhitneyu(strange, usual).statistic) / (len(strange) * len(usual))
 
 

@@ -196,8 +196,8 @@ def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> P
         On ``device``; every patch is the same to rounding on any device and in any batch.
     """
     # the extent stays on the CPU, where it determines the shapes of tensors
-    there = move(replace(draft, extent=None), device)
-    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
+    extent, there = draft.extent, move(replace(draft, extent=None), device)
+    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, extent)
     context = {name: there.image[name] for name in CONTINUOUS}
     return Patches(
         intensity,

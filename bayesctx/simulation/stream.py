@@ -47,8 +47,8 @@ class PatchStream(IterableDataset):
     device : str or device, optional
         Device on which the images are computed and the batches lie. Default: CPU. Other devices
         agree with it to rounding; random numbers are drawn on the CPU in any case. With None the
-        batches are ``Draft`` objects, of which ``develop`` computes the images: workers of a
-        loader then need no GPU, and one process computes the images of all workers.
+        batches are ``Draft`` objects, of which ``develop`` computes the images: workers
+        of a loader then need no GPU, and one process computes the images of all workers.
 
     Raises
     ------
@@ -134,7 +134,9 @@ class PatchStream(IterableDataset):
                 (last - origin) // self.patches_per_image,
             )
             batch = take(join(list(blocks.values())), *images)
-            yield batch if here or self.device is None else develop(self.prior, batch, self.device)
+            if not here and self.device is not None:
+                batch = develop(self.prior, batch, self.device)
+            yield batch
 
 
 def rank_of_process() -> tuple[int, int]:
