@@ -120,12 +120,12 @@ def join(batches: Sequence[Record]) -> Record:
 
     Parameters
     ----------
-    batches : sequence of Patches or Draft
+    batches : sequence of Patches or Latents
         Batches with equal numbers of patches per image.
 
     Returns
     -------
-    Patches or Draft
+    Patches or Latents
         All images, in order.
     """
     return (
@@ -140,14 +140,14 @@ def move(batch: Record, device: str | torch.device) -> Record:
 
     Parameters
     ----------
-    batch : Patches or Draft
+    batch : Patches or Latents
         A batch.
     device : str or device
         Target device.
 
     Returns
     -------
-    Patches or Draft
+    Patches or Latents
         Shares those tensors that are on the device already.
     """
     return map_tensors(lambda value: value.to(device), batch)
@@ -158,7 +158,7 @@ def take(batch: Record, start: int, stop: int, step: int = 1) -> Record:
 
     Parameters
     ----------
-    batch : Patches or Draft
+    batch : Patches or Latents
         A batch.
     start, stop : int
         First image, and the one after the last.
@@ -167,7 +167,7 @@ def take(batch: Record, start: int, stop: int, step: int = 1) -> Record:
 
     Returns
     -------
-    Patches or Draft
+    Patches or Latents
         The batch itself if the range covers it, otherwise a copy: a view would send the whole batch
         from a worker process to its loader.
     """

@@ -5,7 +5,7 @@ import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
-from bayesctx.simulation import PatchStream, develop, draft_block, draw_block
+from bayesctx.simulation import PatchStream, draw_block, draw_latents, render_patches
 from bayesctx.tensors import join
 from bayesctx.training import fit
 
@@ -36,8 +36,8 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise)
     options = {"patches_per_image": patches_per_image, "noise": noise}
     here = join([draw_block(prior(), 0, b, **options) for b in range(3)])
     with Pretending():
-        there = develop(
-            prior(), join([draft_block(prior(), 0, b, **options) for b in range(3)]), DEVICE
+        there = render_patches(
+            prior(), join([draw_latents(prior(), 0, b, **options) for b in range(3)]), DEVICE
         )
         for name in ("intensity", "defect", "species", "host", "dopant"):
             assert isinstance(getattr(there, name), Elsewhere)

@@ -5,7 +5,7 @@ from samples import digest, double_precision
 
 from bayesctx import DefectModel, reference_prior
 from bayesctx.defects import SPECIES
-from bayesctx.simulation import STRANGERS, draw_block, draw_strangers
+from bayesctx.simulation import OUTLIERS, draw_block, draw_outliers
 from bayesctx.simulation.latents import draw_centres, draw_images, generators
 from bayesctx.simulation.outliers import _join
 from bayesctx.simulation.rendering import BOX
@@ -19,28 +19,28 @@ def small():
     return DefectModel(reference_prior(), num_features=6, num_components=2, hidden=16, width=32)
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.parametrize("kind", OUTLIERS)
 def test_outliers_are_reproducible(kind):
-    first, again, other = (draw_strangers(reference_prior(), 3, b, kind) for b in (0, 0, 1))
+    first, again, other = (draw_outliers(reference_prior(), 3, b, kind) for b in (0, 0, 1))
     assert first.shape == (16, 16, 32, 32)
     assert bool(torch.isfinite(first).all())
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
+@pytest.mark.parametrize("kind", OUTLIERS)
 def test_default_dtype_does_not_matter(kind):
     prior = reference_prior()
-    expected = digest(draw_strangers(prior, 3, 0, kind))
+    expected = digest(draw_outliers(prior, 3, 0, kind))
     with double_precision():
-        assert digest(draw_strangers(prior, 3, 0, kind)) == expected
+        assert digest(draw_outliers(prior, 3, 0, kind)) == expected
 
 
 def test_unknown_kinds_are_refused():
     with pytest.raises(
         ValueError, match="a kind among bilayer, grain boundary, .* was expected, got 'trilayer'"
     ):
-        draw_strangers(reference_prior(), 0, 0, "trilayer")
+        draw_outliers(reference_prior(), 0, 0, "trilayer")
 
 
 def correlation(pixels):
@@ -52,7 +52,7 @@ def correlation(pixels):
 def test_vacuum_is_noise():
     prior = reference_prior().given({"dose": 1e5})
     assert (
-        correlation(draw_strangers(prior, 0, 0, "vacuum"))
+        correlation(draw_outliers(prior, 0, 0, "vacuum"))
         < 0.1
         < correlation(draw_block(prior, 0, 0).intensity)
     )
@@ -81,7 +81,7 @@ def test_outliers_are_detected_at_the_stated_rate_of_false_alarms(small):
     before = [p.clone() for p in learnt]
     found = fit_outliers(small, num_patches=512 * 40, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, learnt, strict=True))
-    assert list(found.kind.values) == list(STRANGERS)
+    assert list(found.kind.values) == list(OUTLIERS)
     # by chance 0.5, with a standard error of 0.006 of the 4096 patches of each kind
     assert float(found.area.sel(kind="vacuum")) > 0.7
     with torch.no_grad():

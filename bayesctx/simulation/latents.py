@@ -20,14 +20,14 @@ from .rendering import BOX, Extent, measure_extent, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 
 __all__ = [
-    "Draft",
+    "Latents",
     "Patches",
-    "develop",
-    "draft_block",
     "draw_block",
     "draw_centres",
     "draw_images",
+    "draw_latents",
     "generators",
+    "render_patches",
 ]
 
 BLOCK = 256  # patches that are drawn together, always all of them, so that patches are reproducible
@@ -66,7 +66,7 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Draft:
+class Latents:
     """Latent variables and random numbers of a batch of patches, from which the images follow.
 
     Attributes
@@ -126,17 +126,17 @@ def draw_block(
     Patches
         On ``device``; the same for the same arguments, between devices to rounding.
     """
-    return develop(
+    return render_patches(
         prior,
-        draft_block(prior, seed, block, patches_per_image=patches_per_image, noise=noise),
+        draw_latents(prior, seed, block, patches_per_image=patches_per_image, noise=noise),
         device,
     )
 
 
 @torch.no_grad()
-def draft_block(
+def draw_latents(
     prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True
-) -> Draft:
+) -> Latents:
     """Draw the latent variables and random numbers of one block of patches.
 
     Takes a seventh of the time of computing the images.
@@ -156,7 +156,7 @@ def draft_block(
 
     Returns
     -------
-    Draft
+    Latents
         On the CPU.
     """
     num_images = BLOCK // patches_per_image
@@ -166,7 +166,7 @@ def draft_block(
     nuisances = nuisances | own
     scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
     numbers = draw_noise(rng[3], prior, num_images, patches_per_image, counting=noise)
-    return Draft(
+    return Latents(
         image,
         nuisances,
         defect,
@@ -178,14 +178,14 @@ def draft_block(
 
 
 @torch.no_grad()
-def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> Patches:
+def render_patches(prior: Prior, latents: Latents, device: str | torch.device = "cpu") -> Patches:
     """Compute the images of patches from their latent variables.
 
     Parameters
     ----------
     prior : Prior
         The prior that the latent variables were drawn from.
-    draft : Draft
+    latents : Latents
         Any number of images, from one block or several.
     device : str or device
         Device on which the images are computed.
@@ -196,7 +196,7 @@ def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> P
         On ``device``; every patch is the same to rounding on any device and in any batch.
     """
     # the extent stays on the CPU, where it determines the shapes of tensors
-    extent, there = draft.extent, move(replace(draft, extent=None), device)
+    extent, there = latents.extent, move(replace(latents, extent=None), device)
     intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, extent)
     context = {name: there.image[name] for name in CONTINUOUS}
     return Patches(

@@ -17,14 +17,14 @@ from .latents import BLOCK, draw_centres, draw_images, generators
 from .rendering import BOX, detect, render
 from .scene import Scene, place_columns
 
-__all__ = ["STRANGERS", "draw_strangers"]
+__all__ = ["OUTLIERS", "draw_outliers"]
 
 FAR_FOCUS = 500.0  # Å
 VACUUM = 0.01  # fraction of the beam on the detector without a specimen
 GAP = 0.3  # Å, empty on either side of a grain boundary
 
 
-def draw_strangers(
+def draw_outliers(
     prior: Prior, seed: int, block: int, kind: str, *, patches_per_image: int = 16
 ) -> Tensor:
     """Draw one block of patches of a kind that the prior does not contain.
@@ -38,7 +38,7 @@ def draw_strangers(
     block : int
         Position in the stream, >= 0.
     kind : str
-        One of ``STRANGERS``: ``bilayer``, two crystals with a random twist and shift;
+        One of ``OUTLIERS``: ``bilayer``, two crystals with a random twist and shift;
         ``grain boundary``, two crystals that meet within 1.5 Å of the centre; ``amorphous film``,
         columns at random positions; ``out of focus``, a crystal at a defocus of 500 Å; ``vacuum``,
         a uniform weak intensity.
@@ -55,9 +55,9 @@ def draw_strangers(
     ValueError
         For an unknown kind.
     """
-    if kind not in STRANGERS:
+    if kind not in OUTLIERS:
         raise ValueError(
-            f"a kind among {', '.join(STRANGERS)} was expected, got {kind!r}; choose one"
+            f"a kind among {', '.join(OUTLIERS)} was expected, got {kind!r}; choose one"
         )
     rng = generators(seed, patches_per_image, block)
     image, nuisances = draw_images(rng[0], prior, BLOCK // patches_per_image)
@@ -70,7 +70,7 @@ def draw_strangers(
         )
         return place_columns(rng[2], image["host"], species, nuisances | own, BOX), own
 
-    return STRANGERS[kind](prior, rng, image, nuisances, crystal)
+    return OUTLIERS[kind](prior, rng, image, nuisances, crystal)
 
 
 def _render(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, scene: Scene) -> Tensor:
@@ -159,7 +159,7 @@ def _vacuum(
     return detect(clean, axis, axis, exposure, nuisances | own, normal, readout)
 
 
-STRANGERS = {
+OUTLIERS = {
     "bilayer": _bilayer,
     "grain boundary": _grain_boundary,
     "amorphous film": _amorphous_film,

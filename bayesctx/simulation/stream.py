@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..checks import check_seed, check_whole_number
 from ..prior import Prior
 from ..tensors import join, take
-from .latents import BLOCK, MAX_INDEX, Draft, Patches, develop, draft_block, draw_block
+from .latents import BLOCK, MAX_INDEX, Latents, Patches, draw_block, draw_latents, render_patches
 
 __all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 
@@ -47,7 +47,7 @@ class PatchStream(IterableDataset):
     device : str or device, optional
         Device on which the images are computed and the batches lie. Default: CPU. Other devices
         agree with it to rounding; random numbers are drawn on the CPU in any case. With None the
-        batches are ``Draft`` objects, of which ``develop`` computes the images: workers
+        batches are ``Latents`` objects, of which ``render_patches`` computes the images: workers
         of a loader then need no GPU, and one process computes the images of all workers.
 
     Raises
@@ -92,7 +92,7 @@ class PatchStream(IterableDataset):
         self.start, self.stop, self.batch_size = start, stop, batch_size
         self.rank, self.device = rank, None if device is None else torch.device(device)
 
-    def __iter__(self) -> Iterator[Patches | Draft]:
+    def __iter__(self) -> Iterator[Patches | Latents]:
         """Yield the batches of this rank and worker."""
         return self.draw(
             deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process())
@@ -102,7 +102,7 @@ class PatchStream(IterableDataset):
         """Store the rank: a spawned worker of a loader has no process group."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
-    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Draft]:
+    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Latents]:
         """Draw windows of the stream.
 
         Parameters
@@ -112,13 +112,13 @@ class PatchStream(IterableDataset):
 
         Yields
         ------
-        Patches or Draft
+        Patches or Latents
             One batch per window.
         """
-        blocks: dict[int, Patches | Draft] = {}
+        blocks: dict[int, Patches | Latents] = {}
         here = self.device == torch.device("cpu")
         # CPU: block by block, which fits into the cache; GPU: all images of a batch at once
-        draw = draw_block if here else draft_block
+        draw = draw_block if here else draw_latents
         for first, last in windows:
             needed = range(first // BLOCK, -(-last // BLOCK))
             # the last block may overlap the next window
@@ -135,7 +135,7 @@ class PatchStream(IterableDataset):
             )
             batch = take(join(list(blocks.values())), *images)
             if not here and self.device is not None:
-                batch = develop(self.prior, batch, self.device)
+                batch = render_patches(self.prior, batch, self.device)
             yield batch
 
 

@@ -13,7 +13,7 @@ from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.simulation import BLOCK, STRANGERS, draw_block, draw_strangers
+from bayesctx.simulation import BLOCK, OUTLIERS, draw_block, draw_outliers
 from bayesctx.training import fit_outliers
 
 BANDS = ((1e3, 1e4), (1e4, 1e5), (1e5, 1e6))
@@ -37,7 +37,7 @@ def surprise_of(
         if kind is None:
             patches = draw_block(prior, SEED, block, patches_per_image=16).intensity
         else:
-            patches = draw_strangers(prior, SEED, block, kind)
+            patches = draw_outliers(prior, SEED, block, kind)
         found.append(model.encode(patches.flatten(0, 1))[1])
     return torch.cat(found).numpy()
 
@@ -60,7 +60,7 @@ def rows_of_kinds(model: bc.DefectModel, num_blocks: int) -> list[list[str]]:
             *[f"{100 * (u > limit).mean():.1f}" for u in usual],
         ]
     ]
-    for kind in tqdm(STRANGERS):
+    for kind in tqdm(OUTLIERS):
         strange = [surprise_of(model, kind, prior, num_blocks) for prior in priors]
         areas = [area(np.concatenate(strange), np.concatenate(usual)), *map(area, strange, usual)]
         rows.append(
@@ -76,9 +76,9 @@ def rows_of_kinds(model: bc.DefectModel, num_blocks: int) -> list[list[str]]:
 def rows_left_out(path: str | None, num_patches: int) -> list[list[str]]:
     """Every kind as seen by a model that learnt of the others alone."""
     rows = []
-    for kind in STRANGERS:
+    for kind in OUTLIERS:
         model = bc.load_model(path)
-        others = tuple(k for k in STRANGERS if k != kind)
+        others = tuple(k for k in OUTLIERS if k != kind)
         found = fit_outliers(
             model, num_patches=num_patches, seed=1, kinds=others, progress=False
         ).sel(kind=kind)
@@ -153,7 +153,7 @@ def main() -> None:
             ["file", "detector", "sites", "median (nats)", "beyond (%)"],
             rows_of_files(arguments.files, model),
         )
-    write("strangers", "What the prior cannot make", body, SEED)
+    write("outliers", "What the prior cannot make", body, SEED)
 
 
 if __name__ == "__main__":
