@@ -1,4 +1,4 @@
-"""Prior against posterior of the context of an image."""
+"""plot_context(): prior and posterior of the context of an image."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ def plot_context(
     Parameters
     ----------
     result : DataTree
-        From ``infer``; of independent images select one, ``result.isel(image=0, missing_dims="ignore")``.
+        From ``infer``; of independent images select one,
+        ``result.isel(image=0, missing_dims="ignore")``.
     variables : sequence of str, optional
         Names of ``CONTEXT``, or reading; default: all that the result has.
     truth : mapping or Dataset, optional
@@ -57,7 +58,8 @@ def plot_context(
     num_images = discrete.sizes.get("image", 1)
     if num_images > 1:
         raise ValueError(
-            f"one image was expected, got {num_images}; select one: result.isel(image=0, missing_dims='ignore')"
+            f"one image was expected, got {num_images}; "
+            "select one: result.isel(image=0, missing_dims='ignore')"
         )
     available = [
         n
@@ -93,7 +95,7 @@ def _grid(num: int) -> np.ndarray:
 
 
 def _draw_density(ax: Axes, result: xr.DataTree, name: str, true: float | None) -> None:
-    """Draw histograms of a continuous variable, or the line of one that was given."""
+    """Draw histograms of a continuous variable, or a line where it was given."""
     variable, known = CONTEXT[name], result["constant_data"].to_dataset()
     low, high = variable.domain
     if name in known:
