@@ -1,4 +1,5 @@
 import os
+import signal
 import subprocess
 import sys
 import warnings
@@ -12,6 +13,7 @@ import xarray as xr
 import bayesctx as bc
 from bayesctx.cli import main, options, verbs
 from bayesctx.cli.help_texts import HELP, UNITS
+from bayesctx.cli.interrupts import delayed_interrupt
 from bayesctx.cli.sources import read_context, read_image
 from bayesctx.cli.summaries import describe_result
 
@@ -432,6 +434,27 @@ def test_what_ends_the_work_is_one_line(error, code, line, files, tmp_path, monk
     assert line in shown
     assert shown.count("\n") == 1
     assert names_in(tmp_path) == []
+
+
+def interrupted(done):
+    """An import during which Ctrl-C is pressed."""
+    with delayed_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        done.append("imported")
+
+
+def test_an_interrupt_of_an_import_comes_after_it():
+    done, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(done)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupted(done)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["imported", "imported"]
 
 
 def test_a_fault_of_ours_keeps_its_traceback(files, tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from typing import Never
 
 from .. import __version__
 from .help_texts import HELP
+from .interrupts import delayed_interrupt
 from .options import OPTIONS
 from .streams import tolerant_streams
 
@@ -33,9 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_: _say("warning", message)
         try:
             arguments = _parser().parse_args(argv)
-            # imported when a verb runs: torch and Pyro take seconds, which --help must not
-            from .verbs import VERBS
-
+            with delayed_interrupt():
+                # imported when a verb runs: torch and Pyro take seconds, which --help must not
+                from .verbs import VERBS
             summary = VERBS[arguments.verb](arguments)
             if summary is not None:
                 print(summary, flush=True)
