@@ -114,8 +114,8 @@ def check_whole_number(name: str, value: object, least: int, most: int) -> int:
         ) from None
     if not least <= number <= most:
         raise ValueError(
-            f"{name} was expected to be at least {least} and at most {most}, got {shorten(number)}; "
-            "choose a number in between"
+            f"{name} was expected to be at least {least} and at most {most}, "
+            f"got {shorten(number)}; choose a number in between"
         )
     return number
 

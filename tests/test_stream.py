@@ -1,4 +1,4 @@
-"""Streams in batches and in files: the same patches whoever draws them, and whatever interrupts the writing."""
+"""Streams in batches and in files: the same patches whoever draws them, even if interrupted."""
 
 import errno
 import hashlib
@@ -229,7 +229,7 @@ def test_shards_hold_the_stream(written, truth):
 
 
 def test_sixteen_bits_lose_nothing_against_the_noise(written, truth):
-    """The step of a patch against the square root of its mean number of electrons per pixel, in counts."""
+    """The step of a patch against the square root of its mean counts per pixel."""
     step = (truth.intensity.amax((-2, -1)) - truth.intensity.amin((-2, -1))) / 65535
     gain = truth.nuisances["gain"][:, None]
     noise = gain * (truth.intensity / gain[..., None, None]).clamp(min=0).mean((-2, -1)).sqrt()
@@ -320,7 +320,7 @@ def test_an_interrupt_keeps_the_finished_shards(written, tmp_path, monkeypatch, 
     assert not [n for n in kept if n.endswith(".tmp")]
     with pytest.raises(
         ValueError,
-        match=r"absent or damaged, the first is shard-00\d+.nc; write them by repeating the command$",
+        match=r"the first is shard-00\d+.nc; write them by repeating the command$",
     ):
         open_shards(out)
     assert run(*WORDS, "--workers", 0, "--out", out) == 0
@@ -433,7 +433,7 @@ def test_only_own_temporary_files_are_removed(folder, written):
         ({"num_patches": 2**52}, ValueError, "at most 10000 shards were expected"),
         ({"num_patches": 10**400}, ValueError, "num_patches was expected to be .* at most"),
         ({"num_patches": 1e3}, TypeError, "num_patches was expected as a whole number"),
-        ({"num_workers": 10**6}, ValueError, "num_workers was expected to be at least 0 and at most"),
+        ({"num_workers": 10**6}, ValueError, "num_workers was expected to be at .* at most"),
         ({"num_workers": -1}, ValueError, "num_workers was expected to be at least 0"),
         ({"num_workers": None}, TypeError, "num_workers was expected as a whole number"),
         ({"seed": -1}, ValueError, "seed was expected to be at least 0"),
@@ -624,7 +624,7 @@ def test_a_dry_run_says_size_and_time_and_writes_nothing(written, tmp_path, monk
     assert re.fullmatch(r"size      0.00 GB, \d{4} bytes per patch", size)
     assert re.fullmatch(r"disk      [\d.]+ GB free, which is enough", disk)
     assert re.fullmatch(
-        r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core of its own",
+        r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core .*",
         duration,
     )
     plan = plan_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES)
