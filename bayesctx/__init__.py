@@ -1,6 +1,6 @@
 """Posteriors of defects in STEM images of doped two-dimensional materials: what is given is conditioned on, the rest inferred."""
 
-from .context import CONTEXT as CONTEXT
+from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
 from .coverage import coverage as coverage, ranks as ranks
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS

@@ -10,7 +10,7 @@ import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor
 
-from .context import ADF_RULE, ANGLES, CONTEXT, is_annular_dark_field
+from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
 from .defects import DEFECTS
 from .evidence import check_context, condition_on
@@ -144,7 +144,9 @@ class Prior:
             domain = CONTEXT[name].domain
             values = torch.stack([quantile(c[name], u[..., i], domain) for c in self.conditions])
             context[name] = values.gather(0, chosen[None])[0]
-        return context, is_annular_dark_field(*(context[name] for name in ANGLES))
+        return context, is_annular_dark_field(
+            context["convergence_semiangle"], Detector.of(context)
+        )
 
     def first_possible(self, u: Tensor) -> dict[str, Tensor]:
         """Continuous context from the first possible of several tries.
