@@ -9,8 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .crystal import HOSTS
-from .elements import METALS
+from .crystal import HOSTS, METALS
 
 __all__ = [
     "ABERRATIONS",

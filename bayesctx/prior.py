@@ -14,13 +14,14 @@ from torch import Tensor
 
 from .checks import check_keys, check_mapping, check_number, check_whole_number
 from .composition import (
+    CONTINUOUS,
     DIRICHLET_ALPHA,
     check_alpha,
+    check_conditions,
     check_defects,
     check_materials,
     choose_materials,
 )
-from .conditions import CONTINUOUS, check_conditions
 from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
 from .defects import DEFECTS

@@ -15,8 +15,8 @@ from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
 from .context import Detector
+from .crystal import THERMAL_DISPLACEMENT
 from .defects import Atoms, formula_of
-from .elements import THERMAL_DISPLACEMENT
 from .optics import MAX_SEMIANGLE, as_tensor, wavelength
 
 __all__ = ["LookUp", "ResponseTable", "chebyshev", "load_table", "pair_overlap"]

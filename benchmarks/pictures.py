@@ -12,9 +12,8 @@ import xarray as xr
 from report import table, write
 
 import bayesctx as bc
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import ATOMIC_NUMBERS, HOSTS
 from bayesctx.defects import DEFECTS, SITES, columns_of, formula_of
-from bayesctx.elements import ATOMIC_NUMBERS
 from bayesctx.optics import wavelength
 from bayesctx.plots import new_figure
 

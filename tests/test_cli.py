@@ -11,9 +11,8 @@ import torch
 import xarray as xr
 
 import bayesctx as bc
-from bayesctx.cli import main, options, verbs
-from bayesctx.cli.help_texts import HELP, UNITS
-from bayesctx.cli.interrupts import delayed_interrupt
+from bayesctx.cli import arguments as options, main, verbs
+from bayesctx.cli.commands import HELP, UNITS, delayed_interrupt
 from bayesctx.cli.sources import read_context, read_image
 from bayesctx.cli.summaries import describe_result
 

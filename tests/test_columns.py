@@ -7,8 +7,8 @@ import pytest
 from samples import digest, double_precision, under_a_probe
 
 from bayesctx import Detector, Probe, column_image
+from bayesctx.crystal import THERMAL_DISPLACEMENT
 from bayesctx.defects import columns_of
-from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import column_response, fit_response, scattering_kernel
 
 PROBE, DETECTOR = Probe(beam_energy=80e3, convergence_semiangle=30.0), Detector(60.0, 200.0)

@@ -5,8 +5,8 @@ import pytest
 from samples import CELL, PROBE, crystal, rms
 
 from bayesctx import Detector, Probe, column_image, multislice_image
+from bayesctx.crystal import THERMAL_DISPLACEMENT
 from bayesctx.defects import formula_of
-from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import scattering_factor
 from bayesctx.multislice.frozen_phonons import _displacements, _place_atoms
 from bayesctx.optics import lorentz_factor, wavelength

@@ -6,8 +6,7 @@ import torch
 from samples import CELL, PROBE, crystal, rms
 
 from bayesctx import Detector, column_image, multislice_image
-from bayesctx.crystal import HOSTS
-from bayesctx.elements import THERMAL_DISPLACEMENT
+from bayesctx.crystal import HOSTS, THERMAL_DISPLACEMENT
 from bayesctx.multislice import Grid, mean_amplitude
 
 

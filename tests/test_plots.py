@@ -9,9 +9,8 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS
-from bayesctx.elements import METALS
 from bayesctx.metrics import class_reliability, reliability
 from bayesctx.plots import (
     COLOURS,

@@ -5,9 +5,8 @@ from samples import under_a_probe
 from scipy.interpolate import make_interp_spline
 
 from bayesctx.context import Detector
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS, columns_of
-from bayesctx.elements import METALS
 from bayesctx.multislice import fit_response, scattering_kernel
 from bayesctx.multislice.tabulation import ENERGIES, table_columns
 from bayesctx.responses import _cubic_splines, load_table

@@ -4,9 +4,8 @@ import torch
 from samples import quiet
 
 from bayesctx import Detector, Probe, column_image
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES, columns_of
-from bayesctx.elements import METALS
 from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation.rendering import BOX

@@ -10,8 +10,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from .density import Box, log_density, score
-from .expectation import Crystal
+from .density import Box, Crystal, log_density, score
 
 __all__ = ["Evidence", "evidence"]
 

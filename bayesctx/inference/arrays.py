@@ -10,9 +10,8 @@ import torch
 from scipy.special import softmax
 from torch import Tensor
 
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
 from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
 from .cases import Case

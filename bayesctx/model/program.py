@@ -16,12 +16,10 @@ from torch import Tensor, nn
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
-from ..hypotheses import CLASS_OF_HYPOTHESIS, describe
-from ..likelihood import ContrastLikelihood
+from ..likelihood import CLASS_OF_HYPOTHESIS, ContrastLikelihood, describe
 from ..prior import CONTINUOUS, Prior
-from .materials import Materials
 from .site_prior import SitePrior
-from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable
+from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materials
 
 __all__ = ["DefectModel"]
 

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from ..context import Detector, Probe
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS, THERMAL_DISPLACEMENT
 from ..defects import SPECIES
-from ..elements import METALS, THERMAL_DISPLACEMENT
 from ..fourier import bandwidth, column_phases, column_spectra, structure_factor
 from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESIS_OF_SPECIES
-from ..hypotheses import describe
-from ..likelihood import log_sum_exp
+from ..likelihood import describe, log_sum_exp
 from ..model import NUM_PLAIN, DefectModel, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import Patches
