@@ -27,11 +27,12 @@ from ..storage import warn
 __all__ = ["Placement", "Scale", "candidate_scales", "cut_patches", "place_sites"]
 
 AT_ONCE = 256  # patches whose layers stay in the cache: twice as fast as 1024
-CALIBRATION_ERROR = 0.02  # relative rms error of the pixel size that a microscope states
+CALIBRATION_ERROR = 0.02  # relative error of the pixel size that a microscope states
 STRAIN = 0.015  # relative rms deviation of a lattice constant from that of its host
+FREEDOM = 4.0  # degrees of freedom of Student's t: some microscopes are calibrated badly
 SAME_SCALE = 0.012  # hosts whose lattice constants differ by less share a pixel size
-PUT_ASIDE = 3.0  # standard deviations beyond which a stated pixel size is said to be put aside
-IMPOSSIBLE = 6.0  # and beyond which it contradicts the lattice
+PUT_ASIDE, REFUSED = 0.04, 0.15  # relative deviations that are warned of, and that are refused
+NEGLIGIBLE = 1e-6  # prior probability below which a pixel size is left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -155,7 +156,7 @@ def candidate_scales(
     Returns
     -------
     list of Scale
-        The most probable first; those with less than 1e-6 of the weight are left out.
+        The most probable first; those of negligible weight are left out.
 
     Raises
     ------
@@ -169,50 +170,57 @@ def candidate_scales(
 
     Notes
     -----
-    ln(sampling stated / sampling implied) is normal with a standard deviation of 2.5 %: 2 % for the
-    calibration of the microscope and 1.5 % for strain.
+    The logarithm of the stated over the implied pixel size has Student's t distribution with four
+    degrees of freedom and a scale of 2.5 %: 2 % for the calibration of the microscope and 1.5 % for
+    strain. A distribution that is given instead of a number is blurred by strain alone.
     """
     hosts = prior.given({n: v for n, v in known.items() if n in ("host", "dopant")}).hosts
     evidence = known.get("sampling", stated)
-    implied = {
-        h: HOSTS[h].lattice_constant / lattice.lattice_constant for h in dict.fromkeys(hosts)
+    constant = lattice.lattice_constant
+    implied = {h: HOSTS[h].lattice_constant / constant for h in dict.fromkeys(hosts)}
+    if evidence is not None:
+        _check_scale(evidence, implied, constant)
+    weight = {
+        h: hosts.count(h) * math.exp(_log_likelihood(evidence, s)) for h, s in implied.items()
     }
-    deviation = {h: _deviation(evidence, s) for h, s in implied.items()}
-    nearest = min(deviation, key=deviation.get)
-    if deviation[nearest] > IMPOSSIBLE:
-        constants = sorted({HOSTS[h].lattice_constant for h in implied})
-        ends = " to ".join(
-            f"{a:g}"
-            for a in (constants if len(constants) < 3 else constants[:: len(constants) - 1])
-        )
-        found = _middle(evidence) * lattice.lattice_constant
-        raise ValueError(
-            f"a lattice constant of {ends} Å was expected for {_listed(implied)}, got {found:.2f} Å with pixels of {_middle(evidence):.4g} Å; check the "
-            f"sampling, {nearest} would imply {implied[nearest]:.4g} Å/px"
-        )
-    if deviation[nearest] > PUT_ASIDE:
-        warn(
-            f"the stated pixel size of {_middle(evidence):.4g} Å fits no host well and is put aside: the "
-            f"lattice of {nearest} implies {implied[nearest]:.4g} Å/px; check sampling and host"
-        )
-    weight = {h: hosts.count(h) / len(hosts) * math.exp(-(deviation[h] ** 2) / 2) for h in implied}
     return _group(implied, weight)
 
 
-def _deviation(evidence: object, implied: float) -> float:
-    """How many standard deviations a pixel size is from what is stated of it."""
+def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constant: float) -> None:
+    """Refuse a stated pixel size that fits no host, and warn of one that is put aside."""
+    middle = _middle(evidence)
+    values = evidence if isinstance(evidence, tuple) else (middle,)
+    apart = {h: min(abs(math.log(v / s)) for v in values) for h, s in implied.items()}
+    nearest = min(apart, key=apart.get)
+    size = f"the lattice of {nearest} implies pixels of {implied[nearest]:.4g} Å"
+    if apart[nearest] > REFUSED:
+        constants = sorted({HOSTS[h].lattice_constant for h in implied})
+        ends = " to ".join(f"{a:g}" for a in dict.fromkeys((constants[0], constants[-1])))
+        raise ValueError(
+            f"a lattice constant of {ends} Å was expected for {_listed(implied)}, got "
+            f"{middle * lattice_constant:.2f} Å with pixels of {middle:.4g} Å; check sampling and "
+            f"host, {size}"
+        )
+    if apart[nearest] > PUT_ASIDE:
+        warn(
+            f"the stated pixel size of {middle:.4g} Å is put aside, {size}; check sampling and host"
+        )
+
+
+def _log_likelihood(evidence: object, implied: float) -> float:
+    """Log likelihood of a pixel size given what is stated of it, up to a constant."""
     if evidence is None:
         return 0.0
-    spread = math.hypot(CALIBRATION_ERROR, STRAIN)
     if isinstance(evidence, float):
-        return abs(math.log(evidence / implied)) / spread
+        scale = math.hypot(CALIBRATION_ERROR, STRAIN)
+        square = (math.log(evidence / implied) / scale) ** 2
+        return -(FREEDOM + 1) / 2 * math.log1p(square / FREEDOM)
     if isinstance(evidence, tuple):
-        return min(_deviation(value, implied) for value in evidence)
+        return max(_log_likelihood(value, implied) for value in evidence)
     # the mean likelihood over the distribution, each value blurred by strain
     nodes = quantile(evidence, (torch.arange(256, dtype=torch.float64) + 0.5) / 256)
-    nodes = nodes.clamp(*CONTEXT["sampling"].domain)
-    squares = (nodes / implied).log().square() / STRAIN**2
-    return math.sqrt(max(0.0, -2 * float((-squares / 2).logsumexp(0) - math.log(len(nodes)))))
+    squares = (nodes.clamp(*CONTEXT["sampling"].domain) / implied).log().square() / STRAIN**2
+    return float((-squares / 2).logsumexp(0) - math.log(len(nodes)))
 
 
 def _middle(evidence: object) -> float:
@@ -241,7 +249,7 @@ def _group(implied: Mapping[str, float], weight: Mapping[str, float]) -> list[Sc
     scales = []
     for members in groups:
         share = sum(weight[h] for h in members) / total
-        if share > 1e-6:
+        if share > NEGLIGIBLE:
             mean = sum(implied[h] * weight[h] for h in members) / (share * total)
             scales.append(Scale(mean, tuple(members), math.log(share)))
     return sorted(scales, key=lambda s: -s.log_weight)
