@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import types
 import warnings
 from collections import OrderedDict
@@ -123,7 +124,12 @@ def _plain(rng: Rng, name: str, true: object) -> object:
     if true is not None and maybe(rng, 0.5):
         return true
     low, high = variable.domain
-    return float(rng.uniform(low, high))
+    if maybe(rng, 0.8):  # most in the narrower domain of the model
+        low, high = model_of("small").domains.get(name, (low, high))
+    value = (
+        math.exp(rng.uniform(math.log(low), math.log(high))) if low > 0 else rng.uniform(low, high)
+    )
+    return float(value)
 
 
 def _true(rng: Rng, name: str, true: object) -> object:

@@ -68,9 +68,9 @@ def patch_case(rng: Rng, folder: Path) -> Case:
         if maybe(rng, 0.25):
             values, text = _reshaped(rng, values)
             done.append(text)
-        if maybe(rng, 0.4):
+        if maybe(rng, 0.3):
             values = values * 10.0 ** rng.uniform(-300, 300) + choose(
-                rng, (0.0, 0.0, 1e3, -1e9, 1e15)
+                rng, (0.0, 0.0, 0.0, 1e3, -1e9, 1e15)
             )
             done.append("scaled")
         if maybe(rng, 0.08) and values.size:
@@ -126,7 +126,7 @@ def _labelled(rng: Rng, array: np.ndarray) -> tuple[object, str]:
     usual = {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}.get(array.ndim)
     dims = usual or tuple("abcdef"[: array.ndim])
     kind = str(
-        choose(rng, ("usual", "usual", "usual", "image", "turned", "others", "detector", "numbers"))
+        choose(rng, (*["usual"] * 6, *["image"] * 3, "turned", "others", "detector", "numbers"))
     )
     if kind == "image" and array.ndim == 3:
         dims = ("image", "y", "x")
@@ -186,8 +186,8 @@ def micrograph_case(rng: Rng, folder: Path) -> Case:
     """
     condition, size = int(rng.integers(len(CONDITIONS))), int(rng.integers(len(SIZES)))
     values, truth = micrograph(condition, size)
-    if maybe(rng, 0.7):
-        cut = int(rng.integers(80, 129))
+    if maybe(rng, 0.7):  # small ones take less time; seven cells are enough
+        cut = int(rng.uniform(23, 30) / truth["sampling"])
         values = values[:cut, :cut]
     values, text = spoil(rng, values)
     image, form = (values, "f8") if maybe(rng, 0.4) else _in_some_form(rng, values, folder)
