@@ -1,9 +1,10 @@
 """Posteriors of defects in STEM images of doped two-dimensional materials: what is given is conditioned on, the rest inferred."""
 
-from .context import CONTEXT as CONTEXT, check_context as check_context
+from .context import CONTEXT as CONTEXT
 from .coverage import coverage as coverage, ranks as ranks
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS
+from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction

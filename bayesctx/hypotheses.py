@@ -27,7 +27,7 @@ METAL, CHALCOGEN = (
 # whether the column stands on another kind of site than the first hypothesis of its class
 ON_SECOND_SITE = torch.tensor([
     float(h.site != next(g.site for g in HYPOTHESES if g.defect == h.defect)) for h in HYPOTHESES
-])  # fmt: skip
+], dtype=torch.float32)  # fmt: skip
 FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, at which the responses are evaluated
 SITE_INPUTS = len(DEFECTS) + 1
 NUM_INPUTS = SITE_INPUTS + 19
@@ -75,7 +75,7 @@ def describe(
     unit = (metal + chalcogen)[..., :1]
     relative = (strength / unit)[..., chosen, :]
     material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
-    lattice = torch.tensor([h.lattice_constant for h in HOSTS.values()]).to(energy)[host]
+    lattice = energy.new_tensor([h.lattice_constant for h in HOSTS.values()])[host]
     cutoff = 2 * angle * 1e-3 / wavelength(energy)
     blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
     values = [
@@ -107,7 +107,7 @@ def _responses(
 ) -> Tensor:
     """Response of columns to a uniform aperture at a few spatial frequencies, shape (*batch, column, frequency)."""
     coefficients = load_table().coefficients(columns, energy, inner, outer)
-    frequency = torch.tensor(FREQUENCIES).to(energy)
+    frequency = energy.new_tensor(FREQUENCIES)
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
     values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)

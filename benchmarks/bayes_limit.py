@@ -14,11 +14,10 @@ from report import MODELS, table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.exact import Crystal, evidence
 from bayesctx.defects import SPECIES
+from bayesctx.exact import Crystal, evidence
 from bayesctx.exact.exact_model import columns_of_outcomes, mean_of_alternatives
-from bayesctx.model import add_alternatives, class_members
-from bayesctx.model import Materials, outcome_classes
+from bayesctx.model import Materials, add_alternatives, class_members, outcome_classes
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import BLOCK, draw_block
 

@@ -7,7 +7,7 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "bayesctx"
 ORDER = (
-    "checks", "storage", "tensors", "elements", "crystal", "defects", "context", "optics", "responses", "fourier", "nuisances", "prior",
+    "checks", "storage", "tensors", "elements", "crystal", "defects", "context", "evidence", "optics", "responses", "fourier", "nuisances", "prior",
     "multislice", "simulation", "archive", "encoder", "hypotheses", "likelihood", "model", "exact", "micrograph", "inference",
     "metrics", "coverage", "training", "information", "plots", "cli",
 )  # fmt: skip

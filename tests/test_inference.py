@@ -8,7 +8,7 @@ import xarray as xr
 from scipy.stats import kstest
 
 import bayesctx as bc
-from bayesctx.inference.cases import FEW, questions
+from bayesctx.inference.cases import group_images
 from bayesctx.model import Materials
 from bayesctx.prior import CONTINUOUS
 from bayesctx.training import fit_conflict
@@ -150,36 +150,6 @@ def test_context_is_kept_soft_or_hard(patches, untrained):
     assert bool((draws.convergence_semiangle <= draws.inner_collection_angle).all())
 
 
-def test_many_values_of_one_variable_share_their_draws(untrained):
-    doses = np.geomspace(1e3, 1e6, 300)
-    found = list(questions(bc.reference_prior(), {"dose": doses}, 300, 8, 0))
-    assert len(found) == FEW
-    assert sorted(np.concatenate([q.images for q in found])) == list(range(300))
-    for question in found:
-        # a group of five neighbours spans 4/299 of three decades
-        assert (
-            np.abs(np.log(doses[question.images] / question.context["dose"][0, 0].numpy())).max()
-            < 0.06
-        )
-
-
-def test_angles_of_its_own_do_not_thin_out_the_draws_of_an_image():
-    """Under a detector far outside the convergence is as likely as under the prior, whatever detectors others have."""
-    angles = {
-        "inner_collection_angle": np.linspace(40, 110, 80),
-        "beam_energy": np.linspace(60e3, 200e3, 80),
-    }
-    (question,) = questions(bc.reference_prior(), angles, 80, 1024, 0)
-    convergence = question.context["convergence_semiangle"].expand(80, -1)
-    assert bool(question.possible[-1].float().mean() > 0.5)
-    # quasi-random: nearer to the middle of 18 to 38 mrad than independent draws, whose mean errs by 0.2
-    for image in (0, -1):
-        weight = question.possible[image].float()
-        assert float((convergence[image] * weight).sum() / weight.sum()) == pytest.approx(
-            28.0, abs=0.2
-        )
-
-
 def test_many_returned_draws_rest_on_more_of_the_context(patches, untrained):
     few, many = (
         infer(patches.intensity[:1], {"host": "MoS2"}, untrained, num_draws=n)["posterior"]
@@ -211,7 +181,7 @@ def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained
     from bayesctx.model import SitePrior
 
     prior = untrained.prior.given({n: str(patches[n].values[0]) for n in known})
-    (question,) = questions(prior, {}, 1, 64, 0)
+    (question,) = group_images(prior, {}, 1, 64, 0)
     table = untrained.tabulate(question.context, question.materials)
     features = untrained.encoder(torch.from_numpy(patches.intensity.values[:1]))
     weight = torch.full((13,), 1 / 13)
@@ -369,7 +339,7 @@ def calibrated(reference):
         defect, context, features = draw_from_model(
             reference, 1600, torch.Generator().manual_seed(5)
         )
-        (question,) = questions(reference.prior, {}, 1, 512, 1)
+        (question,) = group_images(reference.prior, {}, 1, 512, 1)
         table = reference.tabulate(question.context, question.materials)
         weight = torch.full((13,), 1 / 13)
         found = each_patch(

@@ -71,7 +71,7 @@ def test_soft_pixel_sizes_are_weighed():
     # relative to and which differs by 6 % from the mean at most
     numbers = sorted(len(s.hosts) / 12 for s in wide)
     assert np.allclose(sorted(np.exp(s.log_weight) for s in wide), numbers, rtol=0.07)
-    candidates = scales(WSE2, {"sampling": (0.1, SAMPLING)})
+    candidates = scales(WSE2, {"sampling": [0.1, SAMPLING]})
     assert candidates[0] == scales(WSE2, {"sampling": SAMPLING})[0]
 
 

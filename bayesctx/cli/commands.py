@@ -15,7 +15,8 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..context import CONTEXT, check_context
+from ..context import CONTEXT
+from ..evidence import check_context
 from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import limit_prior, reference_prior, tmd_prior

@@ -14,7 +14,9 @@ from .expectation import FREE, Crystal
 __all__ = ["Box", "log_density", "score"]
 
 GAIN = FREE.index("gain")
-STEPS = torch.tensor([0.01, 0.02, 0.02, 0.02])  # of the finite differences of a place
+STEPS = torch.tensor(
+    [0.01, 0.02, 0.02, 0.02], dtype=torch.float32
+)  # of the finite differences of a place
 
 
 @dataclass(frozen=True)

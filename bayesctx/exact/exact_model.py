@@ -288,7 +288,7 @@ def _box(prior: Prior) -> Box:
             raise ValueError(
                 f"a number or a {'log-' * (name == 'gain')}uniform distribution was expected for {name}, got {value}"
             )
-        low, high = quantile(value, torch.tensor([0.0, 1.0])).tolist()
+        low, high = quantile(value, torch.tensor([0.0, 1.0], dtype=torch.float32)).tolist()
         if name == "gain":
             low, high = math.log(low), math.log(high)
         if name == "rotation" and high > low:
@@ -299,4 +299,4 @@ def _box(prior: Prior) -> Box:
             # a fit that starts at zero may turn back
             low, high = -math.pi, math.pi
         bounds.append((low, high))
-    return Box(*torch.tensor(bounds).T)
+    return Box(*torch.tensor(bounds, dtype=torch.float32).T)

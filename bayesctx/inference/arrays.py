@@ -15,7 +15,7 @@ from ..defects import DEFECTS
 from ..elements import METALS
 from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
-from .cases import Question
+from .cases import Case
 from .image import ImagePosterior
 from .patches import PatchPosterior
 
@@ -125,12 +125,12 @@ def join_images(parts: Sequence[Posterior]) -> Posterior:
     })  # fmt: skip
 
 
-def describe_patches(case: Question, found: PatchPosterior, latent: Sequence[str]) -> Posterior:
+def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -> Posterior:
     """Posterior of patches that are images of their own.
 
     Parameters
     ----------
-    case : Question
+    case : Case
         The images, and what was enumerated or drawn for them.
     found : PatchPosterior
         Of these images.
@@ -173,7 +173,7 @@ class Alternative:
 
     Attributes
     ----------
-    case : Question
+    case : Case
         What was enumerated or drawn.
     found : ImagePosterior
         Given these hosts.
@@ -183,7 +183,7 @@ class Alternative:
         Size of a pixel in Å that these hosts imply.
     """
 
-    case: Question
+    case: Case
     found: ImagePosterior
     log_weight: float = 0.0
     sampling: float | None = None
@@ -300,20 +300,22 @@ def _stored(drawn: Mapping[str, Tensor], latent: Sequence[str]) -> dict[str, np.
     return {n: drawn[n].numpy().astype(k) for n, k in kinds.items()}
 
 
-def _by_name(case: Question, material: Tensor) -> tuple[np.ndarray, np.ndarray]:
+def _by_name(case: Case, material: Tensor) -> tuple[np.ndarray, np.ndarray]:
     """Probabilities of hosts and dopants by their index in the package, from those enumerated."""
     shape = material.shape
     host, dopant = (
         m.expand(shape[0], *m.shape[1:]) for m in (case.materials.host, case.materials.dopant)
     )
-    by_host = torch.zeros(shape[0], len(HOSTS)).scatter_add(1, host, material.sum(-1))
-    by_dopant = torch.zeros(shape[0], len(METALS)).scatter_add(
+    by_host = torch.zeros(shape[0], len(HOSTS), dtype=torch.float32).scatter_add(
+        1, host, material.sum(-1)
+    )
+    by_dopant = torch.zeros(shape[0], len(METALS), dtype=torch.float32).scatter_add(
         1, dopant.flatten(1), material.flatten(1)
     )
     return by_host.numpy(), by_dopant.numpy()
 
 
-def _draw_prior(case: Question, num_images: int, num_draws: int) -> dict[str, Tensor]:
+def _draw_prior(case: Case, num_images: int, num_draws: int) -> dict[str, Tensor]:
     """Draws from the prior under what is known, shape (image, draw)."""
     generator = torch.Generator().manual_seed(0)
     materials: Materials = case.materials

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..model import DefectModel, SitePrior
 from ..prior import CONTINUOUS
 from ..storage import warn
-from .cases import questions, tabulate
+from .cases import group_images, tabulate
 from .image import log_marginal
 
 __all__ = ["CLAIMS", "NUM_SITES", "conflict_with", "warn_of_conflict", "warn_of_outliers"]
@@ -54,7 +54,7 @@ def conflict_with(
     some = sites.take(chosen)
 
     def evidence(context: Mapping[str, object]) -> float:
-        (case,) = questions(model.prior, context, 1, NUM_DRAWS, seed)
+        (case,) = group_images(model.prior, context, 1, NUM_DRAWS, seed)
         enumerated = case.materials.row(0), case.possible[0]
         table = tabulate(model, case)
         return log_marginal(table, features[chosen], *enumerated, some, float(model.correlation))

@@ -276,7 +276,7 @@ def resample_patches(
             f"{shape[1]} pixels of {step:g} Å; cut them wider or check the sampling"
         )
     ratio = prior.sampling / step
-    offset = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * ratio
+    offset = (torch.arange(num_pixels, dtype=torch.float32) - (num_pixels - 1) / 2) * ratio
     along_y, along_x = (interpolation_matrix(offset + (n - 1) / 2, n, ratio) for n in shape)
     flat = inputs.values.reshape(-1, *shape)
     for first in range(0, len(flat), AT_ONCE):
@@ -289,7 +289,7 @@ def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -
     given = known.get("sampling", inputs.sampling)
     if given is None:
         return prior.sampling
-    if isinstance(given, tuple | torch.distributions.Distribution):
+    if isinstance(given, list | torch.distributions.Distribution):
         raise ValueError(
             f"one sampling [Å/px] was expected for patches, got {given}; only the lattice of a micrograph "
             "can tell pixel sizes apart"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..defects import DEFECTS
 from ..model import NUM_PLAIN, Materials, Table, outcome_classes
-from .cases import Question, rows_of
+from .cases import Case, rows_of
 
 __all__ = ["BUDGET", "PatchPosterior", "each_patch", "split_case"]
 
@@ -111,7 +111,9 @@ def _weigh(
     joint = density * weight[:, None] * possible[..., None, None]
     total = joint.flatten(1).sum(-1).clamp(min=1e-38)
     cells = joint.sum(1) / total[:, None, None]
-    defect = torch.zeros(len(joint), len(DEFECTS)).index_add_(1, classes, cells.sum(1))
+    defect = torch.zeros(len(joint), len(DEFECTS), dtype=torch.float32).index_add_(
+        1, classes, cells.sum(1)
+    )
     # the crystal has its dopant whether or not the central site holds it
     material = (
         cells[..., :NUM_PLAIN].sum(-1, keepdim=True) * materials.dopant_weight
@@ -127,7 +129,7 @@ def _weigh(
         dopant = torch.zeros_like(host)
     else:
         edges = materials.dopant_weight.cumsum(-1).expand(len(joint), -1, -1)[at, host]
-        u = torch.rand(host.shape, generator=generator)
+        u = torch.rand(host.shape, generator=generator, dtype=torch.float32)
         drawn = (edges < u[..., None] * edges[..., -1:]).sum(-1)
         dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
     plain = density[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]]
@@ -141,28 +143,29 @@ def _weigh(
 def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
     """Draw categories by systematic resampling, in random order, shape (row, draw)."""
     edges = weight.cumsum(-1)
-    u = (torch.arange(num_draws) + torch.rand(len(weight), 1, generator=generator)) / max(
-        num_draws, 1
-    )
+    u = (
+        torch.arange(num_draws)
+        + torch.rand(len(weight), 1, generator=generator, dtype=torch.float32)
+    ) / max(num_draws, 1)
     chosen = torch.searchsorted(edges, u * edges[:, -1:], right=True).clamp(
         max=weight.shape[-1] - 1
     )
     return chosen[:, torch.randperm(num_draws, generator=generator)]
 
 
-def split_case(case: Question, most: int = MOST_ENTRIES) -> list[Question]:
+def split_case(case: Case, most: int = MOST_ENTRIES) -> list[Case]:
     """Split a case into parts whose tables of the likelihood stay small.
 
     Parameters
     ----------
-    case : Question
+    case : Case
         Of patches that are images of their own.
     most : int
         Entries (draw, host, hypothesis) of the table of a part.
 
     Returns
     -------
-    list of Question
+    list of Case
         The case itself where its images share one table.
     """
     rows = max(len(v) for v in (*case.context.values(), case.materials.host))

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..context import CONTEXT
+from ..context import CALIBRATION_ERROR, CONTEXT
 from ..crystal import HOSTS
 from ..micrograph import (
     Lattice,
@@ -27,7 +27,6 @@ from ..storage import warn
 __all__ = ["Placement", "Scale", "candidate_scales", "cut_patches", "place_sites"]
 
 AT_ONCE = 256  # patches whose layers stay in the cache: twice as fast as 1024
-CALIBRATION_ERROR = 0.02  # relative error of the pixel size that a microscope states
 STRAIN = 0.015  # relative rms deviation of a lattice constant from that of its host
 FREEDOM = 4.0  # degrees of freedom of Student's t: some microscopes are calibrated badly
 SAME_SCALE = 0.012  # hosts whose lattice constants differ by less share a pixel size
@@ -189,7 +188,7 @@ def candidate_scales(
 def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constant: float) -> None:
     """Refuse a stated pixel size that fits no host, and warn of one that is put aside."""
     middle = _middle(evidence)
-    values = evidence if isinstance(evidence, tuple) else (middle,)
+    values = evidence if isinstance(evidence, list) else (middle,)
     apart = {h: min(abs(math.log(v / s)) for v in values) for h, s in implied.items()}
     nearest = min(apart, key=apart.get)
     size = f"the lattice of {nearest} implies pixels of {implied[nearest]:.4g} Å"
@@ -215,7 +214,7 @@ def _log_likelihood(evidence: object, implied: float) -> float:
         scale = math.hypot(CALIBRATION_ERROR, STRAIN)
         square = (math.log(evidence / implied) / scale) ** 2
         return -(FREEDOM + 1) / 2 * math.log1p(square / FREEDOM)
-    if isinstance(evidence, tuple):
+    if isinstance(evidence, list):
         return max(_log_likelihood(value, implied) for value in evidence)
     # the mean likelihood over the distribution, each value blurred by strain
     nodes = quantile(evidence, (torch.arange(256, dtype=torch.float64) + 0.5) / 256)
@@ -227,7 +226,7 @@ def _middle(evidence: object) -> float:
     """A typical value of what is stated."""
     if isinstance(evidence, float):
         return evidence
-    if isinstance(evidence, tuple):
+    if isinstance(evidence, list):
         return float(np.median(evidence))
     return float(quantile(evidence, torch.tensor([0.5], dtype=torch.float64)))
 

@@ -12,8 +12,8 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number
-from ..context import check_context
 from ..crystal import MONOLAYER_1H
+from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -26,7 +26,7 @@ from .arrays import (
     latent_names,
     with_conflict,
 )
-from .cases import Question, questions, rows_of, tabulate
+from .cases import Case, check_images, group_images, rows_of, tabulate
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
@@ -123,6 +123,8 @@ def infer(
     extent = model.prior.num_pixels * model.prior.sampling
     inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
     _check_shared_context(inputs, model)
+    if not inputs.is_micrograph:
+        known = check_images(known, inputs.values.shape[0], inputs.dims)
     solve = _solve_micrograph if inputs.is_micrograph else _solve_patches
     posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
     _warn_of_few_draws(posterior, num_draws)
@@ -176,7 +178,7 @@ def _solve_patches(
     features = features.unflatten(0, shape)
     single = shape[1] == 1
     context_draws = max(DRAWS_ALONE, num_draws // RETURNED_FOR_EACH) if single else num_draws
-    cases = questions(model.prior, known, shape[0], min(num_draws, context_draws), seed)
+    cases = group_images(model.prior, known, shape[0], min(num_draws, context_draws), seed)
     solve = _patches_of_case if single else _images_of_case
     parts = [p for case in cases for p in solve(case, features, known, model, num_draws, seed)]
     surprise = None if surprise is None else surprise.reshape(shape)
@@ -184,7 +186,7 @@ def _solve_patches(
 
 
 def _patches_of_case(
-    case: Question,
+    case: Case,
     features: Tensor,
     known: Mapping[str, object],
     model: PatchModel,
@@ -204,7 +206,7 @@ def _patches_of_case(
 
 
 def _images_of_case(
-    case: Question,
+    case: Case,
     features: Tensor,
     known: Mapping[str, object],
     model: PatchModel,
@@ -222,7 +224,7 @@ def _images_of_case(
 
 
 def _solve_image(
-    case: Question,
+    case: Case,
     features: Tensor,
     sites: SitePrior,
     claims: Mapping[str, object],
@@ -284,7 +286,7 @@ def _weigh_scale(
     seed: int,
 ) -> Alternative:
     """Posterior of a micrograph given that its host is one of those that imply a pixel size."""
-    (case,) = questions(model.prior, {**known, "host": scale.hosts}, 1, num_draws, seed)
+    (case,) = group_images(model.prior, {**known, "host": scale.hosts}, 1, num_draws, seed)
     enumerated = case.materials.row(0), case.possible[0]
     found = one_image(tabulate(model, case), features, *enumerated, sites, float(model.correlation))
     return Alternative(case, found, scale.log_weight, scale.sampling)

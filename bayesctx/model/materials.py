@@ -85,11 +85,13 @@ class Materials:
         most = max(map(len, dopants))
         index, weight = (
             torch.zeros(len(hosts), most, dtype=torch.long),
-            torch.zeros(len(hosts), most),
+            torch.zeros(len(hosts), most, dtype=torch.float32),
         )
         for i, (host, names) in enumerate(zip(hosts, dopants, strict=True)):
             for j, name in enumerate(names):
                 index[i, j] = METALS.index(name)
                 weight[i, j] = prior.dopants[host].count(name) / len(prior.dopants[host])
-        host_weight = torch.tensor([prior.hosts.count(h) / len(prior.hosts) for h in hosts])
+        host_weight = torch.tensor(
+            [prior.hosts.count(h) / len(prior.hosts) for h in hosts], dtype=torch.float32
+        )
         return cls(torch.tensor([list(HOSTS).index(h) for h in hosts]), index, host_weight, weight)

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
+from ..context import ANGLES, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
 from ..hypotheses import CLASS_OF_HYPOTHESIS, describe
@@ -84,7 +85,7 @@ class DefectModel(nn.Module):
                 nn.Linear(256, 1),
             )
             self.outliers = nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers)
-        self.register_buffer("correlation", torch.tensor(0.1))
+        self.register_buffer("correlation", torch.tensor(0.1, dtype=torch.float32))
         self.card: dict[str, object] = {}
 
     def with_prior(self, prior: Prior) -> DefectModel:
@@ -224,7 +225,7 @@ class DefectModel(nn.Module):
                 "dopant", dist.Categorical(materials.dopant_weight[host]), infer=each
             )
             context = self._sample_conditions()
-            equal = torch.ones(len(sites.assignments))
+            equal = torch.ones(len(sites.assignments), dtype=torch.float32)
             assignment = pyro.sample("assignment", dist.Categorical(equal), infer=each)
             alpha = sites.alpha.clamp(min=1e-6)
             abundance = pyro.sample("abundance", dist.Dirichlet(alpha).to_event(1))
@@ -270,14 +271,14 @@ class DefectModel(nn.Module):
         conditions = self.prior.conditions
         condition = pyro.sample(
             "condition",
-            dist.Categorical(torch.ones(len(conditions))),
+            dist.Categorical(torch.ones(len(conditions), dtype=torch.float32)),
             infer={"enumerate": "parallel"},
         )
         context = {}
         for name in CONTINUOUS:
             options = [c[name] for c in conditions]
             if all(isinstance(o, float | int) for o in options):
-                values = torch.tensor([float(o) for o in options])
+                values = torch.tensor([float(o) for o in options], dtype=torch.float32)
                 context[name] = pyro.deterministic(name, values[condition])
             elif not isinstance(options[0], tuple) and len(set(map(str, options))) == 1:
                 context[name] = pyro.sample(name, options[0])
@@ -286,9 +287,8 @@ class DefectModel(nn.Module):
                     f"conditions were expected to differ in numbers only, got {options} for "
                     f"{name}; split the prior"
                 )
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
-        pyro.factor("annular_dark_field", possible.to(inner).log())
+        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+        pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
         return context
 
     def hash(self) -> str:

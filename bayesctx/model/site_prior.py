@@ -75,7 +75,10 @@ class SitePrior:
         SitePrior
             With one kind of site.
         """
-        alpha = torch.tensor([float(d in prior.defects) for d in DEFECTS]) + IMPOSSIBLE
+        alpha = (
+            torch.tensor([float(d in prior.defects) for d in DEFECTS], dtype=torch.float32)
+            + IMPOSSIBLE
+        )
         one = torch.zeros(1, 1, dtype=torch.long)
         return cls(torch.zeros(num_patches, dtype=torch.long), one, alpha[None])
 
@@ -98,4 +101,4 @@ class SitePrior:
         kinds = MONOLAYER_1H.sites
         alpha = [[prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds]
         assignments = [[kinds.index(k) for k in a] for a in MONOLAYER_1H.assignments]
-        return cls(sublattice, torch.tensor(assignments), torch.tensor(alpha))
+        return cls(sublattice, torch.tensor(assignments), torch.tensor(alpha, dtype=torch.float32))

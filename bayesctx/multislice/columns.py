@@ -11,8 +11,8 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..context import check_imaging
 from ..defects import Atoms
+from ..evidence import check_imaging
 from ..fourier import column_spectra, structure_factor, synthesize
 from ..optics import ABERRATIONS, wavelength
 from ..responses import load_table

@@ -12,7 +12,7 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 from tqdm import tqdm
 
-from ..context import check_imaging
+from ..evidence import check_imaging
 from ..optics import ABERRATIONS, pupil
 from .atoms import thermal_displacement
 from .grid import Grid

@@ -32,7 +32,7 @@ FIRST_SPECIES = torch.tensor([[s.defect for s in SPECIES].index(d) for d in DEFE
 NUM_ALTERNATIVES = torch.tensor([sum(s.defect == d for s in SPECIES) for d in DEFECTS])
 HOST_COLUMNS = tuple(i for i, s in enumerate(SPECIES) if IS_PERFECT[i] and s.slots)
 """The species of the columns of a perfect crystal, in the order of the kinds of site."""
-LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()])
+LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()], dtype=torch.float32)
 
 REACH = 9.6  # Å, columns beyond are left out
 NEAR = 6.0  # Å, sites that may carry a defect
@@ -124,12 +124,12 @@ def sites_around() -> Tensor:
     """
     smallest = float(LATTICE_CONSTANTS.min())
     positions, sites = MONOLAYER_1H.sites_around(1.0, REACH / smallest + 2.0)
-    xy, kind = torch.tensor(positions), np.array(sites)
+    xy, kind = torch.tensor(positions, dtype=torch.float32), np.array(sites)
     centres = [(0.0, 0.0), (0.0, 1 / math.sqrt(3)), (0.0, -1 / math.sqrt(3))]
     seen = []
     for centre in centres:
         for name in KINDS:
-            moved = xy[kind == name] - torch.tensor(centre)
+            moved = xy[kind == name] - torch.tensor(centre, dtype=torch.float32)
             seen.append(moved[moved.norm(dim=-1).argsort(stable=True)])
     count = min(int((s.norm(dim=-1) < REACH / smallest).sum()) for s in seen)
     return torch.stack([s[:count] for s in seen]).unflatten(0, (3, 3))
@@ -218,7 +218,7 @@ def place_crystal(
     lattice = float(LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))
     positions, names = MONOLAYER_1H.sites_around(1.0, 0.75 * box / lattice)
     kind = torch.tensor([KINDS.index(n) for n in names])
-    xy = torch.tensor(positions) * lattice
+    xy = torch.tensor(positions, dtype=torch.float32) * lattice
     u = torch.from_numpy(rng.random((len(kind), 2), np.float32))
     species, altered = torch.zeros_like(kind), torch.zeros_like(kind, dtype=torch.bool)
     for k in range(len(KINDS)):

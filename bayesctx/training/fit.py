@@ -258,7 +258,7 @@ def _step(
     )
     loss = -of_class / 2 - context_weight * of_both
     loss = loss - generative_weight * generative_log_score(model, features, batch).mean()
-    if float(torch.rand((), generator=generator)) < PARTLY_KNOWN:
+    if float(torch.rand((), generator=generator, dtype=torch.float32)) < PARTLY_KNOWN:
         loss = loss - _score_partly_known(model, features, batch, generator) / 2
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..context import ANGLES, is_annular_dark_field
 from ..defects import HYPOTHESIS_OF_SPECIES
 from ..hypotheses import describe
 from ..likelihood import log_sum_exp
@@ -84,13 +85,14 @@ def ask(
     draws = num_draws if latent else 1
     if latent:
         every = rows if rows == 1 else rows * rank[1]
-        u = torch.rand(every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        u = torch.rand(
+            every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator, dtype=torch.float32
+        )
         u = u if rows == 1 else u.chunk(rank[1])[rank[0]]
         context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
         for name in known & set(CONTINUOUS):
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
         first = possible.long().argmax(-1, keepdim=True)
         # where no try was possible the truth, which is, takes its place
         found = possible.any(-1)
@@ -258,10 +260,12 @@ def random_subset(generator: torch.Generator) -> frozenset[str]:
     frozenset of str
         Names of variables.
     """
-    kind = float(torch.rand((), generator=generator))
+    kind = float(torch.rand((), generator=generator, dtype=torch.float32))
     if kind < 0.1:
         return frozenset()
-    share = float(torch.rand((), generator=generator))
+    share = float(torch.rand((), generator=generator, dtype=torch.float32))
     return frozenset(
-        n for n in (*DISCRETE, *CONTINUOUS) if float(torch.rand((), generator=generator)) < share
+        n
+        for n in (*DISCRETE, *CONTINUOUS)
+        if float(torch.rand((), generator=generator, dtype=torch.float32)) < share
     )

@@ -63,7 +63,7 @@ def fit_outliers(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 3e-3, total_steps=num_steps + 1, pct_start=0.1
     )
-    target = torch.tensor([0.0, 1.0]).repeat_interleave(BLOCK)
+    target = torch.tensor([0.0, 1.0], dtype=torch.float32).repeat_interleave(BLOCK)
     for step in tqdm(range(num_steps), disable=not progress, unit="step"):
         blocks = (
             _invariants(model, None, seed, step),
