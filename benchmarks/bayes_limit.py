@@ -1,4 +1,4 @@
-"""How far is a neural likelihood from the exact one: the same patches, the same prior, any part of the context known."""
+"""Neural against exact likelihood on the same patches, for several amounts of known context."""
 
 from __future__ import annotations
 
@@ -36,11 +36,13 @@ BLOCKS = (
     Path(__file__).parent / "exact"
 )  # evidence of finished blocks: a quarter of an hour of a core for each
 
-INTRODUCTION = """{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28 mrad, in
-focus; dose and probe are always known. Rotation, offset, source size, background, gain and dark level are unknown to both. Exact:
-the simulator's own likelihood, {} draws for every column and mode ({:.0f} effective ones in the median over the best columns,
-{:.0f} at the 1st percentile). Neural: `{}`, trained on the same prior. Log scores in nats of the class in the centre, entropies
-beside them.
+INTRODUCTION = """\
+{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28
+mrad, in focus; dose and probe are always known. Rotation, offset, source size, background, gain and
+dark level are unknown to both. Exact: the likelihood of the simulator, {} draws for every column
+and mode (effective number {:.0f} in the median over the best columns, {:.0f} at the 1st
+percentile). Neural: `{}`, trained on the same prior. Log scores in nats of the class in the centre,
+with the entropies.
 
 """
 
@@ -61,7 +63,7 @@ def patches_of(seed: int, block: int, dose: float) -> tuple[torch.Tensor, ...]:
 
 
 def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
-    """Log evidence of all 576 cases and classes for the patches of one block, from its file if it is there."""
+    """Log evidence of all cases and classes for the patches of one block, cached in a file."""
     torch.set_num_threads(1)
     file = folder / f"block-{seed}-{block}-{num_draws}.npz"
     if file.exists():
@@ -106,7 +108,7 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
 
 @torch.no_grad()
 def neural(model: bc.DefectModel, intensity: torch.Tensor, dose: float) -> torch.Tensor:
-    """Log density of the features in all 576 cases and classes, shape (patch, condition, host, outcome)."""
+    """Log density of the features for all cases, shape (patch, condition, host, outcome)."""
     conditions = bc.limit_prior().conditions
     context = {
         n: torch.tensor([[dose if n == "dose" else float(c[n]) for c in conditions]])

@@ -472,3 +472,24 @@ def test_patches_of_images_have_conflicts_of_their_own(untrained):
     )
     assert result["sample_stats"].conflict.dims == ("image", "claim")
     assert list(result["sample_stats"].claim.values) == ["beam_energy"]
+
+
+def test_the_default_precision_of_torch_does_not_matter(patches, micrograph, reference):
+    limit = bc.simulate(bc.limit_prior(), 1, seed=0)
+    told = limit[["host", "dopant", *CONTINUOUS]]
+
+    def solve():
+        return [
+            infer(patches.intensity, {"host": "WSe2"}, reference, num_draws=16),
+            infer(micrograph.intensity, {"host": "WSe2"}, reference, num_draws=16),
+            infer(limit.intensity, told, bc.ExactModel(num_draws=16), num_draws=4),
+        ]
+
+    single = solve()
+    torch.set_default_dtype(torch.float64)
+    try:
+        double = solve()
+    finally:
+        torch.set_default_dtype(torch.float32)
+    for first, second in zip(single, double, strict=True):
+        xr.testing.assert_identical(first["class_posterior"], second["class_posterior"])

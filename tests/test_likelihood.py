@@ -1,5 +1,6 @@
 import pytest
 import torch
+from samples import digest, double_precision
 
 from bayesctx.crystal import HOSTS
 from bayesctx.defects import HYPOTHESES
@@ -94,3 +95,16 @@ def test_sums_of_exponentials_are_those_of_torch():
         result.sum().backward()
     # what is 80 nats below the largest weighs 1e-35
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+
+
+def test_default_dtype_does_not_matter():
+    def parameters():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            likelihood = ContrastLikelihood(5, 3, 16)
+        inputs = torch.ones(2, NUM_INPUTS, dtype=torch.float32)
+        return digest(*(v.detach() for v in likelihood.parameters_of(inputs)))
+
+    expected = parameters()
+    with double_precision():
+        assert parameters() == expected

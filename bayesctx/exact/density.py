@@ -112,7 +112,7 @@ def _slopes(
     expected, peak, dark = _expect(crystal, column, nuisances)
     mean, variance = gain * (expected + dark), gain**2 * (expected + crystal.readout**2)
     d_mean, d_variance = [], []
-    for i, step in enumerate(STEPS.tolist()):
+    for i, step in enumerate(STEPS):
         if not box.free[i]:
             d_mean.append(torch.zeros_like(mean))
             d_variance.append(torch.zeros_like(mean))

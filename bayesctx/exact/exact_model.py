@@ -97,7 +97,7 @@ class ExactModel:
         return self
 
     def encode(self, patches: Tensor) -> tuple[Tensor, None]:
-        """Hand patches on: an exact likelihood needs every pixel, and no stranger is known.
+        """Hand patches on: an exact likelihood needs every pixel, and there is no outlier head.
 
         Parameters
         ----------

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process
+from ..simulation import BLOCK, Latents, Patches, PatchStream, rank_of_process, render_patches
 from ..simulation.rendering import LARGE_GROUP
 from ..tensors import take
 from .calibration import calibrate
@@ -229,13 +229,15 @@ def _load(
     images = share // PATCHES_PER_IMAGE
     # with several ranks a batch is a window, and nothing is skipped
     skipped = (start - origin) // PATCHES_PER_IMAGE
-    for drawn in (batch if here else develop(model.prior, batch, device) for batch in loader):
+    for drawn in (
+        batch if here else render_patches(model.prior, batch, device) for batch in loader
+    ):
         for first in range(skipped, len(drawn.host), images):
             yield take(drawn, first, first + images)
         skipped = 0
 
 
-def _without_nuisances(batch: Patches | Draft) -> Patches | Draft:
+def _without_nuisances(batch: Patches | Latents) -> Patches | Latents:
     """Leave behind in the worker what is not learnt from: every tensor costs the loader a file descriptor."""
     return replace(batch, nuisances={}) if isinstance(batch, Patches) else batch
 

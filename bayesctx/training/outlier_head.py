@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, STRANGERS, draw_block, draw_strangers
+from ..simulation import BLOCK, OUTLIERS, draw_block, draw_outliers
 
 __all__ = ["fit_outliers"]
 
@@ -23,7 +23,7 @@ def fit_outliers(
     *,
     num_patches: int = 200_000,
     seed: int = 0,
-    kinds: tuple[str, ...] = tuple(STRANGERS),
+    kinds: tuple[str, ...] = tuple(OUTLIERS),
     progress: bool = True,
 ) -> xr.Dataset:
     """Fit the density ratio of outliers to patches of the prior, and note its limit on the card.
@@ -38,7 +38,7 @@ def fit_outliers(
     seed : int
         Names their streams.
     kinds : tuple of str
-        Kinds of outlier to learn from, of ``simulation.STRANGERS``. All are scored.
+        Kinds of outlier to learn from, of ``simulation.OUTLIERS``. All are scored.
     progress : bool
         Show a progress bar.
 
@@ -50,7 +50,7 @@ def fit_outliers(
 
     Notes
     -----
-    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its
+    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as outliers: its
     logit is log p(patch | outlier) - log p(patch | prior).
 
     References
@@ -76,7 +76,7 @@ def fit_outliers(
         schedule.step()
     head.eval()
     usual = _score(model, None, seed, num_steps)
-    found = {kind: _score(model, kind, seed, num_steps) for kind in STRANGERS}
+    found = {kind: _score(model, kind, seed, num_steps) for kind in OUTLIERS}
     limit = float(usual.quantile(1 - FALSE_ALARMS))
     model.card["surprise_limit"] = limit
     area = [float(mannwhitneyu(v, usual).statistic) / (len(v) * len(usual)) for v in found.values()]
@@ -91,7 +91,7 @@ def _invariants(model: DefectModel, kind: str | None, seed: int, block: int) -> 
     if kind is None:
         patches = draw_block(model.prior, seed, block, **options).intensity
     else:
-        patches = draw_strangers(model.prior, seed, block, kind, **options)
+        patches = draw_outliers(model.prior, seed, block, kind, **options)
     return model.encoder.invariants(patches.flatten(0, 1))
 
 
