@@ -264,7 +264,7 @@ def _in_single_precision(patches: np.ndarray) -> np.ndarray:
     Counts with a usual gain are kept, since the exact model needs them.
     """
     peak = np.abs(patches).max((-2, -1), keepdims=True)
-    unit = patches / peak
+    unit = np.ldexp(patches, -np.frexp(peak)[1])  # exact: an offset may leave few digits
     centred = unit - unit.mean((-2, -1), keepdims=True)
     spread = centred.std((-2, -1), keepdims=True)
     fits = (spread > LEAST_CONTRAST) & (peak * spread > 1 / LARGEST) & (peak < LARGEST**2)
@@ -278,7 +278,7 @@ def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -
         return prior.sampling
     if isinstance(given, list | torch.distributions.Distribution):
         raise ValueError(
-            f"one sampling [Å/px] was expected for patches, got several; "
+            "one sampling [Å/px] was expected for patches, got several; "
             "only the lattice of a micrograph can tell pixel sizes apart"
         )
     sizes = np.unique(np.asarray(given, float))

@@ -93,7 +93,7 @@ def place_sites(image: np.ndarray) -> Placement:
     ValueError
         If there is no hexagonal lattice in the image, see ``fit_lattice``.
     """
-    unit = image / np.abs(image).max()
+    unit = np.ldexp(image, -np.frexp(np.abs(image).max())[1])  # exact, of any unit
     centred = unit - np.median(unit)
     scaled = centred / np.abs(centred).mean()
     lattice = fit_lattice(scaled)

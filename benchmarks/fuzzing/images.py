@@ -214,7 +214,18 @@ def _infer_case(rng: Rng, image: object, context: dict, words: list[str], model:
         words.append("valid given")
     text = f"{'; '.join(words)}; {context}; {options}; {model} model"
     own = model_of(model)
-    return Case(text, lambda: bc.infer(image, context, own, **options), complaint_of_posterior)
+
+    def check(tree: xr.DataTree) -> str:
+        return complaint_of_posterior(tree) or (_complaint_of_file(tree) if is_saved else "")
+
+    is_saved = maybe(rng, 0.2)
+    return Case(text, lambda: bc.infer(image, context, own, **options), check)
+
+
+def _complaint_of_file(tree: xr.DataTree) -> str:
+    """Say what is wrong with a result that was saved and loaded."""
+    bc.save(tree, "result.nc")
+    return "" if bc.load("result.nc").identical(tree) else "other result after it was saved"
 
 
 def _valid(rng: Rng, image: object) -> object:

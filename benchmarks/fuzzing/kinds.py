@@ -15,6 +15,7 @@ import numpy as np
 from .case import Case, Outcome, run_case
 from .commands import command_case
 from .contexts import context_case
+from .equivalents import equivalent_case
 from .images import micrograph_case, patch_case
 from .options import option_case, prior_case
 from .results import result_case
@@ -25,9 +26,10 @@ from .weights import card_case, checkpoint_case, weight_case
 __all__ = ["KINDS", "run_input", "shares"]
 
 KINDS: dict[str, tuple[Callable[[Rng, Path], Case], float]] = {
-    "patches": (patch_case, 0.20),
-    "micrographs": (micrograph_case, 0.17),
-    "contexts": (context_case, 0.20),
+    "patches": (patch_case, 0.17),
+    "micrographs": (micrograph_case, 0.15),
+    "equivalents": (equivalent_case, 0.06),
+    "contexts": (context_case, 0.19),
     "options": (option_case, 0.05),
     "priors": (prior_case, 0.04),
     "weights": (weight_case, 0.06),

@@ -110,19 +110,12 @@ def _model(rng: Rng, folder: Path) -> tuple[str, object]:
 
         return change
 
-    class Fake:
-        """Has the names of a model only."""
-
-        prior, card, shares_context, domains, correlation = bc.tmd_prior(), {}, True, {}, 0.1
-        encode = tabulate = frozen = hash = None
-
     kinds = {
         "path": lambda: folder / "x.safetensors",
         "name": lambda: "x.safetensors",
         "class": lambda: bc.DefectModel,
         "prior": bc.tmd_prior,
         "module": lambda: torch.nn.Linear(3, 3),
-        "fake": Fake,
         "object": lambda: hostile_object(rng),
         "train mode": lambda: changed(lambda m: m.train()),
         "double precision": lambda: changed(lambda m: m.double()),
@@ -136,8 +129,6 @@ def _model(rng: Rng, folder: Path) -> tuple[str, object]:
         "NaN correlation": lambda: changed(lambda m: m.correlation.fill_(float("nan"))),
         "correlation 2": lambda: changed(lambda m: m.correlation.fill_(2.0)),
         "empty card": lambda: changed(lambda m: setattr(m, "card", {})),
-        "card of None": lambda: changed(lambda m: setattr(m, "card", None)),
-        "hostile limit": lambda: changed(lambda m: setattr(m, "card", {"surprise_limit": hostile_number(rng)})),
         "no gradients": lambda: changed(lambda m: m.requires_grad_(False)),
         "other prior": lambda: model_of("small").with_prior(bc.tmd_prior()),
         "narrow prior": lambda: model_of("small").with_prior(bc.reference_prior().given({"host": "WS2"})),
