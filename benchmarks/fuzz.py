@@ -1,4 +1,4 @@
-"""Does every input end in a posterior or in one error that says what to do: 10 000 of eleven kinds."""
+"""Hostile inputs: each must end in a posterior, or in one error that says what to do."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from fuzzing.case import Outcome
 from fuzzing.kinds import KINDS, run_input, shares
-from fuzzing.pool import LIMIT, run_inputs
+from fuzzing.pool import LIMIT, MEMORY, run_inputs
 from report import table, write
 
 QUICK, ALL = 300, 10_000
@@ -59,7 +59,8 @@ def replay(kind: str, seed: int, index: int) -> int:
     outcome = run_input(kind, seed, index)
     print(f"{kind} {seed} {index}: {outcome.text}\n")
     print(
-        f"{outcome.verdict} in {outcome.seconds:.2f} s  {outcome.where}\n{outcome.message}\n{outcome.details}"
+        f"{outcome.verdict} in {outcome.seconds:.2f} s  {outcome.where}\n{outcome.message}\n"
+        f"{outcome.details}"
     )
     return int(outcome.is_fault)
 
@@ -122,11 +123,13 @@ def main() -> int:
 
 
 TITLE = "Inputs of every kind"
-TEXT = f"""Every input must end in success, with finite and normalised posteriors, or in one `ValueError`, `TypeError` or
-`OSError` of one line that says what was expected, what came and what to do. Everything else is a fault: another exception, a
-traceback of a command, more than {LIMIT:.0f} s, more than 6 GiB, a process that dies, a warning that is not of the package, damage
-of a file that goes unnoticed, a file left behind, or a global setting that is not as it was (generators and default type of
-torch, settings and parameters of Pyro, filters of warnings, threads, environment, working directory)."""
+TEXT = f"""Every input must end in success, with finite and normalised posteriors, or in one
+`ValueError`, `TypeError` or `OSError` of one line that says what was expected, what came and what
+to do. Everything else is a fault: another exception, a traceback of a command, more than
+{LIMIT:.0f} s, more than {MEMORY / 2**30:.0f} GiB of address space, a process that dies, a warning
+that is not of the package, damage of a file that goes unnoticed, a file left behind, or a global
+setting that is not as it was (generators and default type of torch, settings and parameters of
+Pyro, filters of warnings, threads, environment, working directory)."""
 
 
 if __name__ == "__main__":

@@ -112,6 +112,7 @@ def run_case(case: Case, folder: Path) -> Outcome:
     back = Path.cwd()
     os.chdir(folder)
     try:
+        own = set(_leftovers(folder))
         before = _state()
         began = seconds_of()
         with warnings.catch_warnings(record=True) as caught:
@@ -127,14 +128,20 @@ def run_case(case: Case, folder: Path) -> Outcome:
         ] * filters_changed
         if not found.is_fault and changed:
             found = Outcome("state", "state: " + ", ".join(changed), f"{changed} changed")
-        leftovers = [p.name for p in folder.rglob(".*") if p.name.endswith(".tmp")]
-        if not found.is_fault and leftovers:
-            found = Outcome("leftover", "leftover file", leftovers[0])
+        leftovers = set(_leftovers(folder))
+        if not found.is_fault and leftovers != own:
+            names = f"left behind: {sorted(leftovers - own)}, removed: {sorted(own - leftovers)}"
+            found = Outcome("leftover", "temporary files", names)
     finally:
         os.chdir(back)
     return Outcome(
         found.verdict, found.where, found.message[:2000], seconds, case.text[:600], found.details
     )
+
+
+def _leftovers(folder: Path) -> list[str]:
+    """Names of hidden temporary files."""
+    return [p.name for p in folder.rglob(".*") if p.name.endswith(".tmp")]
 
 
 def _filters() -> list[object]:
@@ -221,7 +228,7 @@ def complaint_of_message(message: str, name: str = "error") -> str:
 
 
 def _complaint_of_warning(warning: warnings.WarningMessage) -> str:
-    """Say what is wrong with a warning: only those of the package, which say what to do, are for the user."""
+    """Say what is wrong with a warning: the package warns in one line that says what to do."""
     text = str(warning.message)
     if warning.category is UserWarning and ";" in text and "\n" not in text:
         return ""
@@ -268,13 +275,18 @@ def seconds_of() -> float:
     return time.perf_counter() - waiting
 
 
+def _digest(state: object) -> str:
+    """Short name of the state of a generator."""
+    return hashlib.md5(repr(state).encode()).hexdigest()
+
+
 def _state() -> dict[str, object]:
     """Everything global that the package must leave as it is."""
     return {
         "default dtype": torch.get_default_dtype(),
-        "torch generator": hashlib.md5(torch.get_rng_state().numpy().tobytes()).hexdigest(),
-        "numpy generator": hashlib.md5(repr(np.random.get_state()).encode()).hexdigest(),  # noqa: NPY002
-        "python generator": hashlib.md5(repr(random.getstate()).encode()).hexdigest(),
+        "torch generator": _digest(torch.get_rng_state().tolist()),
+        "numpy generator": _digest(np.random.get_state()),  # noqa: NPY002
+        "python generator": _digest(random.getstate()),
         "pyro settings": str(pyro.settings.get()),
         "pyro parameters": str(sorted(pyro.get_param_store().keys())),
         "validation": (
@@ -306,7 +318,7 @@ def complaint_of_posterior(tree: xr.DataTree) -> str:
     Returns
     -------
     str
-        Empty if its probabilities are finite and normalised and its draws are finite and in the domain.
+        Empty if probabilities are finite and normalised and draws finite and in the domain.
     """
     shares = tree["class_posterior"].to_dataset()
     for name, values in shares.data_vars.items():
@@ -336,7 +348,8 @@ def _complaint_of_draws(tree: xr.DataTree) -> str:
             if name != "sampling" and not (
                 low - slack <= values.min() and values.max() <= high + slack
             ):
-                return f"{group}.{name} outside of its domain: {values.min().item()} to {values.max().item()}"
+                found = f"{values.min().item()} to {values.max().item()}"
+                return f"{group}.{name} outside of its domain: {found}"
     return ""
 
 

@@ -23,21 +23,25 @@ from .values import Rng, cast, choose, maybe
 __all__ = ["command_case"]
 
 NUMBERS = (
-    "0", "1", "-1", "3", "2.5", "nan", "inf", "-inf", "1e3", "1e12", "1e20", "1e400", "x", "", " ", "٣",
-    "0x10", "1_000", "9" * 400, "-0", "1e-300", "True", "None", "3\n", "9223372036854775808",
+    "0", "1", "-1", "3", "2.5", "nan", "inf", "-inf", "1e3", "1e12", "1e20", "1e400", "x", "",
+    " ", "٣", "0x10", "1_000", "9" * 400, "-0", "1e-300", "True", "None", "3\n",
+    "9223372036854775808",
 )  # fmt: skip
 CONTEXTS = (
-    "host=WSe2", "host=MoS2", "host=WSe2,WS2", "host=wse2", "host=", "=", "host", "dose=1e5", "dose=-1e4..1e4",
-    "dose=1e3..1e6", "dose=nan", "dose=1e5..", "dose=..", "dose=1e6..1e3", "dose=1.098e6", "dose=1e999",
-    "beam_energy=80e3", "beam_energy=80", "beam_energy=80keV", "beam_energy=60e3,80e3", "dopant=Ti,V", "dopant=Xx",
-    "dopant=", "defocus=-20..20", "defocus=0", "inner_collection_angle=60..110", "inner_collection_angle=60",
-    "outer_collection_angle=50", "outer_collection_angle=200", "convergence_semiangle=25", "sampling=0.2",
-    "sampling=0.2..0.3", "sampling=0.25", "doze=3", "dose=1e5=3", "host=WSe2,", "host=,", "dose=1e5,x", "--", "a=b=c",
-    "beam_energy=inf", "beam_energy=-inf..inf", "sampling=0.19,0.2", "defocus=1e-400", "dose=0x10", "dose=1..nan",
+    "host=WSe2", "host=MoS2", "host=WSe2,WS2", "host=wse2", "host=", "=", "host", "dose=1e5",
+    "dose=-1e4..1e4", "dose=1e3..1e6", "dose=nan", "dose=1e5..", "dose=..", "dose=1e6..1e3",
+    "dose=1.098e6", "dose=1e999", "beam_energy=80e3", "beam_energy=80", "beam_energy=80keV",
+    "beam_energy=60e3,80e3", "dopant=Ti,V", "dopant=Xx", "dopant=", "defocus=-20..20",
+    "defocus=0", "inner_collection_angle=60..110", "inner_collection_angle=60",
+    "outer_collection_angle=50", "outer_collection_angle=200", "convergence_semiangle=25",
+    "sampling=0.2", "sampling=0.2..0.3", "sampling=0.25", "doze=3", "dose=1e5=3", "host=WSe2,",
+    "host=,", "dose=1e5,x", "--", "a=b=c", "beam_energy=inf", "beam_energy=-inf..inf",
+    "sampling=0.19,0.2", "defocus=1e-400", "dose=0x10", "dose=1..nan",
 )  # fmt: skip
 OUTPUTS = (
-    "out.nc", "out.nc", "out.nc", "out.nc", "out", "none/out.nc", ".", "", "file/out.nc", "/proc/out.nc", "old.nc", "o.csv",
-    "o.safetensors", "o.png", "x" * 300 + ".nc", "with space.nc", "ö.nc", "-", "link.nc", "hidden/.out.nc", "out.NC", "*.nc",
+    "out.nc", "out.nc", "out.nc", "out.nc", "out", "none/out.nc", ".", "", "file/out.nc",
+    "/proc/out.nc", "old.nc", "o.csv", "o.safetensors", "o.png", "x" * 300 + ".nc",
+    "with space.nc", "ö.nc", "-", "link.nc", "hidden/.out.nc", "out.NC", "*.nc",
 )  # fmt: skip
 PICTURES = ("p.png", "p.pdf", "p.xyz", "p", "none/p.png", ".", "P.PNG", "p.svg", "file/p.png", "")
 
@@ -132,8 +136,8 @@ def _process(rng: Rng, words: list[str], folder: Path, text: str) -> Case:
         code = "import sys; from bayesctx.cli import main; sys.exit(main())"
         output = open("/dev/full", "w") if kind == "full" else subprocess.PIPE  # noqa: SIM115
         process = subprocess.Popen(
-            [sys.executable, "-c", code, *words],
-            stdout=output, stderr=subprocess.PIPE, text=True, cwd=folder, errors="replace",
+            [sys.executable, "-c", code, *words], stdout=output, stderr=subprocess.PIPE,
+            text=True, cwd=folder, errors="replace",
             env=os.environ | {"PYTHONPATH": str(Path(bc.__file__).parents[1])},
         )  # fmt: skip
         if kind == "closed":
@@ -327,8 +331,24 @@ def _demo(rng: Rng, folder: Path) -> list[str]:
 
 def _other(rng: Rng, folder: Path) -> list[str]:
     """No verb, or none that is known."""
-    lines = ([], ["--help"], ["infer", "--help"], ["simulate", "--help"], ["train", "--help"], ["x"], [""], ["-"], ["infer"],
-             ["train"], ["simulate"], ["--out", "x"], ["infer", "infer"], ["--version"], ["demo", "x"], ["inf", "--help"])  # fmt: skip
+    lines = (
+        [],
+        ["--help"],
+        ["infer", "--help"],
+        ["simulate", "--help"],
+        ["train", "--help"],
+        ["x"],
+        [""],
+        ["-"],
+        ["infer"],
+        ["train"],
+        ["simulate"],
+        ["--out", "x"],
+        ["infer", "infer"],
+        ["--version"],
+        ["demo", "x"],
+        ["inf", "--help"],
+    )
     return list(choose(rng, lines))
 
 

@@ -140,10 +140,11 @@ def _true(rng: Rng, name: str, true: object) -> object:
             value
         )
     forms = (
-        float, np.float32, np.float64, np.float16, np.longdouble, np.array, torch.tensor, int, str,
-        lambda v: Decimal(repr(v)), Fraction, lambda v: [v], lambda v: np.array([v]), xr.DataArray,
-        lambda v: torch.tensor(v, requires_grad=True), lambda v: complex(v), lambda v: np.int64(v),
-        lambda v: torch.tensor([v]), lambda v: f"{v} eV", lambda v: np.array(v, ">f4"),
+        float, np.float32, np.float64, np.float16, np.longdouble, np.array, torch.tensor, int,
+        str, lambda v: Decimal(repr(v)), Fraction, lambda v: [v], lambda v: np.array([v]),
+        xr.DataArray, lambda v: torch.tensor(v, requires_grad=True), lambda v: complex(v),
+        lambda v: np.int64(v), lambda v: torch.tensor([v]), lambda v: f"{v} eV",
+        lambda v: np.array(v, ">f4"),
     )  # fmt: skip
     return choose(rng, forms)(value)
 
@@ -173,8 +174,9 @@ def _candidates(rng: Rng, name: str, true: object) -> object:
     if maybe(rng, 0.1):
         values = values * 300
     containers = (
-        list, tuple, list, list, list, list, list, set, lambda v: [v, v], lambda v: iter(v), lambda v: dict.fromkeys(map(str, v)),
-        lambda v: {str(x) for x in v}, lambda v: range(0, 90000, 30000), lambda v: OrderedDict(enumerate(v)),
+        list, tuple, list, list, list, list, list, set, lambda v: [v, v], lambda v: iter(v),
+        lambda v: dict.fromkeys(map(str, v)), lambda v: {str(x) for x in v},
+        lambda v: range(0, 90000, 30000), lambda v: OrderedDict(enumerate(v)),
         lambda v: np.array(v, object), lambda v: tuple(map(str, v)), lambda v: v[:1] + [v],
     )  # fmt: skip
     return choose(rng, containers)(values)
@@ -187,9 +189,10 @@ def _array(rng: Rng, name: str, true: object) -> object:
     if maybe(rng, 0.2) and length and values.dtype.kind == "f":
         values[0] = choose(rng, (np.nan, np.inf, -1.0, 1e300))
     forms = (
-        lambda: values, lambda: values, lambda: values, lambda: xr.DataArray(values, dims="image"),
-        lambda: xr.DataArray(values, dims="sample"), lambda: values[None], lambda: values.astype(object),
-        lambda: values.tolist(), lambda: torch.tensor(values) if values.dtype.kind == "f" else values,
+        lambda: values, lambda: values, lambda: values,
+        lambda: xr.DataArray(values, dims="image"), lambda: xr.DataArray(values, dims="sample"),
+        lambda: values[None], lambda: values.astype(object), lambda: values.tolist(),
+        lambda: torch.tensor(values) if values.dtype.kind == "f" else values,
         lambda: np.ma.MaskedArray(values, np.arange(length) == 0), lambda: values.astype("S8"),
         lambda: values.astype("f4") if values.dtype.kind == "f" else values[::-1],
         lambda: xr.DataArray(values[None], dims=("image", "patch")[:2]),
@@ -198,7 +201,7 @@ def _array(rng: Rng, name: str, true: object) -> object:
 
 
 def _distribution(rng: Rng, name: str, true: object) -> object:
-    """Soft evidence of any family and shape, inside of the domain, across its border, and far off."""
+    """Soft evidence of any family and shape, inside of the domain, across its border, far off."""
     low, high = bc.CONTEXT[name].domain
     at, width = float(_plain(rng, name, true)), float(high - low)
     at += float(choose(rng, (0.0, 0.0, 0.0, width, -width, 100 * width)))
@@ -234,14 +237,22 @@ def _distribution(rng: Rng, name: str, true: object) -> object:
         lambda: dist.Normal(torch.full((1,), at), scale),
         lambda: dist.MultivariateNormal(torch.full((2,), at), torch.eye(2)),
         lambda: dist.Normal(torch.full((2,), at), scale).to_event(1),
-        lambda: dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([at, low]), scale)),
-        lambda: dist.TransformedDistribution(dist.Normal(0.0, 1.0), [dist.transforms.AffineTransform(at, spread)]),
+        lambda: dist.MixtureSameFamily(
+            dist.Categorical(torch.ones(2)), dist.Normal(torch.tensor([at, low]), scale)
+        ),
+        lambda: dist.TransformedDistribution(
+            dist.Normal(0.0, 1.0), [dist.transforms.AffineTransform(at, spread)]
+        ),
         lambda: dist.Normal(torch.tensor(at, requires_grad=True), scale),
-        lambda: dist.Normal(torch.tensor(at, dtype=torch.float64), torch.tensor(spread, dtype=torch.float64)),
+        lambda: dist.Normal(
+            torch.tensor(at, dtype=torch.float64), torch.tensor(spread, dtype=torch.float64)
+        ),
         lambda: dist.Normal(torch.tensor(float("nan")), 1.0, validate_args=False),
         lambda: dist.Normal(at, torch.tensor(-1.0), validate_args=False),
         lambda: dist.Uniform(torch.tensor(at + 1), torch.tensor(at), validate_args=False),
-        lambda: dist.Normal(torch.tensor(at, device="meta"), torch.tensor(1.0, device="meta"), validate_args=False),
+        lambda: dist.Normal(
+            torch.tensor(at, device="meta"), torch.tensor(1.0, device="meta"), validate_args=False
+        ),
         lambda: dist.ImproperUniform(dist.constraints.real, (), ()),
         lambda: dist.Unit(torch.tensor(0.0)),
         lambda: dist.VonMises(0.0, 1.0),
@@ -251,7 +262,7 @@ def _distribution(rng: Rng, name: str, true: object) -> object:
         lambda: dist.Weibull(positive, 1.5),
         lambda: dist.Normal,
         lambda: "Normal(0, 1)",
-    )  # fmt: skip
+    )
     try:
         return choose(rng, kinds)()
     except (ValueError, AttributeError, NotImplementedError):  # not a distribution at all
@@ -262,11 +273,14 @@ def _spelled(rng: Rng, name: str, true: object) -> object:
     """A name that is slightly wrong."""
     right = str(choose(rng, bc.CONTEXT[name].domain))
     forms = (
-        str.lower, str.upper, lambda s: s + " ", lambda s: s[:-1], lambda s: s * 200, lambda s: s.encode(),
-        lambda s: s.replace("2", "₂"), lambda s: f"2H-{s}", lambda s: [s, s.lower()], lambda s: (s, None),
-        lambda s: {s}, lambda s: np.array([s] * NUM_IMAGES), lambda s: np.array([s.encode()] * NUM_IMAGES),
-        lambda s: np.array([s] * NUM_IMAGES, object), lambda s: xr.DataArray([s] * NUM_IMAGES, dims="image"),
-        lambda s: {s: 0.5}, lambda s: torch.tensor(0), lambda s: choose(rng, ("graphene", "hBN", "Xx", "He", "C", "")),
+        str.lower, str.upper, lambda s: s + " ", lambda s: s[:-1], lambda s: s * 200,
+        lambda s: s.encode(), lambda s: s.replace("2", "₂"), lambda s: f"2H-{s}",
+        lambda s: [s, s.lower()], lambda s: (s, None), lambda s: {s},
+        lambda s: np.array([s] * NUM_IMAGES), lambda s: np.array([s.encode()] * NUM_IMAGES),
+        lambda s: np.array([s] * NUM_IMAGES, object),
+        lambda s: xr.DataArray([s] * NUM_IMAGES, dims="image"), lambda s: {s: 0.5},
+        lambda s: torch.tensor(0),
+        lambda s: choose(rng, ("graphene", "hBN", "Xx", "He", "C", "")),
     )  # fmt: skip
     return choose(rng, forms)(right)
 
@@ -275,20 +289,41 @@ def _contradiction(rng: Rng) -> dict[str, object]:
     """Values that exclude each other, or nearly."""
     inner = float(rng.uniform(25, 100))
     kinds = (
-        lambda: {"inner_collection_angle": inner, "outer_collection_angle": inner * float(choose(rng, (0.9, 1.0, 1.0001, 1.03)))},
-        lambda: {"convergence_semiangle": 40.0, "inner_collection_angle": float(choose(rng, (25.0, 39.999, 40.0, 40.001)))},
-        lambda: {"convergence_semiangle": dist.Uniform(30.0, 40.0), "inner_collection_angle": dist.Uniform(25.0, 30.0)},
+        lambda: {
+            "inner_collection_angle": inner,
+            "outer_collection_angle": inner * float(choose(rng, (0.9, 1.0, 1.0001, 1.03))),
+        },
+        lambda: {
+            "convergence_semiangle": 40.0,
+            "inner_collection_angle": float(choose(rng, (25.0, 39.999, 40.0, 40.001))),
+        },
+        lambda: {
+            "convergence_semiangle": dist.Uniform(30.0, 40.0),
+            "inner_collection_angle": dist.Uniform(25.0, 30.0),
+        },
         lambda: {"inner_collection_angle": [100.0, 150.0], "outer_collection_angle": [60.0, 99.0]},
-        lambda: {"inner_collection_angle": dist.Normal(200.0, 1.0), "outer_collection_angle": dist.Normal(100.0, 1.0)},
+        lambda: {
+            "inner_collection_angle": dist.Normal(200.0, 1.0),
+            "outer_collection_angle": dist.Normal(100.0, 1.0),
+        },
         lambda: {"host": "WSe2", "dopant": "W"},
         lambda: {"host": ["WSe2", "WS2"], "dopant": ["W"]},
         lambda: {"host": np.array(["WSe2"] * NUM_IMAGES), "dopant": np.array(["W", "Ti", "V"])},
         lambda: {"host": np.array(["WSe2", "MoS2", "WS2"]), "dopant": "W"},
-        lambda: {"outer_collection_angle": np.array([30.0, 200.0, 300.0]), "inner_collection_angle": 60.0},
-        lambda: {"dose": np.geomspace(1e3, 1e6, NUM_IMAGES), "defocus": np.linspace(-50, 50, NUM_IMAGES)},
-        lambda: {"sampling": float(choose(rng, (0.02, 0.05, 0.6))), "host": choose(rng, ("WSe2", ["MoS2", "MoTe2"]))},
+        lambda: {
+            "outer_collection_angle": np.array([30.0, 200.0, 300.0]),
+            "inner_collection_angle": 60.0,
+        },
+        lambda: {
+            "dose": np.geomspace(1e3, 1e6, NUM_IMAGES),
+            "defocus": np.linspace(-50, 50, NUM_IMAGES),
+        },
+        lambda: {
+            "sampling": float(choose(rng, (0.02, 0.05, 0.6))),
+            "host": choose(rng, ("WSe2", ["MoS2", "MoTe2"])),
+        },
         lambda: {"dopant": [str(m) for m in bc.CONTEXT["dopant"].domain]},
-    )  # fmt: skip
+    )
     return choose(rng, kinds)()
 
 
@@ -300,8 +335,9 @@ def _contained(rng: Rng, context: dict) -> object:
 
     kinds = (
         dataset, lambda: OrderedDict(context), lambda: types.MappingProxyType(context),
-        lambda: list(context.items()), lambda: str(context), lambda: None, lambda: hostile_object(rng),
-        lambda: hostile_number(rng), lambda: set(map(str, context)), lambda: bc.reference_prior(),
+        lambda: list(context.items()), lambda: str(context), lambda: None,
+        lambda: hostile_object(rng), lambda: hostile_number(rng), lambda: set(map(str, context)),
+        lambda: bc.reference_prior(),
         lambda: dataset().to_array() if dataset().data_vars else None,
     )  # fmt: skip
     try:

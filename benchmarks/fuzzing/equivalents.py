@@ -1,4 +1,4 @@
-"""Cases of images that say the same: in another unit, type, layout or container, or under a mask."""
+"""Cases of equal images: in another unit, type, layout or container, or under a mask."""
 
 from __future__ import annotations
 

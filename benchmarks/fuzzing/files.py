@@ -112,9 +112,22 @@ def damaged(rng: Rng, content: bytes) -> tuple[bytes, str]:
         "noise": lambda: rng.bytes(1000),
         "text": lambda: b"not a file of this kind\n" * 20,
         "a file of another kind": lambda: Path(
-            store() / str(choose(rng, ("small.safetensors", "patches.nc", "patch.npy", "run", "image.nc", "shards/manifest.json")))
+            store()
+            / str(
+                choose(
+                    rng,
+                    (
+                        "small.safetensors",
+                        "patches.nc",
+                        "patch.npy",
+                        "run",
+                        "image.nc",
+                        "shards/manifest.json",
+                    ),
+                )
+            )
         ).read_bytes(),
-    }  # fmt: skip
+    }
     weights = (*kinds, *list(kinds)[:4] * 3)
     name = str(choose(rng, weights))
     return kinds[name](), name
@@ -198,10 +211,11 @@ def edited(rng: Rng, value: object) -> tuple[object, str]:
         changed, text = edited(rng, value[at])
         return [*value[:at], changed, *value[at + 1 :]], f"[{at}].{text}"
     others = (
-        None, True, 0, -1, 1, 2, 20000, 10**9, 10**30, 0.5, -0.25, 1e300, float("nan"), float("inf"), "",
-        "x", "WSe3", "../x", [], {}, [1, 2], {"enable_validation": [False]}, {"Normal": [0.0, 1.0]},
-        {"Normal": [0.0, -1.0]}, {"log_uniform": [0, 1]}, {"Uniform": [1.0, 0.0]}, {"Normal": ["a"]},
-        {"Delta": [1.0]}, {"Uniform": []}, "x" * 5000, "bayesctx 2",
+        None, True, 0, -1, 1, 2, 20000, 10**9, 10**30, 0.5, -0.25, 1e300, float("nan"),
+        float("inf"), "", "x", "WSe3", "../x", [], {}, [1, 2], {"enable_validation": [False]},
+        {"Normal": [0.0, 1.0]}, {"Normal": [0.0, -1.0]}, {"log_uniform": [0, 1]},
+        {"Uniform": [1.0, 0.0]}, {"Normal": ["a"]}, {"Delta": [1.0]}, {"Uniform": []}, "x" * 5000,
+        "bayesctx 2",
     )  # fmt: skip
     other = choose(rng, others)
     if isinstance(value, int | float) and not isinstance(value, bool) and maybe(rng, 0.4):

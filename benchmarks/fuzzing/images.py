@@ -25,8 +25,8 @@ from .values import Rng, cast, choose, contain, hostile_object, lay_out, maybe
 __all__ = ["micrograph_case", "patch_case", "some_draws"]
 
 UNITS = (
-    "Å", "angstrom", "nm", "pm", "µm", "um", "m", "mm", "inch", "", "1", "px", "pixels", "1/nm", "NM",
-    "A", "ångström", None, 5, ["nm"], "nm/px", "Angstroms", b"nm", "km",
+    "Å", "angstrom", "nm", "pm", "µm", "um", "m", "mm", "inch", "", "1", "px", "pixels", "1/nm",
+    "NM", "A", "ångström", None, 5, ["nm"], "nm/px", "Angstroms", b"nm", "km",
 )  # fmt: skip
 
 
@@ -159,11 +159,13 @@ def _coordinate(rng: Rng, axis: str, size: int) -> tuple[str, object, dict[str, 
     if maybe(rng, 0.6):
         return axis, np.arange(size) * 0.25 + rng.normal(), {"units": "Å"}
     kinds = (
-        lambda: places, lambda: places, lambda: places, lambda: places[::-1], lambda: places + 1e6,
-        lambda: np.sort(rng.random(size)), lambda: np.full(size, np.nan), lambda: [f"p{i}" for i in range(size)],
-        lambda: np.arange(size), lambda: places.astype("f2"), lambda: places * (1 + 1e-3 * np.arange(size)),
-        lambda: np.arange(size).astype("M8[s]"), lambda: places + 0.25j, lambda: np.arange(size) > 3,
-        lambda: -places - 5, lambda: np.zeros(size), lambda: places.astype(object),
+        lambda: places, lambda: places, lambda: places, lambda: places[::-1],
+        lambda: places + 1e6, lambda: np.sort(rng.random(size)), lambda: np.full(size, np.nan),
+        lambda: [f"p{i}" for i in range(size)], lambda: np.arange(size),
+        lambda: places.astype("f2"), lambda: places * (1 + 1e-3 * np.arange(size)),
+        lambda: np.arange(size).astype("M8[s]"), lambda: places + 0.25j,
+        lambda: np.arange(size) > 3, lambda: -places - 5, lambda: np.zeros(size),
+        lambda: places.astype(object),
     )  # fmt: skip
     unit = choose(rng, UNITS if maybe(rng, 0.5) else ("Å",))
     return axis, choose(rng, kinds)(), {} if unit is None else {"units": unit}
@@ -233,9 +235,9 @@ def _valid(rng: Rng, image: object) -> object:
     shape = getattr(image, "shape", (5, 5))
     shape = tuple(shape) if isinstance(shape, tuple) and len(shape) < 5 else (5, 5)
     kinds = (
-        lambda: np.ones(shape, bool), lambda: rng.random(shape) < 0.99, lambda: rng.random(shape) < 0.5,
-        lambda: np.zeros(shape, bool), lambda: np.ones(shape), lambda: np.ones(shape[:1], bool),
-        lambda: np.ones(shape, bool).tolist(), lambda: xr.DataArray(np.ones(shape, bool)),
-        lambda: hostile_object(rng), lambda: True,
+        lambda: np.ones(shape, bool), lambda: rng.random(shape) < 0.99,
+        lambda: rng.random(shape) < 0.5, lambda: np.zeros(shape, bool), lambda: np.ones(shape),
+        lambda: np.ones(shape[:1], bool), lambda: np.ones(shape, bool).tolist(),
+        lambda: xr.DataArray(np.ones(shape, bool)), lambda: hostile_object(rng), lambda: True,
     )  # fmt: skip
     return choose(rng, kinds)()

@@ -62,9 +62,9 @@ def option_case(rng: Rng, folder: Path) -> Case:
 def _whole_number(rng: Rng) -> object:
     """What somebody may write for a whole number."""
     usual = (
-        np.int64(3), np.int8(8), np.uint64(2**64 - 1), -1, 0, 1, 2**31, 2**32, 2**63, 2**63 - 1, 2**64,
-        3.0, 3.5, True, "3", None, 10**400, np.array(3), np.array([3]), torch.tensor(3), 1e3, 10**6 + 1,
-        np.float64(3), float("nan"), np.bool_(True), 2,
+        np.int64(3), np.int8(8), np.uint64(2**64 - 1), -1, 0, 1, 2**31, 2**32, 2**63, 2**63 - 1,
+        2**64, 3.0, 3.5, True, "3", None, 10**400, np.array(3), np.array([3]), torch.tensor(3),
+        1e3, 10**6 + 1, np.float64(3), float("nan"), np.bool_(True), 2,
     )  # fmt: skip
     kinds = (
         lambda: choose(rng, usual),
@@ -131,10 +131,14 @@ def _model(rng: Rng, folder: Path) -> tuple[str, object]:
         "empty card": lambda: changed(lambda m: setattr(m, "card", {})),
         "no gradients": lambda: changed(lambda m: m.requires_grad_(False)),
         "other prior": lambda: model_of("small").with_prior(bc.tmd_prior()),
-        "narrow prior": lambda: model_of("small").with_prior(bc.reference_prior().given({"host": "WS2"})),
+        "narrow prior": lambda: model_of("small").with_prior(
+            bc.reference_prior().given({"host": "WS2"})
+        ),
         "exact": bc.ExactModel,
-        "untrained": lambda: bc.DefectModel(bc.limit_prior(), num_features=2, num_components=1, hidden=4, width=4),
-    }  # fmt: skip
+        "untrained": lambda: bc.DefectModel(
+            bc.limit_prior(), num_features=2, num_components=1, hidden=4, width=4
+        ),
+    }
     name = str(choose(rng, list(kinds)))
     return name, kinds[name]()
 
@@ -236,10 +240,12 @@ def _value_of_prior(rng: Rng) -> object:
     """A number, candidates or a distribution, rarely a good one."""
     kinds = (
         lambda: hostile_number(rng), lambda: hostile_object(rng), lambda: float(rng.normal()),
-        lambda: dist.Normal(0.0, 1.0), lambda: dist.Uniform(0.0, 1.0), lambda: dist.Cauchy(0.0, 1.0),
-        lambda: dist.Normal(torch.zeros(2), 1.0), lambda: (1.0, 2.0), lambda: (), lambda: [1.0],
-        lambda: dist.Delta(torch.tensor(1.0)), lambda: 1e30, lambda: -1.0, lambda: dist.Normal(float("nan"), 1.0, validate_args=False),
-        lambda: dist.Uniform(-1e30, 1e30), lambda: bc.log_uniform(1e-30, 1e30), lambda: float("nan"),
+        lambda: dist.Normal(0.0, 1.0), lambda: dist.Uniform(0.0, 1.0),
+        lambda: dist.Cauchy(0.0, 1.0), lambda: dist.Normal(torch.zeros(2), 1.0),
+        lambda: (1.0, 2.0), lambda: (), lambda: [1.0], lambda: dist.Delta(torch.tensor(1.0)),
+        lambda: 1e30, lambda: -1.0, lambda: dist.Normal(float("nan"), 1.0, validate_args=False),
+        lambda: dist.Uniform(-1e30, 1e30), lambda: bc.log_uniform(1e-30, 1e30),
+        lambda: float("nan"),
     )  # fmt: skip
     return choose(rng, kinds)()
 

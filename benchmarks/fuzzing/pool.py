@@ -1,4 +1,4 @@
-"""Processes that run inputs, and a watchdog: hangs, crashes and lack of memory end a process, not the run."""
+"""Processes that run inputs, with a limit of time and memory."""
 
 from __future__ import annotations
 

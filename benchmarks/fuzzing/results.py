@@ -95,8 +95,9 @@ def _saving(rng: Rng, source: Path, folder: Path) -> Case:
     tree = bc.load(source)
     (folder / "file").write_text("here")
     places = (
-        folder / "none" / "r.nc", folder, folder / "file" / "r.nc", "", "x" * 300, folder / ("y" * 300), None, 3,
-        Path("/proc/r.nc"), b"r.nc", folder / "r.nc", "r", "\0", "/dev/null/r.nc", hostile_object(rng),
+        folder / "none" / "r.nc", folder, folder / "file" / "r.nc", "", "x" * 300,
+        folder / ("y" * 300), None, 3, Path("/proc/r.nc"), b"r.nc", folder / "r.nc", "r", "\0",
+        "/dev/null/r.nc", hostile_object(rng),
     )  # fmt: skip
     place = choose(rng, places)
     what = choose(

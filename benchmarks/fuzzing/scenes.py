@@ -1,4 +1,4 @@
-"""Simulated images, and what detectors, programs and people make of them before they reach the package."""
+"""Simulated images, and what goes wrong between the sample and the file."""
 
 from __future__ import annotations
 
@@ -18,15 +18,47 @@ __all__ = ["micrograph", "model_of", "patches", "spoil", "truth_of_patches"]
 
 NUM_PATCHES = 32
 CONDITIONS = (
-    {"host": "WSe2", "dopant": "Ti", "beam_energy": 80e3, "convergence_semiangle": 25.0,
-     "inner_collection_angle": 60.0, "outer_collection_angle": 200.0, "defocus": 0.0, "dose": 2e5},
-    {"host": "MoS2", "dopant": "V", "beam_energy": 60e3, "convergence_semiangle": 31.0,
-     "inner_collection_angle": 80.0, "outer_collection_angle": 250.0, "defocus": 20.0, "dose": 1e4},
-    {"host": "MoTe2", "dopant": "Nb", "beam_energy": 200e3, "convergence_semiangle": 22.0,
-     "inner_collection_angle": 35.0, "outer_collection_angle": 90.0, "defocus": -30.0, "dose": 9e5},
-    {"host": "WS2", "dopant": "Cr", "beam_energy": 100e3, "convergence_semiangle": 28.0,
-     "inner_collection_angle": 70.0, "outer_collection_angle": 180.0, "defocus": 5.0, "dose": 6e3},
-)  # fmt: skip
+    {
+        "host": "WSe2",
+        "dopant": "Ti",
+        "beam_energy": 80e3,
+        "convergence_semiangle": 25.0,
+        "inner_collection_angle": 60.0,
+        "outer_collection_angle": 200.0,
+        "defocus": 0.0,
+        "dose": 2e5,
+    },
+    {
+        "host": "MoS2",
+        "dopant": "V",
+        "beam_energy": 60e3,
+        "convergence_semiangle": 31.0,
+        "inner_collection_angle": 80.0,
+        "outer_collection_angle": 250.0,
+        "defocus": 20.0,
+        "dose": 1e4,
+    },
+    {
+        "host": "MoTe2",
+        "dopant": "Nb",
+        "beam_energy": 200e3,
+        "convergence_semiangle": 22.0,
+        "inner_collection_angle": 35.0,
+        "outer_collection_angle": 90.0,
+        "defocus": -30.0,
+        "dose": 9e5,
+    },
+    {
+        "host": "WS2",
+        "dopant": "Cr",
+        "beam_energy": 100e3,
+        "convergence_semiangle": 28.0,
+        "inner_collection_angle": 70.0,
+        "outer_collection_angle": 180.0,
+        "defocus": 5.0,
+        "dose": 6e3,
+    },
+)
 SIZES = ((96, 0.25), (112, 0.2), (128, 0.25), (180, 0.15), (256, 0.12), (96, 0.4))
 
 
@@ -272,12 +304,18 @@ SPOILERS: dict[str, Callable[[Rng, np.ndarray], np.ndarray]] = {
     "not finite": _flawed,
     "another pattern": _pattern,
     "scaled": _scaled,
-    "quantised": lambda rng, image: np.floor(image / max(float(np.nanstd(image)), 1e-300) * rng.uniform(0.3, 3)),
+    "quantised": lambda rng, image: np.floor(
+        image / max(float(np.nanstd(image)), 1e-300) * rng.uniform(0.3, 3)
+    ),
     "transposed": lambda rng, image: image.T,
-    "noisy": lambda rng, image: image + rng.uniform(0.1, 30) * float(np.nanstd(image)) * rng.standard_normal(image.shape),
+    "noisy": lambda rng, image: (
+        image + rng.uniform(0.1, 30) * float(np.nanstd(image)) * rng.standard_normal(image.shape)
+    ),
     "gradient": lambda rng, image: image * np.linspace(rng.uniform(-1, 1), 1, image.shape[1]),
     "blurred": lambda rng, image: ndimage.gaussian_filter(image, rng.uniform(1, 20)),
     "dead rows": lambda rng, image: _replaced(rng, image, (rng.integers(0, len(image), 5),), 0.0),
     "repeated": lambda rng, image: np.repeat(image, 2, int(rng.integers(2)))[:400, :400],
-    "stack": lambda rng, image: np.stack([image] * int(rng.integers(1, 5)), int(rng.integers(0, 3))),
-}  # fmt: skip
+    "stack": lambda rng, image: np.stack(
+        [image] * int(rng.integers(1, 5)), int(rng.integers(0, 3))
+    ),
+}

@@ -32,10 +32,11 @@ def manifest_case(rng: Rng, folder: Path) -> Case:
     Returns
     -------
     Case
-        A success only with finite patches, and where checksums are compared with those that were written.
+        A success only with finite patches; after a repair with those that were written.
     """
     copied = folder / "shards"
     shutil.copytree(store() / "shards", copied)
+    (copied / ".notes.tmp").write_text("of the user")
     manifest, shard = copied / "manifest.json", copied / "shard-00001.nc"
     kind = str(
         choose(

@@ -48,7 +48,7 @@ def weight_case(rng: Rng, folder: Path) -> Case:
 
 
 def _rewritten(source: Path, path: Path, card: str, drop: str = "", cast: str = "") -> None:
-    """A file of safetensors with another card, without some tensors or with them in another type."""
+    """A file of safetensors with another card, without a tensor or with one of another type."""
     header_size = int.from_bytes(source.read_bytes()[:8], "little")
     content = source.read_bytes()
     header = json.loads(content[8 : 8 + header_size])
@@ -159,17 +159,24 @@ def _edit_state(rng: Rng, state: dict) -> str:
     key = str(choose(rng, list(state)))
     kinds: dict[str, Callable[[], object]] = {
         "removed": lambda: state.pop(key),
-        "another object": lambda: state.update({key: choose(rng, (None, 3, "x", [], {}, torch.zeros(3)))}),
+        "another object": lambda: state.update(
+            {key: choose(rng, (None, 3, "x", [], {}, torch.zeros(3)))}
+        ),
         "a weight too few": lambda: state["model"].pop(str(choose(rng, list(state["model"])))),
-        "a weight of another shape": lambda: state["model"].update({str(choose(rng, list(state["model"]))): torch.zeros(7)}),
+        "a weight of another shape": lambda: state["model"].update(
+            {str(choose(rng, list(state["model"]))): torch.zeros(7)}
+        ),
         "an unknown weight": lambda: state["model"].update(unknown=torch.zeros(1)),
-        "NaN in a weight": lambda: state["model"][str(choose(rng, list(state["model"])))].fill_(float("nan"))
-        if state["model"] else None,
+        "NaN in a weight": lambda: (
+            state["model"][str(choose(rng, list(state["model"])))].fill_(float("nan"))
+            if state["model"]
+            else None
+        ),
         "history too long": lambda: state.update(history=torch.zeros(1000, 3)),
         "history of another shape": lambda: state.update(history=torch.zeros(3)),
         "run that is no JSON": lambda: state.update(run="{"),
         "optimizer empty": lambda: state.update(optimizer={}),
-    }  # fmt: skip
+    }
     name = str(choose(rng, list(kinds)))
     kinds[name]()
     return f"{name} ({key})"
