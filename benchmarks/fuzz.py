@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from fuzzing.case import Outcome
 from fuzzing.kinds import KINDS, run_input, shares
-from fuzzing.pool import LIMIT, MEMORY, run_inputs
+from fuzzing.pool import LIMIT, MEMORY, PATIENCE, run_inputs
 from report import table, write
 
 QUICK, ALL = 300, 10_000
@@ -126,8 +126,8 @@ TITLE = "Inputs of every kind"
 TEXT = f"""Every input must end in success, with finite and normalised posteriors, or in one
 `ValueError`, `TypeError` or `OSError` of one line that says what was expected, what came and what
 to do. Everything else is a fault: another exception, a traceback of a command, more than
-{LIMIT:.0f} s, more than {MEMORY / 2**30:.0f} GiB of address space, a process that dies, a warning
-that is not of the package, damage of a file that goes unnoticed, a file left behind, or a global
+{LIMIT:.0f} s of the CPU or {PATIENCE * LIMIT:.0f} s by the clock, more than
+{MEMORY / 2**30:.0f} GiB of address space, a process that dies, a warning that is not of the package, damage of a file that goes unnoticed, a file left behind, or a global
 setting that is not as it was (generators and default type of torch, settings and parameters of
 Pyro, filters of warnings, threads, environment, working directory)."""
 

@@ -10,7 +10,6 @@ import random
 import re
 import sys
 import threading
-import time
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
@@ -54,11 +53,14 @@ class Case:
         Hands the input to the package.
     check : callable
         Takes what ``call`` returned and says what is wrong with it; the empty string if nothing is.
+    is_refusal : callable
+        Takes what ``call`` returned and says whether it is a refusal, for commands.
     """
 
     text: str
     call: Callable[[], object]
     check: Callable[[object], str] = lambda _: ""
+    is_refusal: Callable[[object], bool] = lambda _: False
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Outcome:
     message : str
         Of an error or a fault.
     seconds : float
-        That it took, without waiting for a core.
+        Of the processor that it took.
     text : str
         The input in words.
     details : str
@@ -179,7 +181,7 @@ def _judge(
             return Outcome("warning", place, complaint)
     if error is not None:
         return Outcome("refused", _place(error), str(error))
-    return Outcome("success")
+    return Outcome("refused" if case.is_refusal(result) else "success")
 
 
 def complaint_of_error(error: BaseException) -> str:
@@ -261,18 +263,14 @@ def _trace(error: BaseException) -> str:
 
 
 def seconds_of() -> float:
-    """Clock of this thread that stands still while it waits for a core.
+    """Clock of the cores that this process and those that it waited for have used.
 
     Returns
     -------
     float
-        In seconds.
+        In seconds. Waiting is limited by ``pool``.
     """
-    try:
-        waiting = int(Path("/proc/thread-self/schedstat").read_text().split()[1]) * 1e-9
-    except (OSError, IndexError):
-        waiting = 0.0
-    return time.perf_counter() - waiting
+    return sum(os.times()[:4])
 
 
 def _digest(state: object) -> str:
