@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-
-import torch
-
 from .checks import check_keys, check_sequence
-from .context import CONTEXT
+from .context import ADF_RULE, CONTEXT, is_annular_dark_field
 from .distributions import check_value, support
 
-__all__ = ["CONTINUOUS", "as_tuple", "check_conditions", "condition_on"]
+__all__ = ["CONTINUOUS", "as_tuple", "check_conditions"]
 
 CONTINUOUS = (
     "beam_energy",
@@ -52,42 +47,12 @@ def check_conditions(values: object) -> tuple[dict[str, object], ...]:
             for n, v in check_keys(condition, "condition variable", CONTINUOUS).items()
         }
         convergence, inner, outer = (support(known[n]) for n in CONTINUOUS[1:4])
-        if not (convergence[0] <= inner[1] and inner[0] * 1.05 < outer[1]):
-            raise ValueError(
-                "a detector outside of the probe's cone was expected, convergence <= inner < "
-                f"outer / 1.05, got {known}; correct the angles"
-            )
+        # the smallest inner angle outside of the smallest cone
+        nearest = min(max(inner[0], convergence[0]), inner[1])
+        if not is_annular_dark_field(convergence[0], nearest, outer[1]):
+            raise ValueError(f"{ADF_RULE} was expected, got {known}; correct the angles")
         checked.append(known)
     return tuple(checked)
-
-
-def condition_on(
-    condition: Mapping[str, object], known: Mapping[str, object]
-) -> dict[str, object] | None:
-    """Condition imaging conditions on what is known of an image.
-
-    Parameters
-    ----------
-    condition : mapping
-        One of ``check_conditions``.
-    known : mapping
-        A checked context.
-
-    Returns
-    -------
-    dict or None
-        The condition with what is known instead of its candidates and distributions; None if a
-        number of the condition contradicts it.
-    """
-    updated = dict(condition)
-    for name in CONTINUOUS:
-        if name not in known:
-            continue
-        fixed, value = condition[name], known[name]
-        if isinstance(fixed, float) and not _agrees(fixed, value):
-            return None
-        updated[name] = fixed if isinstance(fixed, float) else value
-    return updated
 
 
 def as_tuple(value: object) -> tuple:
@@ -96,21 +61,13 @@ def as_tuple(value: object) -> tuple:
     Parameters
     ----------
     value : object
-        An observed value, a tuple of candidates, or None.
+        An observed value, candidates, or None.
 
     Returns
     -------
     tuple
         The values, empty for None.
     """
-    return value if isinstance(value, tuple) else () if value is None else (value,)
-
-
-def _agrees(fixed: float, value: object) -> bool:
-    """Whether evidence allows a value."""
-    if isinstance(value, torch.distributions.Distribution):
-        try:
-            return math.isfinite(float(value.log_prob(torch.tensor(fixed))))
-        except ValueError:  # outside of the support
-            return False
-    return any(math.isclose(fixed, v, rel_tol=1e-6) for v in as_tuple(value))
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)

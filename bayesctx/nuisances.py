@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from pyro.distributions import TorchDistribution as Distribution
 
 from .checks import check_known, check_mapping
-from .distributions import check_value, log_uniform, quantile as quantile
+from .distributions import check_value, log_uniform
 
 __all__ = ["NUISANCES", "check_nuisances"]
 

@@ -174,9 +174,9 @@ ALPHA = dict(tmd_prior().dirichlet_alpha)
         ({"conditions": (POINT | {"dose": dist.Poisson(1e4)},)}, ValueError, "a continuous distr"),
         ({"conditions": (POINT | {"convergence_semiangle": 61.0},)}, ValueError, "between 15 and"),
         ({"conditions": (POINT | {"inner_collection_angle": 26.0, "convergence_semiangle": 27.0},)},
-         ValueError, "a detector outside of the probe's cone was expected"),
+         ValueError, "convergence_semiangle <= inner_collection_angle and 1.05"),
         ({"conditions": (POINT | {"outer_collection_angle": dist.Uniform(50.0, 61.0)},)},
-         ValueError, "a detector outside of the probe's cone was expected"),
+         ValueError, "convergence_semiangle <= inner_collection_angle and 1.05"),
         ({"hosts": ()}, ValueError, "1 to 1000 values were expected for hosts"),
         ({"hosts": "MoS2"}, TypeError, r"a tuple was expected for hosts, got 'MoS2'"),
         ({"hosts": ("MoS",)}, ValueError, "unknown host 'MoS'; .*did you mean 'MoS2'"),
@@ -334,12 +334,6 @@ def test_uniform_numbers_at_the_ends_have_finite_quantiles():
     for value in (dist.Normal(0.0, 1.0), dist.HalfNormal(1.0)):
         assert bool(quantile(value, ends).isfinite().all())
     assert torch.equal(quantile(dist.Uniform(1.0, 2.0), ends)[:1], torch.tensor([1.0]))
-
-
-@pytest.mark.parametrize("value", [dist.Poisson(4.0), dist.Delta(torch.tensor(3.0))])
-def test_a_distribution_without_a_density_is_refused(value):
-    with pytest.raises(ValueError, match="a distribution with a density was expected"):
-        quantile(value, torch.tensor([0.5]))
 
 
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (-1.0, 1.0), (2.0, 1.0), (1.0, math.inf)])
