@@ -2,12 +2,14 @@
 
 from . import (
     archive as archive,
+    checks as checks,
     cli as cli,
     context as context,
     crystal as crystal,
     defects as defects,
     elements as elements,
     encoder as encoder,
+    evidence as evidence,
     exact as exact,
     fourier as fourier,
     hypotheses as hypotheses,
@@ -28,10 +30,11 @@ from . import (
     tensors as tensors,
     training as training,
 )
-from .context import CONTEXT as CONTEXT, check_context as check_context
+from .context import CONTEXT as CONTEXT
 from .coverage import coverage as coverage, ranks as ranks
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS
+from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction

@@ -1,4 +1,4 @@
-"""Are posterior draws of continuous variables as wide as they should be: ranks and coverage."""
+"""Calibration of posterior draws of continuous variables: rank statistics and coverage (TARP)."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ def ranks(draws: xr.DataArray, truth: xr.DataArray | np.ndarray, *, seed: int = 
     truth : DataArray or ndarray, shape (...)
         Values that the data were simulated with.
     seed : int
-        Breaks ties, which discrete variables have.
+        Seed for breaking ties, which discrete variables have.
 
     Returns
     -------
     DataArray, dimensions (...)
-        Rank over the number of draws, in [0, 1]; uniform where the posterior is calibrated.
+        Rank over the number of draws, in [0, 1]; uniformly distributed if the posterior is
+        calibrated.
 
     References
     ----------
@@ -38,7 +39,7 @@ def ranks(draws: xr.DataArray, truth: xr.DataArray | np.ndarray, *, seed: int = 
 
 
 def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataArray:
-    """Share of posterior draws that lie nearer to a random point than the truth, over all variables at once (TARP).
+    """Joint coverage of several variables by tests of accuracy with random points (TARP).
 
     Parameters
     ----------
@@ -47,12 +48,13 @@ def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataA
     truth : Dataset, dimensions (...)
         Values that the data were simulated with, by the same names.
     seed : int
-        Of the random points, and breaks ties.
+        Seed of the random points and for breaking ties.
 
     Returns
     -------
     DataArray, dimensions (...)
-        The share, in [0, 1]; uniform where the posterior is calibrated, and for random points only there.
+        Fraction of draws that are closer to a random reference point than the truth is, in [0, 1];
+        uniformly distributed if the joint posterior is calibrated.
 
     Raises
     ------
@@ -61,7 +63,8 @@ def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataA
 
     Notes
     -----
-    Every variable is scaled by the range of its truths, in which the random points are uniform.
+    Every variable is scaled by the range of its true values; the reference points are uniform in
+    that range and do not depend on the data, so that a posterior equal to the prior passes too.
 
     References
     ----------
@@ -71,7 +74,8 @@ def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataA
     missing = [n for n in names if n not in truth]
     if missing:
         raise ValueError(
-            f"the truth of {', '.join(names)} was expected, {missing[0]} is missing; select the draws of what is known"
+            f"true values of {', '.join(names)} were expected, {missing[0]} is missing; "
+            "add it to the truth or drop it from the draws"
         )
     rng = np.random.default_rng(seed)
     near, far = 0.0, 0.0
@@ -90,7 +94,7 @@ def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataA
 def _rank(
     values: np.ndarray, true: np.ndarray, dims: list[str], rng: np.random.Generator
 ) -> xr.DataArray:
-    """Share of values below the true one, ties broken at random."""
+    """Fraction of values below the true one, ties broken at random."""
     below, equal = (values < true).sum(0), (values == true).sum(0)
     rank = (below + rng.random(true.shape) * (equal + 1)) / (len(values) + 1)
     return xr.DataArray(rank, dims=dims, attrs={"units": "1"})

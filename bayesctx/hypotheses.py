@@ -1,4 +1,4 @@
-"""What the likelihood network is told of a hypothesis: its physics in the place of names."""
+"""Inputs of the likelihood network: every hypothesis described by its physics instead of by names."""
 
 from __future__ import annotations
 
@@ -10,37 +10,36 @@ import torch
 from torch import Tensor, nn
 
 from .crystal import HOSTS
-from .defects import DEFECTS, columns_of
+from .defects import DEFECTS, HYPOTHESES, SITES
 from .elements import METALS
 from .optics import MAX_SEMIANGLE, wavelength
 from .responses import LookUp, chebyshev, load_table
 
-__all__ = ["HYPOTHESES", "describe"]
+__all__ = ["CLASS_OF_HYPOTHESIS", "NUM_INPUTS", "describe"]
 
-HYPOTHESES = (
-    ("M", 0), ("D_M", 0), ("V_M", 0), ("X_M", 0), ("X2_M", 0), ("X2", 0), ("V_X", 0), ("V_X2", 0), ("O_X", 0),
-    ("Y_X", 0), ("Y_X", 2), ("M_X", 0), ("hollow", 0), ("adatom_M", 0), ("adatom_M", 1),
-)  # fmt: skip
-"""Classes with their alternatives of different composition or place; which chalcogen plane is hit does not matter."""
+CLASS_OF_HYPOTHESIS = torch.tensor([DEFECTS.index(h.defect) for h in HYPOTHESES])
+"""Index into ``DEFECTS`` of every hypothesis."""
 
-HYPOTHESIS_DEFECT = torch.tensor([DEFECTS.index(d) for d, _ in HYPOTHESES])
-DOPED = [i for i, (d, _) in enumerate(HYPOTHESES) if d == "D_M"][0]
-FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, where the responses are read
+METAL, CHALCOGEN = (
+    next(i for i, h in enumerate(HYPOTHESES) if h.defect == SITES[site][0])
+    for site in ("metal", "chalcogen")
+)
+# whether the column stands on another kind of site than the first hypothesis of its class
+ON_SECOND_SITE = torch.tensor([
+    float(h.site != next(g.site for g in HYPOTHESES if g.defect == h.defect)) for h in HYPOTHESES
+], dtype=torch.float32)  # fmt: skip
+FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, at which the responses are evaluated
+SITE_INPUTS = len(DEFECTS) + 1
+NUM_INPUTS = SITE_INPUTS + 19
+"""Inputs of the network: the site, three of its own response, six of the material, ten of the conditions."""
 
 
 @functools.cache
 def _hypothesis_table(device: torch.device) -> LookUp:
     """Columns of every hypothesis in every material, shape (host, dopant, hypothesis)."""
-    columns = [
-        columns_of(d, host, dopant)[v] for host in HOSTS for dopant in METALS for d, v in HYPOTHESES
-    ]
-    return (
-        load_table().look_up(columns).reshape(len(HOSTS), len(METALS), len(HYPOTHESES)).to(device)
-    )
-
-
-SITE_INPUTS = len(DEFECTS) + 1
-NUM_INPUTS = SITE_INPUTS + 19  # three responses of its own, six of the material, ten conditions
+    columns = [h.column(host, dopant) for host in HOSTS for dopant in METALS for h in HYPOTHESES]
+    found = load_table().look_up(columns)
+    return found.reshape(len(HOSTS), len(METALS), len(HYPOTHESES)).to(device)
 
 
 def describe(
@@ -72,11 +71,11 @@ def describe(
     host, dopant = torch.broadcast_tensors(host, dopant)
     columns = _hypothesis_table(host.device)[host, dopant]
     strength = _responses(columns, energy, angle, inner, outer)  # (*batch, hypothesis, frequency)
-    metal, chalcogen = strength[..., 0:1, :], strength[..., 5:6, :]
+    metal, chalcogen = (strength[..., i : i + 1, :] for i in (METAL, CHALCOGEN))
     unit = (metal + chalcogen)[..., :1]
     relative = (strength / unit)[..., chosen, :]
     material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
-    lattice = torch.tensor([h.lattice_constant for h in HOSTS.values()]).to(energy)[host]
+    lattice = energy.new_tensor([h.lattice_constant for h in HOSTS.values()])[host]
     cutoff = 2 * angle * 1e-3 / wavelength(energy)
     blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
     values = [
@@ -94,10 +93,8 @@ def describe(
     ]
     scalars = torch.stack(torch.broadcast_tensors(*values), -1)
     shared = torch.cat([material, scalars], -1)[..., None, :].expand(*relative.shape[:-1], -1)
-    one_hot = nn.functional.one_hot(HYPOTHESIS_DEFECT[chosen], len(DEFECTS)).to(energy)
-    second = torch.tensor([float(HYPOTHESES[i] == ("adatom_M", 1)) for i in chosen]).to(energy)[
-        :, None
-    ]
+    one_hot = nn.functional.one_hot(CLASS_OF_HYPOTHESIS[chosen], len(DEFECTS)).to(energy)
+    second = ON_SECOND_SITE[chosen].to(energy)[:, None]
     site = torch.cat([one_hot, second], -1).expand(*relative.shape[:-1], -1)
     own = torch.stack(
         [(relative[..., 0] + 0.02).log() + 1, relative[..., 0] - 0.5, relative[..., 2] - 0.5], -1
@@ -110,7 +107,7 @@ def _responses(
 ) -> Tensor:
     """Response of columns to a uniform aperture at a few spatial frequencies, shape (*batch, column, frequency)."""
     coefficients = load_table().coefficients(columns, energy, inner, outer)
-    frequency = torch.tensor(FREQUENCIES).to(energy)
+    frequency = energy.new_tensor(FREQUENCIES)
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
     values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)

@@ -1,4 +1,4 @@
-"""The neural likelihood: the density of the contrast features of a patch, given the column in its centre and the context."""
+"""Neural likelihood: density of the features of a patch given central column and context."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .hypotheses import NUM_INPUTS
 __all__ = ["ContrastLikelihood", "UNDERFLOW", "log_sum_exp", "mixture_log_prob", "mixture_slopes"]
 
 MIN_SCALE = 0.03
-UNDERFLOW = -80.0  # nats; an exponential that underflows takes ten times as long
+UNDERFLOW = -80.0  # nats; exp() of a value that underflows takes ten times as long
 
 
 class ContrastLikelihood(nn.Module):
@@ -32,24 +32,25 @@ class ContrastLikelihood(nn.Module):
     num_components : int
         Components of the mixture.
     hidden : int
-        Width of the network.
+        Units of the two hidden layers.
 
     Attributes
     ----------
     width : Tensor, shape ()
-        Factor of all scales, see ``fit_width``.
+        Common factor of all scales, see ``training.fit_width``.
     """
 
     def __init__(self, num_features: int = 32, num_components: int = 3, hidden: int = 320) -> None:
         super().__init__()
         self.num_features, self.num_components = num_features, num_components
-        self.register_buffer("width", torch.tensor(1.0))
+        single = {"dtype": torch.float32}  # whatever the default dtype of torch
+        self.register_buffer("width", torch.tensor(1.0, **single))
         self.net = nn.Sequential(
-            nn.Linear(NUM_INPUTS, hidden),
+            nn.Linear(NUM_INPUTS, hidden, **single),
             nn.SiLU(),
-            nn.Linear(hidden, hidden),
+            nn.Linear(hidden, hidden, **single),
             nn.SiLU(),
-            nn.Linear(hidden, num_components * (2 * num_features + 1)),
+            nn.Linear(hidden, num_components * (2 * num_features + 1), **single),
         )
 
     def parameters_of(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -58,14 +59,14 @@ class ContrastLikelihood(nn.Module):
         Parameters
         ----------
         inputs : Tensor, shape (*batch, input)
-            From ``describe``.
+            From ``hypotheses.describe``.
 
         Returns
         -------
         log_weight : Tensor, shape (*batch, component)
-            Normalised.
+            Normalised log weights of the components.
         loc, scale : Tensor, shape (*batch, component, feature)
-            Of the Gaussians.
+            Means and standard deviations of the Gaussians.
         """
         raw = self.net(inputs).unflatten(-1, (self.num_components, 2 * self.num_features + 1))
         loc, scale, weight = raw.split((self.num_features, self.num_features, 1), -1)
@@ -76,36 +77,36 @@ class ContrastLikelihood(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> Distribution:
-        """Return p(contrast | hypothesis, context).
+        """Return p(features | hypothesis, context).
 
         Parameters
         ----------
         inputs : Tensor, shape (*batch, input)
-            From ``describe``.
+            From ``hypotheses.describe``.
 
         Returns
         -------
         Distribution, batch shape (*batch,), event shape (feature,)
-            The density of the features.
+            Density of the contrast features.
         """
         log_weight, loc, scale = self.parameters_of(inputs)
         return MixtureSameFamily(Categorical(logits=log_weight), Independent(Normal(loc, scale), 1))
 
 
 def mixture_slopes(log_weight: Tensor, loc: Tensor, scale: Tensor) -> Tensor:
-    """Coefficients of the log density of every component in the squares of the features, the features and one.
+    """Coefficients of the log densities of the components as quadratic functions of the features.
 
     Parameters
     ----------
     log_weight : Tensor, shape (*batch, *hypothesis, component)
         From ``ContrastLikelihood.parameters_of``.
     loc, scale : Tensor, shape (*batch, *hypothesis, component, feature)
-        Likewise.
+        From ``ContrastLikelihood.parameters_of``.
 
     Returns
     -------
     Tensor, shape (*batch, *hypothesis, component, 2 feature + 1)
-        For ``mixture_log_prob``.
+        Coefficients of the squared features, of the features and of one, for ``mixture_log_prob``.
     """
     precision = scale.reciprocal().square()
     constant = log_weight - 0.5 * (loc.square() * precision).sum(-1) - scale.log().sum(-1)
@@ -126,12 +127,14 @@ def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
     Returns
     -------
     Tensor, shape (*batch, patch, *hypothesis, component)
-        log weight + log N(features; loc, scale); the density is the logsumexp over components.
+        log weight + log N(features; loc, scale); the log density of the mixture is their logsumexp
+        over the components.
 
     Notes
     -----
-    The square is expanded: features² . precision - 2 features . (precision loc) + constant. Features are of order one and
-    scales at least 0.03, which keeps the cancellation in single precision below 0.01 nats.
+    The square is expanded: -features² . precision / 2 + features . (precision loc) + constant.
+    With features of order one and scales of at least 0.03 the cancellation in single precision
+    stays below 0.01 nats.
     """
     lead = features.ndim - 2
     rows = torch.cat([features.square(), features, torch.ones_like(features[..., :1])], -1)
@@ -139,17 +142,17 @@ def mixture_log_prob(features: Tensor, slopes: Tensor) -> Tensor:
 
 
 def log_sum_exp(values: Tensor) -> Tensor:
-    """Logarithm of a sum of exponentials, as ``torch.logsumexp`` but without exponentials that underflow.
+    """Logarithm of a sum of exponentials, faster than ``torch.logsumexp`` if terms underflow.
 
     Parameters
     ----------
     values : Tensor, shape (*batch, term)
-        The largest of every sum is finite.
+        The largest term of every sum is finite.
 
     Returns
     -------
     Tensor, shape (*batch,)
-        What is 80 nats below the largest counts as 80 nats below it.
+        Terms more than 80 nats below the largest are raised to 80 nats below it.
     """
     peak = values.detach().amax(-1, keepdim=True)
     return (values - peak).clamp(min=UNDERFLOW).exp().sum(-1).log() + peak[..., 0]

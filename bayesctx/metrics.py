@@ -1,4 +1,4 @@
-"""Is the posterior of a class as sure as it may be: log score, reliability, confusion."""
+"""Scores of class posteriors against the truth: log score, reliability, confusion."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["MATCH", "class_reliability", "confusion", "log_score", "match_sites"
 
 
 def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str) -> np.ndarray:
-    """Truth as an index along ``dim``, of the shape of the other dimensions."""
+    """True classes as indices along ``dim``, in the shape of the other dimensions."""
     others = [d for d in probabilities.dims if d != dim]
     if isinstance(truth, xr.DataArray) and set(truth.dims) == set(others):
         truth = truth.transpose(*others)
@@ -20,19 +20,21 @@ def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim:
         values = values.reshape(shape)
     if values.shape != shape:
         raise ValueError(
-            f"a truth of shape {shape} was expected, got {np.shape(truth)}; give one class per patch"
+            f"a truth of shape {shape} was expected, got {np.shape(truth)}; give a class per patch"
         )
     if values.dtype.kind in "iu":
         if values.size and not 0 <= values.min() <= values.max() < probabilities.sizes[dim]:
             raise ValueError(
-                f"classes from 0 to {probabilities.sizes[dim] - 1} were expected, got {values.min()} to {values.max()}"
+                f"class indices from 0 to {probabilities.sizes[dim] - 1} were expected, "
+                f"got {values.min()} to {values.max()}; index the classes of {dim!r}"
             )
         return values
     names = [str(n) for n in probabilities[dim].values]
     unknown = set(values.ravel().tolist()) - set(names)
     if unknown:
         raise ValueError(
-            f"classes among {', '.join(names)} were expected, got {sorted(map(str, unknown))[0]!r}; rename the labels"
+            f"classes among {', '.join(names)} were expected, "
+            f"got {sorted(map(str, unknown))[0]!r}; rename the labels"
         )
     return np.vectorize(names.index, otypes=[int])(values)
 
@@ -40,7 +42,7 @@ def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim:
 def _flat(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of shape (patch, class), and the index of the true class of every patch."""
+    """Probabilities, shape (patch, class), and the index of the true class of every patch."""
     values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
     return values, _indices(probabilities, truth, dim).ravel()
 
@@ -48,7 +50,7 @@ def _flat(
 def log_score(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class"
 ) -> xr.DataArray:
-    """Log probability that a posterior gave to the truth.
+    """Logarithmic score: log probability that a posterior gives to the truth.
 
     Parameters
     ----------
@@ -62,12 +64,13 @@ def log_score(
     Returns
     -------
     DataArray, dimensions (...)
-        ln p(truth) in nats, at most 0; the larger the better, and proper: only the true posterior maximises its mean.
+        ln p(truth) in nats, at most 0; larger is better. The score is strictly proper: its mean is
+        largest for the true posterior. Probabilities below 1e-38 count as 1e-38.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
@@ -75,7 +78,11 @@ def log_score(
 
     Examples
     --------
-    >>> p = xr.DataArray([[0.5, 0.5], [0.25, 0.75]], dims=("patch", "defect_class"), coords={"defect_class": ["M", "X2"]})
+    >>> p = xr.DataArray(
+    ...     [[0.5, 0.5], [0.25, 0.75]],
+    ...     dims=("patch", "defect_class"),
+    ...     coords={"defect_class": ["M", "X2"]},
+    ... )
     >>> log_score(p, np.array(["M", "X2"])).values.round(3)
     array([-0.693, -0.288])
     """
@@ -83,7 +90,7 @@ def log_score(
         _indices(probabilities, truth, dim), dims=[d for d in probabilities.dims if d != dim]
     )
     chosen = probabilities.isel({dim: index}).drop_vars(dim, errors="ignore")
-    # single precision holds no smaller probability
+    # smallest normal number of single precision
     return np.log(chosen.clip(min=1e-38)).rename("log_score").assign_attrs(units="nat")
 
 
@@ -94,7 +101,7 @@ def reliability(
     dim: str = "defect_class",
     num_bins: int = 10,
 ) -> xr.Dataset:
-    """Compare the confidence of the most probable class with how often it is right.
+    """Reliability diagram of the most probable class: confidence against accuracy.
 
     Parameters
     ----------
@@ -105,22 +112,24 @@ def reliability(
     dim : str
         Dimension of the classes.
     num_bins : int
-        Bins of equal width in the confidence.
+        Number of bins of equal width in the confidence.
 
     Returns
     -------
     Dataset, dimension bin
-        ``confidence``, ``accuracy`` and ``count`` per bin; ``expected_calibration_error``, the mean of their distance, and
-        ``accuracy_overall`` as scalars.
+        ``confidence`` (mean probability of the most probable class), ``accuracy`` (fraction of
+        patches where it is the true one) and ``count`` per bin; scalars
+        ``expected_calibration_error``, the mean absolute difference of confidence and accuracy
+        weighted by ``count``, and ``accuracy_overall``.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
-    Guo, Pleiss, Sun and Weinberger, ICML (2017).
+    Guo, Pleiss, Sun and Weinberger, ICML (2017), arXiv 1706.04599.
     """
     values, index = _flat(probabilities, truth, dim)
     confidence, right = values.max(-1), values.argmax(-1) == index
@@ -145,7 +154,7 @@ def class_reliability(
     dim: str = "defect_class",
     num_bins: int = 10,
 ) -> xr.Dataset:
-    """Compare the probability of every class with how often it is the true one.
+    """Reliability diagram of every class: predicted probability against observed frequency.
 
     Parameters
     ----------
@@ -156,18 +165,19 @@ def class_reliability(
     dim : str
         Dimension of the classes.
     num_bins : int
-        Bins of equal width in the probability.
+        Number of bins of equal width in the probability.
 
     Returns
     -------
     Dataset, dimensions (dim, bin)
-        ``confidence``, ``accuracy`` (the share of patches that are of the class) and ``count`` per bin;
-        ``expected_calibration_error`` (dim), the mean of their distance.
+        ``confidence`` (mean probability of the class), ``accuracy`` (fraction of patches of that
+        class) and ``count`` per bin; ``expected_calibration_error`` (dim), the mean absolute
+        difference of the two weighted by ``count``.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
@@ -189,7 +199,7 @@ def class_reliability(
 def _bins(
     confidence: np.ndarray, right: np.ndarray, num_bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence, share that is right, and number in bins of equal width of the confidence."""
+    """Mean confidence, fraction correct and count, in bins of equal width of the confidence."""
     bins = np.clip((confidence * num_bins).astype(int), 0, num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
@@ -203,7 +213,7 @@ def _bins(
 def confusion(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class"
 ) -> xr.DataArray:
-    """Count the most probable class against the true one.
+    """Confusion matrix of the true and the most probable classes.
 
     Parameters
     ----------
@@ -222,7 +232,7 @@ def confusion(
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
     """
     values, index = _flat(probabilities, truth, dim)
     table = np.zeros((values.shape[1],) * 2, int)
@@ -233,25 +243,25 @@ def confusion(
     )
 
 
-MATCH = 0.7  # Å, a third of the distance between neighbouring sites
+MATCH = 0.7  # Å, about a third of the distance between neighbouring sites
 
 
 def match_sites(data: xr.Dataset, result: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
-    """Find the true class of the sites of a micrograph.
+    """Match the sites of a result to the true sites of a simulated micrograph.
 
     Parameters
     ----------
     data : Dataset
         From ``simulate_micrograph``.
     result : DataTree
-        From ``infer``.
+        From ``infer`` on ``data.intensity``.
 
     Returns
     -------
     matched : ndarray of bool, shape (patch,)
-        Sites of the result that lie within ``MATCH`` Å of a true one.
+        Sites of the result within ``MATCH`` Å of a true site.
     truth : ndarray of str, shape (matched patch,)
-        Classes there.
+        True classes of the matched sites.
     """
     sites = result["constant_data"]
     distance, nearest = cKDTree(np.stack([data.site_x, data.site_y], -1)).query(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
@@ -11,9 +10,10 @@ import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor
 
-from .context import check_context
+from .context import ADF_RULE, ANGLES, CONTEXT, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
 from .defects import DEFECTS
+from .evidence import check_context, condition_on
 from .nuisances import CONCENTRATION, NUISANCES, decode, encode, log_uniform, quantile
 
 __all__ = ["CONTINUOUS", "MAX_TRIES", "Prior", "reference_prior", "tmd_prior"]
@@ -90,13 +90,12 @@ class Prior:
         """
         known = check_context(context)
         hosts, dopants = self._materials(known)
-        conditions = [_condition(c, known) for c in self.conditions]
-        conditions = [c for c in conditions if c is not None]
+        conditions = condition_on(self.conditions, known)
         if not conditions:
             raise ValueError(
                 f"one of the {len(self.conditions)} conditions of the prior was expected, got {dict(known)}; none agrees"
             )
-        return replace(self, hosts=hosts, dopants=dopants, conditions=tuple(conditions))
+        return replace(self, hosts=hosts, dopants=dopants, conditions=conditions)
 
     def _materials(
         self, known: Mapping[str, object]
@@ -130,17 +129,22 @@ class Prior:
         Returns
         -------
         context : dict of str to Tensor, shape (*batch,)
-            By the names of ``CONTINUOUS``.
+            By the names of ``CONTINUOUS``, inside of the domains of ``CONTEXT``.
         possible : Tensor of bool, shape (*batch,)
-            Whether the detector lies outside of the probe's cone and is a ring at all.
+            Whether the detector goes with the probe, see ``context.is_annular_dark_field``.
+
+        Raises
+        ------
+        ValueError
+            If a distribution has less than 1 % of its mass in the domain of its variable.
         """
         chosen = (u[..., 0] * len(self.conditions)).long().clamp(max=len(self.conditions) - 1)
         context = {}
         for i, name in enumerate(CONTINUOUS, 1):
-            values = torch.stack([quantile(c[name], u[..., i]) for c in self.conditions])
+            domain = CONTEXT[name].domain
+            values = torch.stack([quantile(c[name], u[..., i], domain) for c in self.conditions])
             context[name] = values.gather(0, chosen[None])[0]
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        return context, (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        return context, is_annular_dark_field(*(context[name] for name in ANGLES))
 
     def first_possible(self, u: Tensor) -> dict[str, Tensor]:
         """Continuous context from the first possible of several tries.
@@ -153,11 +157,26 @@ class Prior:
         Returns
         -------
         dict of str to Tensor, shape (*batch,)
-            By the names of ``CONTINUOUS``.
+            By the names of ``CONTINUOUS``. Where no try was possible, the first one of the batch
+            that was takes its place.
+
+        Raises
+        ------
+        ValueError
+            If no try of the whole batch was possible.
         """
         context, possible = self.quantiles(u)
+        if not bool(possible.any()):
+            raise ValueError(
+                f"angles of an annular dark-field detector ({ADF_RULE}) were expected, got none in "
+                f"{possible.numel()} draws from the prior; check its ranges"
+            )
         first = possible.long().argmax(-1, keepdim=True)
-        return {name: value.gather(-1, first)[..., 0] for name, value in context.items()}
+        found, other = possible.any(-1), possible.flatten().long().argmax()
+        return {
+            name: torch.where(found, value.gather(-1, first)[..., 0], value.flatten()[other])
+            for name, value in context.items()
+        }
 
     def domain(self, name: str) -> tuple:
         """Smallest and largest value of a continuous variable under the prior.
@@ -170,13 +189,13 @@ class Prior:
         Returns
         -------
         tuple of float
-            Low and high.
+            Low and high, of an unbounded distribution its quantiles of 2**-25 and 1 - 2**-25.
         """
-        ends = torch.tensor([0.0, 1e-6, 1 - 1e-6, 1.0], dtype=torch.float64)
-        values = torch.stack([quantile(c[name], ends) for c in self.conditions])
-        finite = values[values.isfinite()]
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        domain = CONTEXT[name].domain
+        values = torch.stack([quantile(c[name], ends, domain) for c in self.conditions])
         # distributions hold their bounds in single precision
-        return float(f"{float(finite.min()):.6g}"), float(f"{float(finite.max()):.6g}")
+        return float(f"{float(values.min()):.6g}"), float(f"{float(values.max()):.6g}")
 
     def to_dict(self) -> dict[str, object]:
         """Return the prior as JSON values.
@@ -303,29 +322,6 @@ def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
 
 def _as_tuple(value: object) -> tuple:
     """An observed value or candidates as a tuple."""
-    return value if isinstance(value, tuple) else () if value is None else (value,)
-
-
-def _condition(
-    condition: Mapping[str, object], known: Mapping[str, object]
-) -> dict[str, object] | None:
-    """A condition in which what is known took its place, or None if it contradicts it."""
-    updated = dict(condition)
-    for name in CONTINUOUS:
-        if name not in known:
-            continue
-        fixed, value = condition[name], known[name]
-        if isinstance(fixed, float) and not _agrees(fixed, value):
-            return None
-        updated[name] = fixed if isinstance(fixed, float) else value
-    return updated
-
-
-def _agrees(fixed: float, value: object) -> bool:
-    """Whether evidence allows a value."""
-    if isinstance(value, torch.distributions.Distribution):
-        try:
-            return math.isfinite(float(value.log_prob(torch.tensor(fixed))))
-        except ValueError:  # outside of the support
-            return False
-    return any(math.isclose(fixed, v, rel_tol=1e-6) for v in _as_tuple(value))
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)

@@ -1,4 +1,4 @@
-"""What adding the images of columns leaves out: the interference between them, by the innermost wave on the detector."""
+"""Effect of the interference between columns on their intensities, which a sum of images omits."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ import bayesctx as bc
 from bayesctx.optics import wavelength
 
 EDGES = (0.0, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 3.0, 6.5)  # 1/Å
-INTRODUCTION = """{} random defects under conditions of the reference prior, without tilt: the logarithm of peak intensities with
-interference against without, in %, by the spatial frequency (1/Å) of the innermost wave on the detector. What all columns share
-is a gain; the ratios are what the nuisance `additivity` of the simulator stands for.
+INTRODUCTION = """\
+{} random defects under conditions of the reference prior, without tilt: the logarithm of the ratio
+of peak intensities with and without interference, in %, by the spatial frequency (1/Å) of the
+innermost wave on the detector. What all columns have in common is a gain; the nuisance `additivity`
+of the simulator represents the change of the ratios.
 
 """
 
@@ -38,7 +40,7 @@ def draw_optics(rng: np.random.Generator) -> dict:
 
 
 def evaluate(case: int, seed: int) -> tuple[float, list[float]]:
-    """Innermost frequency, and the logarithms at the defect, at the furthest metal and at the furthest pair of chalcogens."""
+    """Innermost frequency; logarithms at the defect, the furthest metal and chalcogen column."""
     torch.set_num_threads(1)
     rng = np.random.default_rng((seed, case))
     columns, drawn, _ = draw_case(rng)

@@ -1,4 +1,4 @@
-"""The pictures of docs/physics.md: the fast image against multislice, every defect class, and contrast against atomic number."""
+"""Figures of docs/physics.md: agreement with multislice, defect classes, contrast against Z."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from report import table, write
 
 import bayesctx as bc
 from bayesctx.crystal import HOSTS
-from bayesctx.defects import DEFECTS, SITES, columns_of, species_of
+from bayesctx.defects import DEFECTS, SITES, columns_of, formula_of
 from bayesctx.elements import ATOMIC_NUMBERS
 from bayesctx.optics import wavelength
 from bayesctx.plots import new_figure
@@ -25,15 +25,21 @@ if TYPE_CHECKING:
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
 DETECTORS = ((80e3, 40.0, 100.0), (60e3, 60.0, 200.0), (80e3, 80.0, 250.0))
 SEMIANGLE = 30.0  # mrad
-NUM_SETS = 3  # of frozen phonons, which differ by the noise of the truth
+NUM_SETS = 3  # independent sets of frozen phonons, from which the sampling error is estimated
 SOURCE = 0.8  # Å, full width at half maximum
 DEFECTIVE = {
-    ("metal", 1, 0, 0): ("D_M", "W", 0), ("chalcogen", 1, 0, 0): ("V_X", "W", 0), ("metal", 1, 1, 0): ("D_M", "V", 0),
-    ("chalcogen", 1, 1, 0): ("O_X", "W", 0), ("chalcogen", 3, 0, 0): ("V_X2", "W", 0), ("metal", 3, 1, 0): ("X2_M", "W", 0),
-    ("chalcogen", 2, 1, 1): ("Y_X", "W", 0), ("chalcogen", 2, 0, 1): ("M_X", "W", 1), ("hollow", 0, 1, 1): ("adatom_M", "W", 1),
+    ("metal", 1, 0, 0): ("D_M", "W", 0),
+    ("chalcogen", 1, 0, 0): ("V_X", "W", 0),
+    ("metal", 1, 1, 0): ("D_M", "V", 0),
+    ("chalcogen", 1, 1, 0): ("O_X", "W", 0),
+    ("chalcogen", 3, 0, 0): ("V_X2", "W", 0),
+    ("metal", 3, 1, 0): ("X2_M", "W", 0),
+    ("chalcogen", 2, 1, 1): ("Y_X", "W", 0),
+    ("chalcogen", 2, 0, 1): ("M_X", "W", 1),
+    ("hollow", 0, 1, 1): ("adatom_M", "W", 1),
     ("metal", 2, 1, 1): ("V_M", "W", 0),
-}  # fmt: skip
-"""What stands where in the patch of MoS2: site, cell along x and y, corner or centre; class, dopant and alternative."""
+}
+"""Defects of MoS2: site, cell along x and y, corner or centre; class, dopant and alternative."""
 
 ABERRATIONS = {
     "C10": 20.0,
@@ -62,8 +68,10 @@ LABELS = {
     "Te": "Te",
     "W": "Ta, W, Re",
 }
-CLASSES = {"S": "V_X, X_M", "S2": "X2, X2_M", "O+S": "O_X", "Se+S": "Y_X", "Te+S": "Y_X", "Mo": "M", "Mo+S": "M_X",
-           "Mo+Mo": "adatom_M"}  # fmt: skip
+CLASSES = {
+    "S": "V_X, X_M", "S2": "X2, X2_M", "O+S": "O_X", "Se+S": "Y_X", "Te+S": "Y_X", "Mo": "M",
+    "Mo+S": "M_X", "Mo+Mo": "adatom_M",
+}  # fmt: skip
 
 
 def name_of(detector: Sequence[float]) -> str:
@@ -73,8 +81,12 @@ def name_of(detector: Sequence[float]) -> str:
 
 def optics_of(detector: Sequence[float]) -> dict:
     energy, inner, outer = detector
-    return {"beam_energy": energy, "convergence_semiangle": SEMIANGLE, "inner_collection_angle": inner,
-            "outer_collection_angle": outer}  # fmt: skip
+    return {
+        "beam_energy": energy,
+        "convergence_semiangle": SEMIANGLE,
+        "inner_collection_angle": inner,
+        "outer_collection_angle": outer,
+    }
 
 
 def save(figure: Figure, name: str, num_colours: int | None = None) -> None:
@@ -128,7 +140,7 @@ def patch_of_defects() -> tuple[list, tuple[float, float], list[tuple[float, flo
 
 
 def band_limited_scan(cell: tuple[float, float], energy: float) -> list[np.ndarray]:
-    """Probe positions that hold all of a periodic image: its frequencies end at the diameter of the aperture."""
+    """Probe positions that sample a periodic image up to its band limit, twice the semi-angle."""
     rim = sum(1 / length for length in cell) / 2
     orders = [int((2e-3 * SEMIANGLE / wavelength(energy) + rim) * length) for length in cell]
     return [
@@ -137,7 +149,7 @@ def band_limited_scan(cell: tuple[float, float], energy: float) -> list[np.ndarr
 
 
 def trigonometric(at: np.ndarray, nodes: np.ndarray, period: float) -> np.ndarray:
-    """Weights of an odd number of equidistant nodes in the periodic band-limited function through them."""
+    """Weights of an odd number of equidistant nodes in trigonometric interpolation."""
     turn = np.pi * (at[:, None] - nodes) / period
     with np.errstate(invalid="ignore", divide="ignore"):
         weights = np.sin(len(nodes) * turn) / (len(nodes) * np.sin(turn))
@@ -165,9 +177,9 @@ def multislice_of_patch(num_configurations: int, seed: int) -> list[xr.DataArray
 
 
 def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> list[xr.Dataset]:
-    """The mean of independent sets of frozen phonons, and its noise from how they differ.
+    """Mean of independent sets of frozen phonons, and its standard error from their differences.
 
-    The standard error of ``multislice_image`` does not know that its configurations are stratified and is too large.
+    The standard error of ``multislice_image`` ignores that its configurations are stratified.
     """
     sets = []
     for one in range(seed, seed + NUM_SETS):
@@ -191,7 +203,7 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
 
 
 def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Add the fast image of every detector, with and without interference: never kept, so that it is that of this code."""
+    """Add the fast image of every detector, with and without interference; not cached."""
     columns, cell, _ = patch_of_defects()
     found = []
     for detector, data in zip(DETECTORS, truths, strict=True):
@@ -209,7 +221,7 @@ def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
 
 
 def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
-    """Multislice, the fast image, their difference and a profile; returns the numbers of every detector."""
+    """Multislice, fast image, difference and profile; returns the numbers of every detector."""
     from matplotlib.patheffects import withStroke
 
     _, cell, labels = patch_of_defects()
@@ -321,14 +333,14 @@ def surroundings(host: str, defect: str, dopant: str, radius: float = 14.0) -> t
             if 0.1 < np.hypot(x, y + offsets[kind]) < radius:
                 columns.append((x, y + offsets[kind], columns_of(perfect, host, dopant)[0]))
     column = columns_of(defect, host, dopant)[0]
-    return [*columns, (0.0, 0.0, column)], species_of(column)
+    return [*columns, (0.0, 0.0, column)], formula_of(column)
 
 
 def draw_gallery(host: str, dopant: str) -> None:
     """Every class in a host under the six conditions of the 576 cases."""
     axis = np.arange(-3.6, 3.61, 0.1)
-    cases = [tuple(c[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle")) for c in
-             bc.tmd_prior().conditions]  # fmt: skip
+    names = ("beam_energy", "inner_collection_angle", "outer_collection_angle")
+    cases = [tuple(c[n] for n in names) for c in bc.tmd_prior().conditions]
     figure = new_figure((12, 5.75))
     axes = figure.subplots(len(cases), len(DEFECTS), gridspec_kw={"hspace": 0.03, "wspace": 0.03})
     for row, case in zip(axes, cases, strict=True):
@@ -375,7 +387,7 @@ def peak(column: tuple, detector: Sequence[float]) -> float:
 
 
 def draw_contrast() -> list[list[str]]:
-    """Peaks of single atoms and of stacks, with the exponent of the atomic number; returns the exponents."""
+    """Peaks of single atoms and pairs; returns the exponents of the atomic number."""
     number = np.array(list(ATOMIC_NUMBERS.values()), float)
     figure, rows = new_figure((11, 4.6)), []
     for ax, detector in zip(figure.subplots(1, len(DETECTORS)), DETECTORS, strict=True):
@@ -435,7 +447,7 @@ def draw_contrast() -> list[list[str]]:
 
 
 def mark_stacks(ax: Axes, stacks: dict[str, float], single: dict[str, float]) -> None:
-    """Write the stacks of the classes at the right, at their intensity or as near to it as their labels leave room."""
+    """Label the pairs on the right, close to their intensity, without overlap."""
     low, high = np.log(0.8 * min(single.values())), np.log(2 * max(single.values()))
     gap, at = (high - low) / 24, -np.inf
     for name, value in sorted(stacks.items(), key=lambda item: item[1]):
@@ -476,9 +488,11 @@ def main() -> None:
     contrast = table(["detector", "exponent n of Z^n", "scatter around it in %"], draw_contrast())
     draw_gallery("MoS2", "W")
     draw_gallery("WSe2", "V")
-    truth = f"`multislice_image` with {NUM_SETS * arguments.num_configurations} frozen phonons on a patch of MoS2 with ten defects"
-    body = f"Relative rms difference of `column_image` from {truth}, in %:\n\n{agreement}\n\n"
-    body += f"Peak intensity of a single atom against its atomic number, 15 elements from O to Re:\n\n{contrast}"
+    num = NUM_SETS * arguments.num_configurations
+    body = f"Relative rms difference of `column_image` from `multislice_image` with {num} frozen "
+    body += f"phonons on a patch of MoS2 with ten defects, in %:\n\n{agreement}\n\n"
+    body += "Peak intensity of a single atom against its atomic number, 15 elements from O to Re:"
+    body += f"\n\n{contrast}"
     write("pictures", "The numbers of the pictures", body, arguments.seed)
 
 

@@ -5,12 +5,14 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "bayesctx"
 ORDER = (
+    "checks",
     "storage",
     "tensors",
     "elements",
     "crystal",
     "defects",
     "context",
+    "evidence",
     "optics",
     "responses",
     "fourier",

@@ -32,7 +32,7 @@ def test_pupil_is_normalised():
 
 
 def test_transfer_is_the_autocorrelation_of_the_pupil():
-    """The fast path, a product of fields in real space, against the double sum over wave vectors."""
+    """Product of fields in real space against the double sum over wave vectors."""
     cell, modes = (9.0, 10.0), (8, 9)
     parameters = make(1)
     aberrations = {
@@ -91,14 +91,14 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
     assert np.abs(fast.numpy() - slow).max() < 1e-12
 
 
-def test_transfer_at_zero_frequency_is_the_beam():
+def test_transfer_at_zero_frequency_is_one():
     t = transfer(**make(1), aberrations={}, cell=(60.0, 60.0), num_modes=(2, 2))
     assert t[0, 0, 0, 0].item() == pytest.approx(1)
-    # twice the mean of p over a uniform aperture; the soft rim takes a share of spacing / (3 radius) = 0.8 % away
+    # twice the mean of p over a uniform aperture; the soft edge lowers it by 0.8 %
     assert t[1, 0, 0, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
 
 
-def test_a_batch_is_its_rows():
+def test_batch_matches_single_conditions():
     energies, angles = (
         torch.tensor([60e3, 200e3, 80e3, 300e3, 41e3]),
         torch.tensor([30.0, 22.0, 36.0, 25.0, 20.0]),
@@ -138,8 +138,8 @@ def test_focal_spread_is_a_gaussian_average_over_defocus():
     assert (blurred - total).abs().max() < 2e-3 * total.abs().max()
 
 
-def test_foci_suffice_for_any_phase():
-    """The average of exp(i t x) over the nodes is exp(-t²/2), also where the spread is far beyond the depth of focus."""
+def test_focal_nodes_are_accurate_for_any_phase():
+    """The average of exp(i t x) over the nodes is exp(-t²/2), also for a large focal spread."""
     for phase in (0.1, 0.5, 1.0, 2.0, 4.0, 7.0, 13.0):
         nodes, weights = (v.numpy() for v in focal_nodes(torch.tensor(phase, dtype=torch.float64)))
         t = np.linspace(0, phase, 200)
@@ -181,7 +181,7 @@ def test_gradient_of_the_transfer_is_the_finite_difference(name):
         aberrations = {n: values[n] for n in ABERRATIONS if n in values}
         return transfer(**optics, aberrations=aberrations, cell=(7.0, 8.0), num_modes=(3, 3))
 
-    # central differences with a step h = 1e-6 of the variable leave 1e-16 / h of rounding in a transfer of the order of one
+    # central differences with a relative step h = 1e-6: rounding of 1e-16 / h
     scale = known[name].clone()
     relative = torch.ones(2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(

@@ -32,7 +32,7 @@ def _close():
     plt.close("all")
 
 
-def arrange(intensity, num_patches, constants=None, readings=True):
+def arrange(intensity, num_patches, constants=None, assignments=True):
     """A result with random classes, as infer returns it: host and beam energy given."""
     rng = np.random.default_rng(0)
     shape = (1, 200)
@@ -44,14 +44,14 @@ def arrange(intensity, num_patches, constants=None, readings=True):
         "host": ("host_class", np.eye(len(HOSTS))[list(HOSTS).index("WSe2")]),
         "dopant": ("dopant_class", rng.dirichlet(np.ones(len(METALS)))),
     }
-    if readings:
-        classes["reading"] = ("reading_class", rng.dirichlet(np.ones(2)))
+    if assignments:
+        classes["assignment"] = ("assignment_class", rng.dirichlet(np.ones(2)))
     coords = {
         "defect_class": list(DEFECTS),
         "host_class": list(HOSTS),
         "dopant_class": list(METALS),
     }
-    coords["reading_class"] = ["metal-chalcogen-hollow", "chalcogen-metal-hollow"]
+    coords["assignment_class"] = ["metal-chalcogen-hollow", "chalcogen-metal-hollow"]
     draws = {
         "inner_collection_angle": rng.normal(60, 5, shape),
         "dose": 10 ** rng.normal(5, 0.1, shape),
@@ -86,7 +86,7 @@ def micrograph():
 def patches():
     rng = np.random.default_rng(1)
     return arrange(
-        (("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, readings=False
+        (("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, assignments=False
     )
 
 
@@ -168,7 +168,7 @@ def test_patches_lie_side_by_side_with_class_and_probability(patches):
 
 
 def test_independent_images_are_patches_too_and_many_are_cut_off():
-    result = arrange((("patch", "y", "x"), np.ones((300, 8, 8))), 300, readings=False)
+    result = arrange((("patch", "y", "x"), np.ones((300, 8, 8))), 300, assignments=False)
     ax = plot_defects(result)
     assert len(ax.images) == 100
     assert ax.get_title() == "the first 100 of 300 patches"
@@ -293,7 +293,7 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
         "beam energy [eV]",
         "inner collection angle [mrad]",
         "dose [e/Å²]",
-        "what the sublattices are",
+        "assignment of the sublattices",
     ]
     by_label = dict(zip(labels, axes, strict=True))
     assert by_label["beam energy [eV]"].lines[0].get_xdata() == [80e3, 80e3]
@@ -337,7 +337,7 @@ def test_context_draws_the_prior_of_names_where_the_result_has_it(micrograph):
 
 def test_errors_of_context(micrograph):
     with pytest.raises(
-        ValueError, match="variables among host, .*, reading were expected, got 'defocus'"
+        ValueError, match="variables among host, .*, assignment were expected, got 'defocus'"
     ):
         plot_context(micrograph, variables=["defocus"])
     with pytest.raises(ValueError, match="2 axes were expected for dose, dopant, got 1"):

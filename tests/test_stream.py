@@ -20,7 +20,14 @@ from torch.utils.data import DataLoader
 from bayesctx import HOSTS, Prior, simulate, tmd_prior
 from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
-from bayesctx.simulation import BLOCK, Draft, PatchStream, develop, draw_block, stream as batches
+from bayesctx.simulation import (
+    BLOCK,
+    Latents,
+    PatchStream,
+    draw_block,
+    render_patches,
+    stream as batches,
+)
 from bayesctx.tensors import join, map_tensors, move, pick, take
 
 WINDOW = {"start": 24, "stop": 24 + 2 * BLOCK + 8}
@@ -73,13 +80,13 @@ def test_a_stream_begins_at_any_index_and_need_not_end(truth):
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
-def test_drafts_become_the_stream_in_whatever_company(num_workers, truth):
+def test_latents_render_to_the_stream_in_any_batch(num_workers, truth):
     """Windows cut blocks, and images that a block rendered together are rendered beside others."""
-    drafts = list(DataLoader(stream(40, device=None), None, num_workers=num_workers))
-    assert all(isinstance(d, Draft) for d in drafts)
+    latents = list(DataLoader(stream(40, device=None), None, num_workers=num_workers))
+    assert all(isinstance(d, Latents) for d in latents)
     for found in (
-        join([develop(tmd_prior(), d) for d in drafts]),
-        develop(tmd_prior(), join(drafts)),
+        join([render_patches(tmd_prior(), d) for d in latents]),
+        render_patches(tmd_prior(), join(latents)),
     ):
         assert_same(replace(found, intensity=truth.intensity), truth)
         differ = (found.intensity - truth.intensity).abs() / truth.intensity.abs().amax(

@@ -12,11 +12,11 @@ import torch
 
 from ..context import CONTEXT
 from ..crystal import HOSTS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, SPECIES
 from ..elements import METALS
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS
-from ..simulation import SPECIES, Patches
+from ..simulation import Patches
 from ..storage import replacing
 
 __all__ = ["digest", "read_images", "write_shard"]
@@ -27,7 +27,9 @@ STEPS = 65535
 
 LABELS = {
     "defect": tuple(DEFECTS),
-    "species": tuple(f"{defect}:{alternative}" for defect, alternative in SPECIES),
+    "species": tuple(
+        f"{d}:{v}" for d in DEFECTS for v in range(sum(s.defect == d for s in SPECIES))
+    ),
     "host": tuple(HOSTS),
     "dopant": tuple(METALS),
 }

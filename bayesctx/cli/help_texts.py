@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from ..context import CONTEXT
+
 __all__ = ["HELP"]
 
-# stated again, because the table in context.py needs torch; a test compares the two
-UNITS = """Variables and units: host, dopant, beam_energy [eV], convergence_semiangle [mrad],
-inner_collection_angle [mrad], outer_collection_angle [mrad], defocus [Å], dose [e/Å²],
-sampling [Å/px]."""
+UNITS = textwrap.fill(f"Variables and units: {', '.join(v.label for v in CONTEXT.values())}.", 98)
 
 HELP = {
     "bayesctx": f"""Posteriors of defects in STEM images of doped two-dimensional materials:

@@ -70,7 +70,7 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
         plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")
     below.suptitle("the context as inferred from the image, its host given")
     angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
-    shown = ["dopant", "beam_energy", *angles, "reading"]
+    shown = ["dopant", "beam_energy", *angles, "assignment"]
     plot_context(blind, variables=shown, truth=data, axes=below.subplots(1, len(shown)))
     return figure
 

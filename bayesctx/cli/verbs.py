@@ -9,20 +9,12 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..context import check_context
+from ..evidence import check_context
 from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
-from ..training import (
-    fit_conflict,
-    fit_correlation,
-    fit_surprise,
-    fit_width,
-    process_group,
-    score_model,
-    train,
-)
+from ..training import process_group, train
 from .arguments import file_to_write, picture_to_write
 from .pictures import draw_demo, draw_result, save_figure
 from .shards import refuse_shard_options, simulate_shards
@@ -106,7 +98,7 @@ def _simulate_patches(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset
 
 
 def _train(arguments: argparse.Namespace) -> str | None:
-    """Train a model and fit to it what follows training; only the first process writes."""
+    """Train a model; only the first process writes."""
     if arguments.checkpoint is not None and arguments.checkpoint == arguments.out:
         raise argparse.ArgumentTypeError(
             f"two files were expected as --checkpoint and --out, got {arguments.out} twice"
@@ -123,34 +115,19 @@ def _train(arguments: argparse.Namespace) -> str | None:
     names = ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"num_workers": arguments.workers, "contrast_images": arguments.contrast}
+    options |= {"num_held_out": arguments.held_out}
     with process_group():
         history = train(model, **options)
         if rank_of_process()[0]:
             return None
-    model.cpu()
-    table = _fit_after_training(model, arguments) if arguments.held_out else ""
     save_model(model, arguments.out)
+    table = ""
+    if arguments.held_out:
+        scores = xr.Dataset.from_dict(model.card["scores"])
+        table = f"{scores.to_dataframe().round(3)}\n"
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
     score = f"log score {float(last.mean()) / np.log(2):.3f} bit per patch, everything known"
     return f"{table}{score}, in the last tenth: {arguments.out}"
-
-
-def _fit_after_training(model: DefectModel, arguments: argparse.Namespace) -> str:
-    """Fit width, correlation, conflict and surprise to a model; return its scores as a table."""
-    num, seed = arguments.held_out, arguments.seed
-    fit_width(model, num_patches=num, seed=seed + 1)
-    fit_correlation(model, num_images=-(-num // 64), seed=seed + 1)
-    fit_conflict(model, num_images=-(-num // 64), seed=seed + 2)
-    scores = score_model(model, num_patches=num, seed=seed + 1)
-    surprise = fit_surprise(model, num_patches=160 * num, seed=seed + 1)
-    model.card |= {
-        "strangers": surprise.to_dict(),
-        "correlation": float(model.correlation),
-        "scores": scores.to_dict(),
-        "held_out": num,
-        "width": float(model.likelihood.width),
-    }
-    return f"{scores.to_dataframe().round(3)}\n"
 
 
 def _usable_device(name: str) -> torch.device:

@@ -14,7 +14,9 @@ from .expectation import FREE, Crystal
 __all__ = ["Box", "log_density", "score"]
 
 GAIN = FREE.index("gain")
-STEPS = torch.tensor([0.01, 0.02, 0.02, 0.02])  # of the finite differences of a place
+STEPS = torch.tensor(
+    [0.01, 0.02, 0.02, 0.02], dtype=torch.float32
+)  # of the finite differences of a place
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,7 @@ def _slopes(
     expected, peak, dark = _expect(crystal, column, nuisances)
     mean, variance = gain * (expected + dark), gain**2 * (expected + crystal.readout**2)
     d_mean, d_variance = [], []
-    for i, step in enumerate(STEPS.tolist()):
+    for i, step in enumerate(STEPS):
         if not box.free[i]:
             d_mean.append(torch.zeros_like(mean))
             d_variance.append(torch.zeros_like(mean))

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..defects import SPECIES
 from ..fourier import FWHM, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders
 from ..prior import CONTINUOUS, Prior
-from ..simulation import SPECIES
 from ..simulation.rendering import AT_ONCE, BOX
 from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, Scene, sites_around
 from ..simulation.spectra import image_spectra, patch_spectra
@@ -113,21 +113,29 @@ class Crystal:
             else source
         )
         count = len(dopants)
-        nuisances = {n: torch.full((count,), held.get(n, 0.0)) for n in NUISANCES} | {
-            "source_size": torch.full((count,), self.sharpest)
+        nuisances = {
+            n: torch.full((count,), held.get(n, 0.0), dtype=torch.float32) for n in NUISANCES
+        } | {"source_size": torch.full((count,), self.sharpest, dtype=torch.float32)}
+        image = {
+            n: torch.full((count,), float(context[n]), dtype=torch.float32) for n in CONTINUOUS
         }
-        image = {n: torch.full((count,), float(context[n])) for n in CONTINUOUS}
         image |= {"host": torch.full((count,), host), "dopant": torch.tensor(list(dopants))}
-        spectra = image_spectra(image, nuisances, torch.zeros(count, len(SPECIES)), cell=(BOX, BOX))
+        spectra = image_spectra(
+            image, nuisances, torch.zeros(count, len(SPECIES), dtype=torch.float32), cell=(BOX, BOX)
+        )
         self.spectra = spectra.flatten(0, 1)[None]
         self.readout = held["readout"]
         self.exposure = float(context["dose"]) * prior.sampling**2
         self.axis = (
-            (torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
+            (torch.arange(prior.num_pixels, dtype=torch.float32) - (prior.num_pixels - 1) / 2)
+            * prior.sampling
         )[None, None]
         self.sites = sites_around()[:, :2] * (LATTICE_CONSTANTS[host] * (1 + held["strain"]))
         my, mx = (self.spectra.shape[-2] - 1) // 2, self.spectra.shape[-1] - 1
-        self.qx2, self.qy2 = (torch.arange(mx + 1) / BOX).square(), (mode_orders(my) / BOX).square()
+        self.qx2, self.qy2 = (
+            (torch.arange(mx + 1, dtype=torch.float32) / BOX).square(),
+            (mode_orders(my).float() / BOX).square(),
+        )
 
     def render(self, column: Tensor, place: Tensor) -> Tensor:
         """Noise-free images without background.
@@ -164,7 +172,7 @@ class Crystal:
             weights=inside[None].float(),
             special_positions=offset[None, :, None],
             special_species=column[None, :, None],
-            special_weights=torch.ones(1, len(column), 1),
+            special_weights=torch.ones(1, len(column), 1, dtype=torch.float32),
         )
         blur = (-2 * math.pi**2 / FWHM**2) * (source.square() - self.sharpest**2)[:, None]
         along_y, along_x = torch.exp(blur * self.qy2), torch.exp(blur * self.qx2)

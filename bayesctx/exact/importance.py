@@ -239,8 +239,15 @@ def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple
     The second tensor is the log likelihood that the correlation stands for, shape (column, patch, 2).
     """
     middle = (box.low + box.high) / 2
-    angle = torch.arange(ANGLES) * (2 * math.pi / 3 / ANGLES) if box.free[0] else middle[:1]
-    shifts = [torch.tensor(SHIFTS) if box.free[i] else middle[i : i + 1] for i in (1, 2)]
+    angle = (
+        torch.arange(ANGLES, dtype=torch.float32) * (2 * math.pi / 3 / ANGLES)
+        if box.free[0]
+        else middle[:1]
+    )
+    shifts = [
+        torch.tensor(SHIFTS, dtype=torch.float32) if box.free[i] else middle[i : i + 1]
+        for i in (1, 2)
+    ]
     places = torch.cartesian_prod(angle, *shifts, middle[3:4])
     templates = crystal.render(
         column.repeat_interleave(len(places)), places.repeat(len(column), 1)
@@ -301,8 +308,13 @@ def _sample(
     num, free = len(column), box.free
     size = int(free.sum())
     lower = torch.linalg.cholesky(covariance[:, free][:, :, free] * WIDER**2).float()
-    normal = torch.randn(num, num_draws, size, generator=generator)
-    chi = torch._standard_gamma(torch.full((num, num_draws), FREEDOM / 2), generator=generator) * 2
+    normal = torch.randn(num, num_draws, size, generator=generator, dtype=torch.float32)
+    chi = (
+        torch._standard_gamma(
+            torch.full((num, num_draws), FREEDOM / 2, dtype=torch.float32), generator=generator
+        )
+        * 2
+    )
     student = normal * (FREEDOM / chi).sqrt()[..., None]
     drawn = mode[:, None].repeat(1, num_draws, 1)
     drawn[..., free] += student @ lower.mT

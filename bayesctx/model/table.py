@@ -1,116 +1,61 @@
-"""What a site can hold and how probable its contrast is then, tabulated over materials and draws of the context."""
+"""The likelihood tabulated over outcomes, materials and draws of the context."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
-from ..defects import DEFECTS
-from ..elements import METALS
-from ..hypotheses import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT
+from ..defects import DEFECTS, DOPED, HYPOTHESES, UNDOPED, Species
 from ..likelihood import UNDERFLOW, log_sum_exp, mixture_log_prob, mixture_slopes
-from ..prior import Prior
 
-__all__ = ["Materials", "Outcomes", "outcome_classes"]
+__all__ = [
+    "DOPED_HYPOTHESIS",
+    "NUM_PLAIN",
+    "UNDOPED_HYPOTHESES",
+    "LikelihoodTable",
+    "add_alternatives",
+    "class_members",
+    "outcome_classes",
+]
 
-UNDOPED = [i for i in range(len(HYPOTHESES)) if i != DOPED]
-UNDOPED_CLASSES = [DEFECTS.index(d) for d in DEFECTS if d != "D_M"]
-MEMBERS = [[i for i, h in enumerate(UNDOPED) if HYPOTHESIS_DEFECT[h] == c] for c in UNDOPED_CLASSES]
-ALTERNATIVES = [
-    slice(members[0], members[-1] + 1) for members in MEMBERS
-]  # neighbours in HYPOTHESES
+NUM_PLAIN = len(UNDOPED)
+"""Outcomes without the dopant, which come first."""
+
+UNDOPED_HYPOTHESES = tuple(i for i, h in enumerate(HYPOTHESES) if not h.holds_dopant)
+DOPED_HYPOTHESIS = next(i for i, h in enumerate(HYPOTHESES) if h.holds_dopant)
 
 
-@dataclass(frozen=True)
-class Materials:
-    """The hosts and dopants that a prior leaves open, as arrays.
+def class_members(columns: Sequence[Species]) -> list[slice]:
+    """Positions of the columns of each class without the dopant in a sequence of columns.
 
-    Attributes
+    Parameters
     ----------
-    host, dopant : Tensor of int, shapes (*batch, host) and (*batch, host, dopant)
-        Index into ``HOSTS`` and ``METALS``.
-    host_weight, dopant_weight : Tensor, of the same shapes
-        Prior probability of the host, and of the dopant given the host.
+    columns : sequence of Species
+        Species or hypotheses in the order of ``DEFECTS``.
+
+    Returns
+    -------
+    list of slice
+        One for each of ``UNDOPED``, counted among the columns without the dopant.
     """
+    classes = [c.defect for c in columns if not c.holds_dopant]
+    starts = [classes.index(d) for d in UNDOPED]
+    return [slice(s, s + classes.count(d)) for s, d in zip(starts, UNDOPED, strict=True)]
 
-    host: Tensor
-    dopant: Tensor
-    host_weight: Tensor
-    dopant_weight: Tensor
 
-    def fields(self) -> tuple[Tensor, ...]:
-        """Host, dopant and their weights."""
-        return self.host, self.dopant, self.host_weight, self.dopant_weight
-
-    def map(self, function: Callable[[Tensor], Tensor]) -> Materials:
-        """Apply a function to every array.
-
-        Parameters
-        ----------
-        function : callable
-            Takes and returns a Tensor.
-
-        Returns
-        -------
-        Materials
-            With the results.
-        """
-        return Materials(*(function(f) for f in self.fields()))
-
-    def row(self, i: int) -> Materials:
-        """Materials of one image.
-
-        Parameters
-        ----------
-        i : int
-            Position along the leading dimension.
-
-        Returns
-        -------
-        Materials
-            Without it.
-        """
-        return self.map(lambda f: f[i])
-
-    @classmethod
-    def of(cls, prior: Prior) -> Materials:
-        """List the materials of a prior.
-
-        Parameters
-        ----------
-        prior : Prior
-            Hosts and dopants with their weights.
-
-        Returns
-        -------
-        Materials
-            Each host once; hosts with fewer dopants are padded with dopants of no weight.
-        """
-        hosts = list(dict.fromkeys(prior.hosts))
-        dopants = [list(dict.fromkeys(prior.dopants[h])) for h in hosts]
-        most = max(map(len, dopants))
-        index, weight = (
-            torch.zeros(len(hosts), most, dtype=torch.long),
-            torch.zeros(len(hosts), most),
-        )
-        for i, (host, names) in enumerate(zip(hosts, dopants, strict=True)):
-            for j, name in enumerate(names):
-                index[i, j] = METALS.index(name)
-                weight[i, j] = prior.dopants[host].count(name) / len(prior.dopants[host])
-        host_weight = torch.tensor([prior.hosts.count(h) / len(prior.hosts) for h in hosts])
-        return cls(torch.tensor([list(HOSTS).index(h) for h in hosts]), index, host_weight, weight)
+CLASS_MEMBERS = class_members(HYPOTHESES)
 
 
 @dataclass(frozen=True)
-class Outcomes:
-    """Mixtures of everything that a site can hold, in every host and under every draw of the context.
+class LikelihoodTable:
+    """Densities of the features under every outcome, in every host and for every draw of the context.
 
-    The outcomes of a site are the twelve classes without the dopant, then the dopant class once for every dopant.
+    The outcomes of a site are the classes without the dopant, then the class of the dopant once for
+    every dopant.
 
     Attributes
     ----------
@@ -147,10 +92,12 @@ class Outcomes:
         Tensor, shape (*batch, patch, draw, host, outcome)
             Log density.
         """
-        return _by_class(log_sum_exp(mixture_log_prob(features, self.slopes)), log_sum_exp)
+        return add_alternatives(
+            log_sum_exp(mixture_log_prob(features, self.slopes)), CLASS_MEMBERS, log_sum_exp
+        )
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Density of the features over that of the best component, which inference sums instead of its logarithm.
+        """Density of the features relative to that of the best component of each patch.
 
         Parameters
         ----------
@@ -168,9 +115,9 @@ class Outcomes:
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
         by_hypothesis = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
-        return _by_class(by_hypothesis, lambda values: values.sum(-1)), peak
+        return add_alternatives(by_hypothesis, CLASS_MEMBERS, lambda v: v.sum(-1)), peak
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Outcomes:
+    def map(self, function: Callable[[Tensor], Tensor]) -> LikelihoodTable:
         """Apply a function of the leading dimensions to every array.
 
         Parameters
@@ -180,21 +127,38 @@ class Outcomes:
 
         Returns
         -------
-        Outcomes
+        LikelihoodTable
             With the results.
         """
-        return Outcomes(function(self.log_weight), function(self.loc), function(self.scale))
+        return LikelihoodTable(function(self.log_weight), function(self.loc), function(self.scale))
 
-    def __getitem__(self, index: object) -> Outcomes:
+    def __getitem__(self, index: object) -> LikelihoodTable:
         """Select by the leading dimensions."""
         return self.map(lambda v: v[index])
 
 
-def _by_class(by_hypothesis: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
-    """Outcomes of hypotheses: the alternatives of a class are added, each dopant stays what it is."""
-    parts = (by_hypothesis[..., a] for a in ALTERNATIVES)
+def add_alternatives(
+    values: Tensor, members: Sequence[slice], add: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Join the columns that one class can stand for.
+
+    Parameters
+    ----------
+    values : Tensor, shape (*batch, column)
+        Of the columns without the dopant, then of that with the dopant for every dopant.
+    members : sequence of slice
+        From ``class_members``.
+    add : callable
+        Sums over the last dimension.
+
+    Returns
+    -------
+    Tensor, shape (*batch, outcome)
+        The classes without the dopant, then every dopant.
+    """
+    parts = (values[..., m] for m in members)
     classes = [add(part) if part.shape[-1] > 1 else part[..., 0] for part in parts]
-    return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
+    return torch.cat([torch.stack(classes, -1), values[..., members[-1].stop :]], -1)
 
 
 def outcome_classes(num_dopants: int) -> Tensor:
@@ -208,6 +172,6 @@ def outcome_classes(num_dopants: int) -> Tensor:
     Returns
     -------
     Tensor of int, shape (outcome,)
-        Index into ``DEFECTS``: the twelve classes without the dopant, then its class once for every dopant.
+        Index into ``DEFECTS``: the classes without the dopant, then its class for every dopant.
     """
-    return torch.tensor([*UNDOPED_CLASSES, *[DEFECTS.index("D_M")] * num_dopants])
+    return torch.tensor([DEFECTS.index(d) for d in (*UNDOPED, *[DOPED] * num_dopants)])

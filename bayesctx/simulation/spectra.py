@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from ..crystal import HOSTS
-from ..defects import columns_of
+from ..defects import SPECIES
 from ..elements import METALS, THERMAL_DISPLACEMENT
 from ..fourier import FWHM, bandwidth, column_phases, column_spectra, structure_factor
 from ..optics import ABERRATIONS, wavelength
 from ..responses import LookUp, load_table, pair_overlap
-from .scene import SPECIES, Scene, first_species
+from .scene import HOST_COLUMNS, Scene
 
 __all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
 
@@ -23,9 +23,7 @@ TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an im
 SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(
     2
 )  # Å, of the centre of a pair of the heaviest atoms
-PAIRS = torch.tensor(
-    [i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2]
-)
+PAIRS = torch.tensor([i for i, s in enumerate(SPECIES) if len(s.slots) == 2])
 
 
 @functools.cache
@@ -37,7 +35,7 @@ def _table(device: torch.device) -> LookUp:
     columns = []
     for host in HOSTS:
         for dopant in METALS:
-            species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
+            species = [s.column(host, dopant) for s in SPECIES]
             columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
     return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
 
@@ -172,7 +170,7 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
     """
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     factors = structure_factor(scene.positions, scene.weights, cell=cell, num_modes=modes)
-    metal, chalcogen = (spectra[:, None, first_species(defect)] for defect in ("M", "X2"))
+    metal, chalcogen = (spectra[:, None, i] for i in HOST_COLUMNS)
     total = torch.addcmul(metal * factors[:, :, 0], chalcogen, factors[:, :, 1])
     return _add_special(total.flatten(0, 1), spectra, scene, cell).view(total.shape)
 

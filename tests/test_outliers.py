@@ -1,15 +1,17 @@
 import numpy as np
 import pytest
 import torch
+from samples import digest, double_precision
 
 from bayesctx import DefectModel, reference_prior
-from bayesctx.simulation import SPECIES, STRANGERS, draw_block, draw_strangers
+from bayesctx.defects import SPECIES
+from bayesctx.simulation import OUTLIERS, draw_block, draw_outliers
 from bayesctx.simulation.latents import draw_centres, draw_images, generators
 from bayesctx.simulation.outliers import _join
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import place_columns
 from bayesctx.simulation.spectra import patch_spectra
-from bayesctx.training import fit_surprise
+from bayesctx.training import fit_outliers
 
 
 @pytest.fixture
@@ -17,38 +19,46 @@ def small():
     return DefectModel(reference_prior(), num_features=6, num_components=2, hidden=16, width=32)
 
 
-@pytest.mark.parametrize("kind", STRANGERS)
-def test_strangers_are_the_same_for_the_same_seed_and_block(kind):
-    first, again, other = (draw_strangers(reference_prior(), 3, b, kind) for b in (0, 0, 1))
+@pytest.mark.parametrize("kind", OUTLIERS)
+def test_outliers_are_reproducible(kind):
+    first, again, other = (draw_outliers(reference_prior(), 3, b, kind) for b in (0, 0, 1))
     assert first.shape == (16, 16, 32, 32)
     assert bool(torch.isfinite(first).all())
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
 
-def test_strangers_have_names():
+@pytest.mark.parametrize("kind", OUTLIERS)
+def test_default_dtype_does_not_matter(kind):
+    prior = reference_prior()
+    expected = digest(draw_outliers(prior, 3, 0, kind))
+    with double_precision():
+        assert digest(draw_outliers(prior, 3, 0, kind)) == expected
+
+
+def test_unknown_kinds_are_refused():
     with pytest.raises(
-        ValueError, match="one of bilayer, grain boundary, .* was expected, got 'trilayer'"
+        ValueError, match="a kind among bilayer, grain boundary, .* was expected, got 'trilayer'"
     ):
-        draw_strangers(reference_prior(), 0, 0, "trilayer")
+        draw_outliers(reference_prior(), 0, 0, "trilayer")
 
 
-def together(pixels):
-    """Correlation of neighbours in a row."""
+def correlation(pixels):
+    """Correlation of neighbouring pixels in a row."""
     centred = pixels - pixels.mean((-2, -1), keepdim=True)
     return float((centred[..., 1:] * centred[..., :-1]).mean() / centred.square().mean())
 
 
-def test_vacuum_is_nothing_but_noise():
+def test_vacuum_is_noise():
     prior = reference_prior().given({"dose": 1e5})
     assert (
-        together(draw_strangers(prior, 0, 0, "vacuum"))
+        correlation(draw_outliers(prior, 0, 0, "vacuum"))
         < 0.1
-        < together(draw_block(prior, 0, 0).intensity)
+        < correlation(draw_block(prior, 0, 0).intensity)
     )
 
 
-def test_a_joined_scene_is_the_sum_of_both():
+def test_joined_scene_is_the_sum_of_both():
     rng = generators(0, 16, 0)
     image, nuisances = draw_images(rng[0], reference_prior(), 4)
     scenes = []
@@ -65,13 +75,13 @@ def test_a_joined_scene_is_the_sum_of_both():
     assert torch.allclose(both, first + second, atol=1e-3)
 
 
-def test_strangers_are_told_apart_and_the_limit_is_kept(small):
-    """A model that never learnt anything else: its first layer sees enough to tell noise from a crystal."""
+def test_outliers_are_detected_at_the_stated_rate_of_false_alarms(small):
+    """The first layer of an untrained model suffices to tell noise from a crystal."""
     learnt = (*small.encoder.parameters(), *small.likelihood.parameters())
     before = [p.clone() for p in learnt]
-    found = fit_surprise(small, num_patches=512 * 40, progress=False)
+    found = fit_outliers(small, num_patches=512 * 40, progress=False)
     assert all(torch.equal(a, b) for a, b in zip(before, learnt, strict=True))
-    assert list(found.kind.values) == list(STRANGERS)
+    assert list(found.kind.values) == list(OUTLIERS)
     # by chance 0.5, with a standard error of 0.006 of the 4096 patches of each kind
     assert float(found.area.sel(kind="vacuum")) > 0.7
     with torch.no_grad():
@@ -79,13 +89,13 @@ def test_strangers_are_told_apart_and_the_limit_is_kept(small):
             draw_block(small.prior, 5, b, patches_per_image=16).intensity.flatten(0, 1)
             for b in range(8)
         ]
-        surprise = torch.cat([small.eval().observe(p)[1] for p in patches])
+        surprise = torch.cat([small.eval().encode(p)[1] for p in patches])
     share = float((surprise > small.card["surprise_limit"]).float().mean())
-    # patches of an image share its dose: 128 images, of which some are all alarm
+    # patches of an image share its dose and exceed the limit together: 128 independent images
     assert abs(share - 0.05) < 4 * np.sqrt(0.05 / 128)
 
 
-def test_nothing_is_surprising_to_a_model_that_was_not_taught(small):
-    features, surprise = small.eval().observe(torch.rand(3, 32, 32))
+def test_model_without_an_outlier_head_has_no_surprise(small):
+    features, surprise = small.eval().encode(torch.rand(3, 32, 32))
     assert surprise is None
     assert features.shape == (3, 6)

@@ -3,8 +3,7 @@ import math
 
 import pytest
 
-from bayesctx.crystal import DOPANTS, HOSTS, dopants_of, honeycomb
-from bayesctx.defects import DEFECTS, SITES, columns_of, species_of
+from bayesctx.crystal import DOPANTS, HOSTS, MONOLAYER_1H, dopants_of
 from bayesctx.elements import METALS
 
 
@@ -15,29 +14,8 @@ def test_there_are_96_doped_materials():
     assert set(itertools.chain(*DOPANTS.values())) <= set(METALS)
 
 
-def test_every_class_has_a_site():
-    assert set(itertools.chain(*SITES.values())) == set(DEFECTS)
-    assert len(DEFECTS) == 13
-
-
-@pytest.mark.parametrize("defect", DEFECTS)
-@pytest.mark.parametrize("host", HOSTS)
-def test_columns_are_sorted_along_the_beam(host, defect):
-    for column in columns_of(defect, host, dopants_of(host)[0]):
-        heights = [z for _, z in column]
-        assert heights == sorted(heights)
-        assert len(column) <= 2
-
-
-def test_species_name_the_atoms():
-    assert species_of(columns_of("X2", "MoS2", "W")[0]) == "S2"
-    assert species_of(columns_of("O_X", "MoS2", "W")[0]) == "OS"
-    assert species_of(columns_of("V_M", "MoS2", "W")[0]) == "-"
-    assert {species_of(c) for c in columns_of("Y_X", "MoS2", "W")} == {"SeS", "SSe", "TeS", "STe"}
-
-
-def test_honeycomb_has_three_neighbours_at_a_over_root_three():
-    positions, sites = honeycomb(3.2, 5.0)
+def test_a_site_has_three_neighbours_at_a_over_root_three():
+    positions, sites = MONOLAYER_1H.sites_around(3.2, 5.0)
     distances = [math.hypot(*p) for p in positions]
     assert distances == sorted(distances)
     near = [

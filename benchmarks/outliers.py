@@ -1,4 +1,4 @@
-"""Does surprise tell what the prior cannot make: bilayers, grain boundaries, amorphous films, far from focus, vacuum."""
+"""Detection of patches outside the prior by ``sample_stats.surprise``."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ from scipy.stats import mannwhitneyu
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.simulation import BLOCK, STRANGERS, draw_block, draw_strangers
-from bayesctx.training import fit_surprise
+from bayesctx.simulation import BLOCK, OUTLIERS, draw_block, draw_outliers
+from bayesctx.training import fit_outliers
 
 BANDS = ((1e3, 1e4), (1e4, 1e5), (1e5, 1e6))
 SEED = 12_345  # of the patches that are scored: another than that of any fit
 
-INTRODUCTION = """`sample_stats.surprise` of {num} patches of each kind, all nuisances and any context of `reference_prior()`, 16
-patches for each image, against {usual} patches of the prior itself. Area under the receiver operating characteristic by the dose
-in e/Å², and the share beyond the limit, which five in a hundred patches of the prior exceed over all doses.
+INTRODUCTION = """\
+`sample_stats.surprise` of {num} patches of each kind, all nuisances and any context of
+`reference_prior()`, 16 patches for each image, against {usual} patches of the prior itself. Area
+under the receiver operating characteristic by the dose in e/Å², and the percentage of patches
+beyond the limit, which 5 % of the patches of the prior exceed over all doses.
 
 """
 
@@ -35,13 +37,13 @@ def surprise_of(
         if kind is None:
             patches = draw_block(prior, SEED, block, patches_per_image=16).intensity
         else:
-            patches = draw_strangers(prior, SEED, block, kind)
-        found.append(model.observe(patches.flatten(0, 1))[1])
+            patches = draw_outliers(prior, SEED, block, kind)
+        found.append(model.encode(patches.flatten(0, 1))[1])
     return torch.cat(found).numpy()
 
 
 def area(strange: np.ndarray, usual: np.ndarray) -> float:
-    """Probability that a stranger surprises more than a patch of the prior."""
+    """Probability that a patch of a kind has a larger surprise than one of the prior."""
     return float(mannwhitneyu(strange, usual).statistic) / (len(strange) * len(usual))
 
 
@@ -58,7 +60,7 @@ def rows_of_kinds(model: bc.DefectModel, num_blocks: int) -> list[list[str]]:
             *[f"{100 * (u > limit).mean():.1f}" for u in usual],
         ]
     ]
-    for kind in tqdm(STRANGERS):
+    for kind in tqdm(OUTLIERS):
         strange = [surprise_of(model, kind, prior, num_blocks) for prior in priors]
         areas = [area(np.concatenate(strange), np.concatenate(usual)), *map(area, strange, usual)]
         rows.append(
@@ -74,10 +76,10 @@ def rows_of_kinds(model: bc.DefectModel, num_blocks: int) -> list[list[str]]:
 def rows_left_out(path: str | None, num_patches: int) -> list[list[str]]:
     """Every kind as seen by a model that learnt of the others alone."""
     rows = []
-    for kind in STRANGERS:
+    for kind in OUTLIERS:
         model = bc.load_model(path)
-        others = tuple(k for k in STRANGERS if k != kind)
-        found = fit_surprise(
+        others = tuple(k for k in OUTLIERS if k != kind)
+        found = fit_outliers(
             model, num_patches=num_patches, seed=1, kinds=others, progress=False
         ).sel(kind=kind)
         rows.append([kind, f"{float(found.area):.3f}", f"{100 * float(found.caught):.1f}"])
@@ -140,7 +142,7 @@ def main() -> None:
         header, rows
     )
     if arguments.left_out:
-        body += "\n\nStrangers that the model was not taught, as seen by one that learnt of the other four kinds"
+        body += "\n\nEvery kind under a model that was trained on the other four kinds only"
         body += f" ({arguments.left_out} patches):\n\n"
         body += table(
             ["kind", "area", "caught (%)"], rows_left_out(arguments.model, arguments.left_out)
@@ -151,7 +153,7 @@ def main() -> None:
             ["file", "detector", "sites", "median (nats)", "beyond (%)"],
             rows_of_files(arguments.files, model),
         )
-    write("strangers", "What the prior cannot make", body, SEED)
+    write("outliers", "What the prior cannot make", body, SEED)
 
 
 if __name__ == "__main__":

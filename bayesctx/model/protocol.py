@@ -1,0 +1,71 @@
+"""What inference needs of a model and of its tabulated likelihood."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
+
+from torch import Tensor
+
+from ..prior import Prior
+from .materials import Materials
+
+__all__ = ["PatchModel", "Table"]
+
+
+class Table(Protocol):
+    """Likelihood of patches under every outcome, in every host and for every draw of the context."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Sizes (*batch, draw, host, ...) of the table."""
+
+    def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Density, shape (*batch, patch, draw, host, outcome), over exp of its peak, shape (*batch, patch)."""
+
+    def log_prob(self, features: Tensor) -> Tensor:
+        """Log density of patches, shape (*batch, patch, draw, host, outcome)."""
+
+    def __getitem__(self, index: object) -> Table:
+        """Select by the leading dimensions."""
+
+
+@runtime_checkable
+class PatchModel(Protocol):
+    """A likelihood of patches together with the prior of everything behind them.
+
+    ``DefectModel`` is the neural one, ``ExactModel`` the simulator itself.
+
+    Attributes
+    ----------
+    prior : Prior
+        Of materials, conditions, defects and nuisances, and the pixels of a patch.
+    card : mapping
+        Limits of what is warned of, by name; empty where nothing was fitted.
+    shares_context : bool
+        Whether several patches may belong to one image and share its context.
+    """
+
+    prior: Prior
+    card: Mapping[str, object]
+    shares_context: bool
+
+    @property
+    def domains(self) -> dict[str, tuple]:
+        """Smallest and largest value of every continuous variable that the likelihood covers."""
+
+    @property
+    def correlation(self) -> float:
+        """Correlation of the evidence of patches of one image about its context."""
+
+    def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Features of patches, shape (patch, feature), and their surprise in nats, shape (patch,)."""
+
+    def tabulate(self, context: Mapping[str, Tensor], materials: Materials) -> Table:
+        """Tabulate the likelihood for draws of the context, each of shape (*batch, draw)."""
+
+    def frozen(self) -> PatchModel:
+        """Return the model as it is used for inference, without changing the caller's."""
+
+    def hash(self) -> str:
+        """Return a short name of everything that the likelihood depends on."""
