@@ -34,6 +34,7 @@ from .context import CONTEXT as CONTEXT
 from .coverage import coverage as coverage, ranks as ranks
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS
+from .distributions import log_uniform as log_uniform
 from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
@@ -45,7 +46,6 @@ from .metrics import (
 )
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
 from .multislice import column_image as column_image, multislice_image as multislice_image
-from .nuisances import log_uniform as log_uniform
 from .plots import (
     plot_class_reliability as plot_class_reliability,
     plot_context as plot_context,
@@ -59,6 +59,6 @@ from .prior import (
     tmd_prior as tmd_prior,
 )
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
-from .training import fit_correlation as fit_correlation, score_model as score_model, train as train
+from .training import calibrate as calibrate, score_model as score_model, train as train
 
 __version__: str

@@ -182,8 +182,8 @@ def test_prior_must_allow_the_integral(change, message):
 
 
 def test_neighbours_must_be_perfect():
-    with pytest.raises(ValueError, match="concentration of zero"):
-        ExactModel(replace(bc.limit_prior(), concentration=bc.tmd_prior().concentration))
+    with pytest.raises(ValueError, match="dirichlet_alpha of zero"):
+        ExactModel(replace(bc.limit_prior(), dirichlet_alpha=bc.tmd_prior().dirichlet_alpha))
 
 
 def test_images_of_several_patches_are_refused(block):

@@ -3,8 +3,9 @@ import torch
 
 from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
+from bayesctx.distributions import quantile
 from bayesctx.fourier import column_spectra, structure_factor, synthesize
-from bayesctx.nuisances import NUISANCES, quantile
+from bayesctx.nuisances import NUISANCES
 from bayesctx.optics import ABERRATIONS
 from bayesctx.prior import MAX_TRIES, reference_prior
 from bayesctx.responses import load_table

@@ -10,8 +10,8 @@ import scipy.stats
 import torch
 from torch.distributions import AbsTransform, AffineTransform, constraints
 
+from bayesctx.distributions import log_uniform, quantile
 from bayesctx.evidence.truncation import Truncated, truncate
-from bayesctx.nuisances import log_uniform, quantile
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, Prior, reference_prior
 
 U = torch.tensor([0.001, 0.01, 0.1, 0.3, 0.5, 0.7, 0.9, 0.99, 0.999], dtype=torch.float64)
@@ -290,11 +290,10 @@ def test_images_without_a_possible_try_take_a_possible_one():
     assert not bool(prior.quantiles(u)[1].any(-1).all())
     context = prior.first_possible(u)
     assert bool((context["convergence_semiangle"] <= context["inner_collection_angle"]).all())
-    never = angles(35.0, dist.Uniform(25.0, 31.0), 200.0)
     with pytest.raises(
         ValueError, match="convergence_semiangle <= inner_collection_angle and 1.05"
     ):
-        never.first_possible(u)
+        angles(35.0, dist.Uniform(25.0, 31.0), 200.0)
 
 
 def test_a_narrow_ring_is_never_drawn():

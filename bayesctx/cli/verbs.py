@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 
-from ..evidence import check_context
 from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
@@ -98,7 +97,7 @@ def _simulate_patches(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset
 
 
 def _train(arguments: argparse.Namespace) -> str | None:
-    """Train a model; only the first process writes."""
+    """Train a model and fit to it what follows training; only the first process writes."""
     if arguments.checkpoint is not None and arguments.checkpoint == arguments.out:
         raise argparse.ArgumentTypeError(
             f"two files were expected as --checkpoint and --out, got {arguments.out} twice"
@@ -115,19 +114,22 @@ def _train(arguments: argparse.Namespace) -> str | None:
     names = ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")
     options = {name: getattr(arguments, name) for name in names}
     options |= {"num_workers": arguments.workers, "contrast_images": arguments.contrast}
-    options |= {"num_held_out": arguments.held_out}
+    options["num_held_out"] = arguments.held_out
     with process_group():
         history = train(model, **options)
         if rank_of_process()[0]:
             return None
     save_model(model, arguments.out)
-    table = ""
-    if arguments.held_out:
-        scores = xr.Dataset.from_dict(model.card["scores"])
-        table = f"{scores.to_dataframe().round(3)}\n"
     last = history.log_score[-max(1, len(history.log_score) // 10) :]
     score = f"log score {float(last.mean()) / np.log(2):.3f} bit per patch, everything known"
-    return f"{table}{score}, in the last tenth: {arguments.out}"
+    return f"{_table_of_scores(model)}{score}, in the last tenth: {arguments.out}"
+
+
+def _table_of_scores(model: DefectModel) -> str:
+    """Scores on the card of a model as a table; empty where it was not calibrated."""
+    if "scores" not in model.card:
+        return ""
+    return f"{xr.Dataset.from_dict(model.card['scores']).to_dataframe().round(3)}\n"
 
 
 def _usable_device(name: str) -> torch.device:
@@ -151,7 +153,7 @@ def _infer(arguments: argparse.Namespace) -> str:
             raise argparse.ArgumentTypeError(
                 f"another file than the image was expected as --out, got {arguments.out}"
             )
-    context = check_context(read_context(arguments.context))
+    context = read_context(arguments.context)
     image = read_image(arguments.image, arguments.variable, arguments.select)
     model = load_model(arguments.model)
     result = infer(image, context, model, num_draws=arguments.num_draws, seed=arguments.seed)

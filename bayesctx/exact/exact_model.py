@@ -13,8 +13,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..defects import SPECIES
+from ..distributions import quantile
 from ..model import NUM_PLAIN, Materials, add_alternatives, class_members
-from ..nuisances import quantile
 from ..prior import CONTINUOUS, Prior, limit_prior
 from ..storage import warn
 from .density import Box

@@ -72,9 +72,11 @@ def held_nuisances(prior: Prior) -> dict[str, float]:
         raise ValueError(
             f"scan_step = {prior.sampling} was expected, the pixels of a patch, got {held['scan_step']}"
         )
-    if any(prior.concentration[d] for d in prior.concentration if d not in ("M", "X2", "hollow")):
+    if any(
+        prior.dirichlet_alpha[d] for d in prior.dirichlet_alpha if d not in ("M", "X2", "hollow")
+    ):
         raise ValueError(
-            "a concentration of zero was expected for every defect: the neighbours must be perfect"
+            "a dirichlet_alpha of zero was expected for every defect: the neighbours must be perfect"
         )
     return {name: float(value) for name, value in held.items()}
 

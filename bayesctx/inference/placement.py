@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..context import CALIBRATION_ERROR, CONTEXT
 from ..crystal import HOSTS
+from ..distributions import quantile
 from ..micrograph import (
     Lattice,
     extend_image,
@@ -20,7 +21,6 @@ from ..micrograph import (
     fit_lattice,
     patch_margin,
 )
-from ..nuisances import quantile
 from ..prior import Prior
 from ..storage import warn
 

@@ -99,6 +99,6 @@ class SitePrior:
             With every assignment of the kinds to the sublattices.
         """
         kinds = MONOLAYER_1H.sites
-        alpha = [[prior.concentration[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds]
+        alpha = [[prior.dirichlet_alpha[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds]
         assignments = [[kinds.index(k) for k in a] for a in MONOLAYER_1H.assignments]
         return cls(sublattice, torch.tensor(assignments), torch.tensor(alpha, dtype=torch.float32))

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from ..crystal import HOSTS
 from ..defects import DEFECTS
+from ..distributions import quantile
 from ..elements import METALS
-from ..nuisances import NUISANCES, quantile
+from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move
 from .detector import Noise, draw_noise
@@ -276,7 +277,7 @@ def draw_images(
         name: quantile(prior.nuisances.get(name, 0.0), values[:, i])
         for i, name in enumerate(shared)
     }
-    strength = np.array([prior.concentration[d] for d in DEFECTS])
+    strength = np.array([prior.dirichlet_alpha[d] for d in DEFECTS])
     gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
     return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
 

@@ -228,7 +228,7 @@ def place_crystal(
 
     push = float(nuisances["relaxation"])
     moved = torch.from_numpy(rng.standard_normal((len(kind), 2), np.float32)) * (
-        float(nuisances["disorder"]) + 0.3 * push * altered[:, None]
+        float(nuisances["disorder"]) + 0.3 * push * altered[:, None].float()
     )
     tree = cKDTree(xy.numpy())
     sign = rng.choice(np.array([-1.0, 1.0]), len(kind))

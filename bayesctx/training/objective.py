@@ -242,7 +242,7 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
         log p(features | everything) in nats.
     """
     inputs = describe(batch.host, batch.dopant, batch.context)
-    hypothesis = torch.tensor(HYPOTHESIS_OF_SPECIES, device=batch.species.device)[batch.species]
+    hypothesis = torch.tensor(HYPOTHESIS_OF_SPECIES).to(batch.species.device)[batch.species]
     picked = inputs.gather(1, hypothesis[..., None].expand(-1, -1, inputs.shape[-1]))
     return model.likelihood(picked).log_prob(features.detach())
 
