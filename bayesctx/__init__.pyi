@@ -33,7 +33,7 @@ from . import (
     tensors as tensors,
     training as training,
 )
-from .context import CONTEXT as CONTEXT
+from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
 from .coverage import coverage as coverage, ranks as ranks
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .checks import check_keys, check_sequence
-from .context import ADF_RULE, CONTEXT, is_annular_dark_field
+from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .distributions import check_value, support
 
 __all__ = ["CONTINUOUS", "as_tuple", "check_conditions"]
@@ -49,7 +49,7 @@ def check_conditions(values: object) -> tuple[dict[str, object], ...]:
         convergence, inner, outer = (support(known[n]) for n in CONTINUOUS[1:4])
         # the smallest inner angle outside of the smallest cone
         nearest = min(max(inner[0], convergence[0]), inner[1])
-        if not is_annular_dark_field(convergence[0], nearest, outer[1]):
+        if not is_annular_dark_field(convergence[0], Detector(nearest, outer[1])):
             raise ValueError(f"{ADF_RULE} was expected, got {known}; correct the angles")
         checked.append(known)
     return tuple(checked)

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
+from .context import Detector
 from .crystal import HOSTS
 from .defects import DEFECTS, HYPOTHESES, SITES
 from .elements import METALS
@@ -67,10 +68,10 @@ def describe(
     """
     chosen = torch.arange(len(HYPOTHESES)) if hypotheses is None else torch.tensor(hypotheses)
     energy, angle = context["beam_energy"], context["convergence_semiangle"]
-    inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
+    detector = Detector.of(context)
     host, dopant = torch.broadcast_tensors(host, dopant)
     columns = _hypothesis_table(host.device)[host, dopant]
-    strength = _responses(columns, energy, angle, inner, outer)  # (*batch, hypothesis, frequency)
+    strength = _responses(columns, energy, angle, detector)  # (*batch, hypothesis, frequency)
     metal, chalcogen = (strength[..., i : i + 1, :] for i in (METAL, CHALCOGEN))
     unit = (metal + chalcogen)[..., :1]
     relative = (strength / unit)[..., chosen, :]
@@ -82,8 +83,8 @@ def describe(
         (lattice - 3.35) / 0.1,
         (energy / 100e3).log(),
         (angle - 28) / 6,
-        (inner / 60).log() / 0.4,
-        (outer / 170).log() / 0.4,
+        (detector.inner_collection_angle / 60).log() / 0.4,
+        (detector.outer_collection_angle / 170).log() / 0.4,
         cutoff - 1.5,
         blur,
         blur.square() - 1,
@@ -102,11 +103,9 @@ def describe(
     return torch.cat([site, own, shared], -1)
 
 
-def _responses(
-    columns: LookUp, energy: Tensor, angle: Tensor, inner: Tensor, outer: Tensor
-) -> Tensor:
-    """Response of columns to a uniform aperture at a few spatial frequencies, shape (*batch, column, frequency)."""
-    coefficients = load_table().coefficients(columns, energy, inner, outer)
+def _responses(columns: LookUp, energy: Tensor, angle: Tensor, detector: Detector) -> Tensor:
+    """Responses to a uniform aperture at a few frequencies, shape (*batch, column, frequency)."""
+    coefficients = load_table().coefficients(columns, energy, detector)
     frequency = energy.new_tensor(FREQUENCIES)
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)

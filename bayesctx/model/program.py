@@ -13,7 +13,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from ..context import ANGLES, is_annular_dark_field
+from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
 from ..hypotheses import CLASS_OF_HYPOTHESIS, describe
@@ -287,7 +287,7 @@ class DefectModel(nn.Module):
                     f"conditions were expected to differ in numbers only, got {options} for "
                     f"{name}; split the prior"
                 )
-        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+        possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
         return context
 
