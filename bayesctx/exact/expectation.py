@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
+from ..defects import SITES, SPECIES
 from ..fourier import FWHM, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders
@@ -72,7 +72,8 @@ def held_nuisances(prior: Prior) -> dict[str, float]:
         raise ValueError(
             f"scan_step = {prior.sampling} was expected, the pixels of a patch, got {held['scan_step']}"
         )
-    if any(prior.concentration[d] for d in prior.concentration if d not in ("M", "X2", "hollow")):
+    perfect = {classes[0] for classes in SITES.values()}
+    if any(prior.concentration[d] for d in prior.concentration if d not in perfect):
         raise ValueError(
             "a concentration of zero was expected for every defect: the neighbours must be perfect"
         )
