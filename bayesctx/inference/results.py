@@ -19,7 +19,10 @@ SEAL = b"\nbayesctx sha256 "
 SEAL_SIZE = len(SEAL) + 64
 CHUNK = 2**20
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
-GROUPS = ("posterior", "class_posterior", "prior", "sample_stats", "observed_data", "constant_data")
+GROUPS = (
+    "posterior", "class_posterior", "log_likelihood", "prior", "sample_stats", "observed_data",
+    "constant_data",
+)  # fmt: skip
 
 
 def to_arviz(tree: xr.DataTree) -> object:

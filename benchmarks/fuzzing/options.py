@@ -173,10 +173,15 @@ def _surroundings(rng: Rng) -> tuple[str, Callable[[Callable], Callable]]:
 
     def seeded(call: Callable) -> Callable:
         def run() -> object:
+            usual = random.getstate()
             random.seed(1)
             before = random.getstate(), torch.get_rng_state()
-            result = call()
-            if random.getstate() != before[0] or not torch.equal(torch.get_rng_state(), before[1]):
+            try:
+                result = call()
+                after = random.getstate(), torch.get_rng_state()
+            finally:
+                random.setstate(usual)
+            if after[0] != before[0] or not torch.equal(after[1], before[1]):
                 raise RuntimeError("a global generator was used")
             return result
 
