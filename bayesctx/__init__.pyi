@@ -4,15 +4,15 @@ from . import (
     archive as archive,
     checks as checks,
     cli as cli,
+    composition as composition,
     context as context,
     crystal as crystal,
     defects as defects,
-    elements as elements,
+    distributions as distributions,
     encoder as encoder,
     evidence as evidence,
     exact as exact,
     fourier as fourier,
-    hypotheses as hypotheses,
     inference as inference,
     information as information,
     likelihood as likelihood,
@@ -30,8 +30,7 @@ from . import (
     tensors as tensors,
     training as training,
 )
-from .context import CONTEXT as CONTEXT
-from .coverage import coverage as coverage, ranks as ranks
+from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS
 from .distributions import log_uniform as log_uniform
@@ -41,7 +40,9 @@ from .inference import infer as infer, load as load, save as save, to_arviz as t
 from .information import entropy as entropy, entropy_reduction as entropy_reduction
 from .metrics import (
     class_reliability as class_reliability,
+    coverage as coverage,
     log_score as log_score,
+    ranks as ranks,
     reliability as reliability,
 )
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model

@@ -1,22 +1,25 @@
-"""What may be known of an image: names, units, domains, and which detector goes with which probe.
+"""What may be known of an image: names, units, domains; records of the probe and of a detector.
 
 Imports neither torch nor xarray; values are checked in ``evidence``.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
-from .crystal import HOSTS
-from .elements import METALS
+from .crystal import HOSTS, METALS
 
 __all__ = [
+    "ABERRATIONS",
     "ADF_RULE",
     "ANGLES",
     "CALIBRATION_ERROR",
     "CONTEXT",
+    "Detector",
     "MIN_ANGLE_RATIO",
+    "Probe",
     "Variable",
     "is_annular_dark_field",
 ]
@@ -57,7 +60,10 @@ class Variable:
 
 
 ANGLES = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
-"""The angles of probe and detector, in the order of the arguments of ``is_annular_dark_field``."""
+"""The angles of probe and detector, from the innermost to the outermost."""
+
+ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
+"""Polar aberration coefficients up to third order, in Å and rad (Krivanek; C10 = -defocus)."""
 
 _ENERGY_SLIPS = (("keV", 1e3), ("J", 1 / 1.602176634e-19))
 _ANGLE_SLIPS = (("rad", 1e3), ("µrad", 1e-3))
@@ -91,15 +97,133 @@ ADF_RULE = f"{ANGLES[0]} <= {ANGLES[1]} and {MIN_ANGLE_RATIO:g} * {ANGLES[1]} < 
 """The rule of ``is_annular_dark_field`` in words, for errors."""
 
 
-def is_annular_dark_field(
-    convergence_semiangle: Any, inner_collection_angle: Any, outer_collection_angle: Any
-) -> Any:
+@dataclass(frozen=True)
+class Probe:
+    """The focused electron beam. Values are numbers, or arrays or tensors of one batch shape.
+
+    Attributes
+    ----------
+    beam_energy : float or Tensor
+        Kinetic energy of the electrons in eV.
+    convergence_semiangle : float or Tensor
+        In mrad.
+    aberrations : mapping of str to float or Tensor
+        Coefficients by the names of ``ABERRATIONS``, in Å and rad; missing ones are zero. The focus
+        refers to z = 0 of the specimen.
+    source_size : float or Tensor
+        Full width at half maximum of the effective source in Å.
+    focal_spread : float or Tensor
+        Root mean square focal spread in Å.
+    """
+
+    beam_energy: Any
+    convergence_semiangle: Any
+    aberrations: Mapping[str, Any] = field(default_factory=dict)
+    source_size: Any = 0.0
+    focal_spread: Any = 0.0
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Probe:
+        """Probe from values by name; other names are ignored.
+
+        Parameters
+        ----------
+        values : mapping of str to float or Tensor
+            ``beam_energy`` and ``convergence_semiangle``; optional are ``defocus`` in Å (C10 is
+            minus the defocus), the names of ``ABERRATIONS``, ``source_size`` and ``focal_spread``.
+
+        Returns
+        -------
+        Probe
+            Of these values.
+
+        Raises
+        ------
+        ValueError
+            If the beam energy or the convergence semi-angle is missing, or if both ``defocus`` and
+            ``C10`` are given.
+
+        Examples
+        --------
+        >>> Probe.of({"beam_energy": 80e3, "convergence_semiangle": 30.0, "defocus": 20.0})
+        ... # doctest: +NORMALIZE_WHITESPACE
+        Probe(beam_energy=80000.0, convergence_semiangle=30.0, aberrations={'C10': -20.0},
+              source_size=0.0, focal_spread=0.0)
+        """
+        aberrations = {name: values[name] for name in ABERRATIONS if name in values}
+        if "defocus" in values:
+            if "C10" in values:
+                raise ValueError(
+                    "either defocus or C10 was expected, got both; C10 is minus the defocus"
+                )
+            aberrations["C10"] = -values["defocus"]
+        widths = {name: values[name] for name in ("source_size", "focal_spread") if name in values}
+        return cls(*_require(values, "beam_energy", ANGLES[0]), aberrations, **widths)
+
+
+@dataclass(frozen=True)
+class Detector:
+    """An annular detector. Values are numbers, or arrays or tensors of one batch shape.
+
+    Attributes
+    ----------
+    inner_collection_angle, outer_collection_angle : float or Tensor
+        In mrad.
+    """
+
+    inner_collection_angle: Any
+    outer_collection_angle: Any
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Detector:
+        """Detector from values by name; other names are ignored.
+
+        Parameters
+        ----------
+        values : mapping of str to float or Tensor
+            ``inner_collection_angle`` and ``outer_collection_angle``.
+
+        Returns
+        -------
+        Detector
+            Of these values.
+
+        Raises
+        ------
+        ValueError
+            If one of them is missing.
+
+        Examples
+        --------
+        >>> Detector.of({"inner_collection_angle": 60.0, "outer_collection_angle": 200.0})
+        Detector(inner_collection_angle=60.0, outer_collection_angle=200.0)
+        """
+        return cls(*_require(values, *ANGLES[1:]))
+
+    @property
+    def edges(self) -> tuple[Any, Any]:
+        """Inner and outer collection angle."""
+        return self.inner_collection_angle, self.outer_collection_angle
+
+
+def _require(values: Mapping[str, Any], *names: str) -> list[Any]:
+    """Values of these names, none of which may be missing."""
+    missing = [name for name in names if name not in values]
+    if missing:
+        found = ", ".join(map(str, values)) or "no values"
+        raise ValueError(f"{CONTEXT[missing[0]].label} was expected, got {found}; give it as well")
+    return [values[name] for name in names]
+
+
+def is_annular_dark_field(convergence_semiangle: Any, detector: Detector) -> Any:
     """Whether a detector is a ring outside of the probe's cone.
 
     Parameters
     ----------
-    convergence_semiangle, inner_collection_angle, outer_collection_angle : float, ndarray or Tensor
-        In one unit; shapes broadcast.
+    convergence_semiangle : float, ndarray or Tensor
+        Of the probe, in mrad.
+    detector : Detector
+        Its angles; shapes broadcast.
 
     Returns
     -------
@@ -108,8 +232,8 @@ def is_annular_dark_field(
 
     Examples
     --------
-    >>> is_annular_dark_field(30.0, 60.0, 200.0), is_annular_dark_field(30.0, 60.0, 62.0)
-    (True, False)
+    >>> [is_annular_dark_field(30.0, Detector(60.0, outer)) for outer in (62.0, 200.0)]
+    [False, True]
     """
-    is_outside = convergence_semiangle <= inner_collection_angle
-    return is_outside & (inner_collection_angle * MIN_ANGLE_RATIO < outer_collection_angle)
+    inner, outer = detector.edges
+    return (convergence_semiangle <= inner) & (inner * MIN_ANGLE_RATIO < outer)

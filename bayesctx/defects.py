@@ -11,8 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .crystal import HOSTS, MONOLAYER_1H
-from .elements import CHALCOGENS
+from .crystal import CHALCOGENS, HOSTS, MONOLAYER_1H
 
 __all__ = [
     "CLASSES",

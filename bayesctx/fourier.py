@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .optics import MAX_SEMIANGLE, mode_orders, transfer, wavelength
+from .context import Probe
+from .optics import MAX_SEMIANGLE, as_tensor, mode_orders, transfer, wavelength
 from .responses import chebyshev
 
 __all__ = [
@@ -26,12 +27,8 @@ FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
 def column_spectra(
     coefficients: Tensor,
     displacement: Tensor,
+    probe: Probe,
     *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    source_size: Tensor,
-    focal_spread: Tensor,
     cell: tuple[float, float],
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
@@ -44,12 +41,8 @@ def column_spectra(
         Responses of the columns to the detector, see ``responses.ResponseTable.coefficients``.
     displacement : Tensor, shape (*batch, column)
         Root mean square thermal displacement of the columns in Å.
-    beam_energy, convergence_semiangle : Tensor, shape (*batch,)
-        Beam energy in eV and convergence semi-angle in mrad.
-    aberrations : mapping of str to Tensor, shape (*batch,)
-        Coefficients by the names of ``optics.ABERRATIONS``, in Å and rad.
-    source_size, focal_spread : Tensor, shape (*batch,)
-        Full width at half maximum of the source and root mean square focal spread in Å.
+    probe : Probe
+        Numbers, or tensors of shape (*batch,).
     cell : tuple of float
         Periods (Lx, Ly) of the image in Å.
     num_modes : tuple of int
@@ -67,24 +60,19 @@ def column_spectra(
     -----
     H(Q) = exp(-2 pi² (u² + sigma_s²) Q²) / (Lx Ly) sum_t O_t(|Q|) T_t(Q).
     """
-    probe = transfer(
-        beam_energy=beam_energy,
-        convergence_semiangle=convergence_semiangle,
-        aberrations=aberrations,
-        focal_spread=focal_spread,
-        cell=cell,
-        num_modes=num_modes,
-    )
-    qx = torch.arange(num_modes[0] + 1).to(beam_energy) / cell[0]
-    qy = mode_orders(num_modes[1]).to(beam_energy) / cell[1]
-    scale = wavelength(beam_energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    energy = as_tensor(probe.beam_energy, coefficients)
+    terms = transfer(replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes)
+    qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
+    qy = mode_orders(num_modes[1]).to(energy) / cell[1]
+    scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(torch.hypot(qx, qy[:, None]) * scale[..., None, None])
     # one real matrix product: (column, term * order) times (term * order, mode * re and im)
     basis = (
-        torch.view_as_real(probe[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
+        torch.view_as_real(terms[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
     )
     spectra = (coefficients.flatten(-2) @ basis).unflatten(-1, (len(qy), len(qx), 2))
-    blur = -2 * math.pi**2 * (displacement**2 + (source_size[..., None] / FWHM) ** 2)[..., None]
+    source = as_tensor(probe.source_size, energy)[..., None] / FWHM
+    blur = -2 * math.pi**2 * (displacement**2 + source**2)[..., None]
     along_x, along_y = torch.exp(blur * qx**2) / (cell[0] * cell[1]), torch.exp(blur * qy**2)
     if positions is None:
         return torch.view_as_complex(
@@ -96,16 +84,15 @@ def column_spectra(
     )
 
 
-def bandwidth(
-    beam_energy: Tensor, convergence_semiangle: Tensor, blur: Tensor, *, tolerance: float
-) -> Tensor:
+def bandwidth(probe: Probe, displacement: Tensor, *, tolerance: float) -> Tensor:
     """Spatial frequency beyond which the image of a point scatterer is negligible.
 
     Parameters
     ----------
-    beam_energy, convergence_semiangle, blur : Tensor, shape (*batch,)
-        Beam energy in eV, convergence semi-angle in mrad, and root mean square width of source and
-        thermal motion in Å.
+    probe : Probe
+        Numbers, or tensors of shape (*batch,).
+    displacement : Tensor, shape (*batch,)
+        Root mean square thermal displacement of the scatterer in Å.
     tolerance : float
         Fraction of the peak intensity that may be lost.
 
@@ -117,14 +104,20 @@ def bandwidth(
     Notes
     -----
     An upper bound: the transfer function of an aberration-free lens,
-    (2 / pi) (acos s - s sqrt(1 - s²)) with s = |Q| / Q_max, times exp(-2 pi² blur² Q²). Aberrations
-    and the width of the atomic profiles only lower the transfer.
+    (2 / pi) (acos s - s sqrt(1 - s²)) with s = |Q| / Q_max, times exp(-2 pi² blur² Q²), where blur
+    is the root mean square width of source and thermal motion. Aberrations and the width of the
+    atomic profiles only lower the transfer.
 
     References
     ----------
     Goodman, Introduction to Fourier Optics (2005), sec. 6.3.
     """
-    edge = 2e-3 * convergence_semiangle / wavelength(beam_energy)
+    energy, angle, source = (
+        as_tensor(v, displacement)
+        for v in (probe.beam_energy, probe.convergence_semiangle, probe.source_size)
+    )
+    blur = torch.hypot(displacement, source / FWHM)
+    edge = 2e-3 * angle / wavelength(energy)
     s = (torch.arange(128).to(edge) + 0.5) / 128
     ideal = (s.acos() - s * (1 - s**2).sqrt()) * s
     weight = ideal * torch.exp(-2 * math.pi**2 * (blur * edge)[..., None] ** 2 * s**2)

@@ -1,8 +1,10 @@
-"""Neural likelihood: density of the features of a patch given central column and context."""
+"""The neural likelihood: hypotheses by their physics, and the density of the features."""
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Mapping, Sequence
 
 import torch
 from pyro.distributions import (
@@ -14,9 +16,127 @@ from pyro.distributions import (
 )
 from torch import Tensor, nn
 
-from .hypotheses import NUM_INPUTS
+from .context import Detector
+from .crystal import HOSTS, METALS
+from .defects import DEFECTS, HYPOTHESES, SITES
+from .optics import MAX_SEMIANGLE, wavelength
+from .responses import LookUp, chebyshev, load_table
 
-__all__ = ["ContrastLikelihood", "UNDERFLOW", "log_sum_exp", "mixture_log_prob", "mixture_slopes"]
+__all__ = [
+    "CLASS_OF_HYPOTHESIS",
+    "ContrastLikelihood",
+    "NUM_INPUTS",
+    "UNDERFLOW",
+    "describe",
+    "log_sum_exp",
+    "mixture_log_prob",
+    "mixture_slopes",
+]
+
+CLASS_OF_HYPOTHESIS = torch.tensor([DEFECTS.index(h.defect) for h in HYPOTHESES])
+"""Index into ``DEFECTS`` of every hypothesis."""
+
+METAL, CHALCOGEN = (
+    next(i for i, h in enumerate(HYPOTHESES) if h.defect == SITES[site][0])
+    for site in ("metal", "chalcogen")
+)
+# whether the column stands on another kind of site than the first hypothesis of its class
+ON_SECOND_SITE = torch.tensor([
+    float(h.site != next(g.site for g in HYPOTHESES if g.defect == h.defect)) for h in HYPOTHESES
+], dtype=torch.float32)  # fmt: skip
+FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, at which the responses are evaluated
+SITE_INPUTS = len(DEFECTS) + 1
+NUM_INPUTS = SITE_INPUTS + 19
+"""Inputs of the network: the site, three of its own response, six of the material, ten of the conditions."""
+
+
+@functools.cache
+def _hypothesis_table(device: torch.device) -> LookUp:
+    """Columns of every hypothesis in every material, shape (host, dopant, hypothesis)."""
+    columns = [h.column(host, dopant) for host in HOSTS for dopant in METALS for h in HYPOTHESES]
+    found = load_table().look_up(columns)
+    return found.reshape(len(HOSTS), len(METALS), len(HYPOTHESES)).to(device)
+
+
+def describe(
+    host: Tensor,
+    dopant: Tensor,
+    context: Mapping[str, Tensor],
+    hypotheses: Sequence[int] | None = None,
+) -> Tensor:
+    """Describe hypotheses by their physics: what the network sees in the place of names.
+
+    Parameters
+    ----------
+    host, dopant : Tensor of int, shape (*batch,)
+        Index into ``HOSTS`` and ``METALS``.
+    context : mapping of str to Tensor
+        By the names of ``prior.CONTINUOUS``; shapes broadcast against ``(*batch,)``.
+    hypotheses : sequence of int, optional
+        Indices into ``HYPOTHESES``. Default: all.
+
+    Returns
+    -------
+    Tensor, shape (*batch, hypothesis, input)
+        The class, the response of the column relative to the host's columns at three spatial frequencies, and the
+        conditions, all of order one.
+    """
+    chosen = torch.arange(len(HYPOTHESES)) if hypotheses is None else torch.tensor(hypotheses)
+    energy, angle = context["beam_energy"], context["convergence_semiangle"]
+    detector = Detector.of(context)
+    host, dopant = torch.broadcast_tensors(host, dopant)
+    columns = _hypothesis_table(host.device)[host, dopant]
+    strength = _responses(columns, energy, angle, detector)  # (*batch, hypothesis, frequency)
+    metal, chalcogen = (strength[..., i : i + 1, :] for i in (METAL, CHALCOGEN))
+    unit = (metal + chalcogen)[..., :1]
+    relative = (strength / unit)[..., chosen, :]
+    material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
+    lattice = energy.new_tensor([h.lattice_constant for h in HOSTS.values()])[host]
+    cutoff = 2 * angle * 1e-3 / wavelength(energy)
+    blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
+    values = [
+        (lattice - 3.35) / 0.1,
+        (energy / 100e3).log(),
+        (angle - 28) / 6,
+        (detector.inner_collection_angle / 60).log() / 0.4,
+        (detector.outer_collection_angle / 170).log() / 0.4,
+        cutoff - 1.5,
+        blur,
+        blur.square() - 1,
+        # expected counts per unit cell
+        (context["dose"] * unit[..., 0, 0]).log() / 2 - 3.5,
+        (metal / chalcogen).log()[..., 0, 0],
+    ]
+    scalars = torch.stack(torch.broadcast_tensors(*values), -1)
+    shared = torch.cat([material, scalars], -1)[..., None, :].expand(*relative.shape[:-1], -1)
+    one_hot = nn.functional.one_hot(CLASS_OF_HYPOTHESIS[chosen], len(DEFECTS)).to(energy)
+    second = ON_SECOND_SITE[chosen].to(energy)[:, None]
+    site = torch.cat([one_hot, second], -1).expand(*relative.shape[:-1], -1)
+    own = torch.stack(
+        [(relative[..., 0] + 0.02).log() + 1, relative[..., 0] - 0.5, relative[..., 2] - 0.5], -1
+    )
+    return torch.cat([site, own, shared], -1)
+
+
+def _responses(columns: LookUp, energy: Tensor, angle: Tensor, detector: Detector) -> Tensor:
+    """Responses to a uniform aperture at a few frequencies, shape (*batch, column, frequency)."""
+    coefficients = load_table().coefficients(columns, energy, detector)
+    frequency = energy.new_tensor(FREQUENCIES)
+    scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
+    values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)
+    power = ((angle / MAX_SEMIANGLE) ** 2)[..., None, None]
+    # means of p and p² over the aperture
+    mean = (
+        values[..., 0]
+        + power * values[..., 1]
+        + power**2 / 3 * (values[..., 3] + 2 * values[..., 4])
+    )
+    blur = torch.exp(
+        -2 * math.pi**2 * columns.displacement.to(energy)[..., None] ** 2 * frequency**2
+    )
+    return mean.clamp(min=0) * blur
+
 
 MIN_SCALE = 0.03
 UNDERFLOW = -80.0  # nats; exp() of a value that underflows takes ten times as long

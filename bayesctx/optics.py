@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from .context import ABERRATIONS, Probe
+
 __all__ = [
-    "ABERRATIONS",
+    "as_tensor",
     "bilinear",
-    "check_aberrations",
     "focal_nodes",
     "lorentz_factor",
     "mode_orders",
@@ -20,9 +21,6 @@ __all__ = [
     "transfer",
     "wavelength",
 ]
-
-ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
-"""Polar aberration coefficients up to third order, in Å and rad (Krivanek; C10 = -defocus)."""
 
 REST_ENERGY = 510_998.95  # m c² of the electron, eV
 HC = 12_398.419_84  # h c, eV Å
@@ -75,25 +73,22 @@ def lorentz_factor(beam_energy: float | Tensor) -> float | Tensor:
     return 1 + beam_energy / REST_ENERGY
 
 
-def check_aberrations(aberrations: Mapping[str, object]) -> None:
-    """Raise for an unknown aberration coefficient.
+def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor on the device and in the precision of another; tensors are unchanged.
 
     Parameters
     ----------
-    aberrations : mapping of str to object
-        Coefficients by name.
+    value : float or Tensor
+        Number or tensor.
+    like : Tensor
+        Gives device and precision.
 
-    Raises
-    ------
-    ValueError
-        If a name is not one of ``ABERRATIONS``.
+    Returns
+    -------
+    Tensor
+        Of the value.
     """
-    unknown = sorted(set(aberrations) - set(ABERRATIONS))
-    if unknown:
-        raise ValueError(
-            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {unknown[0]!r}; "
-            "use these names (C10 is minus the defocus)"
-        )
+    return value if isinstance(value, Tensor) else like.new_tensor(value)
 
 
 def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
@@ -121,25 +116,16 @@ def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
     return terms
 
 
-def pupil(
-    kx: Tensor,
-    ky: Tensor,
-    *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    softness: float,
-) -> Tensor:
+def pupil(kx: Tensor, ky: Tensor, probe: Probe, softness: float) -> Tensor:
     """Normalised complex pupil function of the probe-forming lens on a grid of wave vectors.
 
     Parameters
     ----------
     kx, ky : Tensor
         Wave vectors in 1/Å; both broadcast against each other and against the batch.
-    beam_energy, convergence_semiangle : Tensor, shape (*batch, 1, 1)
-        Beam energy in eV and convergence semi-angle in mrad.
-    aberrations : mapping of str to Tensor, shape (*batch, 1, 1)
-        Coefficients by the names of ``ABERRATIONS``, in Å and rad; missing ones are zero.
+    probe : Probe
+        Numbers, or tensors of shape (*batch, 1, 1). The focal spread and the size of the source are
+        not part of the pupil.
     softness : float
         Width in 1/Å of the linear edge of the aperture; use the mean spacing of the grid.
 
@@ -157,10 +143,9 @@ def pupil(
     ----------
     Krivanek, Dellby and Lupini, Ultramicroscopy 78, 1 (1999), doi:10.1016/S0304-3991(99)00013-3.
     """
-    lam = wavelength(beam_energy)
-    zero = torch.zeros((), dtype=kx.dtype, device=kx.device)
+    lam = wavelength(as_tensor(probe.beam_energy, kx))
     c10, c12, phi12, c21, phi21, c23, phi23, c30 = (
-        aberrations.get(name, zero) for name in ABERRATIONS
+        as_tensor(probe.aberrations.get(name, 0.0), kx) for name in ABERRATIONS
     )
     # theta^n cos n(phi - phi0) is a polynomial in x and y, so the angle phi is not needed
     x, y = kx * lam, ky * lam
@@ -182,7 +167,7 @@ def pupil(
             - y * (c23 * (3 * phi23).cos() / 3)
         )
     )
-    edge = convergence_semiangle * 1e-3 / lam
+    edge = probe.convergence_semiangle * 1e-3 / lam
     amplitude = torch.clamp((edge - torch.hypot(kx, ky)) / softness + 0.5, 0, 1)
     amplitude = amplitude / amplitude.square().sum((-2, -1), keepdim=True).sqrt()
     return torch.polar(amplitude, -2 * math.pi / lam * path)
@@ -205,25 +190,14 @@ def mode_orders(largest: int) -> Tensor:
     return torch.cat([upward, -upward[1:]])
 
 
-def transfer(
-    *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    focal_spread: Tensor,
-    cell: tuple[float, float],
-    num_modes: tuple[int, int],
-) -> Tensor:
+def transfer(probe: Probe, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
     """Transfer function of the probe for every term of the scattering kernel.
 
     Parameters
     ----------
-    beam_energy, convergence_semiangle : Tensor, shape (*batch,)
-        Beam energy in eV and convergence semi-angle in mrad.
-    aberrations : mapping of str to Tensor, shape (*batch,)
-        Coefficients by the names of ``ABERRATIONS``, in Å and rad; missing ones are zero.
-    focal_spread : Tensor, shape (*batch,)
-        Root mean square focal spread in Å.
+    probe : Probe
+        The beam energy as a tensor of shape (*batch,), the rest as tensors of that shape or
+        numbers. The size of the source is not part of the transfer function.
     cell : tuple of float
         Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of
         1/Lx and 1/Ly.
@@ -242,14 +216,18 @@ def transfer(
     weighted with powers of the squared angle p. It is computed as a product of the fields in real
     space and averaged over the focal spread (``focal_nodes``).
     """
-    batch = beam_energy.shape
+    energy = probe.beam_energy
+    batch = energy.shape
     parameters = [
-        beam_energy,
-        convergence_semiangle,
-        focal_spread,
-        *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS),
+        as_tensor(value, energy).expand(batch)
+        for value in (
+            energy,
+            probe.convergence_semiangle,
+            probe.focal_spread,
+            *(probe.aberrations.get(name, 0.0) for name in ABERRATIONS),
+        )
     ]
-    rows = torch.stack([p.expand(batch) for p in parameters], -1).reshape(-1, len(parameters))
+    rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
     # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
     found = torch.cat([_transfer_rows(part, cell, num_modes) for part in parts], 1)
@@ -271,14 +249,8 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     kx = torch.arange(-nx, nx + 1).to(rows) / lx
     ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
     power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
-    psi = pupil(
-        kx,
-        ky,
-        beam_energy=energy,
-        convergence_semiangle=angle,
-        aberrations=dict(zip(ABERRATIONS, coefficients, strict=True)),
-        softness=(1 / lx + 1 / ly) / 2,
-    )
+    probe = Probe(energy, angle, dict(zip(ABERRATIONS, coefficients, strict=True)))
+    psi = pupil(kx, ky, probe, softness=(1 / lx + 1 / ly) / 2)
     # an extra defocus C multiplies the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
     # rounded up to steps of 1/2, so that the nodes are constant when a gradient is taken

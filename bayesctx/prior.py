@@ -15,14 +15,15 @@ from torch import Tensor
 
 from .checks import check_keys, check_mapping, check_number, check_whole_number
 from .composition import (
+    CONTINUOUS,
     DIRICHLET_ALPHA,
     check_alpha,
+    check_conditions,
     check_defects,
     check_materials,
     choose_materials,
 )
-from .conditions import CONTINUOUS, check_conditions
-from .context import ADF_RULE, ANGLES, CONTEXT, is_annular_dark_field
+from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
 from .defects import DEFECTS
 from .distributions import decode, encode, log_uniform, quantile
@@ -190,7 +191,9 @@ class Prior:
             domain = CONTEXT[name].domain
             values = torch.stack([quantile(c[name], u[..., i], domain) for c in self.conditions])
             context[name] = values.gather(0, chosen[None])[0]
-        return context, is_annular_dark_field(*(context[name] for name in ANGLES))
+        return context, is_annular_dark_field(
+            context["convergence_semiangle"], Detector.of(context)
+        )
 
     def first_possible(self, u: Tensor) -> dict[str, Tensor]:
         """Continuous context from the first possible of several tries.

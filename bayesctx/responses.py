@@ -14,9 +14,10 @@ import xarray as xr
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
+from .context import Detector
+from .crystal import THERMAL_DISPLACEMENT
 from .defects import Atoms, formula_of
-from .elements import THERMAL_DISPLACEMENT
-from .optics import MAX_SEMIANGLE, wavelength
+from .optics import MAX_SEMIANGLE, as_tensor, wavelength
 
 __all__ = ["LookUp", "ResponseTable", "chebyshev", "load_table", "pair_overlap"]
 
@@ -186,28 +187,24 @@ class ResponseTable:
         weights = [math.prod((separation - b) / (a - b) for b in nodes if b != a) for a in nodes]
         return list(nodes.values()), weights, height, (u2[0] * u2[1] / sum(u2)) ** 0.5
 
-    def coefficients(
-        self,
-        columns: LookUp,
-        beam_energy: Tensor,
-        inner_collection_angle: Tensor,
-        outer_collection_angle: Tensor,
-    ) -> Tensor:
+    def coefficients(self, columns: LookUp, beam_energy: Tensor, detector: Detector) -> Tensor:
         """Coefficients of the column responses for a batch of imaging conditions.
 
         Parameters
         ----------
         columns : LookUp, shape (*batch, column)
             The columns of every condition.
-        beam_energy, inner_collection_angle, outer_collection_angle : Tensor, shape (*batch,)
-            In eV, mrad and mrad; all shapes broadcast.
+        beam_energy : Tensor, shape (*batch,)
+            In eV.
+        detector : Detector
+            Numbers, or tensors of shape (*batch,); all shapes broadcast.
 
         Returns
         -------
         Tensor, shape (*batch, column, term, order)
             In Å², columns at their height, without the thermal motion of the whole column.
         """
-        share, knot = self._knots(beam_energy, inner_collection_angle, outer_collection_angle)
+        share, knot = self._knots(beam_energy, detector)
         asked = torch.broadcast_shapes(columns.height.shape, (*share.shape[:-1], 1)).numel()
         # measured: gathering is faster below about as many columns as the table has entries
         few = asked < share.shape[:-1].numel() * len(self.columns)
@@ -216,11 +213,11 @@ class ResponseTable:
         )
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
 
-    def _knots(self, energy: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
+    def _knots(self, energy: Tensor, detector: Detector) -> tuple[Tensor, Tensor]:
         """Weights and indices of the 4 (energy) x 8 (angle) non-zero B-splines, (*batch, 32)."""
         by_energy, of_energy = _cubic_splines(energy.log(), self.energy_knots)
         (by_inner, of_inner), (by_outer, of_outer) = (
-            _cubic_splines(a.log(), self.angle_knots) for a in (inner, outer)
+            _cubic_splines(as_tensor(a, energy).log(), self.angle_knots) for a in detector.edges
         )
         by_angle = torch.cat(torch.broadcast_tensors(by_inner, -by_outer), -1)
         of_angle = torch.cat(torch.broadcast_tensors(of_inner, of_outer), -1)

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 
+from bayesctx.context import Probe
 from bayesctx.crystal import HOSTS
 from bayesctx.defects import columns_of
 from bayesctx.nuisances import NUISANCES
 from bayesctx.responses import chebyshev, load_table
 from bayesctx.simulation import scene, spectra
 
-OPTICS = {"beam_energy": 80e3, "convergence_semiangle": 25.0}
+PROBE = Probe(beam_energy=80e3, convergence_semiangle=25.0)
 
 CELL = (2 * 3.18, 2 * 3.18 * 3**0.5)
 

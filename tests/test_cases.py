@@ -5,7 +5,7 @@ import torch
 from scipy.stats import qmc
 
 from bayesctx import check_context, reference_prior, tmd_prior
-from bayesctx.context import ANGLES, CONTEXT, is_annular_dark_field
+from bayesctx.context import CONTEXT, Detector, is_annular_dark_field
 from bayesctx.inference.cases import FEW, SEED, check_images, draw_context, group_images
 from bayesctx.prior import CONTINUOUS
 
@@ -36,7 +36,7 @@ EVIDENCE = {
 
 
 def agrees(context):
-    return is_annular_dark_field(*(context[name] for name in ANGLES))
+    return is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
 
 
 @pytest.mark.parametrize("prior", [reference_prior(), tmd_prior()], ids=["reference", "tmd"])

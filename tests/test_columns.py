@@ -1,21 +1,17 @@
 import functools
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from samples import digest, double_precision, under_a_probe
 
-from bayesctx import column_image
+from bayesctx import Detector, Probe, column_image
+from bayesctx.crystal import THERMAL_DISPLACEMENT
 from bayesctx.defects import columns_of
-from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import column_response, fit_response, scattering_kernel
 
-OPTICS = {
-    "beam_energy": 80e3,
-    "convergence_semiangle": 30.0,
-    "inner_collection_angle": 60.0,
-    "outer_collection_angle": 200.0,
-}
+PROBE, DETECTOR = Probe(beam_energy=80e3, convergence_semiangle=30.0), Detector(60.0, 200.0)
 
 
 # mrad, mrad and %; the noise of the reference is up to 1.4, 1.4 and 2.0 %
@@ -41,13 +37,10 @@ def predict(run, inner, outer, *, split=False):
         columns = [(x, y, [atom]) for x, y, atoms in columns for atom in atoms]
     image = column_image(
         columns,
-        beam_energy=run["energy_eV"],
-        convergence_semiangle=run["semiangle_mrad"],
-        inner_collection_angle=inner,
-        outer_collection_angle=outer,
+        Probe(run["energy_eV"], run["semiangle_mrad"], run["aberrations_abtem_polar"]),
+        Detector(inner, outer),
         x=run["scan_x_A"],
         y=run["scan_y_A"],
-        aberrations=run["aberrations_abtem_polar"],
         cell=run["cell_A"],
         interference=not split,
     )
@@ -105,10 +98,9 @@ def test_ratio_of_defect_and_host_columns(shared):
 
 def test_raised_atom_is_out_of_focus():
     axis = np.linspace(-2, 2, 9)
-    raised = column_image([(0.0, 0.0, [("W", 2.0)])], **OPTICS, x=axis, y=axis)
-    defocused = column_image(
-        [(0.0, 0.0, [("W", 0.0)])], **OPTICS, x=axis, y=axis, aberrations={"C10": 2.0}
-    )
+    raised = column_image([(0.0, 0.0, [("W", 2.0)])], PROBE, DETECTOR, x=axis, y=axis)
+    defocused = replace(PROBE, aberrations={"C10": 2.0})
+    defocused = column_image([(0.0, 0.0, [("W", 0.0)])], defocused, DETECTOR, x=axis, y=axis)
     # second order in pi wavelength k² z = 0.13 at the rim of the aperture leaves 0.13³ / 6
     assert np.abs(raised - defocused).max() < 5e-4 * defocused.max()
 
@@ -116,11 +108,13 @@ def test_raised_atom_is_out_of_focus():
 def test_image_moves_and_rotates_with_its_column():
     column = [("Se", -1.67), ("Se", 1.67)]
     x, y = np.array([0.3]), np.array([-0.4])
-    first = column_image([(0.0, 0.0, column)], **OPTICS, x=x, y=y, cell=(20.0, 20.0)).item()
+    first = column_image([(0.0, 0.0, column)], PROBE, DETECTOR, x=x, y=y, cell=(20.0, 20.0)).item()
     moved = column_image(
-        [(3.123, -2.777, column)], **OPTICS, x=x + 3.123, y=y - 2.777, cell=(20.0, 20.0)
+        [(3.123, -2.777, column)], PROBE, DETECTOR, x=x + 3.123, y=y - 2.777, cell=(20.0, 20.0)
     ).item()
-    turned = column_image([(0.0, 0.0, column)], **OPTICS, x=-y, y=x, cell=(20.0, 20.0)).item()
+    turned = column_image(
+        [(0.0, 0.0, column)], PROBE, DETECTOR, x=-y, y=x, cell=(20.0, 20.0)
+    ).item()
     assert moved == pytest.approx(first, rel=1e-9)
     assert turned == pytest.approx(first, rel=1e-9)
 
@@ -128,9 +122,10 @@ def test_image_moves_and_rotates_with_its_column():
 def test_images_of_columns_add_and_are_positive():
     axis = np.linspace(-3, 3, 13)
     a, b = (0.0, 0.0, [("Mo", 0.0)]), (1.8, 0.0, [("S", -1.565), ("S", 1.565)])
-    kwargs = OPTICS | {"x": axis, "y": axis, "cell": (24.0, 24.0)}
-    both = column_image([a, b], **kwargs, interference=False)
-    assert np.allclose(both, column_image([a], **kwargs) + column_image([b], **kwargs), rtol=1e-9)
+    place = {"x": axis, "y": axis, "cell": (24.0, 24.0)}
+    both = column_image([a, b], PROBE, DETECTOR, **place, interference=False)
+    single = (column_image([column], PROBE, DETECTOR, **place) for column in (a, b))
+    assert np.allclose(both, sum(single), rtol=1e-9)
     assert both.min() > 0
     assert both.dims == ("y", "x")
     assert both.max() < 0.2
@@ -138,9 +133,9 @@ def test_images_of_columns_add_and_are_positive():
 
 def test_source_size_keeps_the_total_and_lowers_the_peak():
     axis = np.arange(0, 16, 0.25)
-    kwargs = OPTICS | {"x": axis, "y": axis, "cell": (16.0, 16.0)}
+    place, columns = {"x": axis, "y": axis, "cell": (16.0, 16.0)}, [(8.0, 8.0, [("W", 0.0)])]
     sharp, soft = (
-        column_image([(8.0, 8.0, [("W", 0.0)])], **kwargs, source_size=s) for s in (0.0, 1.0)
+        column_image(columns, replace(PROBE, source_size=s), DETECTOR, **place) for s in (0.0, 1.0)
     )
     assert float(soft.sum()) == pytest.approx(float(sharp.sum()), rel=1e-9)
     assert float(soft.max()) < 0.6 * float(sharp.max())
@@ -149,26 +144,23 @@ def test_source_size_keeps_the_total_and_lowers_the_peak():
 def test_larger_cell_changes_little():
     axis = np.linspace(-1, 1, 5)
     small, large = (
-        column_image([(0.0, 0.0, [("W", 0.0)])], **OPTICS, x=axis, y=axis, cell=(c, c))
+        column_image([(0.0, 0.0, [("W", 0.0)])], PROBE, DETECTOR, x=axis, y=axis, cell=(c, c))
         for c in (60.0, 120.0)
     )
     # the soft edge of the aperture depends on the cell: spacing / (3 radius) is 0.8 % and 0.4 %
     assert np.abs(small - large).max() < 6e-3 * large.max()
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"inner_collection_angle": 20.0}, "inner_collection_angle.*between 25 and 250"),
-    ({"inner_collection_angle": 210.0}, "inner below the outer"),
-    ({"beam_energy": 80.0}, "80 keV is 80000 eV"),
-    (
-        {"convergence_semiangle": 39.0, "inner_collection_angle": 30.0},
-        "outside of the probe's cone",
-    ),
-    ({"aberrations": {"defocus": 3.0}}, "aberrations among C10.*got 'defocus'"),
+@pytest.mark.parametrize(("probe", "detector", "message"), [
+    (PROBE, Detector(20.0, 200.0), "inner_collection_angle.*between 25 and 250"),
+    (PROBE, Detector(210.0, 200.0), "inner below the outer"),
+    (Probe(80.0, 30.0), DETECTOR, "80 keV is 80000 eV"),
+    (Probe(80e3, 39.0), Detector(30.0, 200.0), "outside of the probe's cone"),
+    (Probe(80e3, 30.0, {"defocus": 3.0}), DETECTOR, "aberrations among C10.*got 'defocus'"),
 ])  # fmt: skip
-def test_impossible_conditions_are_refused(change, message):
+def test_impossible_conditions_are_refused(probe, detector, message):
     with pytest.raises(ValueError, match=message):
-        column_image([(0.0, 0.0, [("W", 0.0)])], **(OPTICS | {"x": [0.0], "y": [0.0]} | change))
+        column_image([(0.0, 0.0, [("W", 0.0)])], probe, detector, x=[0.0], y=[0.0])
 
 
 PATCH = [
@@ -181,12 +173,10 @@ PATCH = [
 @pytest.mark.parametrize("interference", [True, False])
 def test_rings_sum_to_the_wide_detector(interference):
     axis = np.linspace(-1, 1, 3)
-    kwargs = OPTICS | {"x": axis, "y": axis, "cell": (10.0, 10.0), "interference": interference}
+    options = {"x": axis, "y": axis, "cell": (10.0, 10.0), "interference": interference}
 
     def ring(inner, outer):
-        return column_image(
-            PATCH, **(kwargs | {"inner_collection_angle": inner, "outer_collection_angle": outer})
-        ).values
+        return column_image(PATCH, PROBE, Detector(inner, outer), **options).values
 
     wide = ring(41.0, 80.0)
     # the interference is a difference of two large sums in single precision
@@ -208,14 +198,14 @@ def test_image_rotates_with_structure_and_aberrations(turn, limit):
         "C30": 1e4,
     }
     turned = {n: v + turn * n.startswith("phi") for n, v in aberrations.items()}
-    kwargs = OPTICS | {"cell": (40.0, 40.0), "interference": False}
+    options = {"cell": (40.0, 40.0), "interference": False}
 
     def at(angle, coefficients, px, py):
         c, s = np.cos(angle), np.sin(angle)
         columns = [(c * x - s * y, s * x + c * y, atoms) for x, y, atoms in PATCH]
-        return column_image(
-            columns, **kwargs, aberrations=coefficients, x=[c * px - s * py], y=[s * px + c * py]
-        ).item()
+        probe, place = replace(PROBE, aberrations=coefficients), (c * px - s * py, s * px + c * py)
+        x, y = ([v] for v in place)
+        return column_image(columns, probe, DETECTOR, x=x, y=y, **options).item()
 
     points = [(0.2, 0.1), (0.9, 1.2), (-1.5, 0.6), (0.4, -0.8)]
     first, second = (
@@ -235,18 +225,12 @@ def test_five_angstrom_of_padding_suffice():
         for x, y in [((i + j / 2) * a, j * a * 3**0.5 / 2)]
     ]
     axis = np.linspace(-4, 4, 17)
-    kwargs = OPTICS | {
-        "x": axis,
-        "y": axis,
-        "cell": (60.0, 60.0),
-        "source_size": 0.8,
-        "interference": False,
-    }
+    options = {"x": axis, "y": axis, "cell": (60.0, 60.0), "interference": False}
 
     def patch(padding):
-        return column_image(
-            [c for c in lattice if max(abs(c[0]), abs(c[1])) < 4 + padding], **kwargs
-        ).values.ravel()
+        near = [c for c in lattice if max(abs(c[0]), abs(c[1])) < 4 + padding]
+        probe = replace(PROBE, source_size=0.8)
+        return column_image(near, probe, DETECTOR, **options).values.ravel()
 
     near, far = patch(5.0), patch(8.0)
     # an Airy disk has wavelength / (pi² angle r) = 0.14 Å / r of its electrons beyond r: the part
@@ -265,24 +249,23 @@ def test_columns_beyond_the_table_are_computed():
     exact = fit_response(
         scattering_kernel(column, 80e3, (60.0, 200.0), num_waves=160), 80e3, (60.0, 200.0)
     )[0]
-    found, displacement = column_response(column, 80e3, 60.0, 200.0)
+    found, displacement = column_response(column, 80e3, DETECTOR)
     truth = under_a_probe(exact)
     assert np.abs(under_a_probe(found.numpy()) - truth).max() < 5e-3 * truth.max()
     assert displacement == pytest.approx(THERMAL_DISPLACEMENT["Cr"], rel=1e-6)
     heavier = [
-        float(under_a_probe(column_response(((e, 0.0),), 80e3, 60.0, 200.0)[0].numpy()).max())
+        float(under_a_probe(column_response(((e, 0.0),), 80e3, DETECTOR)[0].numpy()).max())
         for e in ("Ta", "Hf", "Zr")
     ]
     assert "Hf" not in table().columns
     assert heavier[0] > heavier[1] > heavier[2] > 0
     with pytest.raises(ValueError, match="element with a scattering factor.*'Xx'"):
-        column_response((("Xx", 0.0),), 80e3, 60.0, 200.0)
+        column_response((("Xx", 0.0),), 80e3, DETECTOR)
 
 
 def test_three_atoms_scatter_more_than_the_heaviest():
     """A heavy atom above two light ones scatters more than alone, less than the sum in phase."""
-
-    conditions = (80e3, 80.0, 200.0)
+    conditions = (80e3, Detector(80.0, 200.0))
     single, pair, triple = (
         float(column_response(c, *conditions)[0][0].sum())
         for c in (
@@ -296,8 +279,8 @@ def test_three_atoms_scatter_more_than_the_heaviest():
 
 def test_default_dtype_does_not_matter():
     axis = np.linspace(-1, 1, 3)
-    options = OPTICS | {"inner_collection_angle": 41.0, "x": axis, "y": axis, "cell": (10.0, 10.0)}
-    expected = digest(column_image(PATCH, **options))
+    detector, place = Detector(41.0, 200.0), {"x": axis, "y": axis, "cell": (10.0, 10.0)}
+    expected = digest(column_image(PATCH, PROBE, detector, **place))
     with double_precision():
         column_response.cache_clear()
-        assert digest(column_image(PATCH, **options)) == expected
+        assert digest(column_image(PATCH, PROBE, detector, **place)) == expected

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import bayesctx
-from bayesctx.context import ANGLES, CONTEXT, is_annular_dark_field
+from bayesctx.context import ANGLES, CONTEXT, Detector, Probe, is_annular_dark_field
 from bayesctx.crystal import HOSTS
 
 
@@ -41,14 +41,41 @@ def test_names_and_units_need_neither_torch_nor_xarray():
     ],
 )
 def test_one_rule_for_floats_arrays_and_tensors(angles, expected):
-    assert is_annular_dark_field(*angles) is expected
-    assert is_annular_dark_field(*np.array(angles)[:, None]).tolist() == [expected]
-    found = is_annular_dark_field(*torch.tensor(angles)[:, None])
+    def rule(convergence, *edges):
+        return is_annular_dark_field(convergence, Detector(*edges))
+
+    assert rule(*angles) is expected
+    assert rule(*np.array(angles)[:, None]).tolist() == [expected]
+    found = rule(*torch.tensor(angles)[:, None])
     assert found.dtype == torch.bool
     assert found.tolist() == [expected]
 
 
 def test_the_rule_broadcasts():
-    found = is_annular_dark_field(30.0, np.array([[20.0], [60.0]]), np.array([50.0, 62.0, 64.0]))
+    detector = Detector(np.array([[20.0], [60.0]]), np.array([50.0, 62.0, 64.0]))
+    found = is_annular_dark_field(30.0, detector)
     assert found.tolist() == [[False, False, False], [False, False, True]]
     assert ANGLES == tuple(name for name in CONTEXT if name.endswith("angle"))
+
+
+def test_records_are_made_from_values_by_name():
+    values = {"beam_energy": 80e3, "convergence_semiangle": 30.0, "inner_collection_angle": 60.0}
+    values |= {"outer_collection_angle": 200.0, "dose": 1e4, "host": "WSe2"}
+    assert Probe.of(values) == Probe(80e3, 30.0, {}, 0.0, 0.0)
+    assert Detector.of(values) == Detector(60.0, 200.0)
+    assert Detector.of(values).edges == (60.0, 200.0)
+    wide = values | {"defocus": 20.0, "C12": 3.0, "source_size": 0.8, "focal_spread": 30.0}
+    assert Probe.of(wide) == Probe(80e3, 30.0, {"C10": -20.0, "C12": 3.0}, 0.8, 30.0)
+
+
+@pytest.mark.parametrize(
+    ("record", "values", "message"),
+    [
+        (Probe, {"beam_energy": 80e3}, r"convergence_semiangle \[mrad\] was expected, got beam_en"),
+        (Detector, {}, "inner_collection_angle.*got no values; give it as well"),
+        (Probe, {"defocus": 1.0, "C10": -1.0}, "either defocus or C10 was expected, got both"),
+    ],
+)
+def test_records_say_what_is_missing(record, values, message):
+    with pytest.raises(ValueError, match=message):
+        record.of(values)

@@ -3,7 +3,7 @@ import pytest
 import xarray as xr
 from scipy.stats import chi2, kstest
 
-from bayesctx.coverage import coverage, ranks
+from bayesctx.metrics import coverage, ranks
 
 
 def rank_of(width, num=2000, num_draws=99):

@@ -3,8 +3,7 @@ import math
 
 import pytest
 
-from bayesctx.crystal import DOPANTS, HOSTS, MONOLAYER_1H, dopants_of
-from bayesctx.elements import METALS
+from bayesctx.crystal import DOPANTS, HOSTS, METALS, MONOLAYER_1H, dopants_of
 
 
 def test_there_are_96_doped_materials():

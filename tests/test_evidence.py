@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 import xarray as xr
 
-from bayesctx.context import ANGLES
+from bayesctx.context import ANGLES, Detector, Probe
 from bayesctx.evidence import check_context, check_imaging
 from bayesctx.evidence.agreement import condition_on
 from bayesctx.evidence.truncation import Truncated
@@ -246,11 +246,32 @@ def test_values_further_beyond_are_refused(name, value):
 
 
 def test_the_physics_has_no_margin():
-    check_imaging(80e3, 30, 60, 200)
+    found = check_imaging(Probe(80e3, 30), Detector(np.float32(60), torch.tensor(200)))
+    assert found == (Probe(80e3, 30.0), Detector(60.0, 200.0))
+    assert all(type(value) is float for value in found[1].edges)
     with pytest.raises(ValueError, match="between 30000 and 300000, got 301000"):
-        check_imaging(301e3, 30, 60, 200)
+        check_imaging(Probe(301e3, 30), Detector(60, 200))
     with pytest.raises(ValueError, match="outside of the probe's cone"):
-        check_imaging(80e3, 30, 60, 62)
+        check_imaging(Probe(80e3, 30), Detector(60, 62))
+
+
+@pytest.mark.parametrize(
+    ("probe", "error", "message"),
+    [
+        (80e3, TypeError, "a Probe was expected, got 80000.0; use bayesctx.Probe"),
+        (Probe([60e3, 80e3], 30), TypeError, r"beam_energy \[eV\] was expected as one number"),
+        (Probe(80e3, 30, 20.0), TypeError, "aberrations were expected as a mapping.*got 20.0"),
+        (Probe(80e3, 30, {"C5": 1.0}), ValueError, "aberrations among C10.*got 'C5'; use these"),
+        (Probe(80e3, 30, {"C10": math.nan}), ValueError, r"C10 \[Å\] was expected as one number"),
+        (Probe(80e3, 30, {"phi12": "1"}), ValueError, r"phi12 \[rad\] was expected.*got '1'"),
+        (Probe(80e3, 30, source_size=-0.8), ValueError, r"source_size \[Å\].*>= 0, got -0.8"),
+        (Probe(80e3, 30, focal_spread=10**400), ValueError, r"focal_spread \[Å\].*>= 0, got"),
+        (Probe(80e3, 30, source_size=np.ones(2)), ValueError, r"source_size \[Å\].*one number"),
+    ],
+)
+def test_probes_that_cannot_be_are_refused(probe, error, message):
+    with pytest.raises(error, match=message):
+        check_imaging(probe, Detector(60, 200))
 
 
 def test_evidence_is_truncated_and_says_what_is_cut_off():

@@ -1,12 +1,12 @@
 import pytest
 import torch
 
+from bayesctx.context import Detector, Probe
 from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
 from bayesctx.distributions import quantile
 from bayesctx.fourier import column_spectra, structure_factor, synthesize
 from bayesctx.nuisances import NUISANCES
-from bayesctx.optics import ABERRATIONS
 from bayesctx.prior import MAX_TRIES, reference_prior
 from bayesctx.responses import load_table
 
@@ -36,8 +36,8 @@ def test_gradient_of_an_image_is_the_finite_difference(name):
     cell, modes = (6.0, 6.0), (6, 6)
     coefficients = torch.randn(2, 6, 8, dtype=torch.float64, generator=generator)
     values = {
-        "beam_energy": 80e3, "semiangle": 27.0, "C10": 30.0, "source_size": 0.8, "spread": 20.0,
-        "displacement": [0.06, 0.05], "positions": [[0.2, 0.3], [1.7, -0.6]],
+        "beam_energy": 80e3, "convergence_semiangle": 27.0, "C10": 30.0, "source_size": 0.8,
+        "focal_spread": 20.0, "displacement": [0.06, 0.05], "positions": [[0.2, 0.3], [1.7, -0.6]],
         "x": [-0.5, 0.4, 1.3], "y": [0.1, 0.9], "row_shift": [0.05, -0.1],
     }  # fmt: skip
     known = {n: torch.tensor(v, dtype=torch.float64) for n, v in values.items()}
@@ -47,11 +47,7 @@ def test_gradient_of_an_image_is_the_finite_difference(name):
         spectra = column_spectra(
             coefficients,
             v["displacement"],
-            beam_energy=v["beam_energy"],
-            convergence_semiangle=v["semiangle"],
-            aberrations={"C10": v["C10"]},
-            source_size=v["source_size"],
-            focal_spread=v["spread"],
+            Probe.of(v),
             cell=cell,
             num_modes=modes,
         )
@@ -87,16 +83,12 @@ def test_expected_intensities_are_positive(host, dopant):
     nuisance = {n: quantile(d, u[n]) for n, (_, d) in NUISANCES.items()}
     stacks = {(d, v): c for d in DEFECTS for v, c in enumerate(columns_of(d, host, dopant))}
     found = load_table().look_up(list(stacks.values()))
-    angles = conditions["inner_collection_angle"], conditions["outer_collection_angle"]
+    detector = Detector.of(conditions)
     columns = found[torch.arange(len(stacks)).expand(num, -1)]
     spectra = column_spectra(
-        load_table().coefficients(columns, conditions["beam_energy"], *angles).double(),
+        load_table().coefficients(columns, conditions["beam_energy"], detector).double(),
         found.displacement.double() * nuisance["vibration"][:, None],
-        beam_energy=conditions["beam_energy"],
-        convergence_semiangle=conditions["convergence_semiangle"],
-        aberrations={n: (nuisance | {"C10": -conditions["defocus"]})[n] for n in ABERRATIONS},
-        source_size=nuisance["source_size"],
-        focal_spread=nuisance["focal_spread"],
+        Probe.of(nuisance | conditions),
         cell=cell,
         num_modes=modes,
     )

@@ -2,11 +2,11 @@ import itertools
 
 import numpy as np
 import pytest
-from samples import CELL, OPTICS, crystal, rms
+from samples import CELL, PROBE, crystal, rms
 
-from bayesctx import column_image, multislice_image
+from bayesctx import Detector, Probe, column_image, multislice_image
+from bayesctx.crystal import THERMAL_DISPLACEMENT
 from bayesctx.defects import formula_of
-from bayesctx.elements import THERMAL_DISPLACEMENT
 from bayesctx.multislice import scattering_factor
 from bayesctx.multislice.frozen_phonons import _displacements, _place_atoms
 from bayesctx.optics import lorentz_factor, wavelength
@@ -15,14 +15,10 @@ from bayesctx.optics import lorentz_factor, wavelength
 def test_weak_atom_has_its_born_cross_section():
     """Image of one oxygen atom, summed: |gamma f|² integrated over the ring and the aperture."""
     cell, axis = (10.0, 10.0), np.arange(0, 10, 0.5)
-    rings = {
-        "inner_collection_angle": 80.0,
-        "outer_collection_angle": 160.0,
-        "x": axis,
-        "y": axis,
-        "cell": cell,
-    }
-    image = multislice_image([(5.0, 5.0, [("O", 0.0)])], **OPTICS, **rings, num_configurations=2)
+    oxygen, detector = [(5.0, 5.0, [("O", 0.0)])], Detector(80.0, 160.0)
+    image = multislice_image(
+        oxygen, PROBE, detector, x=axis, y=axis, cell=cell, num_configurations=2
+    )
     theta, phi = np.meshgrid(
         np.linspace(80e-3, 160e-3, 100),
         np.linspace(0, 2 * np.pi, 32, endpoint=False),
@@ -52,23 +48,18 @@ def test_displacements_come_in_pairs_of_opposite_sign():
 
 
 def test_several_detectors_match_single_ones():
-    optics = OPTICS | {
+    options = {
         "x": np.array([0.3, 1.0]),
         "y": np.array([0.0, 0.5]),
         "cell": CELL,
         "num_configurations": 4,
     }
-    image = multislice_image(
-        crystal(),
-        **optics,
-        inner_collection_angle=[50, 50, 90],
-        outer_collection_angle=[150, 90, 150],
-    )
+    detectors = [Detector(50, 150), Detector(50, 90), Detector(90, 150)]
+    image = multislice_image(crystal(), PROBE, detectors, **options)
     assert image.dims == ("detector", "y", "x")
     assert np.allclose(image[0], image[1] + image[2], rtol=1e-5)
-    alone = multislice_image(
-        crystal(), **optics, inner_collection_angle=50.0, outer_collection_angle=150.0
-    )
+    assert image.inner_collection_angle.values.tolist() == [50, 50, 90]
+    alone = multislice_image(crystal(), PROBE, Detector(50.0, 150.0), **options)
     assert alone.dims == ("y", "x")
     assert np.allclose(alone, image[0], rtol=1e-4)
     assert bool((alone.standard_error > 0).all())
@@ -89,31 +80,27 @@ def test_tilt_shears_the_columns():
 )
 def test_tilted_pair_matches_multislice(degrees, energy, inner, outer, limit):
     pair = [(5.0, 5.0, [("Se", -1.68), ("Se", 1.68)])]
-    optics = {"beam_energy": energy, "convergence_semiangle": 28.0, "cell": (10.0, 10.0)}
-    optics |= {"inner_collection_angle": inner, "outer_collection_angle": outer}
-    optics |= {"x": np.linspace(3.6, 6.4, 7), "y": np.array([5.0, 5.4])}
-    slow = multislice_image(pair, **optics, tilt=(degrees, 0.0), num_configurations=64)
+    optics = pair, Probe(energy, 28.0), Detector(inner, outer)
+    place = {"cell": (10.0, 10.0), "x": np.linspace(3.6, 6.4, 7), "y": np.array([5.0, 5.4])}
+    slow = multislice_image(*optics, **place, tilt=(degrees, 0.0), num_configurations=64)
     # 2 % model error (rms, 5 % at most), 1 % sampling error of the phonons; 4 to 50 % if upright
-    assert rms(column_image(pair, **optics, tilt=(degrees, 0.0)), slow) < limit
-    assert rms(column_image(pair, **optics), slow) > 0.03
+    assert rms(column_image(*optics, **place, tilt=(degrees, 0.0)), slow) < limit
+    assert rms(column_image(*optics, **place), slow) > 0.03
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"outer_collection_angle": [90.0, 200.0]}, "as many inner as outer.*got 1 and 2"),
-    ({"num_configurations": 0}, "num_configurations was expected to be at least 1"),
-    ({"aberrations": {"C5": 1.0}}, "aberrations among C10"),
-    ({"beam_energy": 80.0}, "80 keV is 80000 eV"),
+@pytest.mark.parametrize(("change", "error", "message"), [
+    ({"detectors": []}, ValueError, "one detector or more were expected, got none"),
+    ({"detectors": [Detector(60.0, 200.0), (90.0, 200.0)]}, TypeError, "a Detector was expected"),
+    ({"num_configurations": 0}, ValueError, "num_configurations was expected to be at least 1"),
+    ({"probe": Probe(80e3, 25.0, {"C5": 1.0})}, ValueError, "aberrations among C10"),
+    ({"probe": Probe(80.0, 25.0)}, ValueError, "80 keV is 80000 eV"),
+    ({"probe": Probe(80e3, 25.0, source_size=0.8)}, ValueError, "source_size = 0 was expected"),
+    ({"probe": Probe(80e3, 25.0, focal_spread=30)}, ValueError, "focal_spread = 0 was expected"),
 ])  # fmt: skip
-def test_impossible_requests_are_refused(change, message):
-    known = OPTICS | {
-        "inner_collection_angle": 60.0,
-        "outer_collection_angle": 200.0,
-        "x": [0.0],
-        "y": [0.0],
-        "cell": CELL,
-    }
-    with pytest.raises(ValueError, match=message):
-        multislice_image(crystal(), **(known | change))
+def test_impossible_requests_are_refused(change, error, message):
+    known = {"probe": PROBE, "detectors": Detector(60.0, 200.0), "x": [0.0], "y": [0.0]}
+    with pytest.raises(error, match=message):
+        multislice_image(crystal(), **(known | {"cell": CELL} | change))
 
 
 EDGES = list(itertools.product(
@@ -136,24 +123,17 @@ EDGES = list(itertools.product(
 def test_column_image_at_the_edges_of_the_domain(stack, optics):
     """Far from focus, all aberrations, energies between those of the table, up to three atoms."""
     column, (energy, focus, semiangle, inner) = [(4.5, 4.5, stack)], optics
-    optics = {
-        "beam_energy": energy,
-        "convergence_semiangle": semiangle,
-        "inner_collection_angle": inner,
-        "outer_collection_angle": 190.0,
-        "aberrations": {
-            "C10": focus,
-            "C12": 25.0,
-            "phi12": 0.5,
-            "C21": 250.0,
-            "phi21": 1.0,
-            "C23": 200.0,
-            "C30": 2e4,
-        },
-        "x": np.arange(3.5, 6.1, 0.5),
-        "y": np.array([4.5]),
-        "cell": (9.0, 9.0),
+    aberrations = {
+        "C10": focus,
+        "C12": 25.0,
+        "phi12": 0.5,
+        "C21": 250.0,
+        "phi21": 1.0,
+        "C23": 200.0,
+        "C30": 2e4,
     }
-    slow = multislice_image(column, **optics, num_configurations=64)
+    optics = column, Probe(energy, semiangle, aberrations), Detector(inner, 190.0)
+    place = {"x": np.arange(3.5, 6.1, 0.5), "y": np.array([4.5]), "cell": (9.0, 9.0)}
+    slow = multislice_image(*optics, **place, num_configurations=64)
     # 64 configurations have a sampling error of up to 1.3 %
-    assert rms(column_image(column, **optics), slow) < 0.03
+    assert rms(column_image(*optics, **place), slow) < 0.03

@@ -1,11 +1,12 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
-from samples import CELL, OPTICS, crystal, rms
+from samples import CELL, PROBE, crystal, rms
 
-from bayesctx import column_image, multislice_image
-from bayesctx.crystal import HOSTS
-from bayesctx.elements import THERMAL_DISPLACEMENT
+from bayesctx import Detector, column_image, multislice_image
+from bayesctx.crystal import HOSTS, THERMAL_DISPLACEMENT
 from bayesctx.multislice import Grid, mean_amplitude
 
 
@@ -62,17 +63,12 @@ def test_waves_of_columns_add():
 def test_image_with_interference_matches_multislice(inner, outer, limit, without):
     rng = np.random.default_rng(0)
     columns = crystal((("W", 0.0),))
-    optics = OPTICS | {
-        "inner_collection_angle": inner,
-        "outer_collection_angle": outer,
-        "x": rng.uniform(0, CELL[0], 6),
-        "y": rng.uniform(0, CELL[1], 6),
-        "cell": CELL,
-        "aberrations": {"C10": 30.0, "C12": 15.0, "phi12": 0.4},
-    }
-    slow = multislice_image(columns, **optics, num_configurations=32)
-    fast = column_image(columns, **optics)
-    plain = column_image(columns, **optics, interference=False)
+    probe = replace(PROBE, aberrations={"C10": 30.0, "C12": 15.0, "phi12": 0.4})
+    optics = columns, probe, Detector(inner, outer)
+    place = {"x": rng.uniform(0, CELL[0], 6), "y": rng.uniform(0, CELL[1], 6), "cell": CELL}
+    slow = multislice_image(*optics, **place, num_configurations=32)
+    fast = column_image(*optics, **place)
+    plain = column_image(*optics, **place, interference=False)
     # the sampling error of the multislice image is 0.6 to 1 %
     assert rms(fast, slow) < limit
     assert rms(plain, slow) > without
@@ -84,18 +80,16 @@ def test_tiles_match_the_periodic_crystal():
     tiles = [(i, j) for i in range(-3, 4) for j in range(-2, 3)]
     wide = [(x + i * CELL[0], y + j * CELL[1], c) for i, j in tiles for x, y, c in crystal()]
     axis = np.linspace(0, a, 5)
-    optics = OPTICS | {
-        "inner_collection_angle": 35.0,
-        "outer_collection_angle": 60.0,
-        "x": axis,
-        "y": axis,
-    }
-    optics |= {"source_size": 0.8, "focal_spread": 30.0}
+    probe = replace(PROBE, source_size=0.8, focal_spread=30.0)
 
     def interference(columns, **kwargs):
-        return column_image(columns, **optics, **kwargs) - column_image(
-            columns, **optics, **kwargs, interference=False
+        whole, plain = (
+            column_image(
+                columns, probe, Detector(35.0, 60.0), x=axis, y=axis, interference=i, **kwargs
+            )
+            for i in (True, False)
         )
+        return whole - plain
 
     big = [c for c in wide if abs(c[0]) < 12 and abs(c[1]) < 12]
     cell = (3 * CELL[0], 2 * CELL[1])
@@ -111,18 +105,12 @@ def test_tiles_match_the_periodic_crystal():
 
 
 def test_empty_column_has_no_effect():
-    optics = OPTICS | {
-        "inner_collection_angle": 40.0,
-        "outer_collection_angle": 80.0,
-        "x": [0.5],
-        "y": [0.3],
-        "cell": CELL,
-    }
     vacancy = crystal()
     vacancy[0] = (*vacancy[0][:2], ())
-    assert column_image(vacancy, **optics).item() == pytest.approx(
-        column_image(vacancy[1:], **optics).item(), rel=1e-6
-    )
-    assert column_image(vacancy, **optics).item() != pytest.approx(
-        column_image(crystal(), **optics).item(), rel=0.1
-    )
+
+    def at(columns):
+        detector = Detector(40.0, 80.0)
+        return column_image(columns, PROBE, detector, x=[0.5], y=[0.3], cell=CELL).item()
+
+    assert at(vacancy) == pytest.approx(at(vacancy[1:]), rel=1e-6)
+    assert at(vacancy) != pytest.approx(at(crystal()), rel=0.1)

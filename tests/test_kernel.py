@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from bayesctx.elements import THERMAL_DISPLACEMENT
+from bayesctx.crystal import THERMAL_DISPLACEMENT
 from bayesctx.multislice import Grid, kernel as kernels, scattering_kernel
 from bayesctx.multislice.atoms import transmission
 from bayesctx.optics import wavelength

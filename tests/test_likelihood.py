@@ -2,11 +2,16 @@ import pytest
 import torch
 from samples import digest, double_precision
 
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import HYPOTHESES
-from bayesctx.elements import METALS
-from bayesctx.hypotheses import NUM_INPUTS, describe
-from bayesctx.likelihood import ContrastLikelihood, log_sum_exp, mixture_log_prob, mixture_slopes
+from bayesctx.likelihood import (
+    NUM_INPUTS,
+    ContrastLikelihood,
+    describe,
+    log_sum_exp,
+    mixture_log_prob,
+    mixture_slopes,
+)
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
 
 

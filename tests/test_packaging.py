@@ -65,7 +65,7 @@ def test_every_module_is_an_attribute():
 
 
 def test_a_star_import_gives_functions_also_where_a_module_has_the_same_name():
-    code = "import bayesctx.coverage; from bayesctx import *; print(callable(coverage), infer)"
+    code = "import bayesctx.metrics; from bayesctx import *; print(callable(coverage), infer)"
     assert python(code)[:2] == ["True", "<function"]
 
 

@@ -9,9 +9,8 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS
-from bayesctx.elements import METALS
 from bayesctx.metrics import class_reliability, reliability
 from bayesctx.plots import (
     COLOURS,
@@ -293,7 +292,7 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
         "beam energy [eV]",
         "inner collection angle [mrad]",
         "dose [e/Å²]",
-        "what the sublattices are",
+        "assignment of the sublattices",
     ]
     by_label = dict(zip(labels, axes, strict=True))
     assert by_label["beam energy [eV]"].lines[0].get_xdata() == [80e3, 80e3]

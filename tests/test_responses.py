@@ -4,9 +4,9 @@ import torch
 from samples import under_a_probe
 from scipy.interpolate import make_interp_spline
 
-from bayesctx.crystal import HOSTS
+from bayesctx.context import Detector
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS, columns_of
-from bayesctx.elements import METALS
 from bayesctx.multislice import fit_response, scattering_kernel
 from bayesctx.multislice.tabulation import ENERGIES, table_columns
 from bayesctx.responses import _cubic_splines, load_table
@@ -29,20 +29,20 @@ def test_gathering_and_multiplying_agree():
     """The two ways to mix entries, chosen by the number of columns, for the same columns."""
     table = load_table()
     found = table.look_up([(("W", 0.0),), (("Se", -1.68), ("Se", 1.68)), ()])
-    conditions = [
+    energy, *angles = (
         torch.linspace(a, b, 7)[:, None].double()
         for a, b in ((35e3, 290e3), (30.0, 90.0), (110.0, 290.0))
-    ]
+    )
     repeated = found[torch.arange(3).repeat(100)]
-    few, many = table.coefficients(found, *conditions), table.coefficients(repeated, *conditions)
+    few, many = (table.coefficients(f, energy, Detector(*angles)) for f in (found, repeated))
     assert few.shape == (7, 1, 3, 6, 8)
     assert torch.allclose(many.unflatten(-3, (100, 3)), few[:, :, None], atol=1e-12)
 
 
 def responses(column, energy, inner, outer):
     table = load_table()
-    values = [torch.tensor(v, dtype=torch.float64) for v in (energy, inner, outer)]
-    return table.coefficients(table.look_up([column]), *values)[0]
+    energy, detector = torch.tensor(energy, dtype=torch.float64), Detector(inner, outer)
+    return table.coefficients(table.look_up([column]), energy, detector)[0]
 
 
 def test_rings_add():
@@ -93,7 +93,8 @@ def test_gradient_of_the_interpolated_table_is_the_finite_difference():
     scale = torch.tensor([83e3, 63.0, 187.0], dtype=torch.float64)
 
     def at(relative):
-        return load_table().coefficients(found, *(relative * scale).unbind())
+        energy, *angles = (relative * scale).unbind()
+        return load_table().coefficients(found, energy, Detector(*angles))
 
     relative = torch.ones(3, dtype=torch.float64, requires_grad=True)
     # error of central differences: h² and, by rounding of coefficients below 10 Å², 1e-15 / h

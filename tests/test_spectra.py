@@ -3,10 +3,9 @@ import pytest
 import torch
 from samples import quiet
 
-from bayesctx import column_image
-from bayesctx.crystal import HOSTS
+from bayesctx import Detector, Probe, column_image
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES, columns_of
-from bayesctx.elements import METALS
 from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation.rendering import BOX
@@ -51,14 +50,10 @@ def test_patch_is_the_sum_of_its_columns():
     ]
     slow = column_image(
         columns,
-        beam_energy=80e3,
-        convergence_semiangle=30.0,
-        inner_collection_angle=60.0,
-        outer_collection_angle=200.0,
+        Probe(80e3, 30.0, {"C10": -20.0}, source_size=0.8),
+        Detector(60.0, 200.0),
         x=axis.numpy(),
         y=axis.numpy(),
-        aberrations={"C10": -20.0},
-        source_size=0.8,
         cell=(BOX, BOX),
         interference=False,
     )
@@ -86,13 +81,10 @@ def test_box_and_bandwidth_of_a_patch_suffice(energy, source, limit):
     ]
     wide = column_image(
         [(x, y, columns_of(d, "MoS2", "W")[0]) for x, y, d in lattice],
-        beam_energy=energy,
-        convergence_semiangle=30.0,
-        inner_collection_angle=60.0,
-        outer_collection_angle=200.0,
+        Probe(energy, 30.0, source_size=source),
+        Detector(60.0, 200.0),
         x=axis.numpy(),
         y=axis.numpy(),
-        source_size=source,
         cell=(60.0, 60.0),
         interference=False,
     ).values.ravel()
@@ -145,13 +137,10 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
         column = species.column("WSe2", "Ti")
         slow = column_image(
             [(0.0, 0.0, column)],
-            beam_energy=80e3,
-            convergence_semiangle=28.0,
-            inner_collection_angle=50.0,
-            outer_collection_angle=180.0,
+            Probe(80e3, 28.0, source_size=0.8),
+            Detector(50.0, 180.0),
             x=axis.numpy(),
             y=axis.numpy(),
-            source_size=0.8,
             cell=(BOX, BOX),
             tilt=(4.0 * np.cos(0.7), 4.0 * np.sin(0.7)),
             interference=False,

@@ -24,7 +24,14 @@ from torch.utils.data import DataLoader
 from bayesctx import HOSTS, Prior, simulate, tmd_prior
 from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
-from bayesctx.simulation import BLOCK, Draft, PatchStream, develop, draw_block, stream as batches
+from bayesctx.simulation import (
+    BLOCK,
+    Latents,
+    PatchStream,
+    draw_block,
+    render_patches,
+    stream as batches,
+)
 from bayesctx.storage import add_checksum, replacing, scratch_file
 from bayesctx.tensors import join, map_tensors, move, pick, take
 
@@ -81,10 +88,10 @@ def test_a_stream_begins_at_any_index_and_need_not_end(truth):
 def test_drafts_become_the_stream_in_whatever_company(num_workers, truth):
     """Windows cut blocks, and images that a block rendered together are rendered beside others."""
     drafts = list(DataLoader(stream(40, device=None), None, num_workers=num_workers))
-    assert all(isinstance(d, Draft) for d in drafts)
+    assert all(isinstance(d, Latents) for d in drafts)
     for found in (
-        join([develop(tmd_prior(), d) for d in drafts]),
-        develop(tmd_prior(), join(drafts)),
+        join([render_patches(tmd_prior(), d) for d in drafts]),
+        render_patches(tmd_prior(), join(drafts)),
     ):
         assert_same(replace(found, intensity=truth.intensity), truth)
         differ = (found.intensity - truth.intensity).abs() / truth.intensity.abs().amax(
@@ -143,10 +150,10 @@ def test_a_batch_carries_nothing_but_itself():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "seed was expected to be at least 0, got -1"),
+        ({"seed": -1}, "seed was expected to be at least 0 and at most .*, got -1"),
         ({"start": -8}, "start was expected to be at least 0"),
         ({"stop": 8}, "stop was expected to be at least start=24, got 8"),
-        ({"batch_size": 0}, "batch_size was expected to be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size was expected to be at least 1 and at most .*, got 0"),
         ({"patches_per_image": 3}, f"patches_per_image was expected to divide {BLOCK}, got 3"),
         ({"patches_per_image": 0}, "patches_per_image was expected to be at least 1"),
         ({"batch_size": 12}, "whole images of 8 patches were expected, got batch_size=12"),
@@ -331,7 +338,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     written, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
-    assert run("--num-patches", "55e6", "--out", tmp_path / "new") == 2
+    assert run("--num-patches", "55e6", "--out", tmp_path / "new") == 1
     assert "GB of free disk were expected for" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
@@ -360,7 +367,7 @@ def test_a_disk_that_fills_up_is_answered_in_one_line(num_workers, tmp_path, mon
 
     monkeypatch.setattr(writing, "_measure_bytes", lambda *_: (0.0, 1.0))
     monkeypatch.setattr(writing, "write_shard", full)
-    assert run(*WORDS, "--workers", num_workers, "--out", tmp_path / "new") == 2
+    assert run(*WORDS, "--workers", num_workers, "--out", tmp_path / "new") == 1
     shown = capsys.readouterr().err.splitlines()[-1]
     assert shown.startswith("bayesctx: error: [Errno 28] room for ")
     assert shown.endswith("shard-00000.nc was expected, the disk is full; free some space")

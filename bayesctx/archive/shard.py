@@ -11,9 +11,8 @@ import numpy as np
 import torch
 
 from ..context import CONTEXT
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, SPECIES
-from ..elements import METALS
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS
 from ..simulation import Patches

@@ -1,6 +1,10 @@
-"""Results as tables for the terminal."""
+"""What a command shows: tables for the terminal, pictures for a file."""
 
 from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -9,9 +13,20 @@ from ..context import CONTEXT
 from ..defects import DEFECTS
 from ..information import entropy, entropy_reduction
 from ..metrics import MATCH, match_sites
-from ..plots import on_crystal
+from ..plots import new_figure, on_crystal, plot_context, plot_defects
+from ..storage import replacing
 
-__all__ = ["describe_demo", "describe_result", "score_matched"]
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "describe_demo",
+    "describe_result",
+    "draw_demo",
+    "draw_result",
+    "save_figure",
+    "score_matched",
+]
 
 
 def describe_result(result: xr.DataTree) -> str:
@@ -37,7 +52,7 @@ def describe_result(result: xr.DataTree) -> str:
     )
     lines = [f"{len(probabilities)} sites; {support}"]
     if not is_crystal.all():
-        lines.append(f"{(~is_crystal).sum()} more sites, without crystal, are left out")
+        lines.append(f"sites without crystal, left out of the counts: {(~is_crystal).sum()}")
     return "\n".join([*lines, "", *_composition(probabilities), "", *_context(result)])
 
 
@@ -67,10 +82,8 @@ def _describe_variable(result: xr.DataTree, name: str) -> str:
     known, shares = result["constant_data"], result["class_posterior"].to_dataset()
     if name in known:
         value = known[name].values.ravel()[0]
-        # a known host gives a micrograph its scale
-        by_lattice = name == "sampling" and {"host", "site_x"} <= set(known)
         text = value if isinstance(value, str) else format(value, ".6g")
-        return f"{text} ({'by the lattice' if by_lattice else 'given'})"
+        return f"{text} ({'by the lattice' if _is_measured(result, name, value) else 'given'})"
     if name in shares:
         values, names = shares[name].values.ravel(), shares[name][shares[name].dims[-1]].values
         likely = [i for i in np.argsort(-values)[:6] if values[i] >= 0.01]
@@ -79,6 +92,14 @@ def _describe_variable(result: xr.DataTree, name: str) -> str:
         return ""
     draws, before = result["posterior"][name].values, result["prior"][name].values
     return f"{_spread(draws)} (prior {_spread(before)})"
+
+
+def _is_measured(result: xr.DataTree, name: str, value: object) -> bool:
+    """Whether the pixel size of a micrograph is the one that its lattice implies."""
+    if name != "sampling" or "site_x" not in result["constant_data"]:
+        return False
+    told = json.loads(result.attrs["context"]).get("sampling")
+    return not isinstance(told, float) or not np.isclose(value, told, rtol=1e-6)
 
 
 def _spread(draws: np.ndarray) -> str:
@@ -156,3 +177,74 @@ def describe_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> s
 def _mean(values: xr.DataArray) -> str:
     """Mean with its standard error."""
     return f"{float(values.mean()):.3f} ± {float(values.std()) / np.sqrt(values.size):.3f}"
+
+
+def draw_result(result: xr.DataTree) -> Figure:
+    """Draw sites and context of a result.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer``.
+
+    Returns
+    -------
+    Figure
+        Sites on the left, and for one image its context on the right.
+    """
+    if result["class_posterior"].sizes.get("image", 1) > 1:
+        figure = new_figure((8, 7))
+        plot_defects(result, ax=figure.subplots())
+        return figure
+    figure = new_figure((15, 6.5))
+    left, right = figure.subfigures(1, 2)
+    plot_defects(result, ax=left.subplots())
+    axes = right.subplots(3, 3).ravel()
+    for unused in axes[len(plot_context(result, axes=axes)) :]:
+        unused.set_visible(False)
+    return figure
+
+
+def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figure:
+    """Draw an image, its sites with little and with much context, and the inferred context.
+
+    Parameters
+    ----------
+    data : Dataset
+        From ``simulate_micrograph``.
+    blind, aware : DataTree
+        From ``infer`` with the host alone and with the recorded context.
+
+    Returns
+    -------
+    Figure
+        Pictures above, prior and posterior of the context below.
+    """
+    figure = new_figure((16, 7.4))
+    above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1))
+    image, left, right = above.subplots(1, 3)
+    plot_defects(blind, ax=image, defects=()).set_title("the image")
+    matched, truth = match_sites(data, blind)
+    labels = ("host given", "host, dopant, energy, angles given")
+    for ax, result, label in zip((left, right), (blind, aware), labels, strict=True):
+        accuracy = score_matched(result, matched, truth)[1]
+        plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")
+    below.suptitle("the context as inferred from the image, its host given")
+    angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
+    shown = ["dopant", "beam_energy", *angles, "assignment"]
+    plot_context(blind, variables=shown, truth=data, axes=below.subplots(1, len(shown)))
+    return figure
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a picture; an existing file is replaced only by a whole one.
+
+    Parameters
+    ----------
+    figure : Figure
+        The picture.
+    path : Path
+        The file; its suffix is the format.
+    """
+    with replacing(path) as temporary:
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)

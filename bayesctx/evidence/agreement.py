@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch.distributions import Distribution
 
-from ..context import ADF_RULE, ANGLES, is_annular_dark_field
+from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
 from ..crystal import HOSTS
 from .inversion import density, in_double
 
@@ -59,7 +59,7 @@ def check_agreement(checked: Mapping[str, object]) -> None:
     convergence, outer = convergence.min(1, keepdims=True), outer.max(1, keepdims=True)
     inner = convergence if known[1] is None else inner
     _require(
-        is_annular_dark_field(convergence, inner, outer), checked, ANGLES,
+        is_annular_dark_field(convergence, Detector(inner, outer)), checked, ANGLES,
         "a detector outside of the probe's cone with the inner below the outer angle was expected "
         f"({ADF_RULE})",
     )  # fmt: skip

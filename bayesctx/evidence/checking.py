@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from numbers import Real
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
-from ..context import ANGLES, CONTEXT, Variable
+from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe, Variable
 from ..storage import warn
 from .agreement import check_agreement
 from .truncation import truncate
@@ -23,6 +24,7 @@ Value = float | str | list | np.ndarray | Distribution
 """A checked value: observed (number, name, or array over images), candidates (list) or soft."""
 
 MOST_CANDIDATES = 1000
+LEAST_OPTICS = -sys.float_info.max  # of an aberration
 FEW_OUTSIDE = 0.01  # share of the mass of a distribution that is cut off without a warning
 
 
@@ -78,27 +80,73 @@ def check_context(
     return _check(context, domains or {}, at_bounds=True)
 
 
-def check_imaging(
-    beam_energy: float,
-    convergence_semiangle: float,
-    inner_collection_angle: float,
-    outer_collection_angle: float,
-) -> None:
-    """Raise ``ValueError`` for a condition that the physics does not cover.
+def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
+    """Check a probe and a detector of one image against what the physics covers.
 
     Parameters
     ----------
-    beam_energy, convergence_semiangle, inner_collection_angle, outer_collection_angle : float
-        In eV and mrad.
+    probe : Probe
+        Numbers.
+    detector : Detector
+        Numbers.
+
+    Returns
+    -------
+    probe : Probe
+        The same with every value a ``float``.
+    detector : Detector
+        Likewise.
 
     Raises
     ------
-    TypeError, ValueError
-        See ``check_context``; a value beyond the domain is refused, however near it is.
+    TypeError
+        If an argument is not of its type, or a value is not one number.
+    ValueError
+        See ``check_context``; a value beyond the domain is refused, however near it is. For an
+        unknown aberration, and for a width that is negative or not finite.
     """
-    angles = (convergence_semiangle, inner_collection_angle, outer_collection_angle)
-    context = {"beam_energy": beam_energy} | dict(zip(ANGLES, angles, strict=True))
-    _check(context, {}, at_bounds=False)
+    for record, kind in ((probe, Probe), (detector, Detector)):
+        if not isinstance(record, kind):
+            raise TypeError(
+                f"a {kind.__name__} was expected, got {_show(record)}; use bayesctx.{kind.__name__}"
+            )
+    values = (probe.beam_energy, probe.convergence_semiangle, *detector.edges)
+    names = ("beam_energy", *ANGLES)
+    checked = _check(dict(zip(names, values, strict=True)), {}, at_bounds=False)
+    for name, value in checked.items():
+        if not isinstance(value, float):
+            raise TypeError(
+                f"{CONTEXT[name].label} was expected as one number, got {_show(value)}; "
+                "compute one image for each"
+            )
+    if not isinstance(probe.aberrations, Mapping):
+        raise TypeError(
+            "aberrations were expected as a mapping such as {'C10': -20.0}, got "
+            f"{_show(probe.aberrations)}; {{}} is none"
+        )
+    unknown = [name for name in probe.aberrations if name not in ABERRATIONS]
+    if unknown:
+        raise ValueError(
+            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {_show(unknown[0])}; "
+            "use these names (C10 is minus the defocus)"
+        )
+    aberrations = {n: _check_optics(n, v, LEAST_OPTICS) for n, v in probe.aberrations.items()}
+    widths = (_check_optics(n, getattr(probe, n), 0.0) for n in ("source_size", "focal_spread"))
+    energy, angle, *edges = checked.values()
+    return Probe(energy, angle, aberrations, *widths), Detector(*edges)
+
+
+def _check_optics(name: str, value: object, least: float) -> float:
+    """An aberration or a width of the probe as a finite number."""
+    number = value.item() if getattr(value, "ndim", None) == 0 else value
+    is_number = isinstance(number, Real) and not isinstance(number, bool)
+    if not (is_number and least <= number <= -LEAST_OPTICS):
+        unit, bound = "rad" if name.startswith("phi") else "Å", ">= 0" if least == 0 else "finite"
+        raise ValueError(
+            f"{name} [{unit}] was expected as one number, {bound}, got {_show(value)}; "
+            "0 leaves it out"
+        )
+    return float(number)
 
 
 def _check(

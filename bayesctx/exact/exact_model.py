@@ -17,8 +17,7 @@ from ..distributions import quantile
 from ..model import NUM_PLAIN, Materials, add_alternatives, class_members
 from ..prior import CONTINUOUS, Prior, limit_prior
 from ..storage import warn
-from .density import Box
-from .expectation import FREE, Crystal, held_nuisances
+from .density import FREE, Box, Crystal, held_nuisances
 from .importance import evidence
 
 __all__ = ["ExactModel", "ExactTable", "columns_of_outcomes", "mean_of_alternatives"]

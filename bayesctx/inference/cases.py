@@ -11,7 +11,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..context import ADF_RULE, ANGLES, is_annular_dark_field
+from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
 from ..model import DefectModel, LikelihoodTable, Materials
 from ..prior import CONTINUOUS, Prior
 
@@ -243,7 +243,7 @@ def _drawn(
         n: torch.from_numpy(v).float()[:, None].expand(-1, num_draws) for n, v in own.items()
     }
     context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
-    possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+    possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
     has_draw = possible.any(1).numpy()
     if has_draw.all():
         yield Case(images, context, possible, Materials.of(prior).map(lambda f: f[None]))
@@ -287,7 +287,7 @@ def _all_known(
 
     fields = {row: padded(m) for row, m in materials.items()}
     stacked = Materials(*(torch.stack(f) for f in zip(*(fields[row] for row in rows), strict=True)))
-    possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+    possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
     return Case(np.arange(num_images), context, possible, stacked)
 
 

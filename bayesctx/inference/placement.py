@@ -93,11 +93,12 @@ def place_sites(image: np.ndarray) -> Placement:
     ValueError
         If there is no hexagonal lattice in the image, see ``fit_lattice``.
     """
-    lattice = fit_lattice(image)
+    unit = np.ldexp(image, -np.frexp(np.abs(image).max())[1])  # exact, of any unit
+    centred = unit - np.median(unit)
+    scaled = centred / np.abs(centred).mean()
+    lattice = fit_lattice(scaled)
     positions, sublattice = find_sites(lattice, image.shape, margin=0)
-    centred = image - np.median(image)
-    spread = np.abs(centred).mean()
-    return Placement((centred / spread).astype(np.float32), lattice, positions, sublattice)
+    return Placement(scaled.astype(np.float32), lattice, positions, sublattice)
 
 
 def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator[Tensor]:

@@ -12,9 +12,8 @@ import torch
 import xarray as xr
 
 from ..context import CONTEXT
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
 from ..model import PatchModel
 from .arrays import Posterior
 from .inputs import Inputs

@@ -1,12 +1,12 @@
 """The generative model of an image, its likelihood table, and its file."""
 
-from .materials import Materials as Materials
 from .program import DefectModel as DefectModel
 from .protocol import PatchModel as PatchModel, Table as Table
 from .site_prior import SitePrior as SitePrior
 from .table import (
     NUM_PLAIN as NUM_PLAIN,
     LikelihoodTable as LikelihoodTable,
+    Materials as Materials,
     add_alternatives as add_alternatives,
     class_members as class_members,
     outcome_classes as outcome_classes,

@@ -13,15 +13,13 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from ..context import ANGLES, is_annular_dark_field
+from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
-from ..hypotheses import CLASS_OF_HYPOTHESIS, describe
-from ..likelihood import ContrastLikelihood
+from ..likelihood import CLASS_OF_HYPOTHESIS, ContrastLikelihood, describe
 from ..prior import CONTINUOUS, Prior
-from .materials import Materials
 from .site_prior import SitePrior
-from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable
+from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materials
 
 __all__ = ["DefectModel"]
 
@@ -287,7 +285,7 @@ class DefectModel(nn.Module):
                     f"conditions were expected to differ in numbers only, got {options} for "
                     f"{name}; split the prior"
                 )
-        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+        possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
         return context
 

@@ -8,7 +8,7 @@ from typing import Protocol, runtime_checkable
 from torch import Tensor
 
 from ..prior import Prior
-from .materials import Materials
+from .table import Materials
 
 __all__ = ["PatchModel", "Table"]
 

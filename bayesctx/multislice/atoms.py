@@ -10,7 +10,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.special import j0, k0, k1
 
-from ..elements import THERMAL_DISPLACEMENT
+from ..crystal import THERMAL_DISPLACEMENT
 from ..optics import lorentz_factor, wavelength
 
 __all__ = ["projected_phase", "scattering_factor", "thermal_displacement", "transmission"]

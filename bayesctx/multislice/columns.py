@@ -11,10 +11,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
+from ..context import Detector, Probe
 from ..defects import Atoms
 from ..evidence import check_imaging
 from ..fourier import column_spectra, structure_factor, synthesize
-from ..optics import check_aberrations, wavelength
+from ..optics import wavelength
 from ..responses import load_table
 from .interference import interference_image
 from .kernel import scattering_kernel
@@ -27,9 +28,7 @@ FRACTION = {"units": "1", "long_name": "fraction of the beam"}  # attributes of 
 
 
 @functools.lru_cache(maxsize=256)
-def column_response(
-    column: Atoms, beam_energy: float, inner_collection_angle: float, outer_collection_angle: float
-) -> tuple[Tensor, float]:
+def column_response(column: Atoms, beam_energy: float, detector: Detector) -> tuple[Tensor, float]:
     """Response of one column to one detector, from the table or else by multislice.
 
     Parameters
@@ -38,8 +37,8 @@ def column_response(
         ``((element, z), ...)`` sorted along the beam, z in Å.
     beam_energy : float
         In eV.
-    inner_collection_angle, outer_collection_angle : float
-        In mrad.
+    detector : Detector
+        Numbers.
 
     Returns
     -------
@@ -53,30 +52,23 @@ def column_response(
     ValueError
         For an element without a scattering factor.
     """
-    conditions = (beam_energy, inner_collection_angle, outer_collection_angle)
     try:
         found = load_table().look_up([column])
     except ValueError:
-        kernel = scattering_kernel(column, beam_energy, conditions[1:], num_waves=160)
-        return torch.from_numpy(
-            fit_response(kernel, beam_energy, conditions[1:])[0]
-        ), kernel.displacement
-    values = [torch.tensor(v, dtype=torch.float64) for v in conditions]
-    return load_table().coefficients(found, *values)[0], float(found.displacement[0])
+        kernel = scattering_kernel(column, beam_energy, detector.edges, num_waves=160)
+        (fitted,) = fit_response(kernel, beam_energy, detector.edges)
+        return torch.from_numpy(fitted), kernel.displacement
+    energy = torch.tensor(beam_energy, dtype=torch.float64)
+    return load_table().coefficients(found, energy, detector)[0], float(found.displacement[0])
 
 
 def column_image(
     columns: Sequence[tuple[float, float, Sequence[tuple[str, float]]]],
+    probe: Probe,
+    detector: Detector,
     *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    inner_collection_angle: float,
-    outer_collection_angle: float,
     x: np.ndarray,
     y: np.ndarray,
-    aberrations: Mapping[str, float] | None = None,
-    source_size: float = 0.0,
-    focal_spread: float = 0.0,
     cell: tuple[float, float] | None = None,
     tilt: tuple[float, float] = (0.0, 0.0),
     interference: bool = True,
@@ -88,21 +80,12 @@ def column_image(
     columns : sequence of tuple
         ``(x, y, [(element, z), ...])``: position in Å and the atoms of the column, z in Å along
         the beam.
-    beam_energy : float
-        In eV, 30e3 to 300e3.
-    convergence_semiangle : float
-        In mrad, up to 40.
-    inner_collection_angle, outer_collection_angle : float
-        In mrad, between 25 and 300.
+    probe : Probe
+        Numbers; a beam energy of 30e3 to 300e3 eV and a convergence semi-angle of 15 to 40 mrad.
+    detector : Detector
+        Numbers, between 25 and 300 mrad.
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
-    aberrations : mapping of str to float, optional
-        Polar coefficients C10 (= -defocus), C12, phi12, C21, phi21, C23, phi23, C30 in Å and rad;
-        the focus refers to z = 0. Default: none.
-    source_size : float
-        Full width at half maximum of the effective source in Å.
-    focal_spread : float
-        Root mean square focal spread in Å.
     cell : tuple of float, optional
         Periods (Lx, Ly) in Å of a periodic crystal: wave vectors are those of its reciprocal
         lattice, and the edge of the aperture is one spacing of it wide, as in a multislice
@@ -121,6 +104,8 @@ def column_image(
 
     Raises
     ------
+    TypeError
+        If probe or detector is not the record of this name.
     ValueError
         For an impossible or unknown condition, and for a column that cannot be computed.
 
@@ -138,40 +123,28 @@ def column_image(
     >>> axis = np.linspace(-2, 2, 5)
     >>> image = column_image(
     ...     [(0.0, 0.0, [("W", 0.0)])],
-    ...     beam_energy=80e3,
-    ...     convergence_semiangle=30,
-    ...     inner_collection_angle=80,
-    ...     outer_collection_angle=250,
+    ...     Probe(beam_energy=80e3, convergence_semiangle=30),
+    ...     Detector(inner_collection_angle=80, outer_collection_angle=250),
     ...     x=axis,
     ...     y=axis,
     ... )
     >>> image.dims, int(image.values.argmax())
     (('y', 'x'), 12)
     """
-    check_imaging(
-        beam_energy, convergence_semiangle, inner_collection_angle, outer_collection_angle
-    )
-    check_aberrations(aberrations or {})
+    probe, detector = check_imaging(probe, detector)
     x, y = (np.atleast_1d(np.asarray(v, float)) for v in (x, y))
-    detector = (inner_collection_angle, outer_collection_angle)
     slope = tuple(math.tan(math.radians(t)) for t in tilt)
-    beam = {"beam_energy": beam_energy, "convergence_semiangle": convergence_semiangle}
-    probe = {
-        "aberrations": aberrations or {},
-        "source_size": source_size,
-        "focal_spread": focal_spread,
-    }
     placed = [(_sort_atoms(atoms), cx, cy, 1.0) for cx, cy, atoms in columns]
     split = functools.partial(
-        sheared_parts, slope=slope, detector=detector, interference=interference, **beam
+        sheared_parts, slope=slope, probe=probe, detector=detector, interference=interference
     )
     kinds, parts = _group(placed), _split_columns(placed, split)
     cell = None if cell is None else tuple(map(float, cell))
     period = cell or _wide_cell(kinds, x, y)
-    image = _sum_of_columns(parts, detector, x, y, period, **beam, **probe)
+    image = _sum_of_columns(parts, probe, detector, x, y, period)
     if interference:
         image = image + interference_image(
-            kinds, parts, slope=slope, detector=detector, x=x, y=y, cell=cell, **beam, **probe
+            kinds, parts, probe, detector, slope=slope, x=x, y=y, cell=cell
         )
     axes = {"y": ("y", y, {"units": "Å"}), "x": ("x", x, {"units": "Å"})}
     return xr.DataArray(image, axes, ("y", "x"), "intensity", FRACTION)
@@ -214,33 +187,20 @@ def _wide_cell(
 
 def _sum_of_columns(
     parts: Mapping[Atoms, np.ndarray],
-    detector: tuple[float, float],
+    probe: Probe,
+    detector: Detector,
     x: np.ndarray,
     y: np.ndarray,
     cell: tuple[float, float],
-    *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    aberrations: Mapping[str, float],
-    source_size: float,
-    focal_spread: float,
 ) -> np.ndarray:
     """Sum of the images of columns by their responses, shape (y, x)."""
-
-    def scalar(value: float) -> Tensor:
-        return torch.tensor(value, dtype=torch.float64)
-
-    responses = [column_response(part, beam_energy, *detector) for part in parts]
-    cutoff = 2 * convergence_semiangle * 1e-3 / wavelength(beam_energy)
+    responses = [column_response(part, probe.beam_energy, detector) for part in parts]
+    cutoff = 2 * probe.convergence_semiangle * 1e-3 / wavelength(probe.beam_energy)
     num_modes = tuple(int(cutoff * length) + 2 for length in cell)
     spectra = column_spectra(
         torch.stack([c for c, _ in responses]),
         torch.tensor([u for _, u in responses], dtype=torch.float64),
-        beam_energy=scalar(beam_energy),
-        convergence_semiangle=scalar(convergence_semiangle),
-        aberrations={name: scalar(value) for name, value in aberrations.items()},
-        source_size=scalar(source_size),
-        focal_spread=scalar(focal_spread),
+        probe,
         cell=cell,
         num_modes=num_modes,
     )

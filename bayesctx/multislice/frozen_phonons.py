@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,8 +12,8 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 from tqdm import tqdm
 
+from ..context import Detector, Probe
 from ..evidence import check_imaging
-from ..optics import check_aberrations
 from .atoms import thermal_displacement
 from .columns import FRACTION
 from .grid import Grid
@@ -26,15 +26,12 @@ BATCH = 2**21  # largest number of pixels of all waves that are propagated toget
 
 def multislice_image(
     columns: Sequence[tuple[float, float, Sequence[tuple[str, float]]]],
+    probe: Probe,
+    detectors: Detector | Sequence[Detector],
     *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    inner_collection_angle: float | Sequence[float],
-    outer_collection_angle: float | Sequence[float],
     x: np.ndarray,
     y: np.ndarray,
     cell: tuple[float, float],
-    aberrations: Mapping[str, float] | None = None,
     tilt: tuple[float, float] = (0.0, 0.0),
     vibration: float = 1.0,
     num_configurations: int = 24,
@@ -50,19 +47,16 @@ def multislice_image(
     columns : sequence of tuple
         ``(x, y, [(element, z), ...])``: position in Å and the atoms of the column, z in Å along
         the beam.
-    beam_energy : float
-        In eV, 30e3 to 300e3.
-    convergence_semiangle : float
-        In mrad, up to 40.
-    inner_collection_angle, outer_collection_angle : float or sequence of float
-        In mrad; sequences of one length for several detectors.
+    probe : Probe
+        Numbers, as for ``column_image``. A point source without focal spread: neither
+        ``source_size`` nor ``focal_spread`` may differ from zero.
+    detectors : Detector or sequence of Detector
+        Numbers, as for ``column_image``.
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
     cell : tuple of float
         Periods (Lx, Ly) in Å. Wave vectors are those of the reciprocal lattice, and the edge of the
         aperture is one spacing of it wide.
-    aberrations : mapping of str to float, optional
-        As for ``column_image``; the focus refers to z = 0.
     tilt : tuple of float
         Tilt of the specimen in degrees: atoms at height z are displaced by z tan(tilt) along x
         and y.
@@ -78,15 +72,19 @@ def multislice_image(
     Returns
     -------
     DataArray, dimensions (y, x) or (detector, y, x)
-        Fraction of the incident electrons that reach the detector. The coordinate
+        Fraction of the incident electrons that reach the detector; with the dimension ``detector``
+        for a sequence of detectors. The coordinate
         ``standard_error`` (same dimensions) estimates the error due to the finite number of
         configurations as if they were independent; it is an upper bound, since Latin hypercube
         sampling lowers the error by a third to a half.
 
     Raises
     ------
+    TypeError
+        If the probe or a detector is not the record of this name.
     ValueError
-        For an impossible condition or an unknown element.
+        For an impossible condition, an unknown element, no detector, or a probe with a source size
+        or a focal spread.
 
     Notes
     -----
@@ -105,10 +103,8 @@ def multislice_image(
     >>> import numpy as np
     >>> image = multislice_image(
     ...     [(4.0, 4.0, [("S", -1.6), ("S", 1.6)])],
-    ...     beam_energy=80e3,
-    ...     convergence_semiangle=30,
-    ...     inner_collection_angle=[50, 80],
-    ...     outer_collection_angle=[80, 100],
+    ...     Probe(beam_energy=80e3, convergence_semiangle=30),
+    ...     [Detector(50, 80), Detector(80, 100)],
     ...     x=np.array([2.0, 4.0]),
     ...     y=np.array([4.0]),
     ...     cell=(8.0, 8.0),
@@ -117,10 +113,8 @@ def multislice_image(
     >>> image.dims, bool((image[:, 0, 1] > image[:, 0, 0]).all())
     (('detector', 'y', 'x'), True)
     """
-    inner, outer = _as_detectors(inner_collection_angle, outer_collection_angle)
-    for pair in zip(inner.tolist(), outer.tolist(), strict=True):
-        check_imaging(beam_energy, convergence_semiangle, *pair)
-    check_aberrations(aberrations or {})
+    several = isinstance(detectors, Sequence)
+    probe, inner, outer = _check_optics(probe, detectors if several else [detectors])
     if vibration < 0:
         raise ValueError(
             f"vibration was expected to be at least 0, got {vibration}; 0 is no motion"
@@ -132,28 +126,34 @@ def multislice_image(
     x, y = (np.atleast_1d(np.asarray(v, float)) for v in (x, y))
     atoms = _place_atoms(columns, tilt)
     slices = _cut_slices(atoms)
-    grid = Grid(cell, beam_energy, convergence_semiangle, float(outer.max()), len(slices))
+    semiangle, widest = probe.convergence_semiangle, float(outer.max())
+    grid = Grid(cell, probe.beam_energy, semiangle, widest, len(slices))
     rings = _detector_weights(grid, inner, outer)
-    probes = _probes(grid, convergence_semiangle, aberrations or {}, x, y)
+    probes = _probes(grid, probe, x, y)
     found = []
     displacements = vibration * _displacements(atoms, num_configurations, seed)
     for displacement in tqdm(displacements, disable=not progress, unit="configuration"):
         gratings = [_slice_grating(grid, atoms, members, displacement) for members in slices]
         found.append(_scatter(grid, probes, gratings, slices, atoms, rings))
-    return _as_image(torch.stack(found), inner, outer, x, y, np.ndim(inner_collection_angle) > 0)
+    return _as_image(torch.stack(found), inner, outer, x, y, several)
 
 
-def _as_detectors(
-    inner: float | Sequence[float], outer: float | Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-    """Inner and outer angles of the detectors as arrays of one shape."""
-    inner, outer = (np.atleast_1d(np.asarray(angle, float)) for angle in (inner, outer))
-    if inner.shape != outer.shape:
-        raise ValueError(
-            "as many inner as outer collection angles were expected, "
-            f"got {inner.size} and {outer.size}; give both for every detector"
-        )
-    return inner, outer
+def _check_optics(
+    probe: Probe, detectors: Sequence[Detector]
+) -> tuple[Probe, np.ndarray, np.ndarray]:
+    """The checked probe, and inner and outer angles of the detectors, each of shape (detector,)."""
+    if not len(detectors):
+        raise ValueError("one detector or more were expected, got none; give a Detector")
+    checked = [check_imaging(probe, detector) for detector in detectors]
+    probe = checked[0][0]
+    for name in ("source_size", "focal_spread"):
+        if getattr(probe, name):
+            raise ValueError(
+                f"{name} = 0 was expected, got {getattr(probe, name):g}; multislice_image has a "
+                "point source without focal spread, column_image computes both"
+            )
+    inner, outer = np.array([detector.edges for _, detector in checked]).T
+    return probe, inner, outer
 
 
 def _detector_weights(grid: Grid, inner: np.ndarray, outer: np.ndarray) -> Tensor:
@@ -213,14 +213,10 @@ def _slice_grating(grid: Grid, atoms: list, members: list[int], displacement: np
 
 
 def _probes(
-    grid: Grid,
-    convergence_semiangle: float,
-    aberrations: Mapping[str, float],
-    x: np.ndarray,
-    y: np.ndarray,
+    grid: Grid, probe: Probe, x: np.ndarray, y: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Spectrum of the probe at z = 0, and its phase factors at the positions along x and y."""
-    psi = grid.pupil(grid.kx, grid.ky, convergence_semiangle, aberrations)
+    psi = grid.pupil(grid.kx, grid.ky, probe)
     kx, ky = torch.from_numpy(grid.kx), torch.from_numpy(grid.ky)
     at_x = torch.exp(-2j * math.pi * torch.from_numpy(x)[:, None] * kx[:, 0])
     at_y = torch.exp(-2j * math.pi * torch.from_numpy(y)[:, None] * ky[0])

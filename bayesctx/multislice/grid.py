@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from ..context import Probe
 from ..optics import pupil, wavelength
 from .atoms import transmission
 
@@ -188,41 +189,22 @@ class Grid:
         wx, wy = (torch.polar(torch.ones_like(p), p) for p in (phase, 2 * math.pi * k[:, 1:] * ay))
         return (wx[:, :, None] * wy[:, None, :]).to(torch.complex64)
 
-    def pupil(
-        self,
-        kx: np.ndarray,
-        ky: np.ndarray,
-        convergence_semiangle: float,
-        aberrations: Mapping[str, float],
-    ) -> Tensor:
+    def pupil(self, kx: np.ndarray, ky: np.ndarray, probe: Probe) -> Tensor:
         """Pupil function of the probe on wave vectors of the grid, see ``optics.pupil``.
 
         Parameters
         ----------
         kx, ky : ndarray
             Wave vectors in 1/Å, which broadcast against each other.
-        convergence_semiangle : float
-            In mrad.
-        aberrations : mapping of str to float
-            Coefficients by the names of ``optics.ABERRATIONS``, in Å and rad.
+        probe : Probe
+            Numbers; the beam energy is that of the grid.
 
         Returns
         -------
         Tensor
             Complex, double precision.
         """
-
-        def scalar(value: float) -> Tensor:
-            return torch.tensor(value, dtype=torch.float64)
-
-        return pupil(
-            torch.from_numpy(kx),
-            torch.from_numpy(ky),
-            beam_energy=scalar(self.beam_energy),
-            convergence_semiangle=scalar(convergence_semiangle),
-            aberrations={name: scalar(value) for name, value in aberrations.items()},
-            softness=self.softness,
-        )
+        return pupil(torch.from_numpy(kx), torch.from_numpy(ky), probe, self.softness)
 
     def ring_weights(
         self, edges: Sequence[float], *, smooth: bool = True, oversampling: int = 8

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..context import Detector, Probe
 from ..defects import Atoms
 from ..fourier import FWHM, synthesize
 from ..optics import focal_nodes, mode_orders, wavelength
@@ -42,17 +43,13 @@ def coherent_angle(beam_energy: float) -> float:
 def interference_image(
     columns: Mapping[Atoms, np.ndarray],
     parts: Mapping[Atoms, np.ndarray],
+    probe: Probe,
+    detector: Detector,
     *,
     slope: tuple[float, float],
-    detector: tuple[float, float],
-    beam_energy: float,
-    convergence_semiangle: float,
     x: np.ndarray,
     y: np.ndarray,
     cell: tuple[float, float] | None,
-    aberrations: Mapping[str, float],
-    source_size: float,
-    focal_spread: float,
 ) -> np.ndarray:
     """Image of the interference between columns, to be added to the sum of their images.
 
@@ -62,21 +59,17 @@ def interference_image(
         Positions x and y in Å, and a weight of one, of the columns ``((element, z), ...)``.
     parts : mapping of tuple to ndarray, shape (part, 3)
         Columns or single atoms whose images were added incoherently, with their weights.
+    probe : Probe
+        Numbers.
+    detector : Detector
+        Numbers.
     slope : tuple of float
         Displacement of the atoms of the columns along x and y per height.
-    detector : tuple of float
-        Inner and outer collection angle in mrad.
-    beam_energy, convergence_semiangle : float
-        In eV and mrad.
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
     cell : tuple of float, optional
         Periods in Å of a periodic crystal. If it is missing or larger than a tile, the field is
         computed in tiles, each with the columns around it.
-    aberrations : mapping of str to float
-        See ``column_image``.
-    source_size, focal_spread : float
-        In Å.
 
     Returns
     -------
@@ -96,19 +89,20 @@ def interference_image(
     the bright-field disk, negligible beyond 100 mrad.
     """
     image = np.zeros((len(y), len(x)))
-    outer = min(detector[1], coherent_angle(beam_energy))
+    energy, inner = probe.beam_energy, detector.inner_collection_angle
+    outer = min(detector.outer_collection_angle, coherent_angle(energy))
     tiled = cell is None or max(cell) > TILE + 2 * MARGIN
     alone = tiled and sum(map(len, columns.values())) == 1 and columns.keys() == parts.keys()
-    if outer <= detector[0] or alone:
+    if outer <= inner or alone:
         return image
     period = (TILE + 2 * MARGIN,) * 2 if tiled else cell
     # waves scattered beyond the coherent angle are incoherent, so no wider band is needed
-    grid = Grid(period, beam_energy, convergence_semiangle, outer, 2, wave_angle=0.0)
-    orders = _aperture(grid, convergence_semiangle)
+    grid = Grid(period, energy, probe.convergence_semiangle, outer, 2, wave_angle=0.0)
+    orders = _aperture(grid, probe.convergence_semiangle)
     amplitudes = [mean_amplitude(grid, column, orders, slope) for column in columns]
     of_parts = [mean_amplitude(grid, part, orders) for part in parts]
-    weights = grid.ring_weights((detector[0], outer))[:, 0]
-    illumination = _illumination(grid, orders, convergence_semiangle, aberrations, focal_spread)
+    weights = grid.ring_weights((inner, outer))[:, 0]
+    illumination = _illumination(grid, orders, probe)
     for rows, cols in _tiles(y, x) if tiled else [np.ix_(np.arange(len(y)), np.arange(len(x)))]:
         tx, ty = x[cols[0]], y[rows[:, 0]]
         centre = np.array([tx[0] + tx[-1], ty[0] + ty[-1]]) / 2
@@ -121,7 +115,7 @@ def interference_image(
         )
         kernel = _coherent(grid, orders, crystal, weights)
         kernel = kernel - _incoherent(grid, orders, added, weights)
-        spectrum = _spectrum(grid, orders, kernel * illumination, source_size)
+        spectrum = _spectrum(grid, orders, kernel * illumination, probe.source_size)
         pixels = (torch.from_numpy(v - c) for v, c in zip((tx, ty), centre, strict=True))
         image[rows, cols] = synthesize(spectrum, *pixels, cell=period).numpy()
     return image
@@ -144,19 +138,13 @@ def _aperture(grid: Grid, convergence_semiangle: float) -> np.ndarray:
     )
 
 
-def _illumination(
-    grid: Grid,
-    orders: np.ndarray,
-    convergence_semiangle: float,
-    aberrations: Mapping[str, float],
-    focal_spread: float,
-) -> Tensor:
+def _illumination(grid: Grid, orders: np.ndarray, probe: Probe) -> Tensor:
     """Mutual coherence psi(k1) psi*(k2), averaged over the focal spread, shape (wave, wave)."""
     kx, ky = (orders / np.array(grid.cell)).T[:, None]
-    psi = grid.pupil(kx, ky, convergence_semiangle, aberrations)[0]
-    turn = math.pi * grid.wavelength * focal_spread * torch.from_numpy(kx**2 + ky**2)[0]
-    total = 0
-    rim = math.pi * (convergence_semiangle * 1e-3) ** 2 / grid.wavelength * focal_spread
+    psi = grid.pupil(kx, ky, probe)[0]
+    turn = math.pi * grid.wavelength * probe.focal_spread * torch.from_numpy(kx**2 + ky**2)[0]
+    total, angle = 0, probe.convergence_semiangle * 1e-3
+    rim = math.pi * angle**2 / grid.wavelength * probe.focal_spread
     for node, weight in zip(*focal_nodes(torch.tensor(rim, dtype=torch.float64)), strict=True):
         turned = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
         total = total + turned[:, None] * turned.conj()

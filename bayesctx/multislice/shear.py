@@ -6,6 +6,7 @@ import functools
 
 import numpy as np
 
+from ..context import Detector, Probe
 from ..defects import Atoms
 from .grid import Grid
 from .interference import coherent_angle
@@ -21,10 +22,9 @@ CUTOFF = 0.03  # relative cutoff of singular values; the kernels of the parts ar
 def sheared_parts(
     column: Atoms,
     slope: tuple[float, float],
+    probe: Probe,
+    detector: Detector,
     *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    detector: tuple[float, float],
     interference: bool,
 ) -> list[tuple[Atoms, float, float, float]]:
     """Upright columns and single atoms whose kernels add up to that of a sheared column.
@@ -35,10 +35,10 @@ def sheared_parts(
         ``((element, z), ...)`` sorted along the beam, z in Å.
     slope : tuple of float
         Displacement of the atoms along x and y per height.
-    beam_energy, convergence_semiangle : float
-        In eV and mrad.
-    detector : tuple of float
-        Inner and outer collection angle in mrad.
+    probe : Probe
+        Numbers.
+    detector : Detector
+        Numbers.
     interference : bool
         Fit the kernel without the intensity of the thermal mean wave, which ``interference_image``
         adds.
@@ -60,9 +60,10 @@ def sheared_parts(
     centre = sum(heights) / max(1, len(heights))
     if len(column) < 2 or not any(slope):
         return [(column, centre * slope[0], centre * slope[1], 1.0)]
+    # aberrations do not change the kernel, so that they are no part of the key of the cache
     optics = (
-        beam_energy,
-        convergence_semiangle,
+        probe.beam_energy,
+        probe.convergence_semiangle,
         detector,
         NUM_WAVES[min(3, len(column))],
         interference,
@@ -97,7 +98,7 @@ def _kernel(
     slope: tuple[float, float],
     beam_energy: float,
     convergence_semiangle: float,
-    detector: tuple[float, float],
+    detector: Detector,
     num_waves: int,
     diffuse: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -105,17 +106,18 @@ def _kernel(
     kernel = scattering_kernel(
         column,
         beam_energy,
-        detector,
+        detector.edges,
         slope=slope,
         num_waves=num_waves,
         max_semiangle=convergence_semiangle,
     )
     q = kernel.k[:, None] - kernel.k
     values = kernel.values[0] * np.exp(-2 * np.pi**2 * kernel.displacement**2 * (q**2).sum(-1))
-    outer = min(detector[1], coherent_angle(beam_energy))
-    if diffuse and outer > detector[0]:
+    inner = detector.inner_collection_angle
+    outer = min(detector.outer_collection_angle, coherent_angle(beam_energy))
+    if diffuse and outer > inner:
         grid = Grid(kernel.cell, beam_energy, convergence_semiangle, outer, 2, wave_angle=0.0)
         waves = mean_amplitude(grid, column, kernel.orders, slope)
-        ring = grid.ring_weights((detector[0], outer))[:, 0]
+        ring = grid.ring_weights((inner, outer))[:, 0]
         values = values - ((waves * ring) @ waves.mH).numpy() * grid.area
     return q, values

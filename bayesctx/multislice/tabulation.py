@@ -12,9 +12,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from ..crystal import HOSTS
+from ..crystal import ATOMIC_NUMBERS, CHALCOGENS, HOSTS
 from ..defects import Atoms
-from ..elements import ATOMIC_NUMBERS, CHALCOGENS
 from ..optics import MAX_SEMIANGLE, bilinear, wavelength
 from ..responses import NUM_ORDERS, NUM_TERMS, chebyshev
 from .kernel import Kernel, scattering_kernel

@@ -12,9 +12,8 @@ from tqdm import tqdm
 
 from ..checks import check_seed, check_whole_number
 from ..context import CONTEXT
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, SPECIES
-from ..elements import METALS
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior

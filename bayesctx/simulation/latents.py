@@ -9,10 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
 from ..distributions import quantile
-from ..elements import METALS
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move

@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
+from ..context import Detector, Probe
+from ..crystal import HOSTS, METALS, THERMAL_DISPLACEMENT
 from ..defects import SPECIES
-from ..elements import METALS, THERMAL_DISPLACEMENT
-from ..fourier import FWHM, bandwidth, column_phases, column_spectra, structure_factor
-from ..optics import ABERRATIONS, wavelength
+from ..fourier import bandwidth, column_phases, column_spectra, structure_factor
+from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap
 from .scene import HOST_COLUMNS, Scene
 
@@ -78,9 +78,8 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
-    energy, inner, outer = (
-        image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle")
-    )
+    probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
+    energy, inner = probe.beam_energy, detector.inner_collection_angle
     columns = _table(energy.device)[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack(
@@ -102,14 +101,9 @@ def image_spectra(
     else:
         columns = columns[:, : len(SPECIES)]
     spectra = column_spectra(
-        load_table().coefficients(columns, energy, inner, outer) * share[..., None, None],
+        load_table().coefficients(columns, energy, detector) * share[..., None, None],
         columns.displacement * nuisances["vibration"][:, None],
-        beam_energy=energy,
-        convergence_semiangle=image["convergence_semiangle"],
-        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"}
-        | {"C10": -image["defocus"]},
-        source_size=nuisances["source_size"],
-        focal_spread=nuisances["focal_spread"],
+        probe,
         cell=cell,
         num_modes=num_modes,
         positions=columns.height[..., None] * slope[:, None] if tilted else None,
@@ -145,10 +139,7 @@ def image_bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]
         In 1/Å.
     """
     smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
-    blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
-    return bandwidth(
-        image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE
-    )
+    return bandwidth(Probe.of({**nuisances, **image}), smallest, tolerance=TOLERANCE)
 
 
 def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:

@@ -9,9 +9,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..context import CONTEXT
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
 from ..inference import conflict_with, draw_context, infer
 from ..inference.conflict import NUM_SITES
 from ..inference.image import log_evidence

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..context import ANGLES, is_annular_dark_field
+from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESIS_OF_SPECIES
-from ..hypotheses import describe
-from ..likelihood import log_sum_exp
+from ..likelihood import describe, log_sum_exp
 from ..model import NUM_PLAIN, DefectModel, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import Patches
@@ -92,7 +91,7 @@ def ask(
         context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
         for name in known & set(CONTINUOUS):
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
-        possible = is_annular_dark_field(*(context[n] for n in ANGLES))
+        possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         first = possible.long().argmax(-1, keepdim=True)
         # where no try was possible the truth, which is, takes its place
         found = possible.any(-1)
