@@ -138,7 +138,9 @@ def _as_model(model: object) -> PatchModel:
     """The model to use; the shipped one by default."""
     if model is None:
         return _reference()
-    if isinstance(model, type) or not isinstance(model, PatchModel):
+    # not isinstance of the Protocol: since Python 3.12 that misses the buffers of a Module
+    methods = (getattr(model, name, None) for name in ("encode", "tabulate", "frozen", "hash"))
+    if isinstance(model, type) or not all(map(callable, methods)):
         raise TypeError(
             "a DefectModel or an ExactModel was expected as the model, got "
             f"{' '.join(repr(model).split())[:80]}; read a file by load_model"

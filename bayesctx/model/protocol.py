@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -54,7 +54,6 @@ class Table(Protocol):
         """Select by the leading dimensions."""
 
 
-@runtime_checkable
 class PatchModel(Protocol):
     """A likelihood of patches together with the prior of everything behind them.
 
