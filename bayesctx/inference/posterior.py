@@ -83,7 +83,7 @@ def infer(
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite never are;
-        sites on such pixels are left out.
+        sites less than a lattice constant from such pixels are left out.
 
     Returns
     -------
@@ -138,7 +138,9 @@ def _as_model(model: object) -> PatchModel:
     """The model to use; the shipped one by default."""
     if model is None:
         return _reference()
-    if isinstance(model, type) or not isinstance(model, PatchModel):
+    # not isinstance of the Protocol: since Python 3.12 that misses the buffers of a Module
+    methods = (getattr(model, name, None) for name in ("encode", "tabulate", "frozen", "hash"))
+    if isinstance(model, type) or not all(map(callable, methods)):
         raise TypeError(
             "a DefectModel or an ExactModel was expected as the model, got "
             f"{' '.join(repr(model).split())[:80]}; read a file by load_model"
@@ -277,7 +279,7 @@ def _solve_micrograph(
             f"one value for the micrograph was expected for {arrays[0]}, got an array; call infer for "
             "each image"
         )
-    placement = place_sites(inputs.values)
+    placement = place_sites(inputs.values, inputs.valid)
     prior = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
     encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
