@@ -1,0 +1,1 @@
+"""Posterior of a whole scan by its pixels."""

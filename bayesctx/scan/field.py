@@ -1,0 +1,138 @@
+"""Images of all columns of a scan, species by species, at given values of the shared variables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..defects import SPECIES
+from ..fourier import structure_factor, synthesize
+from ..nuisances import NUISANCES
+from ..optics import mode_orders
+from ..simulation.rendering import pixel_axis
+from ..simulation.spectra import image_bandwidth, image_spectra
+
+__all__ = ["Field", "Material"]
+
+PADDING = 9.0  # Å between the image and its periodic repetition
+
+
+@dataclass(frozen=True)
+class Material:
+    """Host and dopant by index into ``HOSTS`` and ``METALS``."""
+
+    host: int
+    dopant: int
+
+
+@dataclass(frozen=True, eq=False)
+class Field:
+    """Geometry of a scan, and the band limit of its images.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Pixels (y, x).
+    sampling : float
+        Size of a pixel in Å if the crystal is not strained.
+    num_modes : tuple of int
+        Largest orders of the spatial frequencies (mx, my).
+    """
+
+    shape: tuple[int, int]
+    sampling: float
+    num_modes: tuple[int, int] = (0, 0)
+
+    @property
+    def cell(self) -> tuple[float, float]:
+        """Periods (Lx, Ly) in Å."""
+        return tuple(n * self.sampling + 2 * PADDING for n in reversed(self.shape))
+
+    @property
+    def axes(self) -> tuple[Tensor, Tensor]:
+        """Positions x and y of the pixels in Å from the centre."""
+        return tuple(pixel_axis(n, self.sampling) for n in reversed(self.shape))
+
+    def limited(self, values: Mapping[str, Tensor], margin: float = 1.1) -> Field:
+        """The same field with the band limit of the sharpest of some images, and a margin."""
+        image, nuisances = _of_simulator(values, Material(0, 0))
+        band = margin * float(image_bandwidth(image, nuisances).max())
+        return replace(self, num_modes=tuple(math.ceil(band * length) for length in self.cell))
+
+    def spectra(
+        self,
+        values: Mapping[str, Tensor],
+        material: Material,
+        cell: tuple[float, float] | None = None,
+        num_modes: tuple[int, int] | None = None,
+    ) -> Tensor:
+        """Fourier coefficients of one column of every species, shape (point, species, qy, qx).
+
+        A strained crystal is seen in the frame of the perfect one: its image is that of a
+        microscope whose lengths are smaller.
+        """
+        cell, num_modes = cell or self.cell, num_modes or self.num_modes
+        image, nuisances = _of_simulator(values, material)
+        deviation = values["strain"].new_zeros(len(values["strain"]), len(SPECIES)).float()
+        strain, which = (1 + values["strain"]).unique(return_inverse=True)
+        parts = []
+        for k, stretch in enumerate(strain.tolist()):
+            rows = (which == k).nonzero()[:, 0]
+            mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
+            parts.append((rows, image_spectra(
+                *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes
+            )))  # fmt: skip
+        if len(parts) == 1:
+            return parts[0][1]
+        rows, found = zip(*parts, strict=True)
+        return torch.cat(found)[torch.cat(rows).argsort()]
+
+    def factors(self, positions: Tensor, weights: Tensor, species: Tensor) -> dict[int, Tensor]:
+        """Structure factor of the columns of every species that occurs."""
+        found = {}
+        for k in species.unique().tolist():
+            if not SPECIES[k].slots:
+                continue
+            mine = species == k
+            found[k] = structure_factor(
+                positions[mine], weights[mine], cell=self.cell, num_modes=self.num_modes
+            )
+        return found
+
+    def images(self, spectra: Tensor, row_shift: Tensor | None = None) -> Tensor:
+        """Images of Fourier coefficients of shape (*batch, qy, qx)."""
+        x, y = self.axes
+        return synthesize(spectra, x, y, cell=self.cell, row_shift=row_shift)
+
+    def slope_x(self, spectrum: Tensor) -> Tensor:
+        """Coefficients of the derivative of an image along x."""
+        qx = torch.arange(self.num_modes[0] + 1) / self.cell[0]
+        return spectrum * (2j * math.pi * qx)
+
+
+def frequencies(cell: tuple[float, float], num_modes: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """Spatial frequencies qx and qy in 1/Å, in the order of a spectrum."""
+    return (
+        torch.arange(num_modes[0] + 1) / cell[0],
+        mode_orders(num_modes[1]).float() / cell[1],
+    )
+
+
+def _of_simulator(
+    values: Mapping[str, Tensor], material: Material
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Shared variables as the simulator takes them."""
+    like = values["strain"]
+    single = {n: v.float() for n, v in values.items()}
+    whole = {n: torch.zeros_like(like, dtype=torch.float32) for n in NUISANCES}
+    nuisances = whole | {n: v for n, v in single.items() if n in NUISANCES} | {"strain": whole["strain"]}
+    image = {n: v for n, v in single.items() if n not in NUISANCES} | {
+        "dose": torch.ones_like(whole["strain"]),
+        "host": torch.full((len(like),), material.host),
+        "dopant": torch.full((len(like),), material.dopant),
+    }
+    return image, nuisances
