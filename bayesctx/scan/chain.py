@@ -21,6 +21,10 @@ __all__ = ["Chain"]
 KINDS = MONOLAYER_1H.sites
 CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
 SIZE = torch.tensor([sum(t.defect == s.defect and t.site == s.site for t in SPECIES) for s in SPECIES])
+MIRROR = torch.tensor([
+    next(j for j, t in enumerate(SPECIES) if t.is_mirror_of(s) and (t is not s or all(
+        not u.is_mirror_of(s) for u in SPECIES if u is not s))) for s in SPECIES
+])  # fmt: skip
 NUM_FILM = 3
 TRANSLATION = 0.1  # Å, unit of the coordinates of a common displacement
 WIDE = 0.1  # Å, displacement of columns beside defects
@@ -81,8 +85,9 @@ class Chain:
         self.inside = (reach < 0.5 * geometry.sampling).all(-1)
         self.colours = [c[self.movable[c]] for c in colours(sites.positions)]
         self.colours = [c for c in self.colours if len(c)]
-        self.field_shift = torch.zeros(3, 2)  # mean displacement: constant, x, y
-        self.basis = torch.cat([torch.ones(len(sites.kind), 1), sites.positions / half_x], 1)
+        self.field_shift = torch.zeros(10, 2)  # mean displacement: constant, x, y
+        px, py = (sites.positions / torch.stack([half_x, half_y])).T
+        self.basis = torch.stack([px**i * py**j for i in range(4) for j in range(4 - i)], -1)
         self.abundance = alpha / alpha.sum(-1, keepdim=True)
         self.probability = torch.zeros(len(sites.kind), len(SPECIES))
         self.spectra = None
@@ -441,11 +446,11 @@ class Chain:
         s = self.sites
         filled = torch.tensor([bool(x.slots) for x in SPECIES])[s.species] & self.movable
         weight = filled / sd**2
-        gram = (self.basis.T * weight) @ self.basis + 1e-3 * torch.eye(3)
+        gram = (self.basis.T * weight) @ self.basis + 100.0 * torch.eye(10)
         factor = torch.linalg.cholesky(gram)
         mean = torch.cholesky_solve((self.basis.T * weight) @ s.shift, factor)
         if not fit:
-            mean = mean + torch.linalg.solve_triangular(factor.T, self.normal(3, 2), upper=True)
+            mean = mean + torch.linalg.solve_triangular(factor.T, self.normal(10, 2), upper=True)
         return mean
 
     def _draw_abundance(self, fit):
@@ -456,27 +461,75 @@ class Chain:
             gamma = torch._standard_gamma(a, generator=self.rng) if not fit else a
             self.abundance[kind] = (gamma / gamma.sum()).float()
 
+    # ---- modes
+
+    def turned(self) -> None:
+        """Turn the layer upside down."""
+        self.sites.species = MIRROR[self.sites.species]
+
+    def snapshot(self):
+        s = self.sites
+        return self.z.clone(), replace(s, species=s.species.clone(), shift=s.shift.clone(), excess=s.excess.clone()), self.row_shift.clone(), self.field_shift.clone()
+
+    def restore(self, state) -> None:
+        self.z, self.sites, self.row_shift, self.field_shift = state
+        self.look()
+        self.draw_linear(fit=True)
+
+    def try_partners(self) -> None:
+        """Go to the best of the modes that give nearly the same image."""
+        best = self.climb(4)
+        found = [(best, self.snapshot())]
+        for z, upside_down in self.coordinates.partners(self.z[:-2]):
+            self.restore(self._copy(found[0][1]))
+            self.z = torch.cat([z, self.z[-2:]])
+            if upside_down:
+                self.turned()
+            self.look()
+            self.draw_linear(fit=True)
+            found.append((self.climb(4), self.snapshot()))
+        found.sort(key=lambda f: -f[0])
+        if self.verbose:
+            print("   partners", [round(f[0] - best, 1) for f in found])
+        self.restore(found[0][1])
+        self.linearise()
+
+    def _copy(self, state):
+        z, s, rows, shift = state
+        return z.clone(), replace(s, species=s.species.clone(), shift=s.shift.clone(), excess=s.excess.clone()), rows.clone(), shift.clone()
+
+    verbose = False
+
     # ---- loop -------------------------------------------------------------------------------------
 
-    def start(self, rounds: int = 3, verbose=False) -> None:
+    def start(self, rounds: int = 8, verbose=False) -> None:
         """Find a mode: shared variables and sites in turn."""
         self.look()
+        self.verbose, last = verbose, -math.inf
         for k in range(rounds):
+            self.disorder = max(0.1 * 0.6**k, 0.03)
             self.draw_linear(fit=True)
             self.draw_noise(fit=True)
             best = self.climb(8 if k == 0 else 3)
             self.draw_linear(fit=True)
             self.draw_noise(fit=True)
-            self.draw_rows(fit=True)
-            self.sweep(fit=True)
-            self.place()
-            self.images = self.render(self.spectra)
-            self.draw_linear(fit=True)
-            self.draw_noise(fit=True)
+            for _ in range(2):
+                self.draw_rows(fit=True)
+                self.draw_linear(fit=True)
+                self.sweep(fit=True)
+                self.place()
+                self.images = self.render(self.spectra)
+                self.draw_linear(fit=True)
+                self.draw_noise(fit=True)
             if verbose:
                 chi = float(((self.image - self.expected) ** 2 / self.variance).mean())
                 print(f"  round {k}: target {best:.1f} chi2 {chi:.3f} noise {self.noise} jitter {self.jitter:.3f} disorder {self.disorder:.3f} scatter {self.scatter:.3f} film {self.film}", flush=True)
-        self.linearise()
+            if k == 1:
+                self.try_partners()
+            if k > 1 and best - last < 20:
+                break
+            last = best
+        self.try_partners()
 
     def iterate(self, moves: int = 1) -> None:
         self.sweep()

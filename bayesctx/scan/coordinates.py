@@ -8,9 +8,11 @@ from dataclasses import dataclass
 
 import torch
 from pyro.distributions import TorchDistribution as Distribution
+from scipy.stats import qmc
 from torch import Tensor
 
 from ..context import CONTEXT, Detector, is_annular_dark_field
+from ..distributions import quantile, support
 from ..nuisances import DOMAINS
 from ..prior import CONTINUOUS
 
@@ -21,6 +23,7 @@ PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": 
 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 LOGARITHMIC = ("beam_energy", "inner_collection_angle", "outer_collection_angle", "dose")
+EVEN = ("defocus", "C12_x", "C12_y", "C30")
 TYPICAL = {
     "beam_energy": 0.2,
     "convergence_semiangle": 2.0,
@@ -129,6 +132,54 @@ class Coordinates:
                 z.append((math.log(value) if name in LOGARITHMIC else value) / TYPICAL[name])
         return torch.tensor(z, dtype=torch.float64)
 
+    def draw(self, num: int, seed: int) -> Tensor:
+        """Draw from the prior, quasi-randomly.
+
+        Parameters
+        ----------
+        num, seed : int
+            Number of points, seed of the scrambling.
+
+        Returns
+        -------
+        Tensor, shape (point, coordinate)
+            Fewer than ``num`` points where the detector does not go with the probe.
+        """
+        prior = {**self.nuisances, **self.condition}
+        azimuths = [PAIRS[n][0] for n in self.free if n in PAIRS]
+        names = [*self.free, *azimuths]
+        points = qmc.Sobol(len(names), seed=seed).random(num)
+        drawn = {
+            n: quantile(prior[n], torch.from_numpy(u), _domain(n))
+            for n, u in zip(names, points.T, strict=True)
+        }
+        z = torch.stack([self.of({n: v[i] for n, v in drawn.items()}) for i in range(num)])
+        return z[self.log_prior(z) > -math.inf]
+
+    def partners(self, z: Tensor) -> list[tuple[Tensor, bool]]:
+        """Points that give nearly the same image, and whether the layer is turned upside down.
+
+        Parameters
+        ----------
+        z : Tensor, shape (coordinate,)
+            Coordinates.
+
+        Returns
+        -------
+        list of tuple of Tensor and bool
+            Three points.
+
+        Notes
+        -----
+        |psi|² is the same for chi(k) and -chi(-k): for the opposite defocus, twofold astigmatism
+        and spherical aberration together; what tells them apart is the depth of the atoms. A
+        layer that is tilted the other way is the layer upside down.
+        """
+        names = self.names
+        even = z.new_tensor([-1.0 if n in EVEN else 1.0 for n in names])
+        tilt = z.new_tensor([-1.0 if n.startswith("tilt") else 1.0 for n in names])
+        return [(z * even, False), (z * tilt, True), (z * even * tilt, True)]
+
     def log_prior(self, z: Tensor) -> Tensor:
         """Log prior density, up to a constant.
 
@@ -164,15 +215,16 @@ def _domain(name: str) -> tuple[float, float]:
 
 def _log_density(prior: Distribution, values: Tensor, domain: tuple[float, float]) -> Tensor:
     """Log density, minus infinity outside of support and domain."""
-    inside = prior.support.check(values) & (values >= domain[0]) & (values <= domain[1])
-    safe = torch.where(inside, values, _inside(prior).to(values))
-    return torch.where(inside, prior.log_prob(safe.float()).to(values), -math.inf)
+    low, high = support(prior)
+    single = values.float()
+    inside = (single > max(low, domain[0])) & (single < min(high, domain[1]))
+    safe = torch.where(inside, single, _inside(prior))
+    return torch.where(inside, prior.log_prob(safe).to(values), -math.inf)
 
 
 def _inside(prior: Distribution) -> Tensor:
     """Any value of the support."""
-    base = getattr(prior, "base_dist", prior)
-    value = base.mean
+    value = getattr(prior, "base_dist", prior).mean
     for transform in getattr(prior, "transforms", ()):
         value = transform(value)
     return value
