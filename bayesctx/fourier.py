@@ -32,6 +32,7 @@ def column_spectra(
     cell: tuple[float, float],
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
+    focal_phase: float | None = None,
 ) -> Tensor:
     """Fourier coefficients of the image of one column, for every column and condition of a batch.
 
@@ -49,6 +50,8 @@ def column_spectra(
         Largest orders (mx, my) of the spatial frequencies.
     positions : Tensor, shape (*batch, column, 2), optional
         x and y of the columns in Å. Default: the origin.
+    focal_phase : float, optional
+        See ``optics.transfer``.
 
     Returns
     -------
@@ -61,7 +64,7 @@ def column_spectra(
     H(Q) = exp(-2 pi² (u² + sigma_s²) Q²) / (Lx Ly) sum_t O_t(|Q|) T_t(Q).
     """
     energy = as_tensor(probe.beam_energy, coefficients)
-    terms = transfer(replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes)
+    terms = transfer(replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes, focal_phase=focal_phase)
     qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
     qy = mode_orders(num_modes[1]).to(energy) / cell[1]
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)

@@ -190,7 +190,13 @@ def mode_orders(largest: int) -> Tensor:
     return torch.cat([upward, -upward[1:]])
 
 
-def transfer(probe: Probe, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+def transfer(
+    probe: Probe,
+    *,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int],
+    focal_phase: float | None = None,
+) -> Tensor:
     """Transfer function of the probe for every term of the scattering kernel.
 
     Parameters
@@ -203,6 +209,10 @@ def transfer(probe: Probe, *, cell: tuple[float, float], num_modes: tuple[int, i
         1/Lx and 1/Ly.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies that are returned.
+    focal_phase : float, optional
+        Phase for which the average over the focal spread is computed, see ``focal_nodes``; at
+        least that of ``rim_phase``. Default: that, rounded up to a multiple of 1/2 rad, so that
+        the result is piecewise smooth in the probe; a number makes it smooth.
 
     Returns
     -------
@@ -230,11 +240,16 @@ def transfer(probe: Probe, *, cell: tuple[float, float], num_modes: tuple[int, i
     rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
     # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
-    found = torch.cat([_transfer_rows(part, cell, num_modes) for part in parts], 1)
+    found = torch.cat([_transfer_rows(part, cell, num_modes, focal_phase) for part in parts], 1)
     return found.view(len(found), *batch, *found.shape[-2:])
 
 
-def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+def _transfer_rows(
+    rows: Tensor,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int],
+    focal_phase: float | None,
+) -> Tensor:
     """Transfer for rows of (energy, semi-angle, spread, aberrations), shape (term, row, qy, qx)."""
     energy, angle, spread, *coefficients = rows.T[..., None, None]
     lam = wavelength(energy)
@@ -254,7 +269,9 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     # an extra defocus C multiplies the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
     # rounded up to steps of 1/2, so that the nodes are constant when a gradient is taken
-    rim = (2 * math.pi * reach.double() ** 2 * (lam * spread).detach().double()).ceil() / 2
+    rim = (2 * rim_phase(reach, (lam * spread).detach())).ceil() / 2
+    if focal_phase is not None:
+        rim = torch.full_like(rim, focal_phase)
     nodes, weights = (
         v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0])
     )  # (row, focus, 1, 1)
@@ -274,6 +291,24 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
         mode_orders(num_modes[1]).to(rows.device),
         num_modes[0] + 1,
     )
+
+
+def rim_phase(reach: Tensor, spread: Tensor) -> Tensor:
+    """Phase of the rim of the aperture at a defocus of one focal spread.
+
+    Parameters
+    ----------
+    reach : Tensor
+        Radius of the aperture in 1/Å.
+    spread : Tensor
+        Wavelength times focal spread in Å².
+
+    Returns
+    -------
+    Tensor
+        In rad, double precision.
+    """
+    return math.pi * reach.double() ** 2 * spread.double()
 
 
 def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:

@@ -187,6 +187,7 @@ class Chain:
         values, spectra = self.spectra_at(z)
         images = self.render(spectra)
         evidence, mean, _, design = self.regress(images, values)
+        prior -= 0.5 * float(z[-2:].square().sum())
         return evidence + prior, self.fitted(design, mean), spectra, images, values
 
     def linearise(self) -> None:
@@ -208,7 +209,7 @@ class Chain:
         weight = (1 / self.variance).flatten()
         self.weighted = self.slopes * weight
         hessian = (self.weighted @ self.slopes.T).double()
-        hessian += torch.diag(torch.full((len(self.z),), 0.6, dtype=torch.float64))
+        hessian += torch.eye(len(self.z), dtype=torch.float64)
         self.hessian = hessian
         self.cov = torch.linalg.inv(hessian)
         self.cov_factor = torch.linalg.cholesky(self.cov)
@@ -221,10 +222,10 @@ class Chain:
             self.linearise()
             rest = (self.image - fitted) / self.variance.sqrt()
             rest = rest.clamp(-clip, clip) * self.variance.sqrt()
-            gradient = (self.weighted @ rest.flatten()).double()
+            gradient = (self.weighted @ rest.flatten()).double() - self.z
             for _ in range(6):
                 h = self.hessian + damping * torch.diag(self.hessian.diagonal())
-                step = torch.linalg.solve(h, gradient).clamp(-1.5, 1.5)
+                step = torch.linalg.solve(h, gradient).clamp(-0.7, 0.7)
                 found = self.target(self.z + step)
                 if found[0] > best:
                     break
@@ -242,15 +243,15 @@ class Chain:
         self.linearise()
         return best
 
-    def drift(self, found) -> Tensor:
+    def drift(self, found, z) -> Tensor:
         """Half a preconditioned step along the gradient, for a step of one."""
         rest = (self.image - found[1]).flatten()
-        return 0.5 * (self.cov @ (self.weighted @ rest).double())
+        return 0.5 * (self.cov @ ((self.weighted @ rest).double() - z))
 
     def move(self, num: int = 1) -> None:
         """Metropolis steps along the gradient, preconditioned, of random sizes."""
         here = self.target(self.z)
-        d_here = self.drift(here)
+        d_here = self.drift(here, self.z)
         for _ in range(num):
             size = self.step * (0.1 if float(self.uniform(1)) < 0.2 else 1.0)
             xi = self.normal(len(self.z), dtype=torch.float64)
@@ -258,7 +259,7 @@ class Chain:
             there = self.target(z)
             ratio = -math.inf
             if there[0] > -math.inf:
-                d_there = self.drift(there)
+                d_there = self.drift(there, z)
                 back = torch.linalg.solve_triangular(
                     self.cov_factor, (self.z - z - size**2 * d_there)[:, None], upper=False
                 )[:, 0] / size

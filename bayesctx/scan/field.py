@@ -12,7 +12,7 @@ from torch import Tensor
 from ..defects import SPECIES
 from ..fourier import structure_factor, synthesize
 from ..nuisances import NUISANCES
-from ..optics import mode_orders
+from ..optics import mode_orders, rim_phase, wavelength
 from ..simulation.rendering import pixel_axis
 from ..simulation.spectra import image_bandwidth, image_spectra
 
@@ -46,6 +46,7 @@ class Field:
     shape: tuple[int, int]
     sampling: float
     num_modes: tuple[int, int] = (0, 0)
+    focal_phase: float = 8.0
 
     @property
     def cell(self) -> tuple[float, float]:
@@ -61,7 +62,11 @@ class Field:
         """The same field with the band limit of the sharpest of some images, and a margin."""
         image, nuisances = _of_simulator(values, Material(0, 0))
         band = margin * float(image_bandwidth(image, nuisances).max())
-        return replace(self, num_modes=tuple(math.ceil(band * length) for length in self.cell))
+        waves = wavelength(image["beam_energy"])
+        reach = image["convergence_semiangle"] * 1e-3 / waves
+        phase = 2.0 + 1.5 * float(rim_phase(reach, waves * nuisances["focal_spread"]).max())
+        num_modes = tuple(math.ceil(band * length) for length in self.cell)
+        return replace(self, num_modes=num_modes, focal_phase=phase)
 
     def spectra(
         self,
@@ -84,7 +89,8 @@ class Field:
             rows = (which == k).nonzero()[:, 0]
             mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
             parts.append((rows, image_spectra(
-                *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes
+                *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes,
+                focal_phase=self.focal_phase,
             )))  # fmt: skip
         if len(parts) == 1:
             return parts[0][1]

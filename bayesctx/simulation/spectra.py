@@ -57,6 +57,7 @@ def image_spectra(
     *,
     cell: tuple[float, float],
     num_modes: tuple[int, int] | None = None,
+    focal_phase: float | None = None,
 ) -> Tensor:
     """Fourier coefficients of the image of every species.
 
@@ -72,6 +73,8 @@ def image_spectra(
         Periods (Lx, Ly) in Å.
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
+    focal_phase : float, optional
+        See ``optics.transfer``.
 
     Returns
     -------
@@ -107,6 +110,7 @@ def image_spectra(
         cell=cell,
         num_modes=num_modes,
         positions=columns.height[..., None] * slope[:, None] if tilted else None,
+        focal_phase=focal_phase,
     )
     species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
     return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
