@@ -9,10 +9,14 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
+from .blemishes import find_constant
+from .cell import MIN_CELLS, REFLECTIONS, cell_constant, find_axis, orient
 from .fields import count_nodes, lock_in, node_coordinates, on_pixels, splines
-from .spectrum import MIN_CELLS, REFLECTIONS, SHELLS, TILE, flatten, search_spectrum
+from .indexing import check_cell, index_spectrum
+from .intensities import standardize
+from .spectrum import TILE, flatten
 
-__all__ = ["Lattice", "check_image", "fit_lattice"]
+__all__ = ["Lattice", "fit_lattice"]
 
 HIGHEST = 0.48  # cycles per px
 CELLS_PER_WINDOW = (
@@ -51,7 +55,7 @@ class Lattice:
     @property
     def lattice_constant(self) -> float:
         """Edge of the hexagonal cell of the same area in px."""
-        return math.sqrt(abs(np.linalg.det(self.vectors)) * 2 / math.sqrt(3))
+        return cell_constant(self.vectors)
 
     def displacement_at(self, positions: np.ndarray) -> np.ndarray:
         """Displacement anywhere in the image, and beyond its border that of the border.
@@ -71,61 +75,25 @@ class Lattice:
         )
 
 
-def check_image(values: np.ndarray) -> None:
-    """Check that an array can be an annular dark-field image.
-
-    Parameters
-    ----------
-    values : ndarray, shape (y, x)
-        Intensities in any unit.
-
-    Raises
-    ------
-    TypeError
-        If the values are not real numbers.
-    ValueError
-        If they are not one image, too few, not finite, constant or nowhere positive.
-    """
-    values = np.asarray(values)
-    if values.dtype.kind not in "iuf":
-        raise TypeError(
-            f"an image of real numbers was expected, got an array of {values.dtype}; pass the recorded counts"
-        )
-    if values.ndim == 3 and (values.shape[-1] in (3, 4) or values.shape[0] in (3, 4)):
-        raise ValueError(
-            f"an image (y, x) was expected, got shape {values.shape}, as of colours; pass the data of one detector"
-        )
-    if values.ndim != 2:
-        raise ValueError(
-            f"an image (y, x) was expected, got shape {values.shape}; pass one frame of one detector"
-        )
-    if min(values.shape) < 5 * MIN_CELLS:
-        raise ValueError(
-            f"{5 * MIN_CELLS} pixels a side or more were expected, got {values.shape}; pass an image, not a patch"
-        )
-    num_bad = values.size - int(np.isfinite(values).sum())
-    if num_bad:
-        raise ValueError(
-            f"finite intensities were expected, got {num_bad} pixels NaN or infinite; crop or repair them"
-        )
-    low, high = values.min(), values.max()
-    if low == high:
-        raise ValueError(
-            f"an image was expected, got {low} in every pixel; check the detector and the file"
-        )
-    if high <= 0:
-        raise ValueError(
-            f"counts were expected, got nothing above zero ({low} to {high}); undo an inversion or subtraction"
-        )
-
-
-def fit_lattice(image: np.ndarray) -> Lattice:
+def fit_lattice(
+    image: np.ndarray,
+    valid: np.ndarray | None = None,
+    *,
+    expected: tuple[float, float] | None = None,
+) -> Lattice:
     """Find the hexagonal lattice of an image and how the scan distorts it.
 
     Parameters
     ----------
-    image : ndarray, shape (y, x)
+    image : ndarray or masked array, shape (y, x)
         Intensities in any unit, at least six lattice constants of 5 to 60 px along each side.
+        Pixels that are masked, NaN or infinite are left out.
+    valid : ndarray of bool, shape (y, x), optional
+        False at pixels to leave out as well; their values change nothing.
+    expected : tuple of float, optional
+        Smallest and largest lattice constant in px that is likely, as the size of a pixel gives
+        it. Decides between the lattice of the crystal and that of a strong superstructure, and is
+        ignored if no lattice in the range has reflections.
 
     Returns
     -------
@@ -135,7 +103,8 @@ def fit_lattice(image: np.ndarray) -> Lattice:
     Raises
     ------
     TypeError, ValueError
-        See ``check_image``; and if there is no hexagonal lattice in the image, or too little of it.
+        See ``check_image``; and if there is no hexagonal lattice in the image, too little of it,
+        or one that is hexagonal only if pixels are not square.
 
     Notes
     -----
@@ -148,28 +117,24 @@ def fit_lattice(image: np.ndarray) -> Lattice:
     ----------
     Hÿtch, Snoeck and Kilaas, Ultramicroscopy 74, 131 (1998), doi:10.1016/S0304-3991(98)00035-7.
     """
-    image = np.asarray(image)
-    check_image(image)
+    image = standardize(image, valid)
+    # the edge of what is padded or saturated has power at all frequencies
+    image[find_constant(image, min(image.shape) / 2 / MIN_CELLS)] = np.nan
     flat = flatten(image)
-    basis, signal_to_noise = search_spectrum(flat)
-    constant = math.sqrt(2 / math.sqrt(3) / abs(np.linalg.det(basis)))
-    side = min(image.shape)
-    if side < MIN_CELLS * constant:
-        raise ValueError(
-            f"at least {MIN_CELLS} lattice constants along each side were expected, got {side / constant:.1f} "
-            f"({constant:.1f} px in {image.shape[0]} x {image.shape[1]}); record a larger field of view"
-        )
+    basis, signal_to_noise = index_spectrum(flat, expected)
+    constant = cell_constant(np.linalg.inv(basis))
     # noise asks for windows in which the phase of a reflection is known to 0.1 rad
-    side = min(side, TILE)
+    side = min(*image.shape, TILE)
     width = max(CELLS_PER_WINDOW * constant, min(1.3 * side / math.sqrt(signal_to_noise), side / 3))
     displacement = np.zeros((2, *count_nodes(image.shape, width)))
     for _ in range(2):
         displacement, _ = _measure_displacement(flat, basis, displacement, width)
         basis, displacement = _remove_strain(basis, displacement, image.shape)
     displacement, amplitudes = _measure_displacement(flat, basis, displacement, width)
-    basis, amplitudes = _orient(basis, amplitudes)
+    basis, amplitudes = orient(basis, amplitudes)
     vectors = np.linalg.inv(basis).T
-    axis, symmetry = _find_axis(amplitudes)
+    check_cell(vectors)
+    axis, symmetry = find_axis(amplitudes)
     return Lattice(vectors, axis @ vectors, displacement, image.shape, signal_to_noise, symmetry)
 
 
@@ -178,15 +143,24 @@ def _measure_displacement(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Displacement on the nodes from a first guess of it, and the amplitudes of the reflections (0 beyond Nyquist)."""
     waves = REFLECTIONS @ basis
-    guess = on_pixels(displacement, flat.shape)
+    guess = on_pixels(displacement, flat.shape) if displacement.any() else None
     fields = np.zeros((len(waves), *displacement.shape[1:]), complex)
     for field, wave in zip(fields, waves, strict=True):
         if np.abs(wave).max() < HIGHEST:
-            turn = np.tensordot((2 * np.pi * wave).astype(np.float32), guess, 1)
-            field[:] = lock_in(flat * (np.cos(turn) + 1j * np.sin(turn)), wave, field.shape, width)
+            straight = flat if guess is None else _turn_back(flat, wave, guess)
+            field[:] = lock_in(straight, wave, field.shape, width)
     rest = _integrate(fields, waves)
     straight = fields * np.exp(2j * np.pi * np.einsum("ki,iyx->kyx", waves, rest))
     return displacement + rest, straight.mean((1, 2))
+
+
+def _turn_back(flat: np.ndarray, wave: np.ndarray, displacement: np.ndarray) -> np.ndarray:
+    """Image times the phase that a displacement takes from a wave."""
+    turn = np.tensordot((2 * np.pi * wave).astype(np.float32), displacement, 1)
+    turned = np.empty(flat.shape, np.complex64)
+    np.multiply(flat, np.cos(turn), out=turned.real)
+    np.multiply(flat, np.sin(turn), out=turned.imag)
+    return turned
 
 
 def _integrate(fields: np.ndarray, waves: np.ndarray) -> np.ndarray:
@@ -223,36 +197,3 @@ def _remove_strain(
     return basis @ linear, np.linalg.solve(linear, (values - plane @ slope).T).reshape(
         displacement.shape
     )
-
-
-def _orient(basis: np.ndarray, amplitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Turn the basis by multiples of 60 degrees until the first lattice vector is within 30 degrees of the x axis."""
-    for _ in range(5):
-        y, x = np.linalg.inv(basis).T[0]
-        if abs(math.atan2(y, x)) <= math.pi / 6:
-            break
-        # a turn by 60 degrees is one by -120, the next in the shell, and an inversion, which conjugates the amplitude
-        basis = np.array([basis.sum(0), -basis[0]])
-        amplitudes = np.roll(amplitudes.reshape(-1, 3), 1, axis=1).conj().ravel()
-    return basis, amplitudes
-
-
-def _find_axis(amplitudes: np.ndarray) -> tuple[np.ndarray, float]:
-    """Brightest 3-fold axis of the mean cell in fractions of the lattice vectors, and how symmetric the cell is about it."""
-    orbits = amplitudes.reshape(SHELLS.shape[:2])
-    products = orbits * np.roll(orbits, -1, axis=1).conj()
-    differences = SHELLS - np.roll(SHELLS, -1, axis=1)
-
-    def symmetry(axes: np.ndarray) -> np.ndarray:
-        return (
-            products * np.exp(2j * np.pi * np.einsum("ai,oji->aoj", axes, differences))
-        ).real.sum((-1, -2))
-
-    best = np.zeros(2)
-    for reach in (0.5, 0.5 / 24, 0.5 / 24**2):
-        ticks = np.linspace(-reach, reach, 49)
-        axes = best + np.stack(np.meshgrid(ticks, ticks), -1).reshape(-1, 2)
-        best = axes[np.argmax(symmetry(axes))]
-    axes = best + np.arange(3)[:, None] / 3
-    brightness = (amplitudes * np.exp(2j * np.pi * axes @ REFLECTIONS.T)).real.sum(-1)
-    return axes[np.argmax(brightness)], float(symmetry(best[None])[0] / (np.abs(orbits) ** 2).sum())

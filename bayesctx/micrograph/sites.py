@@ -6,13 +6,12 @@ import math
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from ..tensors import interpolation_matrix
 from .lattice import Lattice
 
-__all__ = ["extend_image", "extract_patches", "find_sites", "patch_margin"]
+__all__ = ["extract_patches", "find_sites", "patch_margin"]
 
 
 def find_sites(
@@ -74,40 +73,6 @@ def patch_margin(sampling: float, target_sampling: float, num_pixels: int) -> fl
     """
     ratio = target_sampling / sampling
     return (num_pixels - 1) / 2 * ratio + 2 * max(ratio, 1.0)
-
-
-def extend_image(image: np.ndarray, lattice: Lattice, margin: int) -> np.ndarray:
-    """Continue the crystal beyond the border of its image, so that sites at the border have whole patches too.
-
-    Parameters
-    ----------
-    image : ndarray, shape (y, x)
-        Intensities.
-    lattice : Lattice
-        Of the image.
-    margin : int
-        Pixels to add on every side.
-
-    Returns
-    -------
-    ndarray of float32, shape (y + 2 margin, x + 2 margin)
-        Beyond the border stands a copy of what lies one translation of the lattice further in.
-    """
-    extended = image.astype(np.float32)
-    steps = np.stack(np.meshgrid(*[np.arange(-64, 65)] * 2), -1).reshape(-1, 2)
-    translations = steps @ lattice.vectors
-    for axis, size in enumerate(image.shape):
-        along, across = translations[:, axis], np.abs(translations[:, 1 - axis])
-        # past the strip, and as straight inwards as the lattice goes
-        shift = translations[np.argmin(np.where(along > margin, along + 2 * across, np.inf))]
-        strips = []
-        for start, sign in ((-margin, 1), (size, -1)):
-            ranges = [np.arange(n, dtype=float) for n in extended.shape]
-            ranges[axis] = start + np.arange(margin, dtype=float)
-            inside = np.stack(np.meshgrid(*ranges, indexing="ij")) + (sign * shift)[:, None, None]
-            strips.append(ndimage.map_coordinates(extended, inside, order=1, mode="reflect"))
-        extended = np.concatenate([strips[0], extended, strips[1]], axis)
-    return extended
 
 
 def extract_patches(

@@ -1,0 +1,246 @@
+"""Plain causes of a bad fit: what was done to an image before it came here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from .blemishes import find_constant, find_hot_pixels, find_overlay
+from .cell import SHELLS, stretch
+from .intensities import standardize
+from .lattice import Lattice
+from .mean_cell import fold_cell, repeat_cell
+from .spectrum import flatten
+
+__all__ = ["Contrast", "Finding", "diagnose", "measure_contrast"]
+
+DARK, SIGNIFICANT = -0.3, 4.0  # polarity of dark columns; simulated crystals stay above 0.4
+MIN_PADDING = 0.005  # of the pixels
+PILE, PILED = 0.001, 5.0  # of the pixels at one end, and times those of the levels beside it
+BESIDE = 0.05  # of the range of the intensities
+FEW_LEVELS = 8  # below the median
+COMPRESSED = -0.02  # log ratio of the noise of bright and dark parts; linear images stay above 0.2
+MILD_STRETCH = 1.08  # of a cell: strain and drift stay below
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Something that was done to an image and that is no matter of the crystal or the microscope.
+
+    Attributes
+    ----------
+    name : str
+        One of "inverted", "hot pixels", "scale bar", "padding", "clipped", "display", "gamma",
+        "stretched".
+    message : str
+        What was expected, what came, and what to do.
+    pixels : ndarray of bool, shape (y, x), or None
+        Pixels that are no measurement and can be left out; None if it concerns the whole image.
+    """
+
+    name: str
+    message: str
+    pixels: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Whether columns are bright, and how noise goes with brightness.
+
+    Attributes
+    ----------
+    polarity : float
+        1 if columns are bright, -1 if they are dark.
+    significance : float
+        Of the reflections that tell, in standard deviations of the noise.
+    scatter : float
+        Log ratio of the variance about the mean cell in its brightest and darkest 15 %.
+    noise : float
+        The same for the variance between neighbouring pixels.
+    """
+
+    polarity: float
+    significance: float
+    scatter: float
+    noise: float
+
+
+def diagnose(
+    values: np.ndarray, lattice: Lattice | None = None, valid: np.ndarray | None = None
+) -> list[Finding]:
+    """Look for what was done to an image before it came here.
+
+    Parameters
+    ----------
+    values : ndarray or masked array, shape (y, x)
+        Intensities as they were recorded.
+    lattice : Lattice, optional
+        Of the image; without it inverted and compressed grey scales are not found.
+    valid : ndarray of bool, shape (y, x), optional
+        False at pixels to leave out.
+
+    Returns
+    -------
+    list of Finding
+        Empty for ordinary images; what spoils most comes first.
+
+    Raises
+    ------
+    TypeError, ValueError
+        See ``check_image``.
+    """
+    image = standardize(values, valid)
+    found = [] if lattice is None else _find_contrast(image, lattice)
+    blemishes = _find_pixels(image)
+    rest = np.isfinite(image)
+    for blemish in blemishes:
+        rest &= ~blemish.pixels
+    return found + blemishes + _find_levels(np.asarray(values)[rest])
+
+
+def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
+    """Measure whether columns are bright, and how noise goes with brightness.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Intensities, from ``standardize``.
+    lattice : Lattice
+        Of the image.
+
+    Returns
+    -------
+    Contrast
+        Of the image.
+
+    Notes
+    -----
+    In the second shell of reflections the three sublattices have one phase, whatever they hold: it
+    is that of bright columns in a dark-field image. Only a defocus beyond some 100 Å turns it
+    around. Where atoms are, in dark field, counts and defects scatter most.
+    """
+    flat, valid = flatten(image), np.isfinite(image)
+    amplitudes, index = fold_cell(flat, valid, lattice)
+    perfect = repeat_cell(amplitudes, index)
+    second = amplitudes.reshape(SHELLS.shape[:2])[1]
+    rest = np.where(valid, flat - perfect, 0)
+    noise = math.sqrt(float((rest**2).sum()) / max(np.count_nonzero(valid), 1) ** 2)
+    rest = rest - ndimage.gaussian_filter(rest, 0.35 * lattice.lattice_constant)
+    between = _differences(flat)
+    whole = valid[1:, 1:] & valid[:-1, :-1] & valid[1:, :-1] & valid[:-1, 1:]
+    return Contrast(
+        float(second.real.sum() / max(np.abs(second).sum(), 1e-12)),
+        float(abs(second.real.sum()) / max(noise * math.sqrt(len(second) / 2), 1e-12)),
+        _log_ratio(rest[valid], perfect[valid]),
+        _log_ratio(between[whole], perfect[1:, 1:][whole]),
+    )
+
+
+def _differences(flat: np.ndarray) -> np.ndarray:
+    """Differences of neighbouring pixels, of which a plane has none."""
+    return (flat[1:, 1:] + flat[:-1, :-1] - flat[1:, :-1] - flat[:-1, 1:]) / 2
+
+
+def _log_ratio(rest: np.ndarray, perfect: np.ndarray) -> float:
+    """Log ratio of the mean squares in the brightest and in the darkest parts of the cell."""
+    dark, bright = np.quantile(perfect, (0.15, 0.85))
+    low, high = ((rest[part] ** 2).mean() for part in (perfect <= dark, perfect >= bright))
+    return float(np.log(max(high, 1e-12) / max(low, 1e-12)))
+
+
+def _find_contrast(image: np.ndarray, lattice: Lattice) -> list[Finding]:
+    """What the cell tells."""
+    found = []
+    contrast = measure_contrast(image, lattice)
+    if contrast.polarity < DARK and contrast.significance > SIGNIFICANT:
+        cause = "an inverted grey scale" if contrast.scatter < 0 else "a defocus beyond 100 Å"
+        found.append(Finding("inverted", (
+            "columns brighter than their surroundings were expected, got darker ones, as of bright "
+            f"field or of {cause}; pass the dark-field image as it was recorded"
+        )))  # fmt: skip
+    elif contrast.polarity > -DARK and contrast.noise < COMPRESSED:
+        found.append(Finding("gamma", (
+            "noise that grows with the intensity was expected, got less noise where it is bright, "
+            "as of a grey scale that was compressed (gamma); pass the recorded counts"
+        )))  # fmt: skip
+    lengths, axes = np.linalg.eigh(stretch(lattice.vectors))
+    if lengths[1] / lengths[0] > MILD_STRETCH:
+        angle = math.degrees(math.atan2(*axes[:, 1])) % 180
+        found.append(Finding("stretched", (
+            f"a hexagonal cell was expected, got one stretched {lengths[1] / lengths[0]:.2f} times "
+            f"at {angle:.0f} degrees to the x axis; check that pixels are square, and the scan"
+        )))  # fmt: skip
+    return found
+
+
+def _find_pixels(image: np.ndarray) -> list[Finding]:
+    """Pixels that are no measurement."""
+    found = []
+    hot = find_hot_pixels(image)
+    if hot.any():
+        y, x = np.argwhere(hot)[0]
+        found.append(Finding("hot pixels", (
+            f"intensities of a probe wider than a pixel were expected, got {hot.sum()} single "
+            f"pixels far outside of their range (the first at y = {y}, x = {x}); leave them out"
+        ), hot))  # fmt: skip
+    rest = np.where(hot, np.float32(np.nan), image)
+    padding = find_constant(rest, min(image.shape) / 12) | _find_frame(rest)
+    if padding.mean() > MIN_PADDING:
+        y, x = np.argwhere(padding).mean(0)
+        found.append(Finding("padding", (
+            f"an intensity of its own in every pixel was expected, got one and the same in "
+            f"{100 * padding.mean():.1f} % of the image, around (y, x) = ({y:.0f}, {x:.0f}), as of "
+            "padding or saturation; crop the image or leave these pixels out"
+        ), padding))  # fmt: skip
+    overlay = find_overlay(np.where(padding, np.float32(np.nan), rest))
+    if overlay.any():
+        y, x = np.argwhere(overlay).mean(0)
+        found.append(Finding("scale bar", (
+            "an image as it was recorded was expected, got a scale bar or text around "
+            f"(y, x) = ({y:.0f}, {x:.0f}); pass the data without it, or leave these pixels out"
+        ), overlay))  # fmt: skip
+    return found
+
+
+def _find_frame(image: np.ndarray) -> np.ndarray:
+    """Rows and columns of one value along the border."""
+    frame = np.zeros(image.shape, bool)
+    for lines, marks in ((image, frame), (image.T, frame.T)):
+        same = (lines == lines[:, :1]).all(1)
+        first, last = np.argmin(same), np.argmin(same[::-1])
+        marks[:first] = True
+        marks[len(same) - last :] = True
+    return frame
+
+
+def _find_levels(values: np.ndarray) -> list[Finding]:
+    """What the levels of the intensity tell."""
+    found = []
+    levels, counts = np.unique(values, return_counts=True)
+    if len(levels) < 2 * FEW_LEVELS:
+        return found
+    width = BESIDE * (float(levels[-1]) - float(levels[0]))
+    piled = []
+    for name, order in (("highest", slice(None, None, -1)), ("lowest", slice(None))):
+        level, count = levels[order].astype(float), counts[order]
+        beside = count[1 : max(4, np.searchsorted(np.abs(level - level[0]), width))]
+        # where few electrons are counted, many pixels have none
+        below = np.searchsorted(np.cumsum(count), len(values) / 2)
+        if below >= FEW_LEVELS and count[0] > max(PILE * len(values), PILED * beside.mean()):
+            piled.append((name, 100 * count[0] / len(values)))
+    if piled:
+        text = " and ".join(f"{share:.1f} % at the {name}" for name, share in piled)
+        found.append(Finding("clipped", (
+            f"intensities that spread to their ends were expected, got {text} value, as of a "
+            "clipped grey scale or a saturated detector; pass the recorded counts"
+        )))  # fmt: skip
+    whole = values.dtype.kind in "iu" or bool((levels == np.rint(levels)).all())
+    if whole and levels[0] == 0 and levels[-1] == 255:
+        found.append(Finding("display", (
+            "recorded counts were expected, got whole numbers from 0 to 255, as of a picture that "
+            "was rendered for display; pass the data of the detector"
+        )))  # fmt: skip
+    return found

@@ -1,0 +1,283 @@
+"""Indexing of a power spectrum: which of its peaks are the first order of the crystal."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from .cell import MIN_CELLS, NESTED, REFLECTIONS, SHELLS, cell_constant, stretch
+from .few_cells import first_order_share, search_few_cells
+from .spectrum import Spectrum, measure_spectrum
+
+__all__ = ["MIN_SIGNAL_TO_NOISE", "check_cell", "index_spectrum"]
+
+NOISE = 10.0  # times the background: what the strongest of all speckles reaches
+SATURATED = 30.0  # times that: how much higher a peak is than this says nothing about the cell
+MIN_SIGNAL_TO_NOISE = 14.0  # white noise stays below 9, any other noise below 13
+MIN_COMPACT = 3.0  # first order over the strongest power around it; streaks 1, lattices 6 and more
+MIN_FIRST_ORDER = 0.03  # power of the first order over the strongest peak beyond it
+ASPECTS = (1.19, 0.84, 1.41, 0.71, 1.68, 0.59, 2.0, 0.5)  # height of a pixel over its width
+MAX_ASPECT, MAX_REST = 2.2, 1.08  # of pixels, and the strain that is left
+MIN_EXPLAINED = 0.5  # of the power of all peaks, by a lattice of pixels that are not square
+MARGIN = 0.1  # by which it must explain more than one of square pixels
+MILD_STRETCH = 1.06  # of a cell that needs no other explanation
+MAX_STRETCH = 1.15  # of a cell that is still called hexagonal: drift and strain stay below 1.1
+
+# a cell 3 or 4 times too large for a crystal with a superstructure: its reflections that are not
+# of the crystal, one of the crystal that is at about their mean distance, and the least ratio of
+# their powers. 1H gives more than 0.09 and 5, three sublattices of 1, 0.8 and 0.6 in height 0.023,
+# every third or fourth metal higher by 0.3 less than 0.014 and 0.012
+SUPERSTRUCTURES = ((SHELLS[[0, 2]], SHELLS[1], 0.018), (SHELLS[:2], SHELLS[2], 0.5))
+
+
+def index_spectrum(
+    flat: np.ndarray, expected: tuple[float, float] | None = None
+) -> tuple[np.ndarray, float]:
+    """Find the lattice of an image in its power spectrum.
+
+    Parameters
+    ----------
+    flat : ndarray, shape (y, x)
+        From ``flatten``.
+    expected : tuple of float, optional
+        Smallest and largest lattice constant in px that is likely: see ``fit_lattice``.
+
+    Returns
+    -------
+    basis : ndarray, shape (2, 2)
+        Reciprocal vectors as rows (y, x) in cycles per px, 120 degrees apart.
+    signal_to_noise : float
+        Power of the first-order reflections over the background around them.
+
+    Raises
+    ------
+    ValueError
+        If nothing in the spectrum is a hexagonal lattice of six cells or more along each side.
+
+    Notes
+    -----
+    Three peaks that are the first order of a hexagonal lattice within several per cent of strain
+    are a candidate. It is scored by how many of its reflections stand out, not by how far: in an
+    image of little noise, the second order may stand out further than the first. Of lattices that
+    contain each other, the largest cell whose additional reflections are as strong as those of
+    atoms is taken; what is weaker is a superstructure.
+    """
+    spectrum = measure_spectrum(flat)
+    basis, signal_to_noise = _best_candidate(spectrum, 1.0)
+    found = signal_to_noise >= MIN_SIGNAL_TO_NOISE
+    if not found or _stretch_ratio(basis) > MILD_STRETCH:
+        explained = _explained(basis, spectrum) + MARGIN if found else MIN_EXPLAINED
+        _check_pixels(spectrum, explained)
+    if found and expected is not None:
+        basis, signal_to_noise = _expected_cell(spectrum, basis, signal_to_noise, expected)
+    basis = basis / len(spectrum.power)
+    _check_size(flat, basis if found else None)
+    if not found:
+        best = f"one of {signal_to_noise:.1f}" if signal_to_noise > 0 else "none"
+        raise ValueError(
+            f"a hexagonal lattice with a signal-to-noise ratio of {MIN_SIGNAL_TO_NOISE:g} in the "
+            f"power spectrum was expected, got {best}; check that columns of atoms 5 to 60 px "
+            f"apart can be seen, crop the image to the crystal, or record {MIN_CELLS} lattice "
+            "constants or more"
+        )
+    return basis, signal_to_noise
+
+
+def check_cell(vectors: np.ndarray) -> None:
+    """Check that a cell is hexagonal.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (2, 2)
+        Lattice vectors in px as rows (y, x), about 60 degrees apart.
+
+    Raises
+    ------
+    ValueError
+        If it is stretched by more than 15 %; the message says by how much pixels may be higher
+        than wide.
+    """
+    if _stretch_ratio(np.linalg.inv(vectors).T) < MAX_STRETCH:
+        return
+    lengths, axes = np.linalg.eigh(stretch(vectors))
+    aspect, rest = _fit_aspect(vectors)
+    if rest < MAX_REST:
+        high, wide = ("high", "wide") if aspect > 1 else ("wide", "high")
+        raise ValueError(
+            f"a hexagonal lattice was expected, got one that is hexagonal if pixels are "
+            f"{max(aspect, 1 / aspect):.2f} times as {high} as {wide}; "
+            "resample the image to square pixels"
+        )
+    angle = math.degrees(math.atan2(*axes[:, 1])) % 180
+    raise ValueError(
+        f"a hexagonal lattice was expected, got one stretched {lengths[1] / lengths[0]:.2f} times at {angle:.0f} "
+        "degrees to the x axis; correct the distortion of the scan, or check the crystal"
+    )
+
+
+def _stretch_ratio(basis: np.ndarray) -> float:
+    """Largest over smallest stretch of the cell of a reciprocal basis."""
+    lengths = np.linalg.eigvalsh(stretch(np.linalg.inv(basis).T))
+    return float(lengths[1] / lengths[0])
+
+
+def _fit_aspect(vectors: np.ndarray) -> tuple[float, float]:
+    """Height of a pixel over its width that makes a lattice hexagonal, and what stretch it leaves."""
+    steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 4), -1).reshape(-1, 2, 2)
+    best = (1.0, math.inf)
+    # the two shortest vectors in pixels need not be those of the crystal
+    for step in steps[np.rint(np.linalg.det(steps)) == 1]:
+        deformation = stretch(step @ vectors)
+        squares = (deformation @ deformation).diagonal()
+        aspect = math.sqrt(squares[1] / squares[0])
+        lengths = np.linalg.eigvalsh(stretch(step @ vectors * (aspect, 1)))
+        if 1 / MAX_ASPECT < aspect < MAX_ASPECT and lengths[1] / lengths[0] < best[1]:
+            best = (aspect, lengths[1] / lengths[0])
+    return best
+
+
+def _best_candidate(spectrum: Spectrum, aspect: float) -> tuple[np.ndarray, float]:
+    """Reciprocal basis in bins of pixels of an aspect that explains the peaks best, and its signal-to-noise ratio."""
+    peaks = spectrum.peaks
+    plane = peaks @ [1j / aspect, 1]
+    ratio = plane / plane[:, None]
+    # p, q and q - p are the first order of a lattice that may be strained by several per cent
+    hexagon = np.abs(np.angle(ratio, deg=True) - 60) < 10
+    for length in (np.abs(ratio), np.abs(ratio - 1)):
+        hexagon &= (length > 0.82) & (length < 1.22)
+    first, second = np.nonzero(hexagon)
+    if not len(first):
+        return np.eye(2), 0.0
+    candidates = np.stack([peaks[first], peaks[second] - peaks[first]], 1)
+    score, signal_to_noise = _score(candidates, spectrum)
+    best = int(np.argmax(score))
+    return _largest_cell(spectrum, candidates[best], float(signal_to_noise[best]))
+
+
+def _check_size(flat: np.ndarray, basis: np.ndarray | None) -> None:
+    """Raise an error if an image holds too few cells, of the lattice that was found or a larger one."""
+    side = min(flat.shape)
+    if basis is None:
+        num_cells = search_few_cells(flat)
+    else:
+        num_cells = side / cell_constant(np.linalg.inv(basis))
+        least = 2 * first_order_share(flat, basis)
+        for ratio, step in NESTED.items():
+            larger = num_cells / math.sqrt(abs(ratio))
+            if larger < MIN_CELLS and first_order_share(flat, step @ basis) > least:
+                num_cells = larger
+                break
+    if 0 < num_cells < MIN_CELLS:
+        raise ValueError(
+            f"at least {MIN_CELLS} lattice constants along each side were expected, got "
+            f"{num_cells:.1f} ({side / num_cells:.0f} px in {flat.shape[0]} x {flat.shape[1]}), "
+            f"fewer than {MIN_CELLS}; record a larger field of view"
+        )
+
+
+def _check_pixels(spectrum: Spectrum, explained: float) -> None:
+    """Raise an error if a lattice of pixels that are not square explains more of the peaks."""
+    best = None
+    for aspect in ASPECTS:
+        basis, signal_to_noise = _best_candidate(spectrum, aspect)
+        share = _explained(basis, spectrum)
+        # there is more to choose from, and so more chance
+        if signal_to_noise >= 2 * MIN_SIGNAL_TO_NOISE and share > explained:
+            best, explained = basis, share + MARGIN / 10
+    if best is not None:
+        check_cell(np.linalg.inv(best).T)
+
+
+def _largest_cell(
+    spectrum: Spectrum, basis: np.ndarray, signal_to_noise: float
+) -> tuple[np.ndarray, float]:
+    """Replace a basis by that of the largest cell that contains its own and passes the same tests."""
+    for _ in range(3):
+        candidates = np.stack([step @ basis for step in NESTED.values()])
+        _, found = _score(candidates, spectrum)
+        if found.max() < MIN_SIGNAL_TO_NOISE:
+            break
+        basis, signal_to_noise = candidates[np.argmax(found)], float(found.max())
+    return basis, signal_to_noise
+
+
+def _expected_cell(
+    spectrum: Spectrum, basis: np.ndarray, signal_to_noise: float, expected: tuple[float, float]
+) -> tuple[np.ndarray, float]:
+    """Replace a basis by that of a larger or smaller cell of a likely size, if that has reflections."""
+    steps = [np.eye(2), *NESTED.values(), *(np.linalg.inv(step) for step in NESTED.values())]
+    candidates = np.stack([step @ basis for step in steps]) / len(spectrum.power)
+    constants = np.array([cell_constant(np.linalg.inv(c)) for c in candidates])
+    likely = (constants > expected[0]) & (constants < expected[1])
+    _, found = _score(candidates * len(spectrum.power), spectrum, alone=False)
+    found = np.where(likely, found, 0.0)
+    if likely[0] or found.max() < MIN_SIGNAL_TO_NOISE:
+        return basis, signal_to_noise
+    return candidates[np.argmax(found)] * len(spectrum.power), float(found.max())
+
+
+def _explained(basis: np.ndarray, spectrum: Spectrum) -> float:
+    """Share of the power of the peaks that stand out that is on a lattice, basis in bins."""
+    peaks = spectrum.peaks
+    power = _look_up(spectrum.highest, peaks)
+    power = power * (power > MIN_SIGNAL_TO_NOISE * _look_up(spectrum.background, peaks))
+    orders = peaks @ np.linalg.inv(basis)
+    off = np.linalg.norm((orders - np.rint(orders)) @ basis, axis=-1)
+    return float(power[off < 1.5].sum() / max(power.sum(), 1e-30))
+
+
+def _look_up(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
+    """Values of a spectrum at bins (..., 2) from zero frequency."""
+    half = len(values) // 2
+    y, x = np.moveaxis(np.rint(bins).astype(int).clip(-half, half - 1) + half, -1, 0)
+    return values[y, x]
+
+
+def _score(
+    candidates: np.ndarray, spectrum: Spectrum, *, alone: bool = True
+) -> tuple[np.ndarray, np.ndarray]:
+    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their signal-to-noise ratio.
+
+    Unless ``alone``, another lattice may be stronger.
+    """
+    power, background, peaks = spectrum.power, spectrum.background, spectrum.peaks
+    half = len(power) // 2
+    bins = (REFLECTIONS @ candidates).reshape(-1, *SHELLS.shape)
+    # the peaks of a higher order may lie a bin off
+    inside = (np.abs(bins) < half - 0.5).all(-1)
+    height = np.where(inside, _look_up(spectrum.highest, bins), 0.0)
+    snr = (height / _look_up(background, bins)).clip(min=1.0)
+    evidence = np.log(snr / NOISE).clip(max=math.log(SATURATED))
+    score = evidence[:, 0].sum(-1) + evidence[:, 1:].clip(min=0).sum((-1, -2))
+    # a single strong peak, from a stripe, makes no lattice
+    strength = np.minimum(snr[:, 0], 3 * np.median(snr[:, 0], -1, keepdims=True))
+    length = np.linalg.norm(bins[:, 0], axis=-1)
+    further = np.linalg.norm(peaks, axis=-1) > 0.8 * length.max(-1, keepdims=True)
+    strongest = (further * _look_up(spectrum.highest, peaks)).max(-1)
+    rejected = alone & (height[:, 0].mean(-1) < MIN_FIRST_ORDER * strongest)
+    # the streak of an edge has no peaks
+    turns = np.stack([f(2 * np.pi * np.arange(16) / 16) for f in (np.sin, np.cos)], -1)
+    circle = bins[:, 0, :, None] + (0.4 * length).clip(max=5.0)[..., None, None] * turns
+    rejected |= np.median(height[:, 0] / _look_up(power, circle).max(-1), -1) < MIN_COMPACT
+    if alone:
+        rejected |= _has_superstructure(candidates, spectrum)
+    signal_to_noise = np.exp(np.log(strength).mean(-1))
+    return np.where(rejected, -np.inf, score), np.where(rejected, 0.0, signal_to_noise)
+
+
+def _has_superstructure(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Whether each candidate, shape (candidate, 2, 2) in bins, is the cell of a superstructure only."""
+    half = len(spectrum.power) // 2
+    found = np.zeros(len(candidates), bool)
+    for others, crystal, least in SUPERSTRUCTURES:
+        orders = np.concatenate([others, crystal[None]])
+        bins = (orders.reshape(-1, 2) @ candidates).reshape(-1, *orders.shape)
+        background = _look_up(spectrum.background, bins)
+        # the highest of nine bins of noise is 2.8 times the background
+        power = (_look_up(spectrum.highest, bins) - 2.8 * background).mean(-1)
+        # a filter may end between the shells
+        power = np.log(np.maximum(power, 0.5 * background[:, -1:].mean(-1)))
+        weak = power[:, :-1].mean(-1) - power[:, -1] < math.log(least)
+        found |= weak & (np.abs(bins) < half - 1).all((-1, -2, -3))
+    return found
