@@ -16,11 +16,13 @@ SMALLEST = 5  # px, side of a window of one value
 MOST = 0.999  # of the pixels that may be part of such areas
 TAILS = (0.02, 0.002)  # of the pixels, from which the ends of their distribution are continued
 STEEPEST = 0.25  # of the distance of the second tail, a decade of probability at the least
+SPARSE = 0.1  # of the pixels above half of that distance: less than columns fill
 SHARP = 3.0  # times the height of the third highest of the square of pixels around a hot one
 SHADE = 0.06  # of the range of the intensities: a bar that was compressed is not of one value
 LONGER = 1 / 12  # of the image: a scale bar is longer than a column is wide
+SHADED = 0.2  # of the pixels that may be in this range
 OBLONG, FULL = 3.0, 0.85  # ratio of the sides and filled part of a scale bar
-RING_SHARE = 0.5  # of the pixels around it that may have its intensity
+RING_SHARE = 0.35  # of the pixels around it that may have its intensity
 
 
 def find_constant(image: np.ndarray, side: float) -> np.ndarray:
@@ -73,7 +75,9 @@ def find_hot_pixels(image: np.ndarray) -> np.ndarray:
     for sign in (1, -1):
         above = np.nan_to_num(sign * (image - middle), nan=0.0)
         near, far = np.quantile(sign * (good - middle), [1 - tail for tail in TAILS])
-        reach = far + decades * max(far - near, STEEPEST * far)
+        # where few electrons are counted the tail is one of steps
+        sparse = np.mean(sign * (good - middle) > far / 2) < SPARSE
+        reach = far + decades * max(far - near, STEEPEST * (1 + sparse) * far)
         for y, x in np.argwhere(above > reach) if far > 0 else ():
             around = above[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].ravel()
             # one neighbour may be hot as well
@@ -100,19 +104,31 @@ def find_overlay(image: np.ndarray) -> np.ndarray:
     low, high = np.nanmin(image), np.nanmax(image)
     long = max(2, round(LONGER * min(image.shape)))
     for end in (image >= high - SHADE * (high - low), image <= low + SHADE * (high - low)):
+        if end.mean() > SHADED:  # of one value then
+            end &= (image == high) | (image == low)
         share = min(float(end.mean()), MOST)
         least = math.log(CHANCE / image.size) / math.log(share)
         for line in (np.ones((1, long)), np.ones((long, 1))):
             labels, _ = ndimage.label(ndimage.binary_opening(end, line))
-            sizes = np.bincount(labels.ravel())
             for number, box in enumerate(ndimage.find_objects(labels), 1):
-                sides = [part.stop - part.start for part in box]
-                full = sizes[number] > max(least, FULL * sides[0] * sides[1])
-                if not full or min(sides) < 2 or max(sides) < OBLONG * min(sides):
-                    continue
-                ring = tuple(slice(max(p.start - 1, 0), p.stop + 1) for p in box)
-                if end[ring].sum() - sizes[number] > RING_SHARE * (end[ring].size - sizes[number]):
-                    continue
-                wide = [slice(max(p.start - max(sides), 0), p.stop + max(sides)) for p in box]
-                found[tuple(wide)] |= end[tuple(wide)]
+                if _is_bar(image, end, labels == number, box, least):
+                    longest = max(part.stop - part.start for part in box)
+                    wide = tuple(slice(max(p.start - longest, 0), p.stop + longest) for p in box)
+                    found[wide] |= end[wide]
     return ndimage.binary_dilation(found, iterations=2) if found.any() else found
+
+
+def _is_bar(
+    image: np.ndarray, end: np.ndarray, part: np.ndarray, box: tuple[slice, slice], least: float
+) -> bool:
+    """Whether a part of an image of the highest or lowest intensity is a bar of a size that is no chance."""
+    sides = [p.stop - p.start for p in box]
+    size = np.count_nonzero(part[box])
+    if min(sides) < 2 or max(sides) < OBLONG * min(sides):
+        return False
+    if size < max(least, FULL * sides[0] * sides[1]):
+        return False
+    if np.ptp(image[part]) == 0 and size > 3 * least:
+        return True
+    ring = tuple(slice(max(p.start - 1, 0), p.stop + 1) for p in box)
+    return end[ring].sum() - size < RING_SHARE * (end[ring].size - size)

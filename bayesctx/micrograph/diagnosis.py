@@ -195,7 +195,10 @@ def _find_pixels(image: np.ndarray) -> list[Finding]:
             f"{100 * padding.mean():.1f} % of the image, around (y, x) = ({y:.0f}, {x:.0f}), as of "
             "padding or saturation; crop the image or leave these pixels out"
         ), padding))  # fmt: skip
-    overlay = find_overlay(np.where(padding, np.float32(np.nan), rest))
+    if padding.any():  # and its corners
+        same = np.isin(rest, np.unique(rest[padding]))
+        rest[ndimage.binary_propagation(padding, mask=same)] = np.nan
+    overlay = find_overlay(rest)
     if overlay.any():
         y, x = np.argwhere(overlay).mean(0)
         found.append(Finding("scale bar", (
