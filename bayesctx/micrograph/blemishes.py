@@ -11,9 +11,9 @@ from .intensities import thin_out
 
 __all__ = ["find_constant", "find_hot_pixels", "find_overlay"]
 
-CHANCE = 1e-4  # of a window of one value where pixels are independent
+CHANCE = 1e-6  # of a window of one value where pixels are independent
 SMALLEST = 5  # px, side of a window of one value
-MOST = 0.999  # of the pixels that may be part of such areas
+MOST = 0.98  # of the pixels that may be part of such areas
 TAILS = (0.02, 0.002)  # of the pixels, from which the ends of their distribution are continued
 STEEPEST = 0.25  # of the distance of the second tail, a decade of probability at the least
 SPARSE = 0.1  # of the pixels above half of that distance: less than columns fill
@@ -44,10 +44,10 @@ def find_constant(image: np.ndarray, side: float) -> np.ndarray:
     """
     same = (image[1:] == image[:-1])[:, 1:] & (image[:, 1:] == image[:, :-1])[1:]
     same &= image[1:, 1:] == image[:-1, 1:]
-    share = min(float(same.mean()), MOST)
+    share = min(float(same.mean()), MOST)  # four equal pixels
     if share == 0:
         return np.zeros(image.shape, bool)
-    size = math.ceil(max(SMALLEST, side, math.sqrt(math.log(CHANCE) / math.log(share)))) | 1
+    size = math.ceil(max(SMALLEST, side, 2 * math.sqrt(math.log(CHANCE) / math.log(share)))) | 1
     windows = ndimage.minimum_filter(same, size - 1, mode="constant", cval=0)
     windows = np.pad(windows, ((0, 1), (0, 1)))
     return ndimage.maximum_filter(windows, size, mode="constant", cval=0)
@@ -107,7 +107,7 @@ def find_overlay(image: np.ndarray) -> np.ndarray:
         if end.mean() > SHADED:  # of one value then
             end &= (image == high) | (image == low)
         share = min(float(end.mean()), MOST)
-        least = math.log(CHANCE / image.size) / math.log(share)
+        least = math.log(CHANCE / 1e2) / math.log(share)
         for line in (np.ones((1, long)), np.ones((long, 1))):
             labels, _ = ndimage.label(ndimage.binary_opening(end, line))
             for number, box in enumerate(ndimage.find_objects(labels), 1):
@@ -121,7 +121,7 @@ def find_overlay(image: np.ndarray) -> np.ndarray:
 def _is_bar(
     image: np.ndarray, end: np.ndarray, part: np.ndarray, box: tuple[slice, slice], least: float
 ) -> bool:
-    """Whether a part of an image of the highest or lowest intensity is a bar of a size that is no chance."""
+    """Whether a part of the highest or lowest intensity is a bar, and too large for chance."""
     sides = [p.stop - p.start for p in box]
     size = np.count_nonzero(part[box])
     if min(sides) < 2 or max(sides) < OBLONG * min(sides):

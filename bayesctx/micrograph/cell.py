@@ -14,6 +14,7 @@ __all__ = [
     "SUBLATTICES",
     "cell_constant",
     "find_axis",
+    "largest_stretch",
     "orient",
     "stretch",
 ]
@@ -76,6 +77,25 @@ def stretch(vectors: np.ndarray) -> np.ndarray:
     square = vectors.T @ np.linalg.inv(perfect) @ vectors
     lengths, axes = np.linalg.eigh(square)
     return axes * np.sqrt(lengths) @ axes.T
+
+
+def largest_stretch(vectors: np.ndarray) -> tuple[float, float]:
+    """How far a cell is from a hexagonal one.
+
+    Parameters
+    ----------
+    vectors : ndarray, shape (2, 2)
+        Lattice vectors as rows (y, x), about 60 degrees apart.
+
+    Returns
+    -------
+    ratio : float
+        Largest over smallest stretch.
+    angle : float
+        Of the largest stretch to the x axis, in degrees from 0 to 180.
+    """
+    lengths, axes = np.linalg.eigh(stretch(vectors))
+    return float(lengths[1] / lengths[0]), math.degrees(math.atan2(*axes[:, 1])) % 180
 
 
 def orient(basis: np.ndarray, amplitudes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from .blemishes import find_constant, find_hot_pixels, find_overlay
-from .cell import SHELLS, stretch
+from .cell import MIN_CELLS, SHELLS, largest_stretch
 from .intensities import standardize
 from .lattice import Lattice
 from .mean_cell import fold_cell, repeat_cell
@@ -22,7 +23,8 @@ MIN_PADDING = 0.005  # of the pixels
 PILE, PILED = 0.001, 5.0  # of the pixels at one end, and times those of the levels beside it
 BESIDE = 0.05  # of the range of the intensities
 FEW_LEVELS = 8  # below the median
-COMPRESSED = -0.02  # log ratio of the noise of bright and dark parts; linear images stay above 0.2
+COMPRESSED = 0.08  # log ratio of the noise of bright and dark parts; linear images stay above 0.14
+NOISY = 4.0  # times the differences of neighbouring pixels in the perfect crystal
 MILD_STRETCH = 1.08  # of a cell: strain and drift stay below
 
 
@@ -59,7 +61,8 @@ class Contrast:
     scatter : float
         Log ratio of the variance about the mean cell in its brightest and darkest 15 %.
     noise : float
-        The same for the variance between neighbouring pixels.
+        The same for the variance between neighbouring pixels; NaN if they differ by the crystal
+        more than by noise.
     """
 
     polarity: float
@@ -93,12 +96,11 @@ def diagnose(
         See ``check_image``.
     """
     image = standardize(values, valid)
-    found = [] if lattice is None else _find_contrast(image, lattice)
-    blemishes = _find_pixels(image)
-    rest = np.isfinite(image)
+    blemishes = list(_find_pixels(image))
     for blemish in blemishes:
-        rest &= ~blemish.pixels
-    return found + blemishes + _find_levels(np.asarray(values)[rest])
+        image[blemish.pixels] = np.nan
+    contrast = [] if lattice is None else _find_contrast(image, lattice)
+    return [*contrast, *blemishes, *_find_levels(np.asarray(values)[np.isfinite(image)])]
 
 
 def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
@@ -130,12 +132,13 @@ def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
     noise = math.sqrt(float((rest**2).sum()) / max(np.count_nonzero(valid), 1) ** 2)
     rest = rest - ndimage.gaussian_filter(rest, 0.35 * lattice.lattice_constant)
     between = _differences(flat)
+    is_noisy = (between**2).mean() > NOISY * (_differences(perfect) ** 2).mean()
     whole = valid[1:, 1:] & valid[:-1, :-1] & valid[1:, :-1] & valid[:-1, 1:]
     return Contrast(
         float(second.real.sum() / max(np.abs(second).sum(), 1e-12)),
         float(abs(second.real.sum()) / max(noise * math.sqrt(len(second) / 2), 1e-12)),
         _log_ratio(rest[valid], perfect[valid]),
-        _log_ratio(between[whole], perfect[1:, 1:][whole]),
+        _log_ratio(between[whole], perfect[1:, 1:][whole]) if is_noisy else math.nan,
     )
 
 
@@ -151,61 +154,65 @@ def _log_ratio(rest: np.ndarray, perfect: np.ndarray) -> float:
     return float(np.log(max(high, 1e-12) / max(low, 1e-12)))
 
 
-def _find_contrast(image: np.ndarray, lattice: Lattice) -> list[Finding]:
+def _find_contrast(image: np.ndarray, lattice: Lattice) -> Iterator[Finding]:
     """What the cell tells."""
-    found = []
     contrast = measure_contrast(image, lattice)
     if contrast.polarity < DARK and contrast.significance > SIGNIFICANT:
         cause = "an inverted grey scale" if contrast.scatter < 0 else "a defocus beyond 100 Å"
-        found.append(Finding("inverted", (
-            "columns brighter than their surroundings were expected, got darker ones, as of bright "
-            f"field or of {cause}; pass the dark-field image as it was recorded"
-        )))  # fmt: skip
+        yield Finding(
+            "inverted",
+            "columns brighter than their surroundings were expected, got darker ones, as of "
+            f"bright field or of {cause}; pass the dark-field image as it was recorded",
+        )
     elif contrast.polarity > -DARK and contrast.noise < COMPRESSED:
-        found.append(Finding("gamma", (
-            "noise that grows with the intensity was expected, got less noise where it is bright, "
-            "as of a grey scale that was compressed (gamma); pass the recorded counts"
-        )))  # fmt: skip
-    lengths, axes = np.linalg.eigh(stretch(lattice.vectors))
-    if lengths[1] / lengths[0] > MILD_STRETCH:
-        angle = math.degrees(math.atan2(*axes[:, 1])) % 180
-        found.append(Finding("stretched", (
-            f"a hexagonal cell was expected, got one stretched {lengths[1] / lengths[0]:.2f} times "
-            f"at {angle:.0f} degrees to the x axis; check that pixels are square, and the scan"
-        )))  # fmt: skip
-    return found
+        yield Finding(
+            "gamma",
+            "noise that grows with the intensity was expected, got less noise where it is "
+            "bright, as of a compressed grey scale (gamma); pass the recorded counts",
+        )
+    ratio, angle = largest_stretch(lattice.vectors)
+    if ratio > MILD_STRETCH:
+        yield Finding(
+            "stretched",
+            f"a hexagonal cell was expected, got one stretched {ratio:.2f} times at {angle:.0f} "
+            "degrees to the x axis; check that pixels are square, and the scan",
+        )
 
 
-def _find_pixels(image: np.ndarray) -> list[Finding]:
+def _find_pixels(image: np.ndarray) -> Iterator[Finding]:
     """Pixels that are no measurement."""
-    found = []
     hot = find_hot_pixels(image)
     if hot.any():
         y, x = np.argwhere(hot)[0]
-        found.append(Finding("hot pixels", (
+        yield Finding(
+            "hot pixels",
             f"intensities of a probe wider than a pixel were expected, got {hot.sum()} single "
-            f"pixels far outside of their range (the first at y = {y}, x = {x}); leave them out"
-        ), hot))  # fmt: skip
+            f"pixels far outside of their range, as at y = {y}, x = {x}; leave them out",
+            hot,
+        )
     rest = np.where(hot, np.float32(np.nan), image)
-    padding = find_constant(rest, min(image.shape) / 12) | _find_frame(rest)
+    padding = find_constant(rest, min(image.shape) / 2 / MIN_CELLS) | _find_frame(rest)
     if padding.mean() > MIN_PADDING:
         y, x = np.argwhere(padding).mean(0)
-        found.append(Finding("padding", (
-            f"an intensity of its own in every pixel was expected, got one and the same in "
-            f"{100 * padding.mean():.1f} % of the image, around (y, x) = ({y:.0f}, {x:.0f}), as of "
-            "padding or saturation; crop the image or leave these pixels out"
-        ), padding))  # fmt: skip
+        yield Finding(
+            "padding",
+            "an intensity of its own in every pixel was expected, got one and the same in "
+            f"{100 * padding.mean():.1f} % of the image, around y = {y:.0f}, x = {x:.0f}, as of "
+            "padding or saturation; crop the image or leave these pixels out",
+            padding,
+        )
     if padding.any():  # and its corners
         same = np.isin(rest, np.unique(rest[padding]))
         rest[ndimage.binary_propagation(padding, mask=same)] = np.nan
     overlay = find_overlay(rest)
     if overlay.any():
         y, x = np.argwhere(overlay).mean(0)
-        found.append(Finding("scale bar", (
+        yield Finding(
+            "scale bar",
             "an image as it was recorded was expected, got a scale bar or text around "
-            f"(y, x) = ({y:.0f}, {x:.0f}); pass the data without it, or leave these pixels out"
-        ), overlay))  # fmt: skip
-    return found
+            f"y = {y:.0f}, x = {x:.0f}; pass the data without it, or leave these pixels out",
+            overlay,
+        )
 
 
 def _find_frame(image: np.ndarray) -> np.ndarray:
@@ -219,31 +226,30 @@ def _find_frame(image: np.ndarray) -> np.ndarray:
     return frame
 
 
-def _find_levels(values: np.ndarray) -> list[Finding]:
+def _find_levels(values: np.ndarray) -> Iterator[Finding]:
     """What the levels of the intensity tell."""
-    found = []
     levels, counts = np.unique(values, return_counts=True)
     if len(levels) < 2 * FEW_LEVELS:
-        return found
-    width = BESIDE * (float(levels[-1]) - float(levels[0]))
+        return
     piled = []
     for name, order in (("highest", slice(None, None, -1)), ("lowest", slice(None))):
         level, count = levels[order].astype(float), counts[order]
-        beside = count[1 : max(4, np.searchsorted(np.abs(level - level[0]), width))]
+        away = np.abs(level - level[0])
+        beside = count[1 : max(4, np.searchsorted(away, BESIDE * away[-1]))]
         # where few electrons are counted, many pixels have none
         below = np.searchsorted(np.cumsum(count), len(values) / 2)
         if below >= FEW_LEVELS and count[0] > max(PILE * len(values), PILED * beside.mean()):
-            piled.append((name, 100 * count[0] / len(values)))
+            piled.append(f"{100 * count[0] / len(values):.1f} % at the {name}")
     if piled:
-        text = " and ".join(f"{share:.1f} % at the {name}" for name, share in piled)
-        found.append(Finding("clipped", (
-            f"intensities that spread to their ends were expected, got {text} value, as of a "
-            "clipped grey scale or a saturated detector; pass the recorded counts"
-        )))  # fmt: skip
-    whole = values.dtype.kind in "iu" or bool((levels == np.rint(levels)).all())
-    if whole and levels[0] == 0 and levels[-1] == 255:
-        found.append(Finding("display", (
-            "recorded counts were expected, got whole numbers from 0 to 255, as of a picture that "
-            "was rendered for display; pass the data of the detector"
-        )))  # fmt: skip
-    return found
+        yield Finding(
+            "clipped",
+            "intensities that spread to their ends were expected, got "
+            f"{' and '.join(piled)} value, as of a clipped grey scale or a saturated detector; "
+            "pass the recorded counts",
+        )
+    if levels[0] == 0 and levels[-1] == 255 and (levels == np.rint(levels)).all():
+        yield Finding(
+            "display",
+            "recorded counts were expected, got whole numbers from 0 to 255, as of a picture "
+            "for display; pass the data of the detector",
+        )

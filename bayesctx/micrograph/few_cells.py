@@ -76,7 +76,7 @@ def _reduce(flat: np.ndarray) -> np.ndarray:
 
 
 def _share(small: np.ndarray, basis: np.ndarray) -> float:
-    """Share of the variance of three waves together, as if each had as much as their geometric mean."""
+    """Three times the geometric mean of the shares of the variance of three waves."""
     y, x = (np.arange(n) - (n - 1) / 2 for n in small.shape)
     waves = [
         np.outer(np.exp(2j * np.pi * q[0] * y), np.exp(2j * np.pi * q[1] * x)).ravel()

@@ -11,14 +11,14 @@ __all__ = ["count_nodes", "lock_in", "node_coordinates", "on_pixels", "splines"]
 
 
 def count_nodes(shape: tuple[int, int], spacing: float) -> tuple[int, int]:
-    """Count the nodes along each side of an image, at most a spacing apart and enough for a cubic spline.
+    """Count the nodes along each side of an image: enough for a cubic spline.
 
     Parameters
     ----------
     shape : tuple of int
         Pixels (y, x) of the image.
     spacing : float
-        In px.
+        Largest distance of two nodes in px.
 
     Returns
     -------
@@ -49,7 +49,7 @@ def node_coordinates(
 
 
 def splines(values: np.ndarray, shape: tuple[int, int]) -> list[RectBivariateSpline]:
-    """Lay cubic splines through values on the nodes.
+    """Interpolate values on the nodes by cubic splines.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from .cell import MIN_CELLS, NESTED, REFLECTIONS, SHELLS, cell_constant, stretch
+from .cell import MIN_CELLS, NESTED, REFLECTIONS, SHELLS, cell_constant, largest_stretch, stretch
 from .few_cells import first_order_share, search_few_cells
 from .spectrum import Spectrum, measure_spectrum
 
@@ -66,7 +66,7 @@ def index_spectrum(
     spectrum = measure_spectrum(flat)
     basis, signal_to_noise = _best_candidate(spectrum, 1.0)
     found = signal_to_noise >= MIN_SIGNAL_TO_NOISE
-    if not found or _stretch_ratio(basis) > MILD_STRETCH:
+    if not found or largest_stretch(np.linalg.inv(basis).T)[0] > MILD_STRETCH:
         explained = _explained(basis, spectrum) + MARGIN if found else MIN_EXPLAINED
         _check_pixels(spectrum, explained)
     if found and expected is not None:
@@ -98,32 +98,25 @@ def check_cell(vectors: np.ndarray) -> None:
         If it is stretched by more than 15 %; the message says by how much pixels may be higher
         than wide.
     """
-    if _stretch_ratio(np.linalg.inv(vectors).T) < MAX_STRETCH:
+    ratio, angle = largest_stretch(vectors)
+    if ratio < MAX_STRETCH:
         return
-    lengths, axes = np.linalg.eigh(stretch(vectors))
     aspect, rest = _fit_aspect(vectors)
     if rest < MAX_REST:
         high, wide = ("high", "wide") if aspect > 1 else ("wide", "high")
         raise ValueError(
-            f"a hexagonal lattice was expected, got one that is hexagonal if pixels are "
-            f"{max(aspect, 1 / aspect):.2f} times as {high} as {wide}; "
-            "resample the image to square pixels"
+            "a hexagonal lattice in square pixels was expected, got one of pixels "
+            f"{max(aspect, 1 / aspect):.2f} times as {high} as {wide}; resample the image to "
+            "square pixels"
         )
-    angle = math.degrees(math.atan2(*axes[:, 1])) % 180
     raise ValueError(
-        f"a hexagonal lattice was expected, got one stretched {lengths[1] / lengths[0]:.2f} times at {angle:.0f} "
+        f"a hexagonal lattice was expected, got one stretched {ratio:.2f} times at {angle:.0f} "
         "degrees to the x axis; correct the distortion of the scan, or check the crystal"
     )
 
 
-def _stretch_ratio(basis: np.ndarray) -> float:
-    """Largest over smallest stretch of the cell of a reciprocal basis."""
-    lengths = np.linalg.eigvalsh(stretch(np.linalg.inv(basis).T))
-    return float(lengths[1] / lengths[0])
-
-
 def _fit_aspect(vectors: np.ndarray) -> tuple[float, float]:
-    """Height of a pixel over its width that makes a lattice hexagonal, and what stretch it leaves."""
+    """Height of a pixel over its width that makes a lattice hexagonal, and the stretch left."""
     steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 4), -1).reshape(-1, 2, 2)
     best = (1.0, math.inf)
     # the two shortest vectors in pixels need not be those of the crystal
@@ -131,14 +124,14 @@ def _fit_aspect(vectors: np.ndarray) -> tuple[float, float]:
         deformation = stretch(step @ vectors)
         squares = (deformation @ deformation).diagonal()
         aspect = math.sqrt(squares[1] / squares[0])
-        lengths = np.linalg.eigvalsh(stretch(step @ vectors * (aspect, 1)))
-        if 1 / MAX_ASPECT < aspect < MAX_ASPECT and lengths[1] / lengths[0] < best[1]:
-            best = (aspect, lengths[1] / lengths[0])
+        rest, _ = largest_stretch(step @ vectors * (aspect, 1))
+        if 1 / MAX_ASPECT < aspect < MAX_ASPECT and rest < best[1]:
+            best = (aspect, rest)
     return best
 
 
 def _best_candidate(spectrum: Spectrum, aspect: float) -> tuple[np.ndarray, float]:
-    """Reciprocal basis in bins of pixels of an aspect that explains the peaks best, and its signal-to-noise ratio."""
+    """Basis in bins that explains the peaks best if pixels have an aspect, and its SNR."""
     peaks = spectrum.peaks
     plane = peaks @ [1j / aspect, 1]
     ratio = plane / plane[:, None]
@@ -156,7 +149,7 @@ def _best_candidate(spectrum: Spectrum, aspect: float) -> tuple[np.ndarray, floa
 
 
 def _check_size(flat: np.ndarray, basis: np.ndarray | None) -> None:
-    """Raise an error if an image holds too few cells, of the lattice that was found or a larger one."""
+    """Raise an error if an image holds too few cells of the lattice or of a larger one."""
     side = min(flat.shape)
     if basis is None:
         num_cells = search_few_cells(flat)
@@ -192,7 +185,7 @@ def _check_pixels(spectrum: Spectrum, explained: float) -> None:
 def _largest_cell(
     spectrum: Spectrum, basis: np.ndarray, signal_to_noise: float
 ) -> tuple[np.ndarray, float]:
-    """Replace a basis by that of the largest cell that contains its own and passes the same tests."""
+    """Replace a basis by that of the largest cell around its own that passes the same tests."""
     for _ in range(3):
         candidates = np.stack([step @ basis for step in NESTED.values()])
         _, found = _score(candidates, spectrum)
@@ -205,7 +198,7 @@ def _largest_cell(
 def _expected_cell(
     spectrum: Spectrum, basis: np.ndarray, signal_to_noise: float, expected: tuple[float, float]
 ) -> tuple[np.ndarray, float]:
-    """Replace a basis by that of a larger or smaller cell of a likely size, if that has reflections."""
+    """Replace a basis by that of a cell of a likely size, if that has reflections."""
     steps = [np.eye(2), *NESTED.values(), *(np.linalg.inv(step) for step in NESTED.values())]
     candidates = np.stack([step @ basis for step in steps]) / len(spectrum.power)
     constants = np.array([cell_constant(np.linalg.inv(c)) for c in candidates])
@@ -237,7 +230,7 @@ def _look_up(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
 def _score(
     candidates: np.ndarray, spectrum: Spectrum, *, alone: bool = True
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their signal-to-noise ratio.
+    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their SNR.
 
     Unless ``alone``, another lattice may be stronger.
     """
@@ -267,7 +260,7 @@ def _score(
 
 
 def _has_superstructure(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarray:
-    """Whether each candidate, shape (candidate, 2, 2) in bins, is the cell of a superstructure only."""
+    """Whether candidates, shape (candidate, 2, 2) in bins, are cells of a superstructure."""
     half = len(spectrum.power) // 2
     found = np.zeros(len(candidates), bool)
     for others, crystal, least in SUPERSTRUCTURES:

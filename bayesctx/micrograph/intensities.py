@@ -79,7 +79,7 @@ def standardize(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarr
 
 
 def thin_out(values: np.ndarray) -> np.ndarray:
-    """Take every so manieth of many values, for quantiles.
+    """Thin out values of which quantiles are taken.
 
     Parameters
     ----------
@@ -130,7 +130,8 @@ def _check_shape(values: np.ndarray, valid: np.ndarray | None) -> None:
         )
     if values.ndim != 2:
         raise ValueError(
-            f"an image (y, x) was expected, got shape {values.shape}; pass one frame of one detector"
+            f"an image (y, x) was expected, got shape {values.shape}; "
+            "pass one frame of one detector"
         )
     if min(values.shape) < SMALLEST_CELL * MIN_CELLS:
         raise ValueError(

@@ -18,10 +18,8 @@ from .spectrum import TILE, flatten
 
 __all__ = ["Lattice", "fit_lattice"]
 
-HIGHEST = 0.48  # cycles per px
-CELLS_PER_WINDOW = (
-    3.0  # standard deviation of the window in which phases are measured, in lattice constants
-)
+HIGHEST = 0.48  # cycles per px, of the reflections that are used
+CELLS_PER_WINDOW = 3.0  # lattice constants, standard deviation of the windows for phases
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,14 +33,16 @@ class Lattice:
     origin : ndarray, shape (2,)
         A site of sublattice 0 of the undistorted lattice in px, (y, x).
     displacement : ndarray, shape (2, node, node)
-        Shift (y, x) in px of the lattice on nodes from the first to the last pixel, equally spaced along each side.
+        Shift (y, x) in px of the lattice on nodes from the first to the last pixel, equally spaced
+        along each side.
     shape : tuple of int
         Pixels (y, x) of the image.
     signal_to_noise : float
-        Power of the first-order reflections over the background around them; 14 is the least that is taken for a lattice.
+        Power of the first-order reflections over the background around them; 14 is the least that
+        is taken for a lattice.
     symmetry : float
-        Three-fold symmetry of the mean cell about the origin: 1 if perfect; below 0.4 the probe is so aberrated that the
-        origin is doubtful.
+        Three-fold symmetry of the mean cell about the origin: 1 if perfect; below 0.4 the probe is
+        so aberrated that the origin is doubtful.
     """
 
     vectors: np.ndarray
@@ -108,10 +108,10 @@ def fit_lattice(
 
     Notes
     -----
-    The power spectrum gives the cell. The image is sum_g F_g exp(2 pi i g.(r - u(r))): phases of its reflections in
-    windows give the displacement u. The sites are the 3-fold axes of the cell: the points about which F_g is most
-    symmetric. Coma moves them all by up to some 0.2 Å; where defocus turns the contrast of some reflections around, they
-    are lost (``symmetry``).
+    The power spectrum gives the cell. The image is sum_g F_g exp(2 pi i g.(r - u(r))): phases of
+    its reflections in windows give the displacement u. The sites are the 3-fold axes of the cell,
+    about which F_g is most symmetric. Coma moves them all by up to some 0.2 Å; where defocus turns
+    the contrast of some reflections around, they are lost (``symmetry``).
 
     References
     ----------
@@ -141,7 +141,7 @@ def fit_lattice(
 def _measure_displacement(
     flat: np.ndarray, basis: np.ndarray, displacement: np.ndarray, width: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Displacement on the nodes from a first guess of it, and the amplitudes of the reflections (0 beyond Nyquist)."""
+    """Displacement on the nodes from a guess of it, and amplitudes of the reflections."""
     waves = REFLECTIONS @ basis
     guess = on_pixels(displacement, flat.shape) if displacement.any() else None
     fields = np.zeros((len(waves), *displacement.shape[1:]), complex)
@@ -164,7 +164,7 @@ def _turn_back(flat: np.ndarray, wave: np.ndarray, displacement: np.ndarray) -> 
 
 
 def _integrate(fields: np.ndarray, waves: np.ndarray) -> np.ndarray:
-    """Displacement whose phases -2 pi g.u follow those of the fields from node to node, without unwrapping them."""
+    """Displacement whose phases -2 pi g.u follow those of the fields from node to node."""
     num_nodes = fields.shape[1:]
     index = np.arange(math.prod(num_nodes)).reshape(num_nodes)
     start = np.concatenate([index[:-1].ravel(), index[:, :-1].ravel()])
@@ -187,7 +187,7 @@ def _integrate(fields: np.ndarray, waves: np.ndarray) -> np.ndarray:
 def _remove_strain(
     basis: np.ndarray, displacement: np.ndarray, shape: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Reciprocal vectors that take up the affine part of a displacement field, and the rest of it."""
+    """Reciprocal vectors with the affine part of a displacement field, and the rest of it."""
     y, x = node_coordinates(shape, displacement.shape[1:])
     plane = np.stack(np.broadcast_arrays(1.0, y[:, None], x), -1).reshape(-1, 3)
     values = displacement.reshape(2, -1).T

@@ -113,7 +113,8 @@ def find_crystal(image: np.ndarray, lattice: Lattice, positions: np.ndarray) -> 
     visible = wider < WIDEST
     if visible and wider > 1:
         core, covered = measure(CORE * wider)
-    edge, _ = measure(EDGE * min(wider, WIDEST))
+    edge, known = measure(EDGE * min(wider, WIDEST))
+    edge = np.where(known, edge, 1.0)
     at = (positions.T + 0.5) / step - 0.5
     amplitude = ndimage.map_coordinates(edge, at, order=1, mode="nearest")
     if not visible:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..tensors import interpolation_matrix
+from .cell import SUBLATTICES
 from .lattice import Lattice
 
 __all__ = ["extract_patches", "find_sites", "patch_margin"]
@@ -44,13 +45,11 @@ def find_sites(
         for a, b in zip(np.floor(indices.min(0)) - 1, np.ceil(indices.max(0)) + 1, strict=True)
     )
     cells = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 1, 2)
-    ideal = ((cells + np.arange(3)[:, None] / 3) @ lattice.vectors + lattice.origin).reshape(-1, 2)
+    ideal = ((cells + SUBLATTICES[:, None]) @ lattice.vectors + lattice.origin).reshape(-1, 2)
     near = ((ideal >= low) & (ideal <= high)).all(-1)
-    ideal, sublattice = ideal[near], np.tile(np.arange(3), len(cells))[near]
+    ideal, sublattice = ideal[near], np.tile(np.arange(len(SUBLATTICES)), len(cells))[near]
     positions = ideal
-    for _ in range(
-        3
-    ):  # the field is known where the sites are, not where they would be: r = R + u(r)
+    for _ in range(3):  # the field holds where the sites are, not where they would be: r = R + u(r)
         positions = ideal + lattice.displacement_at(positions)
     inside = ((positions >= margin) & (positions <= np.array(shape) - 1 - margin)).all(-1)
     return positions[inside], sublattice[inside]
@@ -105,7 +104,8 @@ def extract_patches(
     last = torch.tensor(image.shape).to(positions) - 1
     if ((positions < margin - 1e-3) | (positions > last - margin + 1e-3)).any():
         raise ValueError(
-            f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; see patch_margin"
+            f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; "
+            "see patch_margin"
         )
     image = image if image.is_floating_point() else image.float()
     ratio = target_sampling / sampling
