@@ -1,8 +1,13 @@
-# make demo: a simulated micrograph to its posterior.   make test: lint and tests.   Both set up .venv on a fresh machine.
+# make demo: a simulated micrograph to its posterior. make test: lint and tests. make matrix: the
+# tests on other versions of Python and of the libraries. Each sets up what it needs, once.
+# TORCH_INDEX=URL takes torch from another package index, e.g. one of builds without CUDA.
 PYTHON ?= python3
+TORCH_INDEX ?=
 BIN := .venv/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+STEP := @echo "bayesctx set-up, step"
 
-.PHONY: demo test lint slow clean
+.PHONY: demo test lint slow matrix clean
 
 demo: .venv/ready
 	$(BIN)/bayesctx demo
@@ -18,12 +23,19 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/numpydoc lint $$(git ls-files "bayesctx/*.py" 2>/dev/null || find bayesctx -name "*.py")
 
+matrix:
+	TORCH_INDEX="$(TORCH_INDEX)" bash .ci/matrix $(TESTS)
+
 .venv/ready: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
+	$(STEP) "1 of 3: an empty environment in .venv"
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[plot,test]"
-	touch $@
+	$(STEP) "2 of 3: torch, 0.2 GB to download without CUDA, up to 3 GB with it"
+	$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	$(STEP) "3 of 3: the other libraries, 0.2 GB to download, and bayesctx itself"
+	$(PIP) -c constraints.txt -e ".[plot,test]"
+	@echo "bayesctx set-up: done, $$(du -sh .venv | cut -f1) in .venv"
+	@touch $@
 
 clean:
-	rm -rf .venv demo.nc demo.png
+	rm -rf .venv .venv-matrix demo.nc demo.png

@@ -1,31 +1,10 @@
-"""Posteriors of defects in STEM images of doped two-dimensional materials: what is given is conditioned on, the rest inferred."""
+"""Posteriors of defects in STEM images of doped two-dimensional materials, given their context.
 
-from .context import CONTEXT as CONTEXT, check_context as check_context
-from .coverage import coverage as coverage, ranks as ranks
-from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
-from .defects import DEFECTS as DEFECTS
-from .exact import ExactModel as ExactModel
-from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
-from .information import entropy as entropy, entropy_reduction as entropy_reduction
-from .metrics import (
-    class_reliability as class_reliability,
-    log_score as log_score,
-    reliability as reliability,
-)
-from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
-from .multislice import column_image as column_image, multislice_image as multislice_image
-from .nuisances import log_uniform as log_uniform
-from .plots import (
-    plot_class_reliability as plot_class_reliability,
-    plot_context as plot_context,
-    plot_defects as plot_defects,
-    plot_reliability as plot_reliability,
-)
-from .prior import (
-    Prior as Prior,
-    limit_prior as limit_prior,
-    reference_prior as reference_prior,
-    tmd_prior as tmd_prior,
-)
-from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
-from .training import fit_correlation as fit_correlation, score_model as score_model, train as train
+Names are listed in ``__init__.pyi`` and loaded when first used, so that ``import bayesctx`` takes
+neither torch nor Pyro.
+"""
+
+import lazy_loader
+
+__version__ = "0.1.0"
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,19 +1,109 @@
-"""Host crystals, dopants and defect classes as columns of atoms along the beam."""
+"""Elements, structure types with their sites and symmetry, hosts and their dopants."""
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 
-__all__ = ["DOPANTS", "HOSTS", "Host", "dopants_of"]
+__all__ = [
+    "DOPANTS",
+    "HOSTS",
+    "Host",
+    "METALS",
+    "MONOLAYER_1H",
+    "StructureType",
+    "THERMAL_DISPLACEMENT",
+    "dopants_of",
+]
 
-Atoms = tuple[tuple[str, float], ...]
-"""A column: ``(element, z)`` pairs in order of the beam, z in Å along the beam, 0 in the metal plane."""
+METALS = ("Ti", "V", "Cr", "Mn", "Fe", "Co", "Nb", "Mo", "Ta", "W", "Re")
+
+ATOMIC_NUMBERS = {
+    "O": 8, "S": 16, "Ti": 22, "V": 23, "Cr": 24, "Mn": 25, "Fe": 26, "Co": 27,
+    "Se": 34, "Nb": 41, "Mo": 42, "Te": 52, "Ta": 73, "W": 74, "Re": 75,
+}  # fmt: skip
+
+CHALCOGENS = ("S", "Se", "Te")
+
+THERMAL_DISPLACEMENT = {
+    "O": 0.085, "S": 0.075, "Se": 0.070, "Te": 0.068, "Ti": 0.078, "V": 0.075, "Cr": 0.072, "Mn": 0.071, "Fe": 0.070,
+    "Co": 0.070, "Nb": 0.065, "Mo": 0.060, "Ta": 0.055, "W": 0.050, "Re": 0.050,
+}  # fmt: skip
+"""Root mean square thermal displacement along one axis, in Å: typical values at room temperature, good to 25 %."""
+
+
+@dataclass(frozen=True)
+class StructureType:
+    """A layer with a hexagonal cell, seen along its normal: its kinds of site and their symmetry.
+
+    Attributes
+    ----------
+    name : str
+        Name of the structure type.
+    sites : tuple of str
+        Kinds of site in the cell, one of each; ``kind`` is an index into it everywhere.
+    offsets : tuple of float
+        Position of each site along the long diagonal of the cell, in lattice constants.
+    num_turns : int
+        Order of the rotation axis through every site; mirror planes pass through it as well.
+    first_shell : float
+        Radius in lattice constants that separates the nearest neighbours of a site from the next.
+    """
+
+    name: str
+    sites: tuple[str, ...]
+    offsets: tuple[float, ...]
+    num_turns: int
+    first_shell: float
+
+    @property
+    def assignments(self) -> tuple[tuple[str, ...], ...]:
+        """Every assignment of the kinds of site to the sublattices of an image."""
+        return tuple(itertools.permutations(self.sites))
+
+    def sites_around(
+        self, lattice_constant: float, radius: float
+    ) -> tuple[list[tuple[float, float]], list[str]]:
+        """Sites of a perfect layer around a site of the first kind, nearest first.
+
+        Parameters
+        ----------
+        lattice_constant, radius : float
+            In Å.
+
+        Returns
+        -------
+        positions : list of tuple
+            (x, y) in Å.
+        kinds : list of str
+            The kind of each site.
+        """
+        reach = math.ceil(radius / lattice_constant * 2 / math.sqrt(3)) + 1
+        found = []
+        for i, j in itertools.product(range(-reach, reach + 1), repeat=2):
+            for site, offset in zip(self.sites, self.offsets, strict=True):
+                x = (i + j / 2) * lattice_constant
+                y = (j * math.sqrt(3) / 2 + offset) * lattice_constant
+                if math.hypot(x, y) <= radius:
+                    found.append((math.hypot(x, y), x, y, site))
+        found.sort()
+        return [(x, y) for _, x, y, _ in found], [site for *_, site in found]
+
+
+MONOLAYER_1H = StructureType(
+    name="1H",
+    sites=("metal", "chalcogen", "hollow"),
+    offsets=(0.0, 1 / math.sqrt(3), -1 / math.sqrt(3)),
+    num_turns=3,
+    first_shell=0.7,
+)
+"""The trigonal prismatic monolayer of the transition-metal dichalcogenides."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """A monolayer 1H transition-metal dichalcogenide seen along its normal.
+    """A monolayer transition-metal dichalcogenide seen along its normal.
 
     Attributes
     ----------
@@ -23,6 +113,8 @@ class Host:
         In-plane lattice constant in Å.
     chalcogen_separation : float
         Distance of the two chalcogen planes in Å.
+    structure : StructureType
+        Its sites and symmetry.
 
     References
     ----------
@@ -33,6 +125,7 @@ class Host:
     chalcogen: str
     lattice_constant: float
     chalcogen_separation: float
+    structure: StructureType = MONOLAYER_1H
 
     @property
     def name(self) -> str:
@@ -40,15 +133,24 @@ class Host:
         return f"{self.metal}{self.chalcogen}2"
 
 
-_LATTICES = {
-    ("Mo", "S"): (3.18, 3.13), ("Mo", "Se"): (3.32, 3.34), ("Mo", "Te"): (3.55, 3.61),
-    ("W", "S"): (3.19, 3.15), ("W", "Se"): (3.32, 3.36), ("W", "Te"): (3.55, 3.63),
-    ("Nb", "S"): (3.36, 3.13), ("Nb", "Se"): (3.48, 3.37),
-    ("Ta", "S"): (3.34, 3.13), ("Ta", "Se"): (3.48, 3.36),
-    ("V", "S"): (3.17, 2.98), ("V", "Se"): (3.33, 3.20),
-}  # fmt: skip
-
-HOSTS = {h.name: h for h in (Host(*formula, *lattice) for formula, lattice in _LATTICES.items())}
+HOSTS = {
+    host.name: host
+    for host in (
+        Host("Mo", "S", 3.18, 3.13),
+        Host("Mo", "Se", 3.32, 3.34),
+        Host("Mo", "Te", 3.55, 3.61),
+        Host("W", "S", 3.19, 3.15),
+        Host("W", "Se", 3.32, 3.36),
+        Host("W", "Te", 3.55, 3.63),
+        Host("Nb", "S", 3.36, 3.13),
+        Host("Nb", "Se", 3.48, 3.37),
+        Host("Ta", "S", 3.34, 3.13),
+        Host("Ta", "Se", 3.48, 3.36),
+        Host("V", "S", 3.17, 2.98),
+        Host("V", "Se", 3.33, 3.20),
+    )
+}
+"""The twelve host materials by their chemical formula."""
 
 DOPANTS = {
     "Mo": ("Ti", "V", "Cr", "Mn", "Fe", "Nb", "W", "Re"),
@@ -74,36 +176,3 @@ def dopants_of(host: str) -> tuple[str, ...]:
         Chemical symbols.
     """
     return DOPANTS[HOSTS[host].metal]
-
-
-def honeycomb(
-    lattice_constant: float, radius: float
-) -> tuple[list[tuple[float, float]], list[str]]:
-    """Sites of a perfect monolayer around a metal site, nearest first.
-
-    Parameters
-    ----------
-    lattice_constant, radius : float
-        In Å.
-
-    Returns
-    -------
-    positions : list of tuple
-        (x, y) in Å.
-    sites : list of str
-        The key of ``SITES`` for each.
-    """
-    offsets = {"metal": 0.0, "chalcogen": 1 / math.sqrt(3), "hollow": -1 / math.sqrt(3)}
-    reach = math.ceil(radius / lattice_constant * 2 / math.sqrt(3)) + 1
-    found = []
-    for i in range(-reach, reach + 1):
-        for j in range(-reach, reach + 1):
-            for site, offset in offsets.items():
-                x, y = (
-                    (i + j / 2) * lattice_constant,
-                    (j * math.sqrt(3) / 2 + offset) * lattice_constant,
-                )
-                if math.hypot(x, y) <= radius:
-                    found.append((math.hypot(x, y), x, y, site))
-    found.sort()
-    return [(x, y) for _, x, y, _ in found], [site for *_, site in found]

@@ -1,38 +1,206 @@
-"""What a lattice site can hold."""
+"""What a lattice site can hold: one table of the defect classes and their columns of atoms.
+
+Four vocabularies are read off this table. A *class* is what is inferred, for example ``V_X``. A *species* is one
+column of atoms that a class can stand for: which of the two chalcogens is missing makes two species of ``V_X``. A
+*hypothesis* joins the species that no image can tell apart, those that are mirror images of each other in the plane
+of the layer. An *outcome* is a class together with the element on the site: the classes without a dopant, then the
+class of the dopant once for every dopant that is considered.
+"""
 
 from __future__ import annotations
 
-from .crystal import HOSTS, Atoms
-from .elements import CHALCOGENS
+from dataclasses import dataclass
 
-__all__ = ["DEFECTS", "SITES", "columns_of", "species_of"]
+from .crystal import CHALCOGENS, HOSTS, MONOLAYER_1H
 
-SITES = {
-    "metal": ("M", "D_M", "V_M", "X_M", "X2_M", "adatom_M"),
-    "chalcogen": ("X2", "V_X", "V_X2", "O_X", "Y_X", "M_X"),
-    "hollow": ("hollow", "adatom_M"),
-}
-"""The defect classes that each of the three sites of the honeycomb can carry, the perfect one first."""
+__all__ = [
+    "CLASSES",
+    "DEFECTS",
+    "DOPED",
+    "HYPOTHESES",
+    "HYPOTHESIS_OF_SPECIES",
+    "SITES",
+    "SPECIES",
+    "UNDOPED",
+    "Atoms",
+    "DefectClass",
+    "Species",
+    "columns_of",
+    "formula_of",
+]
 
-DEFECTS = (
-    "M",
-    "D_M",
-    "V_M",
-    "X_M",
-    "X2_M",
-    "X2",
-    "V_X",
-    "V_X2",
-    "O_X",
-    "Y_X",
-    "M_X",
-    "hollow",
-    "adatom_M",
-)
-"""The thirteen classes of a lattice site, in the order of every ``defect_class`` coordinate."""
+Atoms = tuple[tuple[str, float], ...]
+"""A column: ``(element, z)`` pairs in order of the beam, z in Å along the beam, 0 in the metal plane."""
+
+Slots = tuple[tuple[str, str], ...]
+"""A column in any host: pairs of a role that an element plays and the plane that it lies in."""
 
 ADATOM_HEIGHT = 1.0
 """Height of an adatom above the outer chalcogen plane, in Å."""
+
+# planes in order of the beam; the upper side of the layer faces the gun
+ABOVE, UPPER, MIDDLE, LOWER = "above", "upper", "middle", "lower"
+MIRRORED = {UPPER: LOWER, LOWER: UPPER}
+
+
+@dataclass(frozen=True)
+class DefectClass:
+    """A class of what a lattice site can hold.
+
+    Attributes
+    ----------
+    name : str
+        Short name, used in results.
+    title : str
+        The class in words.
+    columns : tuple of (str, tuple)
+        Kind of site and column of atoms of every species of the class, all equally probable.
+    """
+
+    name: str
+    title: str
+    columns: tuple[tuple[str, Slots], ...]
+
+
+def _on(site: str, *columns: Slots) -> tuple[tuple[str, Slots], ...]:
+    """Columns that stand on sites of one kind."""
+    return tuple((site, column) for column in columns)
+
+
+def _half_replaced(*roles: str) -> tuple[Slots, ...]:
+    """Pairs of which one chalcogen, the upper or the lower one, is replaced."""
+    x = "chalcogen"
+    return tuple(c for r in roles for c in (((r, UPPER), (x, LOWER)), ((x, UPPER), (r, LOWER))))
+
+
+_PAIR = (("chalcogen", UPPER), ("chalcogen", LOWER))
+_ADATOM = ("metal", ABOVE)
+
+CLASSES = (
+    DefectClass("M", "host metal", _on("metal", (("metal", MIDDLE),))),
+    DefectClass("D_M", "dopant on the metal site", _on("metal", (("dopant", MIDDLE),))),
+    DefectClass("V_M", "metal vacancy", _on("metal", ())),
+    DefectClass("X_M", "one chalcogen on the metal site", _on("metal", (("chalcogen", MIDDLE),))),
+    DefectClass("X2_M", "two chalcogens on the metal site", _on("metal", _PAIR)),
+    DefectClass("X2", "both chalcogens", _on("chalcogen", _PAIR)),
+    DefectClass(
+        "V_X",
+        "vacancy of one chalcogen",
+        _on("chalcogen", (("chalcogen", LOWER),), (("chalcogen", UPPER),)),
+    ),
+    DefectClass("V_X2", "vacancy of both chalcogens", _on("chalcogen", ())),
+    DefectClass("O_X", "oxygen for one chalcogen", _on("chalcogen", *_half_replaced("oxygen"))),
+    DefectClass(
+        "Y_X",
+        "another chalcogen for one chalcogen",
+        _on("chalcogen", *_half_replaced("other chalcogen", "third chalcogen")),
+    ),
+    DefectClass("M_X", "metal for one chalcogen", _on("chalcogen", *_half_replaced("metal"))),
+    DefectClass("hollow", "empty hollow site", _on("hollow", ())),
+    DefectClass(
+        "adatom_M",
+        "metal adatom on a metal column or in the hollow",
+        _on("metal", (_ADATOM, ("metal", MIDDLE))) + _on("hollow", (_ADATOM,)),
+    ),
+)
+"""The thirteen classes of a lattice site; the first class on a kind of site is that of the perfect crystal."""
+
+
+@dataclass(frozen=True)
+class Species:
+    """One column of atoms that a class can stand for, in any host.
+
+    Attributes
+    ----------
+    defect : str
+        Name of the class.
+    site : str
+        Kind of site that the column stands on.
+    slots : tuple of (str, str)
+        Roles of the elements and the planes that they lie in, in order of the beam.
+    """
+
+    defect: str
+    site: str
+    slots: Slots
+
+    @property
+    def holds_dopant(self) -> bool:
+        """Whether the dopant is in the column."""
+        return any(role == "dopant" for role, _ in self.slots)
+
+    def is_mirror_of(self, other: Species) -> bool:
+        """Whether the column is the other one reflected in the plane of the layer, or the same.
+
+        Parameters
+        ----------
+        other : Species
+            Of any class.
+
+        Returns
+        -------
+        bool
+            An image cannot tell such columns apart; they are one hypothesis.
+        """
+        reflected = {(role, MIRRORED.get(plane, plane)) for role, plane in other.slots}
+        same_class = (self.defect, self.site) == (other.defect, other.site)
+        return same_class and set(self.slots) in (reflected, set(other.slots))
+
+    def column(self, host: str, dopant: str) -> Atoms:
+        """Atoms of the column in a material.
+
+        Parameters
+        ----------
+        host : str
+            A key of ``HOSTS``.
+        dopant : str
+            Chemical symbol.
+
+        Returns
+        -------
+        tuple of (str, float)
+            Element and z in Å, in order of the beam.
+        """
+        material = HOSTS[host]
+        half = material.chalcogen_separation / 2
+        other, third = (x for x in CHALCOGENS if x != material.chalcogen)
+        element = {
+            "metal": material.metal,
+            "chalcogen": material.chalcogen,
+            "dopant": dopant,
+            "oxygen": "O",
+            "other chalcogen": other,
+            "third chalcogen": third,
+        }
+        z = {ABOVE: -half - ADATOM_HEIGHT, UPPER: -half, MIDDLE: 0.0, LOWER: half}
+        return tuple((element[role], z[plane]) for role, plane in self.slots)
+
+
+DEFECTS = tuple(c.name for c in CLASSES)
+"""Names of the classes, in the order of every ``defect_class`` coordinate."""
+
+SITES = {
+    site: tuple(c.name for c in CLASSES if any(site == s for s, _ in c.columns))
+    for site in MONOLAYER_1H.sites
+}
+"""The classes that each kind of site can carry, that of the perfect crystal first."""
+
+SPECIES = tuple(Species(c.name, site, slots) for c in CLASSES for site, slots in c.columns)
+"""Every species; its index names a column of atoms in a material."""
+
+HYPOTHESES = tuple(s for i, s in enumerate(SPECIES) if not any(map(s.is_mirror_of, SPECIES[:i])))
+"""The first species of each hypothesis."""
+
+HYPOTHESIS_OF_SPECIES = tuple(
+    next(i for i, h in enumerate(HYPOTHESES) if h.is_mirror_of(s)) for s in SPECIES
+)
+"""Index into ``HYPOTHESES`` of every species."""
+
+DOPED = next(c.name for c in CLASSES if any(r == "dopant" for _, s in c.columns for r, _ in s))
+"""The class that holds the dopant."""
+
+UNDOPED = tuple(d for d in DEFECTS if d != DOPED)
+"""The classes that are the same whatever the dopant: the first outcomes of a site."""
 
 
 def columns_of(defect: str, host: str, dopant: str) -> tuple[Atoms, ...]:
@@ -58,39 +226,11 @@ def columns_of(defect: str, host: str, dopant: str) -> tuple[Atoms, ...]:
     >>> columns_of("V_X", "MoS2", "W")
     ((('S', 1.565),), (('S', -1.565),))
     """
-    material = HOSTS[host]
-    metal, chalcogen = material.metal, material.chalcogen
-    half = material.chalcogen_separation / 2
-    others = tuple(x for x in CHALCOGENS if x != chalcogen)
-
-    def half_replaced(*elements: str) -> tuple[Atoms, ...]:
-        return tuple(
-            c
-            for e in elements
-            for c in (((e, -half), (chalcogen, half)), ((chalcogen, -half), (e, half)))
-        )
-
-    adatom = (metal, -half - ADATOM_HEIGHT)
-    pair = ((chalcogen, -half), (chalcogen, half))
-    return {
-        "M": (((metal, 0.0),),),
-        "D_M": (((dopant, 0.0),),),
-        "V_M": ((),),
-        "X_M": (((chalcogen, 0.0),),),
-        "X2_M": (pair,),
-        "X2": (pair,),
-        "V_X": (((chalcogen, half),), ((chalcogen, -half),)),
-        "V_X2": ((),),
-        "O_X": half_replaced("O"),
-        "Y_X": half_replaced(*others),
-        "M_X": half_replaced(metal),
-        "hollow": ((),),
-        "adatom_M": ((adatom, (metal, 0.0)), (adatom,)),
-    }[defect]
+    return tuple(s.column(host, dopant) for s in SPECIES if s.defect == defect)
 
 
-def species_of(column: Atoms) -> str:
-    """Name the atoms of a column from the gun downwards, e.g. ``'Mo'``, ``'S2'``, ``'OS'``; the empty column is ``'-'``.
+def formula_of(column: Atoms) -> str:
+    """Name the atoms of a column from the gun downwards, e.g. ``'Mo'``, ``'S2'``, ``'OS'``, ``'-'`` if empty.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The encoder: contrast features of a patch that do not change when the crystal is turned or reflected."""
+"""Encoder: features of a patch, invariant under rotations and reflections of the crystal."""
 
 from __future__ import annotations
 
@@ -7,16 +7,19 @@ import math
 import torch
 from torch import Tensor, nn
 
+from .tensors import pixel_axis
+
 __all__ = ["Encoder", "ring_moments"]
 
+SINGLE = {"dtype": torch.float32}  # whatever the default dtype of torch
 MAX_ORDER = 18
-BAND_LIMIT = 0.275  # cycles per pixel: what a probe passes, 1.1/Å at 0.25 Å
+BAND_LIMIT = 0.275  # cycles per pixel, largest frequency of a probe: 1.1/Å at 0.25 Å per pixel
 SPACING, RING_WIDTH = 1.2, 0.88  # distance and Gaussian width of the rings in pixels
-REACH = 0.5625  # radius of the last ring over the width of the patch: a little into the corners
+REACH = 0.5625  # radius of the largest ring over the width of the patch, beyond 0.5 for the corners
 
 
 class Encoder(nn.Module):
-    """Contrast features of a patch, blind to gain and offset and to turns and reflections of the crystal.
+    """Contrast features of a patch, invariant to gain, offset, rotation and reflection.
 
     Parameters
     ----------
@@ -29,12 +32,14 @@ class Encoder(nn.Module):
 
     Notes
     -----
-    The patch is read as Fourier moments on rings around its centre, one matrix product. Around a site of a crystal with a
-    three-fold axis a learnt sum of its third moments tells how the crystal is turned, up to a third of a turn; every moment is
-    turned back by it. Orders that are multiples of three (the crystal) are then settled, the others (neighbours' defects, drift,
-    an offset) are known up to one of three turns. The first layer is evaluated for all three and their mirror images, the
-    six elements of the crystal's point group, and averaged: what leaves it is the same for every one of them (a
-    group convolution in the sense of Cohen and Welling).
+    One matrix product gives the Fourier moments of the patch on rings around its centre. A learnt
+    sum of the moments of order three estimates the orientation of the crystal up to a third of a
+    turn, and every moment is rotated back by it. That fixes the moments whose order is a multiple
+    of three, those of a crystal with a three-fold axis; the others (defects of neighbouring sites,
+    drift, an offset) are known up to one of three rotations. The first layer is therefore
+    evaluated for the six elements of the point group (three rotations and their mirror images)
+    and averaged over them, which makes its output invariant under the group (a group
+    convolution in the sense of Cohen and Welling).
 
     References
     ----------
@@ -48,26 +53,25 @@ class Encoder(nn.Module):
         self.register_buffer("basis", torch.view_as_real(basis).flatten(1), persistent=False)
         self.register_buffer("order", order.float(), persistent=False)
         self.register_buffer("thirds", (order == 3).nonzero()[:, 0], persistent=False)
-        self.register_buffer(
-            "roots", torch.polar(torch.ones(3), torch.arange(3) * 2 * math.pi / 3), persistent=False
-        )
+        turns = torch.arange(3, **SINGLE) * 2 * math.pi / 3
+        self.register_buffer("roots", torch.polar(torch.ones(3, **SINGLE), turns), persistent=False)
         self.num_threefold = int(threefold.sum())
         num_others = len(order) - self.num_threefold
-        self.direction = nn.Parameter(torch.randn(len(self.thirds)) / 10)
-        # even and odd under reflection, of the moments that have the crystal's symmetry and of the others
+        self.direction = nn.Parameter(torch.randn(len(self.thirds), **SINGLE) / 10)
+        # weights even and odd under reflection, for moments with the crystal's symmetry and others
         self.even, self.odd = (
-            nn.Linear(self.num_threefold, width),
-            nn.Linear(self.num_threefold, width, bias=False),
+            nn.Linear(self.num_threefold, width, **SINGLE),
+            nn.Linear(self.num_threefold, width, bias=False, **SINGLE),
         )
         self.even_others, self.odd_others = (
-            nn.Linear(num_others, width, bias=False) for _ in range(2)
+            nn.Linear(num_others, width, bias=False, **SINGLE) for _ in range(2)
         )
         self.layers = nn.Sequential(
-            nn.Linear(width, width),
+            nn.Linear(width, width, **SINGLE),
             nn.SiLU(),
-            nn.Linear(width, num_features),
-            # unit variance, so that a scale of the likelihood means the same for every feature
-            nn.BatchNorm1d(num_features, affine=False, momentum=0.02),
+            nn.Linear(width, num_features, **SINGLE),
+            # unit variance, so that scales of the likelihood are comparable between features
+            nn.BatchNorm1d(num_features, affine=False, momentum=0.02, **SINGLE),
         )
 
     def forward(self, patches: Tensor) -> Tensor:
@@ -86,7 +90,7 @@ class Encoder(nn.Module):
         return self.condense(self.invariants(patches))
 
     def invariants(self, patches: Tensor) -> Tensor:
-        """What the first layer makes of patches, before it is condensed to features of their contrast.
+        """Output of the first layer, averaged over the point group of the crystal.
 
         Parameters
         ----------
@@ -96,7 +100,7 @@ class Encoder(nn.Module):
         Returns
         -------
         Tensor, shape (*batch, unit)
-            Blind to the same things as the features.
+            Hidden units with the same invariances as the features.
         """
         flat = patches.flatten(0, -3) if patches.ndim > 3 else patches
         centred = flat - flat.mean((-2, -1), keepdim=True)
@@ -105,7 +109,7 @@ class Encoder(nn.Module):
         return self._average(self._turn_back(moments)).unflatten(0, patches.shape[:-2])
 
     def condense(self, invariants: Tensor) -> Tensor:
-        """Features of what the first layer made of patches.
+        """Features from the output of the first layer.
 
         Parameters
         ----------
@@ -120,15 +124,15 @@ class Encoder(nn.Module):
         return self.layers(invariants.flatten(0, -2)).unflatten(0, invariants.shape[:-1])
 
     def _turn_back(self, moments: Tensor) -> Tensor:
-        """Moments as if the crystal lay in one direction, up to a third of a turn, shape (patch, moment)."""
+        """Moments rotated to a common orientation of the crystal, shape (patch, moment)."""
         third = (moments[:, self.thirds] * self.direction).sum(-1)
-        # an angle of no length has no direction: keep its gradient finite
+        # the gradient of atan2 is not finite at zero
         angle = torch.atan2(third.imag, third.real + 1e-6) / 3
         turn = angle[:, None] * self.order
         return moments * torch.complex(turn.cos(), -turn.sin())
 
     def _average(self, moments: Tensor) -> Tensor:
-        """The first layer, averaged over the point group, shape (patch, unit)."""
+        """First layer, averaged over the point group, shape (patch, unit)."""
         threefold, others = moments.split(
             (self.num_threefold, len(self.order) - self.num_threefold), 1
         )
@@ -155,16 +159,17 @@ def ring_moments(num_pixels: int) -> tuple[Tensor, Tensor]:
     Returns
     -------
     basis : Tensor of complex, shape (pixel, moment)
-        A Gaussian ring times exp(-i order angle); higher moments, which are smaller, are made larger. A ring has the orders that
-        a probe lets it have.
+        A Gaussian ring times exp(-i order angle), scaled by sqrt(1 + |order|) because moments of
+        high order are small. The number of orders of a ring is limited by the bandwidth of the
+        probe (``BAND_LIMIT``).
     order : Tensor of int, shape (moment,)
-        Multiples of three first. The others are 3 k + 1 with negative k among them, so that a third of a turn does the same to
-        all.
+        Multiples of three first. The others are 3 k + 1, negative ones included, so that a
+        rotation by a third of a turn multiplies all of them by the same phase.
     """
-    axis = torch.arange(num_pixels) - (num_pixels - 1) / 2
+    axis = pixel_axis(num_pixels, 1.0)
     y, x = torch.meshgrid(axis, axis, indexing="ij")
     columns, orders = [], []
-    for radius in torch.arange(0, REACH * num_pixels + 1e-6, SPACING).tolist():
+    for radius in torch.arange(0, REACH * num_pixels + 1e-6, SPACING, **SINGLE).tolist():
         ring = torch.exp(-((torch.hypot(x, y) - radius) ** 2) / (2 * RING_WIDTH**2))
         for m in range(min(MAX_ORDER, round(2 * math.pi * radius * BAND_LIMIT)) + 1):
             orders.append(-m if m % 3 == 2 else m)

@@ -1,14 +1,15 @@
-"""Responses of columns to Fourier coefficients and pixels of an image, batched in torch."""
+"""Fourier coefficients of images of columns, and images from Fourier coefficients."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .optics import MAX_SEMIANGLE, mode_orders, transfer, wavelength
+from .context import Probe
+from .optics import MAX_SEMIANGLE, as_tensor, mode_orders, transfer, wavelength
 from .responses import chebyshev
 
 __all__ = [
@@ -26,17 +27,13 @@ FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
 def column_spectra(
     coefficients: Tensor,
     displacement: Tensor,
+    probe: Probe,
     *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    source_size: Tensor,
-    focal_spread: Tensor,
     cell: tuple[float, float],
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
 ) -> Tensor:
-    """Fourier coefficients of the image of one column, for every column of a batch of conditions.
+    """Fourier coefficients of the image of one column, for every column and condition of a batch.
 
     Parameters
     ----------
@@ -44,12 +41,8 @@ def column_spectra(
         Responses of the columns to the detector, see ``responses.ResponseTable.coefficients``.
     displacement : Tensor, shape (*batch, column)
         Root mean square thermal displacement of the columns in Å.
-    beam_energy, convergence_semiangle : Tensor, shape (*batch,)
-        In eV and mrad.
-    aberrations : mapping of str to Tensor, shape (*batch,)
-        Any of ``optics.ABERRATIONS``, in Å and rad.
-    source_size, focal_spread : Tensor, shape (*batch,)
-        Full width at half maximum of the source and rms focal spread in Å.
+    probe : Probe
+        Numbers, or tensors of shape (*batch,).
     cell : tuple of float
         Periods (Lx, Ly) of the image in Å.
     num_modes : tuple of int
@@ -60,30 +53,26 @@ def column_spectra(
     Returns
     -------
     Tensor, shape (*batch, column, 2 my + 1, mx + 1)
-        Complex coefficients, as a fraction of the beam; qy by ``optics.mode_orders``, qx >= 0 only.
+        Complex coefficients, as a fraction of the beam; rows by ``optics.mode_orders``, columns
+        qx >= 0.
 
     Notes
     -----
     H(Q) = exp(-2 pi² (u² + sigma_s²) Q²) / (Lx Ly) sum_t O_t(|Q|) T_t(Q).
     """
-    probe = transfer(
-        beam_energy=beam_energy,
-        convergence_semiangle=convergence_semiangle,
-        aberrations=aberrations,
-        focal_spread=focal_spread,
-        cell=cell,
-        num_modes=num_modes,
-    )
-    qx = torch.arange(num_modes[0] + 1).to(beam_energy) / cell[0]
-    qy = mode_orders(num_modes[1]).to(beam_energy) / cell[1]
-    scale = wavelength(beam_energy) / (2 * MAX_SEMIANGLE * 1e-3)
+    energy = as_tensor(probe.beam_energy, coefficients)
+    terms = transfer(replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes)
+    qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
+    qy = mode_orders(num_modes[1]).to(energy) / cell[1]
+    scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(torch.hypot(qx, qy[:, None]) * scale[..., None, None])
-    # one real matrix product: (column, term and order) times (term and order, mode and part)
+    # one real matrix product: (column, term * order) times (term * order, mode * re and im)
     basis = (
-        torch.view_as_real(probe[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
+        torch.view_as_real(terms[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)
     )
     spectra = (coefficients.flatten(-2) @ basis).unflatten(-1, (len(qy), len(qx), 2))
-    blur = -2 * math.pi**2 * (displacement**2 + (source_size[..., None] / FWHM) ** 2)[..., None]
+    source = as_tensor(probe.source_size, energy)[..., None] / FWHM
+    blur = -2 * math.pi**2 * (displacement**2 + source**2)[..., None]
     along_x, along_y = torch.exp(blur * qx**2) / (cell[0] * cell[1]), torch.exp(blur * qy**2)
     if positions is None:
         return torch.view_as_complex(
@@ -95,17 +84,17 @@ def column_spectra(
     )
 
 
-def bandwidth(
-    beam_energy: Tensor, convergence_semiangle: Tensor, blur: Tensor, *, tolerance: float
-) -> Tensor:
-    """Spatial frequency beyond which the image of a point is negligible.
+def bandwidth(probe: Probe, displacement: Tensor, *, tolerance: float) -> Tensor:
+    """Spatial frequency beyond which the image of a point scatterer is negligible.
 
     Parameters
     ----------
-    beam_energy, convergence_semiangle, blur : Tensor, shape (*batch,)
-        In eV, mrad, and the root mean square width of source and thermal motion in Å.
+    probe : Probe
+        Numbers, or tensors of shape (*batch,).
+    displacement : Tensor, shape (*batch,)
+        Root mean square thermal displacement of the scatterer in Å.
     tolerance : float
-        Share of the peak that may be missing.
+        Fraction of the peak intensity that may be lost.
 
     Returns
     -------
@@ -114,14 +103,21 @@ def bandwidth(
 
     Notes
     -----
-    An upper bound: the transfer function of an ideal lens (2 / pi) (acos s - s sqrt(1 - s²)), s = |Q| / Q_max, times
-    exp(-2 pi² blur² Q²); aberrations and the slopes of atoms' own profiles only lower it.
+    An upper bound: the transfer function of an aberration-free lens,
+    (2 / pi) (acos s - s sqrt(1 - s²)) with s = |Q| / Q_max, times exp(-2 pi² blur² Q²), where blur
+    is the root mean square width of source and thermal motion. Aberrations and the width of the
+    atomic profiles only lower the transfer.
 
     References
     ----------
     Goodman, Introduction to Fourier Optics (2005), sec. 6.3.
     """
-    edge = 2e-3 * convergence_semiangle / wavelength(beam_energy)
+    energy, angle, source = (
+        as_tensor(v, displacement)
+        for v in (probe.beam_energy, probe.convergence_semiangle, probe.source_size)
+    )
+    blur = torch.hypot(displacement, source / FWHM)
+    edge = 2e-3 * angle / wavelength(energy)
     s = (torch.arange(128).to(edge) + 0.5) / 128
     ideal = (s.acos() - s * (1 - s**2).sqrt()) * s
     weight = ideal * torch.exp(-2 * math.pi**2 * (blur * edge)[..., None] ** 2 * s**2)
@@ -130,7 +126,7 @@ def bandwidth(
 
 
 def phases(angle: Tensor, largest: int) -> Tensor:
-    """Powers exp(i n angle), n = 0 ... largest, by doubling: a product each in place of a sine and a cosine.
+    """Powers exp(i n angle) for n = 0 ... largest.
 
     Parameters
     ----------
@@ -143,6 +139,10 @@ def phases(angle: Tensor, largest: int) -> Tensor:
     -------
     Tensor, shape (*batch, largest + 1)
         Complex.
+
+    Notes
+    -----
+    Computed by repeated doubling: one complex product per power instead of a sine and a cosine.
     """
     powers = torch.polar(torch.ones_like(angle), angle)[..., None]
     while powers.shape[-1] < largest:
@@ -154,7 +154,7 @@ def phases(angle: Tensor, largest: int) -> Tensor:
 def column_phases(
     positions: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Phases exp(-2 pi i Q.r) of single positions, separated in the two axes.
+    """Phase factors exp(-2 pi i Q.r) of single positions, separated into the two axes.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def column_phases(
     Returns
     -------
     tuple of Tensor, shapes (*batch, mx + 1) and (*batch, 2 my + 1)
-        Phases along x and, by ``optics.mode_orders``, along y.
+        Factors along x and, ordered by ``optics.mode_orders``, along y.
     """
     x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
     return x, torch.cat([y, y[..., 1:].conj()], -1)
@@ -177,7 +177,7 @@ def column_phases(
 def structure_factor(
     positions: Tensor, weights: Tensor, *, cell: tuple[float, float], num_modes: tuple[int, int]
 ) -> Tensor:
-    """Weighted sum of exp(-2 pi i Q.r) over positions.
+    """Structure factor: weighted sum of exp(-2 pi i Q.r) over positions.
 
     Parameters
     ----------
@@ -193,10 +193,10 @@ def structure_factor(
     Returns
     -------
     Tensor, shape (*batch, 2 my + 1, mx + 1)
-        Complex, qy by ``optics.mode_orders``.
+        Complex, rows by ``optics.mode_orders``.
     """
     x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
-    # cosines and sines in one real product: orders qy and -qy share it, which halves the work
+    # one real product of cosines and sines serves both orders qy and -qy, which halves the work
     parts = torch.view_as_real(y * weights[..., None]).flatten(-2).mT @ torch.view_as_real(
         x
     ).flatten(-2)
@@ -215,14 +215,14 @@ def synthesize(
     cell: tuple[float, float],
     row_shift: Tensor | None = None,
 ) -> Tensor:
-    """Image on a grid of pixels from its Fourier coefficients: two matrix products, exact at any position.
+    """Image on a grid of pixels from its Fourier coefficients.
 
     Parameters
     ----------
     spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
-        Fourier coefficients, qy by ``optics.mode_orders``, qx >= 0 only.
+        Fourier coefficients; rows by ``optics.mode_orders``, columns qx >= 0.
     x, y : Tensor, shapes (*batch, x) and (*batch, y)
-        Positions of the pixels in Å.
+        Positions of the pixels in Å; need not be a grid point of the cell.
     cell : tuple of float
         Periods in Å.
     row_shift : Tensor, shape (*batch, y), optional
@@ -231,14 +231,14 @@ def synthesize(
     Returns
     -------
     Tensor, shape (*batch, y, x)
-        The real image.
+        The real image, without interpolation error.
     """
     my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
     up, down = (
         spectrum[..., : my + 1, :],
         torch.nn.functional.pad(spectrum[..., my + 1 :, :], (0, 0, 1, 0)),
     )
-    # orders qy and -qy share cosine and sine
+    # orders qy and -qy use the same cosine and sine
     odd = up - down
     folded = torch.cat([up + down, torch.complex(-odd.imag, odd.real)], -2)
     at_y = phases(2 * math.pi / cell[1] * y, my)
@@ -248,8 +248,8 @@ def synthesize(
         rows = torch.view_as_real(
             torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn
         ).flatten(-2)
-    # the real part of a sum over qx and -qx
-    twice = torch.full((mx + 1,), 2.0).to(x)
+    # the sum over qx and -qx is twice the real part of the sum over qx > 0
+    twice = x.new_full((mx + 1,), 2.0)
     twice[0] = 1.0
     at_x = torch.view_as_real(
         (phases(2 * math.pi / cell[0] * x, mx) * twice).conj().resolve_conj()

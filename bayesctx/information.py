@@ -1,4 +1,4 @@
-"""How much is known, in bits: entropies of posteriors, always beside the log score where the truth is known."""
+"""Information in bits: entropies of posteriors, with the log score where the truth is known."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from .metrics import log_score
 
 __all__ = ["entropy", "entropy_reduction"]
 
+SAME_SITE = 1.0  # px; neighbouring sites are several pixels apart
+
 
 def entropy(
     result: xr.DataTree, truth: xr.DataArray | np.ndarray | None = None, *, variable: str = "defect"
 ) -> xr.Dataset:
-    """Shannon entropy of a posterior probability.
+    """Shannon entropy of a discrete posterior.
 
     Parameters
     ----------
@@ -23,13 +25,14 @@ def entropy(
     truth : DataArray or ndarray, optional
         True values, by name or by index.
     variable : str
-        One of ``class_posterior``: defect, host, dopant or reading.
+        A variable of ``class_posterior``: defect, host, dopant or reading.
 
     Returns
     -------
     Dataset
-        ``entropy`` in bits and, with the truth, ``log_score`` in bits: log2 of the probability of the truth. The means of a
-        calibrated posterior are equal up to their sign; a sharper one with a lower score is overconfident.
+        ``entropy`` in bits and, with the truth, ``log_score`` in bits: log2 of the probability of
+        the truth. For a calibrated posterior the mean entropy equals minus the mean log score; if
+        the mean entropy is lower, the posterior is overconfident.
 
     Raises
     ------
@@ -39,7 +42,8 @@ def entropy(
     found = result["class_posterior"].to_dataset()
     if variable not in found:
         raise ValueError(
-            f"a variable among {', '.join(found.data_vars)} was expected, got {variable!r}; others are continuous"
+            f"a variable among {', '.join(found.data_vars)} was expected, got {variable!r}; "
+            "others are continuous and have no entropy in bits"
         )
     probabilities = found[variable]
     dim = str(probabilities.dims[-1])
@@ -59,37 +63,64 @@ def entropy_reduction(
     *,
     variable: str = "defect",
 ) -> xr.Dataset:
-    """Bits that ``after`` knows and ``before`` did not: what context is worth.
+    """Reduction of the posterior entropy by additional context.
 
     Parameters
     ----------
     before, after : DataTree
-        From ``infer`` on the same image with less and with more context.
+        From ``infer`` on the same patches or image, with less and with more context.
     truth : DataArray or ndarray, optional
         True values, by name or by index.
     variable : str
-        One of ``class_posterior``.
+        A variable of ``class_posterior``.
 
     Returns
     -------
     Dataset
-        ``entropy_reduction`` in bits and, with the truth, ``log_score_gain`` in bits. For a single patch either may be
-        negative; a mean reduction that exceeds the mean gain is overconfidence, not information.
+        ``entropy_reduction`` in bits and, with the truth, ``log_score_gain`` in bits. Either may be
+        negative for a single patch. A mean reduction that exceeds the mean gain is overconfidence,
+        not information.
 
     Raises
     ------
     ValueError
-        If the results are not of the same patches, or the truth does not fit.
+        If the results are not of the same patches, or the truth does not fit. Compared are the
+        sizes and, where both results have them, the observed intensities (missing pixels included)
+        and the positions of the sites (to ``SAME_SITE``).
     """
     first, second = (
         entropy(before, truth, variable=variable),
         entropy(after, truth, variable=variable),
     )
-    if first.sizes != second.sizes:
+    difference = _differ(before, after, first.entropy, second.entropy)
+    if difference:
         raise ValueError(
-            f"two results on the same patches were expected, got {dict(first.sizes)} and {dict(second.sizes)}"
+            f"two results on the same patches were expected, got {difference}; "
+            "infer both from the same image or patches"
         )
     values = {"entropy_reduction": (first.entropy - second.entropy).assign_attrs(units="bit")}
     if truth is not None:
         values["log_score_gain"] = (second.log_score - first.log_score).assign_attrs(units="bit")
     return xr.Dataset(values)
+
+
+def _differ(
+    before: xr.DataTree, after: xr.DataTree, first: xr.DataArray, second: xr.DataArray
+) -> str | None:
+    """How two results differ in their patches, None if they are of the same ones."""
+    if first.sizes != second.sizes:
+        return f"{dict(first.sizes)} and {dict(second.sizes)}"
+    images = _stored("observed_data", "intensity", before, after)
+    if images and not np.array_equal(*images, equal_nan=True):
+        return "results on different observed intensities"
+    for name in ("site_y", "site_x") if "patch" in first.dims else ():
+        sites = _stored("constant_data", name, before, after)
+        if sites and not np.allclose(*sites, rtol=0, atol=SAME_SITE):
+            return f"results on different sites ({name})"
+    return None
+
+
+def _stored(group: str, name: str, *results: xr.DataTree) -> list[np.ndarray]:
+    """A variable of every result; empty if one of them has none."""
+    groups = [r.children.get(group, {}) for r in results]
+    return [g[name].values for g in groups] if all(name in g for g in groups) else []

@@ -1,4 +1,4 @@
-"""Is the posterior of a class as sure as it may be: log score, reliability, confusion."""
+"""Scores of posteriors: log score, reliability and confusion of classes, ranks and coverage."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import numpy as np
 import xarray as xr
 from scipy.spatial import cKDTree
 
-__all__ = ["MATCH", "class_reliability", "confusion", "log_score", "match_sites", "reliability"]
+__all__ = [
+    "MATCH",
+    "class_reliability",
+    "confusion",
+    "coverage",
+    "log_score",
+    "match_sites",
+    "ranks",
+    "reliability",
+]
 
 
 def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str) -> np.ndarray:
-    """Truth as an index along ``dim``, of the shape of the other dimensions."""
+    """True classes as indices along ``dim``, in the shape of the other dimensions."""
     others = [d for d in probabilities.dims if d != dim]
     if isinstance(truth, xr.DataArray) and set(truth.dims) == set(others):
         truth = truth.transpose(*others)
@@ -20,19 +29,21 @@ def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim:
         values = values.reshape(shape)
     if values.shape != shape:
         raise ValueError(
-            f"a truth of shape {shape} was expected, got {np.shape(truth)}; give one class per patch"
+            f"a truth of shape {shape} was expected, got {np.shape(truth)}; give a class per patch"
         )
     if values.dtype.kind in "iu":
         if values.size and not 0 <= values.min() <= values.max() < probabilities.sizes[dim]:
             raise ValueError(
-                f"classes from 0 to {probabilities.sizes[dim] - 1} were expected, got {values.min()} to {values.max()}"
+                f"class indices from 0 to {probabilities.sizes[dim] - 1} were expected, "
+                f"got {values.min()} to {values.max()}; index the classes of {dim!r}"
             )
         return values
     names = [str(n) for n in probabilities[dim].values]
     unknown = set(values.ravel().tolist()) - set(names)
     if unknown:
         raise ValueError(
-            f"classes among {', '.join(names)} were expected, got {sorted(map(str, unknown))[0]!r}; rename the labels"
+            f"classes among {', '.join(names)} were expected, "
+            f"got {sorted(map(str, unknown))[0]!r}; rename the labels"
         )
     return np.vectorize(names.index, otypes=[int])(values)
 
@@ -40,7 +51,7 @@ def _indices(probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim:
 def _flat(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, dim: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Probabilities of shape (patch, class), and the index of the true class of every patch."""
+    """Probabilities, shape (patch, class), and the index of the true class of every patch."""
     values = probabilities.transpose(..., dim).values.reshape(-1, probabilities.sizes[dim])
     return values, _indices(probabilities, truth, dim).ravel()
 
@@ -48,7 +59,7 @@ def _flat(
 def log_score(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class"
 ) -> xr.DataArray:
-    """Log probability that a posterior gave to the truth.
+    """Logarithmic score: log probability that a posterior gives to the truth.
 
     Parameters
     ----------
@@ -62,12 +73,13 @@ def log_score(
     Returns
     -------
     DataArray, dimensions (...)
-        ln p(truth) in nats, at most 0; the larger the better, and proper: only the true posterior maximises its mean.
+        ln p(truth) in nats, at most 0; larger is better. The score is strictly proper: its mean is
+        largest for the true posterior. Probabilities below 1e-38 count as 1e-38.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
@@ -75,7 +87,11 @@ def log_score(
 
     Examples
     --------
-    >>> p = xr.DataArray([[0.5, 0.5], [0.25, 0.75]], dims=("patch", "defect_class"), coords={"defect_class": ["M", "X2"]})
+    >>> p = xr.DataArray(
+    ...     [[0.5, 0.5], [0.25, 0.75]],
+    ...     dims=("patch", "defect_class"),
+    ...     coords={"defect_class": ["M", "X2"]},
+    ... )
     >>> log_score(p, np.array(["M", "X2"])).values.round(3)
     array([-0.693, -0.288])
     """
@@ -83,7 +99,7 @@ def log_score(
         _indices(probabilities, truth, dim), dims=[d for d in probabilities.dims if d != dim]
     )
     chosen = probabilities.isel({dim: index}).drop_vars(dim, errors="ignore")
-    # single precision holds no smaller probability
+    # smallest normal number of single precision
     return np.log(chosen.clip(min=1e-38)).rename("log_score").assign_attrs(units="nat")
 
 
@@ -94,7 +110,7 @@ def reliability(
     dim: str = "defect_class",
     num_bins: int = 10,
 ) -> xr.Dataset:
-    """Compare the confidence of the most probable class with how often it is right.
+    """Reliability diagram of the most probable class: confidence against accuracy.
 
     Parameters
     ----------
@@ -105,22 +121,24 @@ def reliability(
     dim : str
         Dimension of the classes.
     num_bins : int
-        Bins of equal width in the confidence.
+        Number of bins of equal width in the confidence.
 
     Returns
     -------
     Dataset, dimension bin
-        ``confidence``, ``accuracy`` and ``count`` per bin; ``expected_calibration_error``, the mean of their distance, and
-        ``accuracy_overall`` as scalars.
+        ``confidence`` (mean probability of the most probable class), ``accuracy`` (fraction of
+        patches where it is the true one) and ``count`` per bin; scalars
+        ``expected_calibration_error``, the mean absolute difference of confidence and accuracy
+        weighted by ``count``, and ``accuracy_overall``.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
-    Guo, Pleiss, Sun and Weinberger, ICML (2017).
+    Guo, Pleiss, Sun and Weinberger, ICML (2017), arXiv 1706.04599.
     """
     values, index = _flat(probabilities, truth, dim)
     confidence, right = values.max(-1), values.argmax(-1) == index
@@ -145,7 +163,7 @@ def class_reliability(
     dim: str = "defect_class",
     num_bins: int = 10,
 ) -> xr.Dataset:
-    """Compare the probability of every class with how often it is the true one.
+    """Reliability diagram of every class: predicted probability against observed frequency.
 
     Parameters
     ----------
@@ -156,18 +174,19 @@ def class_reliability(
     dim : str
         Dimension of the classes.
     num_bins : int
-        Bins of equal width in the probability.
+        Number of bins of equal width in the probability.
 
     Returns
     -------
     Dataset, dimensions (dim, bin)
-        ``confidence``, ``accuracy`` (the share of patches that are of the class) and ``count`` per bin;
-        ``expected_calibration_error`` (dim), the mean of their distance.
+        ``confidence`` (mean probability of the class), ``accuracy`` (fraction of patches of that
+        class) and ``count`` per bin; ``expected_calibration_error`` (dim), the mean absolute
+        difference of the two weighted by ``count``.
 
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
 
     References
     ----------
@@ -189,7 +208,7 @@ def class_reliability(
 def _bins(
     confidence: np.ndarray, right: np.ndarray, num_bins: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean confidence, share that is right, and number in bins of equal width of the confidence."""
+    """Mean confidence, fraction correct and count, in bins of equal width of the confidence."""
     bins = np.clip((confidence * num_bins).astype(int), 0, num_bins - 1)
     count = np.bincount(bins, minlength=num_bins)
     with np.errstate(invalid="ignore"):
@@ -203,7 +222,7 @@ def _bins(
 def confusion(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class"
 ) -> xr.DataArray:
-    """Count the most probable class against the true one.
+    """Confusion matrix of the true and the most probable classes.
 
     Parameters
     ----------
@@ -222,7 +241,7 @@ def confusion(
     Raises
     ------
     ValueError
-        If the truth does not fit.
+        If ``truth`` has another shape or holds unknown classes.
     """
     values, index = _flat(probabilities, truth, dim)
     table = np.zeros((values.shape[1],) * 2, int)
@@ -233,25 +252,25 @@ def confusion(
     )
 
 
-MATCH = 0.7  # Å, a third of the distance between neighbouring sites
+MATCH = 0.7  # Å, about a third of the distance between neighbouring sites
 
 
 def match_sites(data: xr.Dataset, result: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
-    """Find the true class of the sites of a micrograph.
+    """Match the sites of a result to the true sites of a simulated micrograph.
 
     Parameters
     ----------
     data : Dataset
         From ``simulate_micrograph``.
     result : DataTree
-        From ``infer``.
+        From ``infer`` on ``data.intensity``.
 
     Returns
     -------
     matched : ndarray of bool, shape (patch,)
-        Sites of the result that lie within ``MATCH`` Å of a true one.
+        Sites of the result within ``MATCH`` Å of a true site.
     truth : ndarray of str, shape (matched patch,)
-        Classes there.
+        True classes of the matched sites.
     """
     sites = result["constant_data"]
     distance, nearest = cKDTree(np.stack([data.site_x, data.site_y], -1)).query(
@@ -259,3 +278,95 @@ def match_sites(data: xr.Dataset, result: xr.DataTree) -> tuple[np.ndarray, np.n
     )
     matched = distance * float(data.sampling) < MATCH
     return matched, data.defect.values[nearest[matched]]
+
+
+def ranks(draws: xr.DataArray, truth: xr.DataArray | np.ndarray, *, seed: int = 0) -> xr.DataArray:
+    """Rank of the truth among posterior draws, for simulation-based calibration.
+
+    Parameters
+    ----------
+    draws : DataArray, dimensions (chain, draw, ...)
+        Posterior draws of one variable.
+    truth : DataArray or ndarray, shape (...)
+        Values that the data were simulated with.
+    seed : int
+        Seed for breaking ties, which discrete variables have.
+
+    Returns
+    -------
+    DataArray, dimensions (...)
+        Rank over the number of draws, in [0, 1]; uniformly distributed if the posterior is
+        calibrated.
+
+    References
+    ----------
+    Talts, Betancourt, Simpson, Vehtari and Gelman, arXiv 1804.06788 (2018).
+    """
+    stacked = draws.stack(sample=("chain", "draw")).transpose("sample", ...)
+    values, true = stacked.values, np.asarray(truth).reshape(stacked.shape[1:])
+    rng = np.random.default_rng(seed)
+    return _rank(values, true, [d for d in draws.dims if d not in ("chain", "draw")], rng).rename(
+        "rank"
+    )
+
+
+def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataArray:
+    """Joint coverage of several variables by tests of accuracy with random points (TARP).
+
+    Parameters
+    ----------
+    draws : Dataset, dimensions (chain, draw, ...)
+        Posterior draws of the variables, for example ``result["posterior"][names]``.
+    truth : Dataset, dimensions (...)
+        Values that the data were simulated with, by the same names.
+    seed : int
+        Seed of the random points and for breaking ties.
+
+    Returns
+    -------
+    DataArray, dimensions (...)
+        Fraction of draws that are closer to a random reference point than the truth is, in [0, 1];
+        uniformly distributed if the joint posterior is calibrated.
+
+    Raises
+    ------
+    ValueError
+        If a variable is missing from the truth.
+
+    Notes
+    -----
+    Every variable is scaled by the range of its true values; the reference points are uniform in
+    that range and do not depend on the data, so that a posterior equal to the prior passes too.
+
+    References
+    ----------
+    Lemos, Coogan, Hezaveh and Perreault-Levasseur, ICML (2023), arXiv 2302.03026.
+    """
+    names = list(draws.data_vars)
+    missing = [n for n in names if n not in truth]
+    if missing:
+        raise ValueError(
+            f"true values of {', '.join(names)} were expected, {missing[0]} is missing; "
+            "add it to the truth or drop it from the draws"
+        )
+    rng = np.random.default_rng(seed)
+    near, far = 0.0, 0.0
+    for name in names:
+        stacked = draws[name].stack(sample=("chain", "draw")).transpose("sample", ...)
+        values, true = stacked.values, np.asarray(truth[name]).reshape(stacked.shape[1:])
+        low, high = true.min(), true.max()
+        point = rng.uniform(low, high, true.shape)
+        near, far = (
+            near + ((values - point) / (high - low)) ** 2,
+            far + ((true - point) / (high - low)) ** 2,
+        )
+    return _rank(near, far, [d for d in stacked.dims if d != "sample"], rng).rename("coverage")
+
+
+def _rank(
+    values: np.ndarray, true: np.ndarray, dims: list[str], rng: np.random.Generator
+) -> xr.DataArray:
+    """Fraction of values below the true one, ties broken at random."""
+    below, equal = (values < true).sum(0), (values == true).sum(0)
+    rank = (below + rng.random(true.shape) * (equal + 1)) / (len(values) + 1)
+    return xr.DataArray(rank, dims=dims, attrs={"units": "1"})

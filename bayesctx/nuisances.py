@@ -1,37 +1,16 @@
-"""Distributions of nuisances and compositions, their quantiles, and how they are written as JSON."""
+"""Nuisances of an image: unit, distribution and domain of what is not recorded with it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
-import numpy as np
 import pyro.distributions as dist
-import torch
 from pyro.distributions import TorchDistribution as Distribution
-from torch import Tensor
-from torch.distributions.transforms import ExpTransform
 
-__all__ = ["CONCENTRATION", "NUISANCES", "decode", "encode", "log_uniform", "quantile"]
+from .checks import check_known, check_mapping
+from .distributions import check_value, log_uniform
 
-
-def log_uniform(low: float, high: float) -> Distribution:
-    """Uniform distribution of the logarithm.
-
-    Parameters
-    ----------
-    low, high : float
-        Bounds, > 0.
-
-    Returns
-    -------
-    Distribution
-        With density 1 / (x log(high / low)).
-    """
-    return dist.TransformedDistribution(
-        dist.Uniform(math.log(low), math.log(high)), [ExpTransform()]
-    )
-
+__all__ = ["NUISANCES", "check_nuisances"]
 
 NUISANCES: dict[str, tuple[str, Distribution]] = {
     "rotation": ("rad", dist.Uniform(0.0, 2 * math.pi)),
@@ -66,82 +45,53 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "readout": ("1", dist.Uniform(0.0, 0.5)),
     "additivity": ("1", dist.HalfNormal(1.0)),
 }
-"""Units and distributions of everything that shapes an image and that nobody records (see docs/physics.md)."""
+"""Unit and distribution of everything that shapes an image and is not recorded with it
+(docs/physics.md)."""
 
-CONCENTRATION = {
-    "M": 20.0, "D_M": 1.5, "V_M": 0.3, "X_M": 0.3, "X2_M": 0.3, "X2": 20.0, "V_X": 2.0, "V_X2": 0.4, "O_X": 0.8,
-    "Y_X": 0.4, "M_X": 0.3, "hollow": 20.0, "adatom_M": 0.3,
+DOMAINS = {
+    "rotation": (-100.0, 100.0), "offset_x": (-5.0, 5.0), "offset_y": (-5.0, 5.0),
+    "phase_x": (-1.0, 1.0), "phase_y": (-1.0, 1.0), "strain": (-0.2, 0.2),
+    "drift_x": (-0.5, 0.5), "drift_y": (-0.5, 0.5), "line_jitter": (0.0, 2.0),
+    "scan_step": (0.0, 2.0), "tilt": (0.0, 45.0), "tilt_azimuth": (-100.0, 100.0),
+    "relaxation": (0.0, 1.0), "disorder": (0.0, 1.0), "vibration": (0.0, 5.0),
+    "source_size": (0.0, 5.0), "focal_spread": (0.0, 500.0), "C12": (0.0, 1e3),
+    "phi12": (-100.0, 100.0), "C21": (0.0, 1e4), "phi21": (-100.0, 100.0), "C23": (0.0, 1e4),
+    "phi23": (-100.0, 100.0), "C30": (-1e7, 1e7), "background": (0.0, 10.0),
+    "background_slope_x": (-1.0, 1.0), "background_slope_y": (-1.0, 1.0), "gain": (1e-12, 1e12),
+    "dark_level": (-1.0, 1.0), "readout": (0.0, 1e3), "additivity": (0.0, 10.0),
 }  # fmt: skip
-"""Dirichlet parameters of the abundance of the classes in a crystal."""
+"""Smallest and largest value of every nuisance, in its unit, that can be simulated."""
 
 
-def quantile(value: object, u: Tensor) -> Tensor:
-    """Quantiles of a number, of candidates or of a distribution.
-
-    Parameters
-    ----------
-    value : float, tuple or Distribution
-        What may occur; candidates are equally probable.
-    u : Tensor
-        Probabilities in [0, 1).
-
-    Returns
-    -------
-    Tensor, of the shape of u
-        Of a distribution without an inverse the empirical quantiles of 4096 draws, the same ones each time.
-    """
-    if isinstance(value, tuple):
-        values = torch.tensor(value, dtype=u.dtype, device=u.device)
-        return values[(u * len(value)).long().clamp(max=len(value) - 1)]
-    if not isinstance(value, torch.distributions.Distribution):
-        return torch.full_like(u, float(value))
-    try:
-        return value.icdf(u).to(u)
-    except NotImplementedError:
-        with torch.random.fork_rng():
-            torch.manual_seed(0)
-            draws = value.sample((4096,)).to(u)
-        return torch.quantile(draws, u.reshape(-1)).reshape(u.shape)
-
-
-def encode(value: object) -> object:
-    """Write a number, candidates or a distribution as JSON values.
+def check_nuisances(values: object) -> dict[str, object]:
+    """Check the nuisances of a prior.
 
     Parameters
     ----------
-    value : float, tuple or Distribution
-        Uniform, Normal, HalfNormal or log-uniform.
+    values : object
+        What should be a mapping by names of ``NUISANCES``.
 
     Returns
     -------
-    object
-        Read back by ``decode``.
+    dict
+        Of ``float``, ``tuple`` of candidates or ``Distribution`` by name.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a name is unknown, a value cannot be simulated, or the gain is missing.
     """
-    if isinstance(value, dist.TransformedDistribution):
-        base = value.base_dist
-        return {"log_uniform": [math.exp(float(base.low)), math.exp(float(base.high))]}
-    if isinstance(value, torch.distributions.Distribution):
-        names = {"Uniform": ("low", "high"), "Normal": ("loc", "scale"), "HalfNormal": ("scale",)}[
-            type(value).__name__
-        ]
-        return {type(value).__name__: [float(np.float32(getattr(value, n))) for n in names]}
-    return list(value) if isinstance(value, tuple) else value
-
-
-def decode(value: object) -> object:
-    """Read a number, candidates or a distribution from JSON values.
-
-    Parameters
-    ----------
-    value : object
-        As returned by ``encode``.
-
-    Returns
-    -------
-    float, tuple or Distribution
-        The value.
-    """
-    if isinstance(value, Mapping):
-        ((name, arguments),) = value.items()
-        return log_uniform(*arguments) if name == "log_uniform" else getattr(dist, name)(*arguments)
-    return tuple(value) if isinstance(value, list) else value
+    checked = {}
+    for name, value in check_mapping(values, "nuisances").items():
+        check_known(name, "nuisance", NUISANCES)
+        checked[name] = check_value(value, f"{name} [{NUISANCES[name][0]}]", DOMAINS[name])
+    if "gain" not in checked:
+        raise ValueError("the nuisance gain was expected, it is missing; give 1.0 for counts")
+    if checked.get("readout") and not checked.get("scan_step"):
+        raise ValueError(
+            "the nuisance scan_step above zero was expected beside readout, which is per pixel of "
+            "the scan, got none; give the size of the pixels in Å"
+        )
+    return checked

@@ -1,16 +1,18 @@
-"""The probe: electron wavelength, aberrations, aperture, and the bilinear transfer of the probe to the image."""
+"""Optics of the probe: electron wavelength, aberrations, aperture and transfer function."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from scipy.fft import next_fast_len
 from torch import Tensor
 
+from .context import ABERRATIONS, Probe
+
 __all__ = [
-    "ABERRATIONS",
+    "as_tensor",
     "bilinear",
     "focal_nodes",
     "lorentz_factor",
@@ -20,17 +22,14 @@ __all__ = [
     "wavelength",
 ]
 
-ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
-"""Polar aberration coefficients up to third order, in Å and rad (Krivanek's notation; C10 = -defocus)."""
-
 REST_ENERGY = 510_998.95  # m c² of the electron, eV
 HC = 12_398.419_84  # h c, eV Å
 
 MAX_SEMIANGLE = 40.0
-"""Largest convergence semi-angle of the expansion of the column response, in mrad."""
+"""Largest convergence semi-angle for which column responses are expanded, in mrad."""
 
 POWERS = ((0, 0), (1, 0), (1, 1), (2, 0))
-"""Exponents (m, n) of p1**m p2**n in the expansion of the scattering kernel, p = (k wavelength / MAX_SEMIANGLE)²."""
+"""Exponents (m, n) of p1**m p2**n in the scattering kernel, p = (k wavelength / MAX_SEMIANGLE)²."""
 
 
 def wavelength(beam_energy: float | Tensor) -> float | Tensor:
@@ -44,11 +43,11 @@ def wavelength(beam_energy: float | Tensor) -> float | Tensor:
     Returns
     -------
     float or Tensor
-        Wavelength in Å, of the same shape.
+        Wavelength in Å, same shape as ``beam_energy``.
 
     Notes
     -----
-    h c / sqrt(E (E + 2 m c²)).
+    wavelength = h c / sqrt(E (E + 2 m c²)).
 
     Examples
     --------
@@ -59,7 +58,7 @@ def wavelength(beam_energy: float | Tensor) -> float | Tensor:
 
 
 def lorentz_factor(beam_energy: float | Tensor) -> float | Tensor:
-    """Relativistic mass of an electron over its rest mass.
+    """Lorentz factor of the electron: relativistic mass over rest mass.
 
     Parameters
     ----------
@@ -69,9 +68,27 @@ def lorentz_factor(beam_energy: float | Tensor) -> float | Tensor:
     Returns
     -------
     float or Tensor
-        1 + E / m c², of the same shape.
+        gamma = 1 + E / m c², same shape as ``beam_energy``.
     """
     return 1 + beam_energy / REST_ENERGY
+
+
+def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
+    """A number as a tensor on the device and in the precision of another; tensors are unchanged.
+
+    Parameters
+    ----------
+    value : float or Tensor
+        Number or tensor.
+    like : Tensor
+        Gives device and precision.
+
+    Returns
+    -------
+    Tensor
+        Of the value.
+    """
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype).to(like)
 
 
 def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
@@ -80,13 +97,15 @@ def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
     Parameters
     ----------
     u, v : sequence of Tensor
-        ``u[m]`` belongs to the first wave vector to the m-th power, ``v[n]`` to the second one to the n-th.
+        ``u[m]`` is the m-th power belonging to the first wave vector, ``v[n]`` the n-th power
+        belonging to the second one.
 
     Returns
     -------
     list of Tensor
-        u_m v_m where m = n; otherwise u_m v_n + u_n v_m and i (u_m v_n - u_n v_m). If ``v`` is the conjugate of ``u``
-        all of them are real.
+        For every (m, n) of ``POWERS``: u_m v_n if m = n, otherwise the two terms
+        u_m v_n + u_n v_m and i (u_m v_n - u_n v_m). All terms are real if ``v`` is the complex
+        conjugate of ``u``.
     """
     terms = []
     for m, n in POWERS:
@@ -97,48 +116,38 @@ def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
     return terms
 
 
-def pupil(
-    kx: Tensor,
-    ky: Tensor,
-    *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    softness: float,
-) -> Tensor:
-    """Normalised complex aperture of the probe-forming lens on a lattice of wave vectors.
+def pupil(kx: Tensor, ky: Tensor, probe: Probe, softness: float) -> Tensor:
+    """Normalised complex pupil function of the probe-forming lens on a grid of wave vectors.
 
     Parameters
     ----------
     kx, ky : Tensor
-        Wave vectors in 1/Å, broadcasting against each other and against the batch.
-    beam_energy, convergence_semiangle : Tensor, shape (*batch, 1, 1)
-        In eV and mrad.
-    aberrations : mapping of str to Tensor, shape (*batch, 1, 1)
-        Any of ``ABERRATIONS``, in Å and rad; those left out are zero.
+        Wave vectors in 1/Å; both broadcast against each other and against the batch.
+    probe : Probe
+        Numbers, or tensors of shape (*batch, 1, 1). The focal spread and the size of the source are
+        not part of the pupil.
     softness : float
-        Width in 1/Å over which the aperture falls from one to zero: the mean spacing of the lattice.
+        Width in 1/Å of the linear edge of the aperture; use the mean spacing of the grid.
 
     Returns
     -------
     Tensor, shape (*batch, ky, kx)
-        exp(-2 pi i W / wavelength) inside the aperture; the squared modulus sums to one.
+        A(k) exp(-2 pi i W / wavelength), scaled so that the squared modulus sums to one.
 
     Notes
     -----
-    W = theta²/2 [C10 + C12 cos 2(phi - phi12)] + theta³/3 [C21 cos(phi - phi21) + C23 cos 3(phi - phi23)]
-    + theta⁴/4 C30, with theta = k wavelength.
+    W = theta²/2 [C10 + C12 cos 2(phi - phi12)] + theta³/3 [C21 cos(phi - phi21)
+    + C23 cos 3(phi - phi23)] + theta⁴/4 C30, with theta = k wavelength.
 
     References
     ----------
     Krivanek, Dellby and Lupini, Ultramicroscopy 78, 1 (1999), doi:10.1016/S0304-3991(99)00013-3.
     """
-    lam = wavelength(beam_energy)
-    zero = torch.zeros((), dtype=kx.dtype, device=kx.device)
+    lam = wavelength(as_tensor(probe.beam_energy, kx))
     c10, c12, phi12, c21, phi21, c23, phi23, c30 = (
-        aberrations.get(name, zero) for name in ABERRATIONS
+        as_tensor(probe.aberrations.get(name, 0.0), kx) for name in ABERRATIONS
     )
-    # theta^n cos n(phi - phi0) are polynomials in x and y: no angle is needed
+    # theta^n cos n(phi - phi0) is a polynomial in x and y, so the angle phi is not needed
     x, y = kx * lam, ky * lam
     square, difference, product = x**2 + y**2, x**2 - y**2, 2 * x * y
     path = (
@@ -158,14 +167,14 @@ def pupil(
             - y * (c23 * (3 * phi23).cos() / 3)
         )
     )
-    edge = convergence_semiangle * 1e-3 / lam
+    edge = probe.convergence_semiangle * 1e-3 / lam
     amplitude = torch.clamp((edge - torch.hypot(kx, ky)) / softness + 0.5, 0, 1)
     amplitude = amplitude / amplitude.square().sum((-2, -1), keepdim=True).sqrt()
     return torch.polar(amplitude, -2 * math.pi / lam * path)
 
 
 def mode_orders(largest: int) -> Tensor:
-    """Orders of the spatial frequencies along y, in the order of every spectrum of this package.
+    """Orders of the spatial frequencies along y, in the row order of every spectrum.
 
     Parameters
     ----------
@@ -175,69 +184,64 @@ def mode_orders(largest: int) -> Tensor:
     Returns
     -------
     Tensor of int, shape (2 m + 1,)
-        0, 1 ... m, -1 ... -m: row n of the first half and row m + n of the second are mirror images.
+        0, 1 ... m, -1 ... -m: rows n and m + n hold the orders n and -n.
     """
     upward = torch.arange(largest + 1)
     return torch.cat([upward, -upward[1:]])
 
 
-def transfer(
-    *,
-    beam_energy: Tensor,
-    convergence_semiangle: Tensor,
-    aberrations: Mapping[str, Tensor],
-    focal_spread: Tensor,
-    cell: tuple[float, float],
-    num_modes: tuple[int, int],
-) -> Tensor:
-    """Transfer of the probe to the image for every term of the scattering kernel.
+def transfer(probe: Probe, *, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
+    """Transfer function of the probe for every term of the scattering kernel.
 
     Parameters
     ----------
-    beam_energy, convergence_semiangle : Tensor, shape (*batch,)
-        In eV and mrad.
-    aberrations : mapping of str to Tensor, shape (*batch,)
-        Any of ``ABERRATIONS``, in Å and rad.
-    focal_spread : Tensor, shape (*batch,)
-        Root mean square spread of the focus in Å.
+    probe : Probe
+        The beam energy as a tensor of shape (*batch,), the rest as tensors of that shape or
+        numbers. The size of the source is not part of the transfer function.
     cell : tuple of float
-        Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of 1/Lx and 1/Ly.
+        Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of
+        1/Lx and 1/Ly.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies that are returned.
 
     Returns
     -------
     Tensor, shape (term, *batch, 2 my + 1, mx + 1)
-        T(Q) for qy of ``mode_orders(my)`` / Ly and qx = 0 ... mx/Lx (the other half is the complex conjugate).
+        T(Q) for qy = ``mode_orders(my)`` / Ly and qx = 0 ... mx/Lx; the values at -Q are the
+        complex conjugates.
 
     Notes
     -----
-    T_t(Q) = sum_k b_t(psi(k) p(k)^m, psi*(k + Q) p(k + Q)^n): the autocorrelation of the pupil weighted with powers of
-    the squared angle, computed as the product of the fields in real space and averaged over the focal spread
-    (``focal_nodes``).
+    T_t(Q) = sum_k b_t(psi(k) p(k)^m, psi*(k + Q) p(k + Q)^n), the autocorrelation of the pupil
+    weighted with powers of the squared angle p. It is computed as a product of the fields in real
+    space and averaged over the focal spread (``focal_nodes``).
     """
-    batch = beam_energy.shape
+    energy = probe.beam_energy
+    batch = energy.shape
     parameters = [
-        beam_energy,
-        convergence_semiangle,
-        focal_spread,
-        *(aberrations.get(n, beam_energy * 0) for n in ABERRATIONS),
+        as_tensor(value, energy).expand(batch)
+        for value in (
+            energy,
+            probe.convergence_semiangle,
+            probe.focal_spread,
+            *(probe.aberrations.get(name, 0.0) for name in ABERRATIONS),
+        )
     ]
-    rows = torch.stack([p.expand(batch) for p in parameters], -1).reshape(-1, len(parameters))
-    # on a processor one at a time, the transforms stay small and in the cache; elsewhere a call costs its launch
+    rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
+    # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
     found = torch.cat([_transfer_rows(part, cell, num_modes) for part in parts], 1)
     return found.view(len(found), *batch, *found.shape[-2:])
 
 
 def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int, int]) -> Tensor:
-    """Transfer for rows of (energy, semiangle, spread, aberrations), shape (term, row, qy, qx)."""
+    """Transfer for rows of (energy, semi-angle, spread, aberrations), shape (term, row, qy, qx)."""
     energy, angle, spread, *coefficients = rows.T[..., None, None]
     lam = wavelength(energy)
     lx, ly = cell
     reach = (angle * 1e-3 / lam).detach()
     nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in cell)
-    # aliases of the autocorrelation must stay outside of the modes that are returned
+    # padding keeps aliases of the autocorrelation outside the returned modes
     size_x, size_y = (
         next_fast_len(2 * n + min(2 * n, m) + 1)
         for n, m in ((nx, num_modes[0]), (ny, num_modes[1]))
@@ -245,17 +249,11 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     kx = torch.arange(-nx, nx + 1).to(rows) / lx
     ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
     power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
-    psi = pupil(
-        kx,
-        ky,
-        beam_energy=energy,
-        convergence_semiangle=angle,
-        aberrations=dict(zip(ABERRATIONS, coefficients, strict=True)),
-        softness=(1 / lx + 1 / ly) / 2,
-    )
-    # an extra defocus C turns the pupil by exp(-i pi wavelength k² C)
+    probe = Probe(energy, angle, dict(zip(ABERRATIONS, coefficients, strict=True)))
+    psi = pupil(kx, ky, probe, softness=(1 / lx + 1 / ly) / 2)
+    # an extra defocus C multiplies the pupil by exp(-i pi wavelength k² C)
     turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
-    # in whole steps, so that the nodes stay where they are while a gradient is taken
+    # rounded up to steps of 1/2, so that the nodes are constant when a gradient is taken
     rim = (2 * math.pi * reach.double() ** 2 * (lam * spread).detach().double()).ceil() / 2
     nodes, weights = (
         v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0])
@@ -267,7 +265,7 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
     f0, f1, f2 = torch.fft.fft2(field * powers, s=(size_y, size_x))
     cross, twice = ((f * f0.conj()).sum(1) for f in (f1, f2))
     square = [(f * f.conj()).sum(1).real for f in (f0, f1)]
-    # the terms of bilinear(f, conj f), all real
+    # the terms of bilinear(f, conj f), which are all real
     total = torch.stack(
         [square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag]
     )
@@ -279,22 +277,25 @@ def _transfer_rows(rows: Tensor, cell: tuple[float, float], num_modes: tuple[int
 
 
 def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the average over the focal spread, a Gaussian.
+    """Nodes and weights of the average over a Gaussian focal spread.
 
     Parameters
     ----------
     phase : Tensor, shape (*batch,)
-        Phase in rad by which one standard deviation of the focus turns the rim of the aperture against its centre.
+        Phase difference in rad between the edge and the centre of the aperture for a defocus of
+        one standard deviation.
 
     Returns
     -------
     nodes, weights : Tensor, shape (*batch, node)
-        Nodes in standard deviations; the weights sum to one, and are zero where a phase needs fewer nodes than another one.
+        Nodes in standard deviations. The weights sum to one; surplus nodes of a batch element that
+        needs fewer nodes have weight zero.
 
     Notes
     -----
-    Equidistant: with a step of 2 pi / (phase + 3.8) no phase of the pupil aliases into the Gaussian's width. The average of
-    exp(i t x) is right to 2e-3 for every t <= phase (tests/test_optics.py), with about phase + 4 nodes; Gauss-Hermite needs
+    The nodes are equidistant with a step of 2 pi / (phase + 3.8), which keeps aliases of the
+    Gaussian beyond every phase of the pupil. The average of exp(i t x) has an error below 2e-3 for
+    all t <= phase (tests/test_optics.py) with about phase + 4 nodes; Gauss-Hermite quadrature needs
     phase² / 2.
     """
     step = 2 * math.pi / (phase + 3.8)
@@ -306,7 +307,7 @@ def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _take(spectrum: Tensor, rows: Tensor, num_columns: int) -> Tensor:
-    """Rows (by signed order) and first columns of a half spectrum, zero where the transform is too small to hold them."""
+    """Rows by signed order and first columns of a half spectrum, zero beyond its band limit."""
     size = spectrum.shape[-2]
     inside = (rows.abs() <= (size - 1) // 2)[:, None]
     picked = spectrum[..., rows % size, : min(num_columns, spectrum.shape[-1])] * inside

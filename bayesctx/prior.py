@@ -1,59 +1,80 @@
-"""What may occur: hosts, dopants, imaging conditions, defects and nuisances, before an image is seen."""
+"""Prior of an image: hosts, dopants, imaging conditions, abundance of defects, and nuisances."""
 
 from __future__ import annotations
 
-import math
+import copy
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor
 
-from .context import check_context
+from .checks import check_keys, check_mapping, check_number, check_whole_number
+from .composition import (
+    CONTINUOUS,
+    DIRICHLET_ALPHA,
+    check_alpha,
+    check_conditions,
+    check_defects,
+    check_materials,
+    choose_materials,
+)
+from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
 from .defects import DEFECTS
-from .nuisances import CONCENTRATION, NUISANCES, decode, encode, log_uniform, quantile
+from .distributions import decode, encode, log_uniform, quantile
+from .evidence import check_context, condition_on
+from .nuisances import NUISANCES, check_nuisances
 
-__all__ = ["CONTINUOUS", "MAX_TRIES", "Prior", "reference_prior", "tmd_prior"]
-
-CONTINUOUS = (
-    "beam_energy",
-    "convergence_semiangle",
-    "inner_collection_angle",
-    "outer_collection_angle",
-    "defocus",
-    "dose",
-)
-"""The continuous variables of the context, in the order of every array over them."""
+__all__ = ["CONTINUOUS", "MAX_TRIES", "Prior", "limit_prior", "reference_prior", "tmd_prior"]
 
 MAX_TRIES = 16  # draws of a condition until the detector lies outside of the probe's cone
+NUM_PIXELS = (8, 128)
+LARGEST_PATCH = 18.5  # Å, the periodic cell in which a patch is simulated
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Prior:
-    """Distribution of everything behind an image: ``simulate`` draws from it, a ``DefectModel`` infers under it.
+    """Distribution of an image: ``simulate`` draws from it, a ``DefectModel`` infers under it.
 
     Attributes
     ----------
     conditions : tuple of mapping
-        Alternative imaging conditions, equally probable: for each of ``CONTINUOUS`` a number, a tuple of candidates or a
-        distribution, independent of each other but for the detector lying outside of the probe's cone.
+        Alternative imaging conditions, equally probable: for each of ``CONTINUOUS`` a number, a
+        tuple of candidates or a distribution. Variables are independent, except that the detector
+        lies outside of the probe's cone.
     hosts : tuple of str
         Equally probable hosts; repeat one to give it more weight.
     dopants : mapping of str to tuple of str
         Equally probable dopants of every host.
     defects : tuple of str
-        Equally probable classes of the site in the centre of a patch that somebody cut out.
-    concentration : mapping of str to float
-        Dirichlet parameters of the abundance of every class in a crystal: what the other sites carry.
+        Equally probable classes of the central site of a training patch.
+    dirichlet_alpha : mapping of str to float
+        Parameters, for every class, of the Dirichlet distribution of the abundances in a crystal,
+        from which all sites but the central one are drawn.
     nuisances : mapping of str to Distribution
-        By the names of ``NUISANCES``; one that is left out is zero.
+        A number, a tuple of candidates or a distribution by the names of ``NUISANCES``. One that
+        is left out is zero; the gain must be given.
     sampling : float
         Size of the pixels of a patch in Å.
     num_pixels : int
         Pixels along each side of a patch.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a name is unknown or missing, or a value is outside of what can be simulated.
+
+    Notes
+    -----
+    Priors are equal if ``to_dict`` is. Numbers become ``float``, lists tuples, and distributions
+    single precision. Mappings are copied and must not be changed afterwards.
     """
 
     conditions: tuple[Mapping[str, object], ...]
@@ -62,12 +83,47 @@ class Prior:
         default_factory=lambda: {h: DOPANTS[HOSTS[h].metal] for h in HOSTS}
     )
     defects: tuple[str, ...] = DEFECTS
-    concentration: Mapping[str, float] = field(default_factory=lambda: dict(CONCENTRATION))
+    dirichlet_alpha: Mapping[str, float] = field(default_factory=lambda: dict(DIRICHLET_ALPHA))
     nuisances: Mapping[str, Distribution] = field(
         default_factory=lambda: {name: d for name, (_, d) in NUISANCES.items()}
     )
     sampling: float = 0.25
     num_pixels: int = 32
+
+    def __post_init__(self) -> None:
+        hosts, dopants = check_materials(self.hosts, self.dopants)
+        checked = {
+            "conditions": check_conditions(self.conditions),
+            "hosts": hosts,
+            "dopants": dopants,
+            "defects": check_defects(self.defects),
+            "dirichlet_alpha": check_alpha(self.dirichlet_alpha),
+            "nuisances": check_nuisances(self.nuisances),
+        } | _check_pixels(self.sampling, self.num_pixels)
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    def __eq__(self, other: object) -> bool:
+        """Whether ``to_dict`` of both is equal."""
+        return self._key() == other._key() if isinstance(other, Prior) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> str:
+        """Text that is the same for equal priors."""
+
+        def written(value: object) -> object:
+            try:
+                return encode(value)
+            except ValueError:  # a distribution that cannot be written equals only itself
+                return f"{type(value).__name__} {id(value)}"
+
+        return json.dumps(self._fields(), default=written, sort_keys=True)
+
+    def _fields(self) -> dict[str, object]:
+        """Value of every field."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     def given(self, context: Mapping[str, object]) -> Prior:
         """Condition the prior on what is known of an image.
@@ -75,8 +131,8 @@ class Prior:
         Parameters
         ----------
         context : mapping
-            As for ``infer``, one value per variable. A variable that a condition fixes to a number weeds out the
-            conditions that contradict it; elsewhere the given value, candidates or distribution take the prior's place.
+            As for ``infer``, one value per variable. Conditions with a number are weighed by what is
+            given of it; a variable that has candidates or a distribution gets the given value.
 
         Returns
         -------
@@ -86,38 +142,28 @@ class Prior:
         Raises
         ------
         ValueError
-            If no host, dopant or condition of the prior agrees with the context.
+            If no host, dopant or condition of the prior agrees with the context, or a value is an
+            array over images.
         """
         known = check_context(context)
-        hosts, dopants = self._materials(known)
-        conditions = [_condition(c, known) for c in self.conditions]
-        conditions = [c for c in conditions if c is not None]
+        arrays = [name for name, value in known.items() if isinstance(value, np.ndarray)]
+        if arrays:
+            raise ValueError(
+                f"one value of {arrays[0]} was expected, got an array; condition the prior for "
+                "each image by itself"
+            )
+        hosts, dopants = choose_materials(self.hosts, self.dopants, known)
+        conditions = condition_on(self.conditions, known)
         if not conditions:
             raise ValueError(
-                f"one of the {len(self.conditions)} conditions of the prior was expected, got {dict(known)}; none agrees"
+                f"one of the {len(self.conditions)} conditions of the prior was expected, "
+                f"got {dict(known)}; none agrees"
             )
-        return replace(self, hosts=hosts, dopants=dopants, conditions=tuple(conditions))
-
-    def _materials(
-        self, known: Mapping[str, object]
-    ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-        """Hosts and dopants that agree with what is known; a dopant may be new to a host that was named."""
-        hosts = _as_tuple(known.get("host")) or self.hosts
-        asked = _as_tuple(known.get("dopant"))
-        dopants = {}
-        for host in hosts:
-            usual = self.dopants.get(host, DOPANTS[HOSTS[host].metal])
-            allowed = tuple(d for d in asked if d in usual) if asked else usual
-            if asked and not allowed and "host" in known:
-                allowed = tuple(d for d in asked if d != HOSTS[host].metal)
-            if allowed:
-                dopants[host] = allowed
-        hosts = tuple(h for h in hosts if h in dopants)
-        if not hosts:
-            raise ValueError(
-                f"a dopant of one of the hosts {', '.join(self.hosts)} was expected, got {asked}; name the host as well"
-            )
-        return hosts, dopants
+        given = copy.copy(self)  # only what changes is checked: this is done for every image
+        changed = {"hosts": hosts, "dopants": dopants, "conditions": tuple(conditions)}
+        for name, value in changed.items():
+            object.__setattr__(given, name, value)
+        return given
 
     def quantiles(self, u: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         """Map the unit cube to the continuous context.
@@ -130,17 +176,24 @@ class Prior:
         Returns
         -------
         context : dict of str to Tensor, shape (*batch,)
-            By the names of ``CONTINUOUS``.
+            By the names of ``CONTINUOUS``, inside of the domains of ``CONTEXT``.
         possible : Tensor of bool, shape (*batch,)
-            Whether the detector lies outside of the probe's cone and is a ring at all.
+            Whether the detector goes with the probe, see ``context.is_annular_dark_field``.
+
+        Raises
+        ------
+        ValueError
+            If a distribution has less than 1 % of its mass in the domain of its variable.
         """
         chosen = (u[..., 0] * len(self.conditions)).long().clamp(max=len(self.conditions) - 1)
         context = {}
         for i, name in enumerate(CONTINUOUS, 1):
-            values = torch.stack([quantile(c[name], u[..., i]) for c in self.conditions])
+            domain = CONTEXT[name].domain
+            values = torch.stack([quantile(c[name], u[..., i], domain) for c in self.conditions])
             context[name] = values.gather(0, chosen[None])[0]
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        return context, (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        return context, is_annular_dark_field(
+            context["convergence_semiangle"], Detector.of(context)
+        )
 
     def first_possible(self, u: Tensor) -> dict[str, Tensor]:
         """Continuous context from the first possible of several tries.
@@ -153,11 +206,26 @@ class Prior:
         Returns
         -------
         dict of str to Tensor, shape (*batch,)
-            By the names of ``CONTINUOUS``.
+            By the names of ``CONTINUOUS``. Where no try was possible, the first one of the batch
+            that was takes its place.
+
+        Raises
+        ------
+        ValueError
+            If no try of the whole batch was possible.
         """
         context, possible = self.quantiles(u)
+        if not bool(possible.any()):
+            raise ValueError(
+                f"angles of an annular dark-field detector ({ADF_RULE}) were expected, got none in "
+                f"{possible.numel()} draws from the prior; check its ranges"
+            )
         first = possible.long().argmax(-1, keepdim=True)
-        return {name: value.gather(-1, first)[..., 0] for name, value in context.items()}
+        found, other = possible.any(-1), possible.flatten().long().argmax()
+        return {
+            name: torch.where(found, value.gather(-1, first)[..., 0], value.flatten()[other])
+            for name, value in context.items()
+        }
 
     def domain(self, name: str) -> tuple:
         """Smallest and largest value of a continuous variable under the prior.
@@ -170,13 +238,13 @@ class Prior:
         Returns
         -------
         tuple of float
-            Low and high.
+            Low and high, of an unbounded distribution its quantiles of 2**-25 and 1 - 2**-25.
         """
-        ends = torch.tensor([0.0, 1e-6, 1 - 1e-6, 1.0], dtype=torch.float64)
-        values = torch.stack([quantile(c[name], ends) for c in self.conditions])
-        finite = values[values.isfinite()]
+        ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
+        domain = CONTEXT[name].domain
+        values = torch.stack([quantile(c[name], ends, domain) for c in self.conditions])
         # distributions hold their bounds in single precision
-        return float(f"{float(finite.min()):.6g}"), float(f"{float(finite.max()):.6g}")
+        return float(f"{float(values.min()):.6g}"), float(f"{float(values.max()):.6g}")
 
     def to_dict(self) -> dict[str, object]:
         """Return the prior as JSON values.
@@ -185,17 +253,13 @@ class Prior:
         -------
         dict
             Read back by ``from_dict``.
+
+        Raises
+        ------
+        ValueError
+            If a distribution is none of Uniform, Normal, HalfNormal and ``log_uniform``.
         """
-        return {
-            "conditions": [{n: encode(v) for n, v in c.items()} for c in self.conditions],
-            "hosts": list(self.hosts),
-            "dopants": {h: list(d) for h, d in self.dopants.items()},
-            "defects": list(self.defects),
-            "concentration": dict(self.concentration),
-            "nuisances": {n: encode(v) for n, v in self.nuisances.items()},
-            "sampling": self.sampling,
-            "num_pixels": self.num_pixels,
-        }
+        return json.loads(json.dumps(self._fields(), default=encode))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> Prior:
@@ -204,23 +268,35 @@ class Prior:
         Parameters
         ----------
         values : mapping
-            As returned by ``to_dict``.
+            As returned by ``to_dict``. ``concentration``, the former name of
+            ``dirichlet_alpha``, is understood.
 
         Returns
         -------
         Prior
-            An equal prior.
+            A prior equal to the one that was written.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If an entry is missing, unknown or wrong.
         """
-        return cls(
-            conditions=tuple({n: decode(v) for n, v in c.items()} for c in values["conditions"]),
-            hosts=tuple(values["hosts"]),
-            dopants={h: tuple(d) for h, d in values["dopants"].items()},
-            defects=tuple(values["defects"]),
-            concentration=dict(values["concentration"]),
-            nuisances={n: decode(v) for n, v in values["nuisances"].items()},
-            sampling=values["sampling"],
-            num_pixels=values["num_pixels"],
-        )
+        values = dict(check_mapping(values, "the prior"))
+        if "dirichlet_alpha" not in values and "concentration" in values:
+            values["dirichlet_alpha"] = values.pop("concentration")
+        check_keys(values, "entry of a prior", [f.name for f in fields(cls)])
+        conditions = values["conditions"]
+        if isinstance(conditions, list):
+            conditions = [
+                {n: decode(v) for n, v in check_mapping(c, "a condition").items()}
+                for c in conditions
+            ]
+        nuisances = check_mapping(values["nuisances"], "nuisances")
+        decoded = {
+            "conditions": conditions,
+            "nuisances": {n: decode(v) for n, v in nuisances.items()},
+        }
+        return cls(**values | decoded)
 
 
 def tmd_prior() -> Prior:
@@ -229,8 +305,8 @@ def tmd_prior() -> Prior:
     Returns
     -------
     Prior
-        Beam energies of 60, 80 and 200 keV, each with a medium-angle (60-200 mrad) and a high-angle detector (80-250 mrad,
-        80-200 at 200 keV).
+        Beam energies of 60, 80 and 200 keV, each with a medium-angle (60-200 mrad) and a
+        high-angle detector (80-250 mrad, 80-200 at 200 keV).
 
     References
     ----------
@@ -247,7 +323,7 @@ def tmd_prior() -> Prior:
 
 
 def reference_prior() -> Prior:
-    """Prior of the reference model: every doped material under any annular dark-field condition between 40 and 300 keV.
+    """Prior of the reference model: all materials, annular dark field between 40 and 300 keV.
 
     Returns
     -------
@@ -262,19 +338,20 @@ def reference_prior() -> Prior:
 
 
 def limit_prior(*, between: bool = False) -> Prior:
-    """Prior of the 576 cases with so few nuisances that the exact posterior can be computed, see ``ExactModel``.
+    """Prior of the 576 cases with few nuisances, for which ``ExactModel`` can be evaluated.
 
     Parameters
     ----------
     between : bool
-        Any condition between those of the cases in their place: 60 to 200 keV, convergence 20 to 36 mrad, a detector from 45 to
-        100 mrad on the inside and 200 to 250 mrad on the outside.
+        Take any condition between those of the cases instead of them: 60 to 200 keV,
+        convergence 20 to 36 mrad, inner angle 45 to 100 mrad, outer angle 200 to 250 mrad.
 
     Returns
     -------
     Prior
-        A defect in a perfect crystal in focus, at 28 mrad unless between, and 1e4, 1e5 or 1e6 e/Å². Rotation, offset, source
-        size, background, gain and dark level are unknown; there are no aberrations, and the scan is that of the patch.
+        One defect in a perfect crystal in focus, at 1e4, 1e5 or 1e6 e/Å² and, unless
+        ``between``, a convergence of 28 mrad. Rotation, offset, source size, background, gain and
+        dark level are unknown. There are no aberrations; scan and patch have the same pixels.
     """
     free = {"rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level"}
     held = {"vibration": 1.0, "focal_spread": 30.0, "scan_step": 0.25, "readout": 0.5}
@@ -287,13 +364,13 @@ def limit_prior(*, between: bool = False) -> Prior:
     }
     return Prior(
         (probe | anywhere,) if between else tuple(dict(c) | probe for c in tmd_prior().conditions),
-        concentration={d: float(d in ("M", "X2", "hollow")) for d in DEFECTS},
+        dirichlet_alpha={d: float(d in ("M", "X2", "hollow")) for d in DEFECTS},
         nuisances={name: d for name, (_, d) in NUISANCES.items() if name in free} | held,
     )
 
 
 def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
-    """What every condition shares."""
+    """Convergence, focus and dose of a condition."""
     return {
         "convergence_semiangle": convergence_semiangle,
         "defocus": dist.Uniform(-60.0, 60.0),
@@ -301,31 +378,13 @@ def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
     }
 
 
-def _as_tuple(value: object) -> tuple:
-    """An observed value or candidates as a tuple."""
-    return value if isinstance(value, tuple) else () if value is None else (value,)
-
-
-def _condition(
-    condition: Mapping[str, object], known: Mapping[str, object]
-) -> dict[str, object] | None:
-    """A condition in which what is known took its place, or None if it contradicts it."""
-    updated = dict(condition)
-    for name in CONTINUOUS:
-        if name not in known:
-            continue
-        fixed, value = condition[name], known[name]
-        if isinstance(fixed, float) and not _agrees(fixed, value):
-            return None
-        updated[name] = fixed if isinstance(fixed, float) else value
-    return updated
-
-
-def _agrees(fixed: float, value: object) -> bool:
-    """Whether evidence allows a value."""
-    if isinstance(value, torch.distributions.Distribution):
-        try:
-            return math.isfinite(float(value.log_prob(torch.tensor(fixed))))
-        except ValueError:  # outside of the support
-            return False
-    return any(math.isclose(fixed, v, rel_tol=1e-6) for v in _as_tuple(value))
+def _check_pixels(sampling: object, num_pixels: object) -> dict[str, object]:
+    """Pixels of a patch that can be simulated."""
+    sampling = check_number(sampling, CONTEXT["sampling"].label, CONTEXT["sampling"].domain)
+    num_pixels = check_whole_number("num_pixels", num_pixels, *NUM_PIXELS)
+    if num_pixels * sampling > LARGEST_PATCH:
+        raise ValueError(
+            f"a patch of at most {LARGEST_PATCH} Å was expected, got {num_pixels} pixels of "
+            f"{sampling:g} Å; choose fewer"
+        )
+    return {"sampling": sampling, "num_pixels": num_pixels}

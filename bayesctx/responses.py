@@ -1,4 +1,4 @@
-"""The table of column responses that is shipped, interpolated in energy and angle."""
+"""The shipped table of column responses, interpolated in beam energy and collection angles."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ import xarray as xr
 from scipy.interpolate import make_interp_spline
 from torch import Tensor, nn
 
-from .crystal import Atoms
-from .defects import species_of
-from .elements import THERMAL_DISPLACEMENT
-from .optics import MAX_SEMIANGLE, wavelength
+from .context import Detector
+from .crystal import THERMAL_DISPLACEMENT
+from .defects import Atoms, formula_of
+from .optics import MAX_SEMIANGLE, as_tensor, wavelength
 
 __all__ = ["LookUp", "ResponseTable", "chebyshev", "load_table", "pair_overlap"]
 
-MAX_EXTRAPOLATION = 0.1  # Å beyond the separations of the table
+MAX_EXTRAPOLATION = 0.1  # Å beyond the tabulated separations of a pair
 
 
 @dataclass(frozen=True)
 class LookUp:
-    """Where columns stand in the table: entries to mix, height of the centre (Å), rms displacement (Å).
+    """Table entries of columns with weights, height of the centre and thermal displacement.
 
     Attributes
     ----------
     entry, weight : Tensor, shape (*column, node)
-        Entries of the table, the separations of a pair, and how much of each; an empty column has no weight.
+        Entries of the table (one per tabulated separation of a pair) and their weights; an empty
+        column has weights zero.
     height, displacement : Tensor, shape (*column,)
-        In Å.
+        Height of the centre and root mean square thermal displacement in Å.
     """
 
     entry: Tensor
@@ -53,29 +54,29 @@ class LookUp:
         Parameters
         ----------
         device : str or device
-            Where to.
+            Target device.
 
         Returns
         -------
         LookUp
-            There.
+            On that device.
         """
         return LookUp(
             *(v.to(device) for v in (self.entry, self.weight, self.height, self.displacement))
         )
 
     def reshape(self, *shape: int) -> LookUp:
-        """Arrange the columns in another shape.
+        """Reshape the axes of the columns.
 
         Parameters
         ----------
         *shape : int
-            The new shape.
+            New shape of the column axes.
 
         Returns
         -------
         LookUp
-            Of this shape.
+            With that shape.
         """
         mixed = (*shape, self.entry.shape[-1])
         return LookUp(
@@ -87,12 +88,12 @@ class LookUp:
 
 
 class ResponseTable:
-    """Column responses at any beam energy and any annular detector inside the table.
+    """Column responses at any beam energy and annular detector within the range of the table.
 
     Parameters
     ----------
     dataset : Dataset
-        As written by ``tabulate``.
+        As written by ``multislice.tabulate``.
     """
 
     def __init__(self, dataset: xr.Dataset) -> None:
@@ -104,7 +105,7 @@ class ResponseTable:
                 self.pairs.setdefault(tuple(elements), {})[float(separation)] = i
         self.num_nodes = max(map(len, self.pairs.values()))
         rings = torch.from_numpy(dataset["response"].values.astype(np.float32))
-        # responses beyond an angle vary smoothly with it: interpolate them, then subtract
+        # the response beyond an angle is smooth in that angle: interpolate it, subtract later
         beyond = rings.flip(2).cumsum(2).flip(2)
         beyond = (
             torch.nn.functional.pad(beyond, (0, 0, 0, 0, 0, 1)).double().numpy()
@@ -113,14 +114,14 @@ class ResponseTable:
         self.angles = np.append(
             dataset["inner_collection_angle"].values, dataset["outer_collection_angle"].values[-1]
         )
-        # scipy keeps the axis of interpolation first: (angle, beam_energy, entry, term, order)
+        # scipy moves the interpolated axis to the front: (angle, beam_energy, entry, term, order)
         in_energy = make_interp_spline(np.log(self.energies), beyond, axis=1)
         in_angle = make_interp_spline(np.log(self.angles), in_energy.c, axis=2)
         self.energy_knots, self.angle_knots = (
             torch.from_numpy(in_energy.t),
             torch.from_numpy(in_angle.t),
         )
-        # (beam_energy and angle, entry and term and order)
+        # (beam_energy * angle, entry * term * order)
         coefficients = torch.from_numpy(
             in_angle.c.transpose(1, 0, 2, 3, 4).astype(np.float32, order="C")
         )
@@ -133,12 +134,12 @@ class ResponseTable:
         Parameters
         ----------
         columns : sequence of tuple
-            Each ``((element, z), ...)``, z in Å; order does not matter.
+            Each ``((element, z), ...)`` in any order, z in Å.
 
         Returns
         -------
         LookUp
-            One entry per column.
+            One element per column.
 
         Raises
         ------
@@ -146,10 +147,8 @@ class ResponseTable:
             If a column is not in the table.
         """
         found = [self._find(tuple(sorted(column, key=lambda atom: atom[1]))) for column in columns]
-        entry, weight, height, displacement = (
-            torch.tensor(values) for values in zip(*found, strict=True)
-        )
-        return LookUp(entry, weight, height, displacement)
+        entry, *rest = zip(*found, strict=True)
+        return LookUp(torch.tensor(entry), *(torch.tensor(v, dtype=torch.float32) for v in rest))
 
     def _find(self, column: Atoms) -> tuple[list[int], list[float], float, float]:
         """Entries, weights, height and displacement of one column."""
@@ -159,7 +158,8 @@ class ResponseTable:
         unknown = [e for e in elements if e not in THERMAL_DISPLACEMENT]
         if unknown:
             raise ValueError(
-                f"elements of the table were expected ({', '.join(THERMAL_DISPLACEMENT)}), got {unknown[0]!r}"
+                f"elements of the table ({', '.join(THERMAL_DISPLACEMENT)}) were expected, "
+                f"got {unknown[0]!r}; use multislice.column_response for others"
             )
         u2 = [THERMAL_DISPLACEMENT[e] ** 2 for e in elements]
         height = sum(z for _, z in column) / len(column)
@@ -174,53 +174,50 @@ class ResponseTable:
         nodes = self.pairs.get(tuple(elements)) if len(elements) == 2 else None
         if nodes is None:
             raise ValueError(
-                f"a column of a doped dichalcogenide was expected, got {species_of(column)} {column}; "
-                "add it to table_columns() and run tabulate()"
+                f"a column of the table was expected, got {formula_of(column)} {column}; "
+                "use multislice.column_response, which computes other columns"
             )
         separation, near, far = column[1][1] - column[0][1], min(nodes), max(nodes)
         if not near - MAX_EXTRAPOLATION <= separation <= far + MAX_EXTRAPOLATION:
             raise ValueError(
-                f"a pair {near} to {far} Å apart was expected, got {column}; the table cannot be stretched so far"
+                f"a pair of atoms {near} to {far} Å apart was expected, got {column}; "
+                "use multislice.column_response, which computes other separations"
             )
-        # Lagrange's polynomial through the separations of the table
+        # Lagrange interpolation in the separation
         weights = [math.prod((separation - b) / (a - b) for b in nodes if b != a) for a in nodes]
         return list(nodes.values()), weights, height, (u2[0] * u2[1] / sum(u2)) ** 0.5
 
-    def coefficients(
-        self,
-        columns: LookUp,
-        beam_energy: Tensor,
-        inner_collection_angle: Tensor,
-        outer_collection_angle: Tensor,
-    ) -> Tensor:
-        """Coefficients of the column responses for a batch of conditions.
+    def coefficients(self, columns: LookUp, beam_energy: Tensor, detector: Detector) -> Tensor:
+        """Coefficients of the column responses for a batch of imaging conditions.
 
         Parameters
         ----------
         columns : LookUp, shape (*batch, column)
             The columns of every condition.
-        beam_energy, inner_collection_angle, outer_collection_angle : Tensor, shape (*batch,)
-            In eV, mrad and mrad; all shapes broadcast.
+        beam_energy : Tensor, shape (*batch,)
+            In eV.
+        detector : Detector
+            Numbers, or tensors of shape (*batch,); all shapes broadcast.
 
         Returns
         -------
         Tensor, shape (*batch, column, term, order)
-            In Å², columns at their height, without their common thermal displacement.
+            In Å², columns at their height, without the thermal motion of the whole column.
         """
-        share, knot = self._knots(beam_energy, inner_collection_angle, outer_collection_angle)
+        share, knot = self._knots(beam_energy, detector)
         asked = torch.broadcast_shapes(columns.height.shape, (*share.shape[:-1], 1)).numel()
-        # a hundred columns of a condition cost as much to pick as all entries to multiply
+        # measured: gathering is faster below about as many columns as the table has entries
         few = asked < share.shape[:-1].numel() * len(self.columns)
         mixed = (self._pick if few else self._multiply)(columns, share, knot).unflatten(
             -1, (NUM_TERMS, NUM_ORDERS)
         )
         return _defocus(mixed, columns.height.to(share) / wavelength(beam_energy)[..., None])
 
-    def _knots(self, energy: Tensor, inner: Tensor, outer: Tensor) -> tuple[Tensor, Tensor]:
-        """Shares and places of the splines that are not zero, 4 of the energy by 4 of either angle, shapes (*batch, 32)."""
+    def _knots(self, energy: Tensor, detector: Detector) -> tuple[Tensor, Tensor]:
+        """Weights and indices of the 4 (energy) x 8 (angle) non-zero B-splines, (*batch, 32)."""
         by_energy, of_energy = _cubic_splines(energy.log(), self.energy_knots)
         (by_inner, of_inner), (by_outer, of_outer) = (
-            _cubic_splines(a.log(), self.angle_knots) for a in (inner, outer)
+            _cubic_splines(as_tensor(a, energy).log(), self.angle_knots) for a in detector.edges
         )
         by_angle = torch.cat(torch.broadcast_tensors(by_inner, -by_outer), -1)
         of_angle = torch.cat(torch.broadcast_tensors(of_inner, of_outer), -1)
@@ -229,7 +226,7 @@ class ResponseTable:
         return share.flatten(-2), knot.flatten(-2)
 
     def _multiply(self, columns: LookUp, share: Tensor, knot: Tensor) -> Tensor:
-        """All entries by one matrix product, then those that are asked for, shape (*batch, column, term and order)."""
+        """Mix by one matrix product over all entries, shape (*batch, column, term * order)."""
         dense = share.new_zeros(*share.shape[:-1], len(self.splines)).scatter_add(-1, knot, share)
         entries = (dense @ self._splines(share)).unflatten(-1, (len(self.columns), -1))
         condition = torch.arange(share.shape[:-1].numel(), device=share.device).view(
@@ -239,7 +236,7 @@ class ResponseTable:
         return (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :]
 
     def _pick(self, columns: LookUp, share: Tensor, knot: Tensor) -> Tensor:
-        """Only the splines and entries that are asked for, shape (*batch, column, term and order)."""
+        """Mix by gathering only the entries needed, shape (*batch, column, term * order)."""
         place = knot[..., None, :, None] * len(self.columns) + columns.entry[..., None, :]
         weight = share[..., None, :, None] * columns.weight.to(share)[..., None, :]
         rows = self._splines(share).view(-1, NUM_TERMS * NUM_ORDERS)
@@ -250,7 +247,7 @@ class ResponseTable:
         return mixed.view(*place.shape[:-2], -1)
 
     def _splines(self, like: Tensor) -> Tensor:
-        """Coefficients of the splines on a device and in a precision, kept: the table is large."""
+        """Spline coefficients on the device and in the precision of ``like``, cached."""
         where = like.device, like.dtype
         if where not in self._copies:
             self._copies[where] = self.splines.to(like)
@@ -258,7 +255,7 @@ class ResponseTable:
 
 
 def _defocus(c: Tensor, waves: Tensor) -> Tensor:
-    """Move columns along the beam by ``waves`` wavelengths, to second order in exp(-i pi wavelength k² z)."""
+    """Shift columns along the beam by ``waves`` wavelengths, to second order in the phase."""
     d = (torch.pi * (MAX_SEMIANGLE * 1e-3) ** 2 * waves)[..., None]
     c00, c10, c01, c11, c20, c02 = c.unbind(-2)
     return torch.stack(
@@ -275,7 +272,7 @@ def _defocus(c: Tensor, waves: Tensor) -> Tensor:
 
 
 def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
-    """Values at x of the cubic B-splines that are not zero there and which they are, shapes (*x, 4): Cox and de Boor."""
+    """Values and indices of the non-zero cubic B-splines at x (Cox-de Boor), shapes (*x, 4)."""
     knots = knots.to(x)
     interval = (torch.bucketize(x.detach(), knots, right=True) - 1).clamp(3, len(knots) - 5)
     left = [x - knots[interval - j] for j in range(3)]
@@ -291,7 +288,7 @@ def _cubic_splines(x: Tensor, knots: Tensor) -> tuple[Tensor, Tensor]:
 
 @functools.cache
 def load_table() -> ResponseTable:
-    """Load the table that is shipped with the package."""
+    """Load the table that is shipped with the package; later calls return the same object."""
     with resources.as_file(resources.files("bayesctx").joinpath("responses.nc")) as path:
         return ResponseTable(xr.load_dataset(path, engine="netcdf4"))
 
@@ -301,7 +298,7 @@ NUM_TERMS = 6  # real terms of optics.POWERS
 
 
 def chebyshev(x: Tensor, num_orders: int = NUM_ORDERS) -> Tensor:
-    """Chebyshev polynomials of the first kind on [0, 1], zero beyond.
+    """Chebyshev polynomials of the first kind on [0, 1], zero above one.
 
     Parameters
     ----------
@@ -323,31 +320,36 @@ def chebyshev(x: Tensor, num_orders: int = NUM_ORDERS) -> Tensor:
 
 
 COHERENCE = 0.163
-"""Shear, in periods of the innermost wave on the detector, at which the atoms of a pair cease to interfere: fitted to the exact
-interference of sheared pairs at 60 and 80 keV."""
+"""Gaussian width of the interference of a sheared pair, in periods of the innermost detected wave.
+
+Fitted to the exact interference of sheared pairs at 60 and 80 keV.
+"""
 
 
 def pair_overlap(
     shear: Tensor, separation: Tensor, beam_energy: Tensor, inner_collection_angle: Tensor
 ) -> Tensor:
-    """How much of a sheared pair still scatters as the upright one does, in closed form; the rest does as its single atoms do.
+    """Fraction of a sheared pair of atoms that scatters like the upright pair, in closed form.
 
     Parameters
     ----------
     shear, separation : Tensor
-        Distance in Å of its atoms across and along the beam.
+        Distance in Å between the two atoms across and along the beam.
     beam_energy, inner_collection_angle : Tensor
         In eV and mrad.
 
     Returns
     -------
     Tensor
-        One for an upright pair; negative where the wave behind the upper atom shades the lower one.
+        One for an upright pair; the rest scatters like two single atoms. Negative where the upper
+        atom deflects the beam away from the lower one.
 
     Notes
     -----
-    (1 - 2.8 x²) exp(-2.4 x²) with x² = shear² / (wavelength separation), the Fresnel number of the pair: fitted to multislice of
-    six pairs at 40 to 300 keV, 50-120, 60-200 and 100-250 mrad, up to 5 degrees (docs/physics.md).
+    Channelling: (1 - 2.8 x²) exp(-2.4 x²) with the Fresnel number x² = shear² / (wavelength
+    separation), fitted to multislice of six pairs at 40 to 300 keV, 50-120, 60-200 and 100-250
+    mrad, up to 5 degrees (docs/physics.md). Where the interference between the two atoms
+    (``COHERENCE``) is larger than that, it is used instead.
     """
     square = shear**2 / (wavelength(beam_energy) * separation)
     channelling = (1 - 2.8 * square) * torch.exp(-2.4 * square)

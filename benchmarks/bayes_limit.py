@@ -1,4 +1,4 @@
-"""How far is a neural likelihood from the exact one: the same patches, the same prior, any part of the context known."""
+"""Neural against exact likelihood on the same patches, for several amounts of known context."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ from report import MODELS, table, write
 from tqdm import tqdm
 
 import bayesctx as bc
+from bayesctx.defects import SPECIES
 from bayesctx.exact import Crystal, evidence
-from bayesctx.exact.exact_model import by_outcome, columns_of_outcomes
-from bayesctx.model import Materials, outcome_classes
+from bayesctx.exact.exact_model import columns_of_outcomes, mean_of_alternatives
+from bayesctx.model import Materials, add_alternatives, class_members, outcome_classes
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import BLOCK, draw_block
 
@@ -35,11 +36,13 @@ BLOCKS = (
     Path(__file__).parent / "exact"
 )  # evidence of finished blocks: a quarter of an hour of a core for each
 
-INTRODUCTION = """{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28 mrad, in
-focus; dose and probe are always known. Rotation, offset, source size, background, gain and dark level are unknown to both. Exact:
-the simulator's own likelihood, {} draws for every column and mode ({:.0f} effective ones in the median over the best columns,
-{:.0f} at the 1st percentile). Neural: `{}`, trained on the same prior. Log scores in nats of the class in the centre, entropies
-beside them.
+INTRODUCTION = """\
+{} patches of `limit_prior()`: a defect in a perfect crystal, 576 cases, 1e4, 1e5 and 1e6 e/Å², 28
+mrad, in focus; dose and probe are always known. Rotation, offset, source size, background, gain and
+dark level are unknown to both. Exact: the likelihood of the simulator, {} draws for every column
+and mode (effective number {:.0f} in the median over the best columns, {:.0f} at the 1st
+percentile). Neural: `{}`, trained on the same prior. Log scores in nats of the class in the centre,
+with the entropies.
 
 """
 
@@ -60,7 +63,7 @@ def patches_of(seed: int, block: int, dose: float) -> tuple[torch.Tensor, ...]:
 
 
 def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
-    """Log evidence of all 576 cases and classes for the patches of one block, from its file if it is there."""
+    """Log evidence of all cases and classes for the patches of one block, cached in a file."""
     torch.set_num_threads(1)
     file = folder / f"block-{seed}-{block}-{num_draws}.npz"
     if file.exists():
@@ -89,7 +92,11 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
         )
         ess = torch.cat([p.ess for p in parts]).flatten(1)
         best = by_column.flatten(1).argmax(1, keepdim=True)
-        found[dose] = (by_outcome(by_column), ess.gather(1, best)[:, 0], *truth)
+        found[dose] = (
+            add_alternatives(by_column, class_members(SPECIES), mean_of_alternatives),
+            ess.gather(1, best)[:, 0],
+            *truth,
+        )
     values = [torch.cat(v).numpy() for v in zip(*found.values(), strict=True)]
     doses = np.concatenate([np.full(len(v[0]), d) for d, v in found.items()])
     names = ("log_evidence", "ess", "defect", "host", "dopant", "condition")
@@ -101,14 +108,14 @@ def exact(block: int, *, seed: int, num_draws: int, folder: Path) -> Path:
 
 @torch.no_grad()
 def neural(model: bc.DefectModel, intensity: torch.Tensor, dose: float) -> torch.Tensor:
-    """Log density of the features in all 576 cases and classes, shape (patch, condition, host, outcome)."""
+    """Log density of the features for all cases, shape (patch, condition, host, outcome)."""
     conditions = bc.limit_prior().conditions
     context = {
         n: torch.tensor([[dose if n == "dose" else float(c[n]) for c in conditions]])
         for n in CONTINUOUS
     }
     materials = Materials.of(bc.limit_prior()).map(lambda f: f[None])
-    outcomes = model.outcomes(context, materials)
+    outcomes = model.tabulate(context, materials)
     return torch.cat([outcomes.log_prob(model.encoder(p)[None])[0] for p in intensity.split(256)])
 
 

@@ -1,4 +1,4 @@
-"""Conditions between those of the 576 cases: how far is a neural likelihood from the exact one there."""
+"""Neural against exact likelihood for imaging conditions between those of the 576 cases."""
 
 from __future__ import annotations
 
@@ -24,9 +24,11 @@ CONDITIONS = (
 )
 SUBSETS = {"everything": ("host", "dopant", *CONDITIONS), "the conditions": CONDITIONS}
 
-INTRODUCTION = """{num} patches of `limit_prior()` under conditions that are none of the 576 cases: 120 keV, convergence 22, 27
-and 35 mrad, detectors from 45, 70 and 100 to 200 mrad; 1e4, 1e5 and 1e6 e/Å². Exact: the simulator's own likelihood, {draws}
-draws. Neural: `{name}`, trained on any condition between the cases (`--prior between`). Log scores in nats.
+INTRODUCTION = """\
+{num} patches of `limit_prior()` under conditions that are none of the 576 cases: 120 keV,
+convergence 22, 27 and 35 mrad, detectors from 45, 70 and 100 to 200 mrad; 1e4, 1e5 and 1e6 e/Å².
+Exact: the likelihood of the simulator, {draws} draws. Neural: `{name}`, trained on any condition
+between the cases (`--prior between`). Log scores in nats.
 
 """
 

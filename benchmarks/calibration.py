@@ -1,4 +1,4 @@
-"""Is the posterior as sure as it may be: entropy against log score, reliability, ranks and coverage of the continuous context."""
+"""Calibration: entropy against log score, reliability, ranks and coverage."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ SUBSETS = {
     "all but the focus and dose": ("host", "dopant", *CONTINUOUS[:-2]),
     "everything": ("host", "dopant", *CONTINUOUS),
 }
-# a posterior is calibrated given what it was told, not given the truth of what it was not
+# a posterior is calibrated in groups defined by known variables only
 GROUPS = {"everything": ("host", "dopant", "condition", "case"), "host": ("host",)}
 
-INTRODUCTION = """{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for classes, {runs} of
-`reference_prior()` for the continuous context; every patch is an image of its own. A calibrated posterior has a mean log score
-of minus its mean entropy. Nats; standard errors are those of the mean over the patches. The calibration error does not vanish
-for truths that are drawn from the posterior itself, so many patches and no more being at hand: that of a perfect one.
+INTRODUCTION = """\
+{num} patches of `simulate(tmd_prior(), ..., seed={seed})` (the 576 cases, all nuisances) for the
+classes, {runs} of `reference_prior()` for the continuous context; every patch is an image of its
+own. The mean log score of a calibrated posterior is minus its mean entropy. In nats; standard
+errors of the mean over the patches. With a finite number of patches the calibration error of a
+perfect posterior is not zero: it is given for truths that are drawn from the posterior itself.
 
 """
 
@@ -46,8 +48,16 @@ GROUPED = """
 
 ![Reliability of every class](calibration.png)
 
-Patches that share something known: the worst group, the spread of all groups beside that of noise alone, and the mean square of
-their differences in standard errors (1 where nothing but noise makes them; for cases by the median):
+Groups of patches that share a known variable: the worst group, the spread of all groups and of
+noise alone, and the mean square of their differences in standard errors (1 for noise alone; for
+cases from the median):
+
+"""
+RANKS = """
+
+Ranks of the truth among the draws (simulation-based calibration) and joint coverage; p of a
+Kolmogorov-Smirnov test against the uniform distribution, mean (0.5) and twelve variances (1; less:
+too wide):
 
 """
 
@@ -64,13 +74,13 @@ def infer_classes(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectMode
 
 
 def difference(scored: xr.Dataset) -> tuple[float, float]:
-    """Mean of entropy plus log score, 0 where calibrated, below where too sure; and its standard error."""
+    """Mean and standard error of entropy plus log score: 0 if calibrated, < 0 if overconfident."""
     values = (scored.entropy + scored.log_score).values
     return float(values.mean()), float(values.std() / len(values) ** 0.5)
 
 
 def error_of_a_perfect_one(probabilities: xr.DataArray, seed: int, num: int = 20) -> float:
-    """Calibration error of truths that are drawn from the posterior itself: what is left of it in so few patches."""
+    """Calibration error for truths drawn from the posterior itself: the sampling error."""
     rng = np.random.default_rng(seed)
     edges = probabilities.values.astype(float).cumsum(-1)
     truths = [(rng.random((len(edges), 1)) * edges[:, -1:] > edges).sum(-1) for _ in range(num)]
@@ -121,7 +131,7 @@ def rows_of_groups(data: xr.Dataset, scored: dict[str, xr.Dataset]) -> list[list
 
 
 def rows_of_draws(model: bc.DefectModel, num_runs: int, seed: int) -> list[list[str]]:
-    """Kolmogorov-Smirnov tests of ranks and coverage of the continuous context, latent altogether or in part."""
+    """Kolmogorov-Smirnov tests of ranks and coverage of the continuous context."""
     data = bc.simulate(model.prior, num_runs, seed=seed)
     rows = []
     for name in ("nothing", "host, dopant", "host, dopant, energy, detector"):
@@ -208,8 +218,7 @@ def main() -> None:
         ["known", "by", "groups", "worst", "spread, of noise", "chi² / groups"],
         rows_of_groups(data, scored),
     )
-    body += "\n\nRanks of the truth among the draws (simulation-based calibration) and coverage of all of them at once; p of a "
-    body += "Kolmogorov-Smirnov test against the uniform distribution, mean (0.5) and twelve variances (1; less: too wide):\n\n"
+    body += RANKS
     rows = rows_of_draws(bc.load_model(arguments.model), arguments.num_runs, arguments.seed + 1)
     body += table(["known", "variable", "p", "mean rank", "12 x variance"], rows)
     write("calibration", "Calibration of the reference model", body, arguments.seed)

@@ -1,4 +1,4 @@
-"""How often is the class right at 1e6 e/Å² with the whole context known, case by case, and what is beyond the physics."""
+"""Accuracy case by case at 1e6 e/Å² with the whole context known, and the exact limit."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from bayesctx.defects import SITES
 
 KNOWN = [name for name in bc.CONTEXT if name != "sampling"]
 DOSE = 1e6
-POOR = (
-    0.9  # of the dopant columns of a material that must be right for it to be left out of the list
-)
+POOR = 0.9  # materials with a lower accuracy for the dopant columns are listed
 
-INTRODUCTION = """{num} patches of the 576 cases of `tmd_prior()` at 1e6 e/Å², all nuisances, thirteen equally probable classes,
-the whole context known. Right: **{right:.2f} ± {error:.2f} %** of the patches, averaged over the cases {cases:.2f} %; entropy
-{entropy:.4f} nats, log score {score:.4f}. By class:
+INTRODUCTION = """\
+{num} patches of the 576 cases of `tmd_prior()` at 1e6 e/Å², all nuisances, thirteen equally
+probable classes, the whole context known. Right: **{right:.2f} ± {error:.2f} %** of the patches,
+averaged over the cases {cases:.2f} %; entropy {entropy:.4f} nats, log score {score:.4f}. By class:
 
 """
 POOR_ONES = """
 
-Materials in which less than {poor:.0f} % of the dopant columns are named right, and what share of {num} dopant columns the exact
-posterior names right there, of all that a metal site can hold, with the few nuisances of `limit_prior()` (its entropy in nats):
+Materials in which less than {poor:.0f} % of the dopant columns are classified correctly, and the
+percentage of {num} dopant columns that the exact posterior classifies correctly there, among all
+classes of a metal site, with the few nuisances of `limit_prior()` (its entropy in nats):
 
 """
 
@@ -45,7 +45,7 @@ def is_right(probabilities: xr.DataArray, data: xr.Dataset) -> np.ndarray:
 
 
 def exact_limit(host: str, dopant: str, num_patches: int, seed: int) -> tuple[float, float]:
-    """Share of dopant columns that the exact posterior names right, few nuisances; and its mean entropy in nats."""
+    """Accuracy (%) of the exact posterior for dopant columns, and its mean entropy in nats."""
     prior = replace(
         bc.limit_prior().given({"host": host, "dopant": dopant, "dose": DOSE}),
         defects=SITES["metal"],
@@ -81,7 +81,8 @@ def main() -> None:
     doped = frame[frame.defect == "D_M"].groupby(["host", "dopant"]).right.agg(["mean", "size"])
     poor = doped[doped["mean"] < POOR].sort_values("mean")
     body = INTRODUCTION.format(
-        num=len(right), right=100 * right.mean(), error=100 * right.std() / len(right) ** 0.5, cases=100 * by_case.mean(),
+        num=len(right), right=100 * right.mean(), error=100 * right.std() / len(right) ** 0.5,
+        cases=100 * by_case.mean(),
         entropy=float(-(found * np.log(found.clip(min=1e-30))).sum("defect_class").mean()),
         score=float(bc.log_score(found, data.defect).mean()),
     )  # fmt: skip

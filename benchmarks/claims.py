@@ -1,4 +1,4 @@
-"""Does an image speak against a wrong claim about it: sample_stats.conflict on simulated micrographs."""
+"""Evidence of simulated micrographs against wrong context: ``sample_stats.conflict``."""
 
 from __future__ import annotations
 
@@ -40,11 +40,12 @@ WRONG = {
     ),
 }
 
-INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV,
-25 mrad, 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`), all of the context claimed but focus
-and dose. Log Bayes factor in nats of leaving the claim open against taking it. `infer` warns above {limit:.1f}, which one in a
-hundred simulated images exceeds about which all that is told is true; inf: `infer` refused a host whose lattice does not fit the
-sampling.
+INTRODUCTION = """\
+{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad,
+70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
+context but focus and dose is given. Log Bayes factor in nats of leaving a variable open against the
+given value. `infer` warns above {limit:.1f}, which one in a hundred simulated images with the true
+context exceeds; inf: `infer` refused a host whose lattice does not fit the sampling.
 
 """
 
@@ -80,7 +81,7 @@ def main() -> None:
             found.setdefault(f"true {claim}", []).append(value)
         for name, (claim, wrong) in WRONG.items():
             told = {n: v[host] if isinstance(v, dict) else v for n, v in wrong.items()}
-            # another host has another lattice constant: then the pixel of the file cannot be right either
+            # with another lattice constant the recorded pixel size would contradict the image
             try:
                 found.setdefault(name, []).append(conflicts(image, claims | told, model)[claim])
             except ValueError:

@@ -1,4 +1,4 @@
-"""How large the parts of the package are, and what way a call of ``infer`` takes through them."""
+"""Sizes of the modules and functions of the package, and the call path of ``infer``."""
 
 from __future__ import annotations
 
@@ -44,14 +44,14 @@ def measure_modules(package: Path) -> dict[str, float]:
 
 
 def trace_infer(package: Path) -> dict[str, float]:
-    """Functions and files of the package that ``infer`` of a micrograph enters, and how often the file changes."""
+    """Functions and files that ``infer`` of a micrograph enters, and changes between files."""
     import bayesctx as bc
 
     prior = bc.reference_prior().given(CONDITION | {"host": "WSe2", "dopant": "Ti"})
     image = bc.simulate_micrograph(prior, seed=0, num_pixels=128, sampling=0.2).intensity
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bc.infer(image, {"host": "WSe2"}, num_draws=16)  # what is made once is not counted
+        bc.infer(image, {"host": "WSe2"}, num_draws=16)  # fills the caches
         order: list[tuple[str, str, int]] = []
         seen = set()
 

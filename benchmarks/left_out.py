@@ -1,4 +1,4 @@
-"""What is a host or a dopant that training never saw worth: two models, one of which saw neither, on the same patches."""
+"""Generalisation: two models, one trained without a host and a dopant, on the same patches."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ import bayesctx as bc
 
 KNOWN = [name for name in bc.CONTEXT if name != "sampling"]
 
-INTRODUCTION = """Two models after {num} patches of `reference_prior()`, one of which never saw {host} nor the dopant {dopant}.
-Everything is known of the patches, a class must be named. Log score in nats, and what the second model loses, with standard
-errors. Elements enter the likelihood by their scattering, so that a stranger is described like anyone else.
+INTRODUCTION = """\
+Two models after {num} patches of `reference_prior()`, one of which was trained without the host
+{host} and the dopant {dopant}. The whole context of the patches is known, the class is inferred.
+Log score in nats, and the loss of the second model, with standard errors. Elements enter the
+likelihood by their scattering, so that elements outside the training data are described like all
+others.
 
 """
 

@@ -1,4 +1,4 @@
-"""Is the posterior of the sites of whole micrographs calibrated, with much and with little of the context known."""
+"""Calibration of the posterior of the sites of whole micrographs, by the known context."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.inference.posterior import READINGS
+from bayesctx.crystal import MONOLAYER_1H
 from bayesctx.metrics import match_sites
 
 RECORDED = (
@@ -29,18 +29,20 @@ SUBSETS = {
     "everything": (*RECORDED, "defocus", "dose"),
 }
 
-INTRODUCTION = """{num} simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, everything drawn from
-`reference_prior()`; the sampling is always known. The lattice of {lost} more could not be fitted ({doses} e/Å²). Bits
-per site, means over the images with standard errors: the sites of an image share its context, and are right or wrong together.
-Reading: which of the three sublattices is the metal; an image that is misread has a third of its sites right. A calibrated
-posterior has a log score equal to minus its entropy. Medians over the images stand beside the means, for few of them carry the
-loss.
+INTRODUCTION = """\
+{num} simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, everything drawn from
+`reference_prior()`; the sampling is always known. The lattice of {lost} more could not be fitted
+({doses} e/Å²). Bits per site, means over the images with standard errors: the sites of an image
+share its context and are not independent. Assignment: which sublattice is the metal; an
+image with a wrong assignment has a third of its sites right. The log score of a calibrated
+posterior equals minus its entropy. Medians over the images are given as well, since few of them
+contribute most of the loss.
 
 """
 
 
 def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> list[float]:
-    """Accuracy, entropy and log score of the sites of a micrograph in bits, and whether its sublattices are read right."""
+    """Accuracy, entropy and log score (bits) of the sites; whether the assignment is right."""
     context = {name: data[name].item() for name in known} | {"sampling": data.sampling.item()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
@@ -49,8 +51,8 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     matched, truth = match_sites(data, result)
     matching = found.isel(patch=matched)
     right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
-    reading = READINGS[int(found.reading.values.argmax())]
-    kinds = np.array(reading)[result["constant_data"].sublattice.values[matched]]
+    assignment = MONOLAYER_1H.assignments[int(found.assignment.values.argmax())]
+    kinds = np.array(assignment)[result["constant_data"].sublattice.values[matched]]
     read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
     return [
@@ -108,7 +110,7 @@ def main() -> None:
     header = [
         "known",
         "right (%)",
-        "read right (%)",
+        "assignment right (%)",
         "entropy",
         "log score",
         "median entropy",

@@ -1,4 +1,4 @@
-"""How far is column_image from full multislice: every run of a reference set, and random structures and conditions."""
+"""``column_image`` against full multislice: a reference set, and random cases."""
 
 from __future__ import annotations
 
@@ -18,8 +18,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.crystal import Atoms
-from bayesctx.defects import SITES, columns_of
+from bayesctx.defects import SITES, Atoms, columns_of
 
 DETECTORS = {"40-100": (40, 100), "60-200": (60, 200), "80+": (80, np.inf)}
 NUM_DETECTORS = 4  # random detectors of every random case
@@ -30,22 +29,30 @@ WINDOW = 2.6  # Å, half of that window
 EDGE, PLACE = 12.0, 6.0033  # Å, cell of a single atom, and where in it the atom is
 SAMPLINGS = (0.02, 0.01, 0.005)  # Å
 TWO_FOLD, THREE_FOLD = (0, 2 * np.pi), (0, 2 * np.pi / 3)
-ABERRATIONS = {"C10": (-100, 100), "C12": (0, 30), "phi12": TWO_FOLD, "C21": (0, 300), "phi21": TWO_FOLD, "C23": (0, 300),
-               "phi23": THREE_FOLD, "C30": (-2e4, 2e4)}  # fmt: skip
+ABERRATIONS = {
+    "C10": (-100, 100), "C12": (0, 30), "phi12": TWO_FOLD, "C21": (0, 300), "phi21": TWO_FOLD,
+    "C23": (0, 300), "phi23": THREE_FOLD, "C30": (-2e4, 2e4),
+}  # fmt: skip
 
-REFERENCE = """Relative rms difference from full multislice (abTEM, 24 frozen phonons) in %: `column_image` / without
-interference / sum of single atoms (noise of the multislice itself). Collection angles in mrad.
+REFERENCE = """\
+Relative rms difference from full multislice (abTEM, 24 frozen phonons) in %: `column_image` /
+without interference / sum of single atoms (sampling error of the multislice). Collection angles in
+mrad.
 
 """
-GRATINGS = """A probe of 25 mrad on a single atom at rest between the grid's points: abTEM over `multislice_image` - 1
-in %, for 60-200 / 80-200 mrad, by the sampling of abTEM's gratings. Those of `multislice_image` are analytic.
+GRATINGS = """\
+A probe of 25 mrad on a single atom at rest between grid points: abTEM over `multislice_image` - 1
+in %, for 60-200 / 80-200 mrad, by the sampling of abTEM's gratings. Those of `multislice_image` are
+analytic.
 
 """
-RANDOM = """{} random cases: host, defect, beam energy 30-300 keV, convergence 18-38 mrad, {} annular detectors each (inner from
-8 mrad beyond the probe's cone to 120), all aberrations, C10 within 100 Å, half of them tilted by up to 5 degrees, against
-`multislice_image` in a window of 5.2 Å around the defect, {} to {} frozen phonons until its noise is below {} %, 256 at
-least where the difference exceeds 2 % ({} on average). Relative rms difference in %, median / 99th
-percentile; and the ratio of the defect to the nearest column.
+RANDOM = """\
+{} random cases: host, defect, beam energy 30-300 keV, convergence 18-38 mrad, {} annular detectors
+each (inner from 8 mrad beyond the convergence semi-angle to 120), all aberrations, C10 within 100
+Å, half of them tilted by up to 5 degrees, against `multislice_image` in a window of 5.2 Å around
+the defect, {} to {} frozen phonons until its noise is below {} %, at least 256 where the difference
+exceeds 2 % ({} on average). Relative rms difference in %, median / 99th percentile; and the ratio
+of the defect to the nearest column.
 
 """
 
@@ -55,7 +62,7 @@ def rms(image: np.ndarray, truth: np.ndarray) -> float:
 
 
 def compare(file: Path) -> list[tuple[str, float, float, float, float]]:
-    """Columns, columns without interference, single atoms and noise of one run of the reference, for every detector."""
+    """Errors with and without interference, of single atoms, and noise, for every detector."""
     run, arrays = json.loads(file.read_text()), np.load(file.with_suffix(".npz"))
     edges = np.array(run["ring_edges_mrad"])
     columns = [(c["x"], c["y"], [tuple(a) for a in c["atoms"]]) for c in run["columns"]]
@@ -64,18 +71,11 @@ def compare(file: Path) -> list[tuple[str, float, float, float, float]]:
     for name, (low, high) in DETECTORS.items():
         chosen = [i for i in range(len(edges) - 1) if edges[i] >= low and edges[i + 1] <= high]
         truth, first, second = (arrays[n][chosen].sum(0).T for n in ("rings", "rings_A", "rings_B"))
-        optics = {
-            "beam_energy": run["energy_eV"],
-            "convergence_semiangle": run["semiangle_mrad"],
-            "inner_collection_angle": edges[chosen[0]],
-            "outer_collection_angle": edges[chosen[-1] + 1],
-            "x": run["scan_x_A"],
-            "y": run["scan_y_A"],
-            "aberrations": run["aberrations_abtem_polar"],
-            "cell": run["cell_A"],
-        }
+        probe = bc.Probe(run["energy_eV"], run["semiangle_mrad"], run["aberrations_abtem_polar"])
+        detector = bc.Detector(edges[chosen[0]], edges[chosen[-1] + 1])
+        place = {"x": run["scan_x_A"], "y": run["scan_y_A"], "cell": run["cell_A"]}
         images = [
-            bc.column_image(c, **optics, interference=i).values
+            bc.column_image(c, probe, detector, **place, interference=i).values
             for c, i in ((columns, True), (columns, False), (atoms, False))
         ]
         rows.append(
@@ -114,8 +114,8 @@ def reference(folder: Path) -> str:
     return table(["run", *DETECTORS], lines)
 
 
-def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
-    """A random defect in a random host under random conditions."""
+def draw_case(rng: np.random.Generator) -> tuple[list, bc.Probe, list[bc.Detector], dict, str]:
+    """Columns of a random defect in a random host, probe, detectors, place, and its name."""
     host = rng.choice(list(bc.HOSTS))
     material = bc.HOSTS[host]
     dopant = rng.choice(bc.DOPANTS[material.metal])
@@ -152,29 +152,30 @@ def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
     outer = np.minimum(inner * np.exp(rng.uniform(np.log(1.5), np.log(5), NUM_DETECTORS)), 300)
     tilt = rng.uniform(0, 5) * (rng.random() < 0.5)
     azimuth = rng.uniform(0, 2 * np.pi)
-    optics = {
-        "beam_energy": float(np.exp(rng.uniform(np.log(30e3), np.log(300e3)))),
-        "convergence_semiangle": semiangle,
-        "inner_collection_angle": inner,
-        "outer_collection_angle": outer,
+    energy = float(np.exp(rng.uniform(np.log(30e3), np.log(300e3))))
+    aberrations = {n: rng.uniform(*limits) for n, limits in ABERRATIONS.items()}
+    probe = bc.Probe(energy, semiangle, aberrations)
+    detectors = [bc.Detector(*map(float, edges)) for edges in zip(inner, outer, strict=True)]
+    place = {
         "x": centre[0] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
         "y": centre[1] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
-        "aberrations": {n: rng.uniform(*limits) for n, limits in ABERRATIONS.items()},
         "tilt": (tilt * np.cos(azimuth), tilt * np.sin(azimuth)),
         "cell": cell,
     }
-    return columns, optics, f"{host} {name}"
+    return columns, probe, detectors, place, f"{host} {name}"
 
 
 def block(seed: int, number: int, folder: Path) -> xr.DataArray:
-    """Multislice of one random case with some frozen phonons, two independent halves, from its file if it is there."""
+    """Multislice of one random case, two independent halves, cached in a file."""
     file = folder / f"case-{seed}-{number}.nc"
     if not file.exists():
-        columns, optics, _ = draw_case(np.random.default_rng(seed))
+        columns, probe, detectors, place, _ = draw_case(np.random.default_rng(seed))
         halves = [
             bc.multislice_image(
                 columns,
-                **optics,
+                probe,
+                detectors,
+                **place,
                 num_configurations=BLOCK // 2,
                 seed=2 * (seed + 100_003 * number) + half,
             )
@@ -188,18 +189,14 @@ def block(seed: int, number: int, folder: Path) -> xr.DataArray:
 def compare_case(
     seed: int, max_noise: float, folder: Path
 ) -> tuple[xr.DataArray, list[np.ndarray], list[np.ndarray]]:
-    """Multislice of one case, two independent halves, and the fast images with and without interference, by detector.
+    """Multislice (two independent halves) and fast images with and without interference.
 
-    Frozen phonons are added until the halves agree, and to 256 wherever the fast image differs by more than 2 %: the halves of a
-    few phonons may agree by chance.
+    Frozen phonons are added until the halves agree, and up to 256 if the fast image differs by more
+    than 2 %, since halves of few phonons may agree by chance.
     """
-    columns, optics, _ = draw_case(np.random.default_rng(seed))
-    angles = zip(optics["inner_collection_angle"], optics["outer_collection_angle"], strict=True)
-    detectors = [
-        {"inner_collection_angle": float(a), "outer_collection_angle": float(b)} for a, b in angles
-    ]
+    columns, probe, detectors, place, _ = draw_case(np.random.default_rng(seed))
     fast, plain = (
-        [bc.column_image(columns, **(optics | d), interference=i).values for d in detectors]
+        [bc.column_image(columns, probe, d, **place, interference=i).values for d in detectors]
         for i in (True, False)
     )
     total = 0
@@ -221,7 +218,7 @@ def noise(halves: np.ndarray) -> float:
 
 
 def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) -> float:
-    """Intensity of the defect, which comes last, over that of the nearest other column, in Gaussians of 0.5 Å."""
+    """Intensity of the last column, the defect, over that of the nearest other one."""
 
     def around(x: float, y: float) -> xr.DataArray:
         return np.exp(-((image.x - x) ** 2 + (image.y - y) ** 2) / (2 * 0.5**2))
@@ -240,7 +237,7 @@ def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) 
 def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
     """Errors of one random case on all of its detectors."""
     torch.set_num_threads(1)
-    columns, optics, name = draw_case(np.random.default_rng(seed))
+    columns, probe, _, place, name = draw_case(np.random.default_rng(seed))
     found = []
     for halves, fast, plain in zip(*compare_case(seed, max_noise, folder), strict=True):
         truth = halves.mean("half")
@@ -248,14 +245,15 @@ def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
             n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")
         }
         ratios = [
-            column_ratio(i, columns, optics["cell"])
+            column_ratio(i, columns, place["cell"])
             for i in (truth, truth.copy(data=fast), halves[0], halves[1])
         ]
         error, of_truth = rms(fast, truth.values), noise(halves.values)
         found.append(detector | {
             "seed": seed, "name": name,
-            "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])), "error": error,
-            "without": rms(plain, truth.values), "noise": of_truth, "net": float(np.sqrt(max(0, error**2 - of_truth**2))),
+            "energy": probe.beam_energy / 1e3, "tilt": float(np.hypot(*place["tilt"])),
+            "error": error, "without": rms(plain, truth.values), "noise": of_truth,
+            "net": float(np.sqrt(max(0, error**2 - of_truth**2))),
             "phonons": int(halves["num_configurations"]),
             "ratio": 100 * (ratios[1] / ratios[0] - 1),
             "ratio_noise": 50 * (ratios[2] / ratios[3] - 1),
@@ -276,16 +274,16 @@ def summarise(found: list[dict]) -> str:
     for label, of_group in groups.items():
         members = [r for r in found if of_group(r)]
         if members:
-            cells = [
-                f"{np.median([r[n] for r in members]):.2f} / {np.quantile([r[n] for r in members], 0.99):.2f}"
-                for n in ("error", "net", "without", "noise")
-            ]
+            columns = ([r[n] for r in members] for n in ("error", "net", "without", "noise"))
+            cells = [f"{np.median(c):.2f} / {np.quantile(c, 0.99):.2f}" for c in columns]
             of_ratio = (
                 np.sqrt(np.mean([r[n] ** 2 for r in members])) for n in ("ratio", "ratio_noise")
             )
             rows.append([label, len(members), *cells, "{:.2f} ({:.2f})".format(*of_ratio)])
-    header = ["detectors", "images", "column_image", "the same, noise taken off", "without interference", "noise of multislice",
-              "ratio of columns, rms (noise)"]  # fmt: skip
+    header = [
+        "detectors", "images", "column_image", "the same, noise taken off", "without interference",
+        "noise of multislice", "ratio of columns, rms (noise)",
+    ]  # fmt: skip
     worst = sorted(found, key=lambda r: -r["net"])[:8]
     keys = (
         "name",
@@ -304,7 +302,7 @@ def summarise(found: list[dict]) -> str:
 def sampled(
     element: str, energy: float, sampling: float, detectors: list[tuple[float, float]]
 ) -> list[float]:
-    """Fraction of the beam on detectors for a probe on an atom at rest, by abTEM with gratings of that sampling in Å."""
+    """Fraction of the beam on detectors, probe on an atom at rest, by abTEM with that sampling."""
     import abtem
     from ase import Atoms
 
@@ -319,20 +317,28 @@ def sampled(
     angle = np.hypot(*np.meshgrid(*pattern.angular_coordinates, indexing="ij"))
     step = np.mean(pattern.angular_sampling)
     values = np.asarray(pattern.array).reshape(angle.shape)
-    return [float((values * np.clip((angle - a) / step + 0.5, 0, 1) * np.clip((b - angle) / step + 0.5, 0, 1)).sum())
-            for a, b in detectors]  # fmt: skip
+    rings = [
+        np.clip((angle - a) / step + 0.5, 0, 1) * np.clip((b - angle) / step + 0.5, 0, 1)
+        for a, b in detectors
+    ]
+    return [float((values * ring).sum()) for ring in rings]
 
 
 def gratings() -> str:
-    """Table of abTEM over multislice_image for single atoms at rest: what the sampling of a grating does."""
+    """Table of abTEM over ``multislice_image`` for atoms at rest, by sampling of the gratings."""
     detectors, rows = [(60.0, 200.0), (80.0, 200.0)], []
     for element in ("W", "S"):
         for energy in (80e3, 200e3, 300e3):
             own = bc.multislice_image(
-                [(PLACE, PLACE, [(element, 0.0)])], beam_energy=energy, convergence_semiangle=25,
-                inner_collection_angle=[a for a, _ in detectors], outer_collection_angle=[b for _, b in detectors],
-                x=np.array([PLACE]), y=np.array([PLACE]), cell=(EDGE, EDGE), vibration=0, num_configurations=1,
-            ).values.ravel()  # fmt: skip
+                [(PLACE, PLACE, [(element, 0.0)])],
+                bc.Probe(beam_energy=energy, convergence_semiangle=25),
+                [bc.Detector(*edges) for edges in detectors],
+                x=np.array([PLACE]),
+                y=np.array([PLACE]),
+                cell=(EDGE, EDGE),
+                vibration=0,
+                num_configurations=1,
+            ).values.ravel()
             cells = []
             for sampling in SAMPLINGS:
                 found = np.array(sampled(element, energy, sampling, detectors))

@@ -1,4 +1,4 @@
-"""How well are real micrographs read, without any training on real data: every labelled column, both detectors."""
+"""Accuracy on labelled real micrographs, without any training on real data."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ SOFT = {
     "ADF1": {INNER: dist.Uniform(60.0, 110.0)},
     "ADF2": {INNER: dist.Uniform(25.0, 55.0), "outer_collection_angle": dist.Uniform(55.0, 110.0)},
 }
-# the labels do not tell single from double chalcogen vacancies
+# the labels do not distinguish single and double chalcogen vacancies
 LABELS = {"X2": ["X2"], "V_X": ["V_X", "V_X2"], "M": ["M"], "D_M": ["D_M"]}
 MATCHED = 1.0  # Å between a label and its site
 SCORES = (
-    "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score", "entropy", "calibration error",
+    "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score",
+    "entropy", "calibration error",
 )  # fmt: skip
-READINGS = (
+ASSIGNMENTS = (
     "file",
     "detector",
     "angles known softly",
     "brightest is the metal",
-    "three best readings",
+    "three best assignments",
     "effective draws",
     "s",
 )
@@ -53,7 +54,7 @@ def match(result: xr.DataTree, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarra
 
 
 def group(result: xr.DataTree, sites: np.ndarray) -> xr.DataArray:
-    """Posterior of what the labels tell apart, and of anything else."""
+    """Posterior of the classes that the labels distinguish, and of any other class."""
     defect = result["class_posterior"].defect.isel(patch=sites)
     columns = [defect.sel(defect_class=classes).sum("defect_class") for classes in LABELS.values()]
     grouped = xr.concat([*columns, 1 - sum(columns)], "defect_class").clip(min=0)
@@ -94,13 +95,13 @@ def read(
 
 
 def draw(results: dict[str, xr.DataTree], path: Path) -> None:
-    """Picture of both detectors: a corner of the image with its sites, and what the angles are inferred to be."""
+    """Figure of both detectors: a corner of the image with its sites, and the inferred angles."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
         2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained"
     )
-    names = ["inner_collection_angle", "convergence_semiangle", "reading"]
+    names = ["inner_collection_angle", "convergence_semiangle", "assignment"]
     for row, (detector, result) in zip(axes, results.items(), strict=True):
         bc.plot_defects(result, ax=row[0])
         for bar in row[0].artists:
@@ -112,10 +113,10 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
 
 
 def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, list, list]:
-    """Rows of the scores, of the readings, and the confusions of one file."""
+    """Rows of the scores, of the assignments, and the confusions of one file."""
     truth = xr.load_dataset(path)
     label = truth.label_name.values[truth.label.values]
-    scores, readings, confusions, pictures = [], [], [], {}
+    scores, assignments, confusions, pictures = [], [], [], {}
     for detector in SOFT:
         image = truth.image.sel(detector=detector, drop=True)
         for angles, extra in (
@@ -126,11 +127,11 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
             if angles == "inner" and extra == SOFT[detector]:
                 continue
             result, seconds = read(image, KNOWN | extra, model, num_draws)
-            reading = result["class_posterior"].reading
+            assignment = result["class_posterior"].assignment
             matched, sites = match(result, truth)
-            metal = reading.sel(reading_class=list(METAL_FIRST)).values.sum()
-            order = " / ".join(f"{p:.3f}" for p in sorted(reading.values, reverse=True)[:3])
-            readings.append(
+            metal = assignment.sel(assignment_class=list(METAL_FIRST)).values.sum()
+            order = " / ".join(f"{p:.3f}" for p in sorted(assignment.values, reverse=True)[:3])
+            assignments.append(
                 [
                     path.stem,
                     detector,
@@ -151,10 +152,10 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
                 ]
                 scores.append([path.stem, detector, f"{matched.sum()} of {len(label)}", *cells])
                 confusions += [[path.stem, detector, *row] for row in found["confusion"]]
-            print(readings[-1], scores[-1], flush=True)
+            print(assignments[-1], scores[-1], flush=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
     draw(pictures, FOLDER / f"{path.stem}.png")
-    return scores, readings, confusions
+    return scores, assignments, confusions
 
 
 def main() -> None:
@@ -171,19 +172,22 @@ def main() -> None:
     torch.set_num_threads(2)
     model = bc.load_model(arguments.model)
     parts = [evaluate(path, model, arguments.num_draws) for path in arguments.files]
-    scores, readings, confusions = (sum((p[k] for p in parts), []) for k in range(3))
+    scores, assignments, confusions = (sum((p[k] for p in parts), []) for k in range(3))
     body = (
-        "WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 jiadongdan). Known: host and beam "
-        "energy; softly that ADF1 starts between 60 and 110 mrad, and that ADF2 starts between 25 and 55 and ends where ADF1 "
-        "starts. The dopant, the convergence, the outer angle of ADF1, focus and dose are latent. No training on real data; the "
-        "weight of the composition's counts was settled on with these files in view (docs/model.md). Single and double chalcogen "
-        "vacancies count as one, as in the labels, which were made semi-automatically: their vacancies are uncertain to 10-50 %. "
+        "WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 "
+        "jiadongdan). Known: host and beam energy; softly that ADF1 starts between 60 and 110 "
+        "mrad, and that ADF2 starts between 25 and 55 and ends where ADF1 starts. The dopant, the "
+        "convergence, the outer angle of ADF1, focus and dose are latent. No training on real "
+        "data; the weight of the composition's counts was chosen with these files in view "
+        "(docs/model.md). Single and double chalcogen vacancies count as one, as in the labels, "
+        "which were made semi-automatically: their vacancies are uncertain to 10-50 %. "
         "Accuracies and calibration errors in %, log score and entropy in bits per site.\n\n"
         + table(SCORES, scores)
         + "\n\nLabels (rows) and answers (columns):\n\n"
         + table(["file", "detector", "label", *LABELS, "other"], confusions)
-        + "\n\nReadings of the lattice. Which sublattice is the metal follows from the detector; with the angles latent one "
-        "detector alone does not settle it.\n\n" + table(READINGS, readings)
+        + "\n\nAssignments of the lattice. The detector determines which sublattice is the metal; "
+        "with latent angles one detector alone is not sufficient.\n\n"
+        + table(ASSIGNMENTS, assignments)
     )
     write("real", "Real micrographs", body, 0)
 

@@ -1,4 +1,4 @@
-"""How every benchmark writes its table: under docs/benchmarks, with commit, seed and machine."""
+"""Tables of the benchmarks under docs/benchmarks, with commit, seed and machine."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def origin(seed: int) -> str:
         text=True,
         cwd=FOLDER.parents[1],
     ).stdout
-    processor = next(
+    cpu = next(
         (
             x.split(":")[1].strip()
             for x in Path("/proc/cpuinfo").read_text().splitlines()
@@ -38,8 +38,9 @@ def origin(seed: int) -> str:
         platform.machine(),
     )
     return (
-        f"commit {commit}{' and changes' if dirty.strip() else ''}, seed {seed}, {processor}, {torch.get_num_threads()} threads, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"commit {commit}{' and changes' if dirty.strip() else ''}, seed {seed}, {cpu}, "
+        f"{torch.get_num_threads()} threads, Python {platform.python_version()}, "
+        f"torch {torch.__version__}"
     )
 
 
@@ -52,7 +53,8 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
 
 def write(name: str, title: str, body: str, seed: int) -> None:
     """Print a result and write it to docs/benchmarks/<name>.md."""
-    text = f"# {title}\n\n{body}\n\n{origin(seed)}.\nMade by `python benchmarks/{name}.py`, see its `--help`.\n"
+    made = f"Made by `python benchmarks/{name}.py`, see its `--help`."
+    text = f"# {title}\n\n{body}\n\n{origin(seed)}.\n{made}\n"
     print(text)
     FOLDER.mkdir(parents=True, exist_ok=True)
     (FOLDER / f"{name}.md").write_text(text)

@@ -1,4 +1,4 @@
-"""How far from the exact posterior is a likelihood after how many patches, and with how large a network."""
+"""Difference between exact and neural log score by training patches and size of the network."""
 
 from __future__ import annotations
 
@@ -21,9 +21,11 @@ SIZES = {
 NUM_PATCHES = {100_000: tuple(SIZES), 300_000: tuple(SIZES), 1_000_000: ("a fourth", "default")}
 KNOWN = ("everything", "host", "nothing")
 
-INTRODUCTION = """Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the {num} patches
-of [bayes_limit](bayes_limit.md), after training on `limit_prior()` for some patches with networks of several sizes (units of
-the encoder and of the likelihood). The last row is `{model}`, which began with the weights of other trainings (docs/model.md).
+INTRODUCTION = """\
+Log score of the exact posterior minus that of a neural one, in nats with standard errors, on the
+{num} patches of [bayes_limit](bayes_limit.md), by number of training patches of `limit_prior()` and
+by size of the networks (units of the encoder and of the likelihood). The last row is `{model}`,
+whose training began with the weights of earlier ones (docs/model.md).
 
 """
 

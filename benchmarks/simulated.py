@@ -1,4 +1,4 @@
-"""What is context worth: accuracy, entropy and log score on simulated patches of the 576 cases."""
+"""Accuracy, entropy and log score on patches of the 576 cases, by known context."""
 
 from __future__ import annotations
 
@@ -49,8 +49,15 @@ def row(name: str, data: xr.Dataset, scored: xr.Dataset, seconds: float) -> list
     right = scored.probabilities.argmax("defect_class") == np.array(
         [list(bc.DEFECTS).index(d) for d in data.defect.values]
     )
-    return [name, str(data.sizes["image"]), f"{100 * float(right.mean()):.1f}", mean(scored.entropy), mean(score),
-            f"{100 * float(calibration.expected_calibration_error):.1f}", f"{data.sizes['image'] / seconds:.0f}"]  # fmt: skip
+    return [
+        name,
+        str(data.sizes["image"]),
+        f"{100 * float(right.mean()):.1f}",
+        mean(scored.entropy),
+        mean(score),
+        f"{100 * float(calibration.expected_calibration_error):.1f}",
+        f"{data.sizes['image'] / seconds:.0f}",
+    ]
 
 
 def main() -> None:
@@ -78,9 +85,9 @@ def main() -> None:
         "patches/s",
     ]
     body = (
-        f"{arguments.num_patches} patches of `simulate(tmd_prior(), ..., seed={arguments.seed})`, thirteen equally "
-        "probable classes, dose 10³ to 10⁶ e/Å², all nuisances. "
-        "128 draws of the latent context. A calibrated posterior has a log score equal to minus its entropy.\n\n"
+        f"{arguments.num_patches} patches of `simulate(tmd_prior(), ..., seed={arguments.seed})`, "
+        "thirteen equally probable classes, dose 10³ to 10⁶ e/Å², all nuisances. 128 draws of the "
+        "latent context. A calibrated posterior has a log score equal to minus its entropy.\n\n"
         + table(header, rows)
         + "\n\nThe same for doses above 10^5.5 e/Å²:\n\n"
         + table(header[:-1], [r[:-1] for r in high])

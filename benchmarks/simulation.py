@@ -1,4 +1,4 @@
-"""How fast are patches simulated, beside PRISM of abTEM on the same patch, and how far is that from the floor of the machine."""
+"""Speed of the simulation of patches, compared with PRISM of abTEM and with the machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from report import table, write
 
 import bayesctx as bc
-from bayesctx.crystal import honeycomb
+from bayesctx.crystal import MONOLAYER_1H
 from bayesctx.simulation import BLOCK, draw_block
 
 SECONDS = 8.0  # of every measurement
@@ -61,13 +61,15 @@ def _draw_many(prior: bc.Prior, num_blocks: int) -> float:
 
 
 def prism(interpolation: int) -> float:
-    """Seconds of abTEM's PRISM for the scan of a patch of MoS2 (32 x 32 probes), one frozen phonon."""
+    """Seconds of abTEM's PRISM for a patch of MoS2 (32 x 32 probes), one frozen phonon."""
     import abtem
     from ase import Atoms
 
     half, a = MATERIAL.chalcogen_separation / 2, MATERIAL.lattice_constant
     places = []
-    for x, y, site in [(x, y, s) for (x, y), s in zip(*honeycomb(a, 0.75 * EDGE), strict=True)]:
+    for x, y, site in [
+        (x, y, s) for (x, y), s in zip(*MONOLAYER_1H.sites_around(a, 0.75 * EDGE), strict=True)
+    ]:
         if max(abs(x), abs(y)) < EDGE / 2:
             stack = (
                 [("Mo", 0.0)]
@@ -111,7 +113,7 @@ def _multiply(_: None) -> float:
 
 
 def flops(orders: int = 24, pixels: int = 32, columns: int = 41) -> float:
-    """Products of a noise-free patch in real operations: structure factors of two kinds, and the image along y and x."""
+    """Real operations in the matrix products of a noise-free patch: structure factors and image."""
     width = 2 * (orders + 1)
     return 2 * (2 * width * columns * width + pixels * width * width + pixels * width * pixels)
 
@@ -153,13 +155,15 @@ def main() -> None:
     ]
     body = f"{jobs} processes of one thread.\n\n" + table(header, rows)
     few, many = (memory(priors["reference"], n) for n in (8, 200))
-    body += f"\n\nMemory after {8 * BLOCK} patches {few:.0f} MiB, after {200 * BLOCK} patches {many:.0f} MiB."
+    body += f"\n\nMemory after {8 * BLOCK} patches {few:.0f} MiB, "
+    body += f"after {200 * BLOCK} patches {many:.0f} MiB."
     speed, clean = matrix_product(jobs), best["reference"]
     ceiling = speed * 1e9 / flops()
     body += (
-        f"\n\nThe floor: a noise-free patch with 24 orders takes {flops() / 1e6:.2f} million operations in matrix products, "
-        f"which run at {speed:.0f} GFLOP/s here in products of this size: at most {ceiling:.0f} patches/s. It stands at "
-        f"{100 * clean / ceiling:.0f} % of that; the rest is the scene, the optics, phases and elementwise work."
+        f"\n\nUpper limit: a noise-free patch with 24 orders takes {flops() / 1e6:.2f} million "
+        f"operations in matrix products, which run at {speed:.0f} GFLOP/s here in products of this "
+        f"size: at most {ceiling:.0f} patches/s. Measured are {100 * clean / ceiling:.0f} % of "
+        "that; the rest is the scene, the optics, phases and elementwise work."
     )
     if importlib.util.find_spec("abtem"):
         lines = []
@@ -176,8 +180,9 @@ def main() -> None:
                 ]
             )
         body += (
-            "\n\nabTEM, PRISM of the same patch (0.05 Å, one frozen phonon, all threads), and the ratio of columns per second, "
-            "noise-free, for one frozen phonon and for the 24 that a converged image takes:\n\n"
+            "\n\nabTEM, PRISM of the same patch (0.05 Å, one frozen phonon, all threads), and the "
+            "ratio of columns per second, noise-free, for one frozen phonon and for the 24 that a "
+            "converged image takes:\n\n"
             + table(
                 [
                     "interpolation",

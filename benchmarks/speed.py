@@ -1,4 +1,4 @@
-"""How fast is infer: patches and a micrograph, with the context known and latent, and the memory that it takes."""
+"""Speed and memory of ``infer`` for patches and a micrograph, with known and latent context."""
 
 from __future__ import annotations
 
@@ -98,8 +98,8 @@ def main() -> None:
             )
     body = (
         table(["task", "images", "s", "images/s", "peak memory (GiB)"], rows)
-        + f"\n\nThe encoder alone does {len(data.image) / encode:.0f} patches/s: the floor of every inference. 1000 draws are "
-        "returned throughout."
+        + f"\n\nThe encoder alone does {len(data.image) / encode:.0f} patches/s, an upper limit of "
+        "the speed of any inference. 1000 draws are returned throughout."
     )
     write("speed", "Speed of inference", body, arguments.seed)
 

@@ -1,4 +1,4 @@
-"""How fast are patches simulated, written and read back: time, size and memory, and what 55 million of them would take."""
+"""Speed, size and memory of simulating, writing and reading patches."""
 
 from __future__ import annotations
 
@@ -73,17 +73,19 @@ def measure(folder: Path, arguments: argparse.Namespace) -> str:
     start = time.perf_counter()
     open_shards(out, verify=True)
     verified = size / (time.perf_counter() - start)
+    scale = GOAL / arguments.num_patches
     speeds = [[b, w, f"{read(out, b, w):.0f}"] for b, w in ((512, 0), (4096, 0), (512, 2))]
     return (
-        f"`bayesctx simulate`, prior {arguments.prior}, {arguments.patches_per_image} patches per image, {arguments.workers} "
-        f"processes; the time is that of the whole command, memory that of its largest process.\n\n"
+        f"`bayesctx simulate`, prior {arguments.prior}, {arguments.patches_per_image} patches per "
+        f"image, {arguments.workers} processes; the time is that of the whole command, memory that "
+        f"of its largest process.\n\n"
         + table(["patches", "s", "patches/s", "bytes per patch", "memory (MiB)"], rows)
-        + f"\n\nAt this rate {GOAL / 1e6:.0f} million patches take {clock(GOAL * seconds / arguments.num_patches)} and "
-        f"{GOAL * size / arguments.num_patches / 1e9:.0f} GB.\n\nReading them back with `open_shards` (the files may be in the "
-        "cache of the system):\n\n"
+        + f"\n\nAt this rate {GOAL / 1e6:.0f} million patches take {clock(seconds * scale)} and "
+        f"{size * scale / 1e9:.0f} GB.\n\nReading them back with `open_shards` (the files may be "
+        "in the cache of the system):\n\n"
         + table(["batch size", "workers of the loader", "patches/s"], speeds)
-        + f"\n\nComparing the checksums: {verified / 1e9:.2f} GB/s, {clock(GOAL * size / arguments.num_patches / verified)} for "
-        f"{GOAL / 1e6:.0f} million patches."
+        + f"\n\nComparing the checksums: {verified / 1e9:.2f} GB/s, "
+        f"{clock(size * scale / verified)} for {GOAL / 1e6:.0f} million patches."
     )
 
 

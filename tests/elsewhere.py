@@ -1,4 +1,4 @@
-"""A device that only pretends to be one: tensors on it lie on the processor, but do not mix with those that say so."""
+"""A device that only pretends to be one: tensors on it lie on the CPU, but do not mix with those that say so."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -28,7 +28,7 @@ class Elsewhere(torch.Tensor):
 
 
 class Pretending(TorchDispatchMode):
-    """Within it ``DEVICE`` computes, and refuses operands from the processor as a GPU does."""
+    """Within it ``DEVICE`` computes, and refuses operands from the CPU as a GPU does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         return _run(func, args, kwargs or {})
@@ -37,12 +37,12 @@ class Pretending(TorchDispatchMode):
 def _run(func, args, kwargs):
     tensors = [v for v in tree_leaves((args, kwargs)) if isinstance(v, torch.Tensor)]
     away = [v for v in tensors if isinstance(v, Elsewhere)]
-    # numbers go anywhere, a copy is meant to move, and an index may come from the processor
+    # numbers go anywhere, a copy is meant to move, and an index may come from the CPU
     indexes = str(func).startswith(("aten.index.", "aten.index_put", "aten._index_put"))
     free = "copy_" in str(func) or (indexes and isinstance(args[0], Elsewhere))
     stray = [tuple(v.shape) for v in tensors if not isinstance(v, Elsewhere) and v.ndim]
     if away and stray and not free:
-        raise RuntimeError(f"{func} mixes devices, shapes {stray} lie on the processor")
+        raise RuntimeError(f"{func} mixes devices, shapes {stray} lie on the CPU")
     where = kwargs.get("device")
     goes = bool(away) if where is None else torch.device(where) == DEVICE
     if where is not None:

@@ -1,14 +1,20 @@
 import os
+import signal
+import subprocess
+import sys
 import warnings
 
+import netCDF4
 import numpy as np
 import pytest
 import torch
 import xarray as xr
 
 import bayesctx as bc
-from bayesctx.cli import commands as verbs, main
-from bayesctx.cli.arguments import read_context, read_image
+from bayesctx.cli import arguments as options, main, verbs
+from bayesctx.cli.commands import HELP, delayed_interrupt
+from bayesctx.cli.sources import read_context, read_image
+from bayesctx.cli.summaries import describe_result
 
 GIVEN = [
     "host=WSe2",
@@ -41,9 +47,26 @@ def files(tmp_path_factory):
         }
     )
     several.assign_coords(detector=["ADF1", "ADF2"]).to_netcdf(folder / "several.nc")
-    (folder / "empty.npy").touch()
+    write_unreadable(folder)
     (folder / "foreign.nc").write_bytes((folder / "image.nc").read_bytes()[:1000])
     return folder
+
+
+def write_unreadable(folder):
+    """Files that are no images, and names that are taken."""
+    (folder / "empty.npy").touch()
+    (folder / "file").touch()
+    (folder / "folder.nc").mkdir()
+    np.save(folder / "objects.npy", np.array([{}, None]))
+    np.savez(folder / "archive", image=np.ones((40, 40)))
+    (folder / "archive.npz").rename(folder / "archive.npy")
+    header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
+    with open(folder / "huge.npy", "wb") as file:
+        np.lib.format.write_array_header_1_0(file, header)
+    with netCDF4.Dataset(folder / "sparse.nc", "w") as data:
+        for name in ("y", "x"):
+            data.createDimension(name, 10**5)
+        data.createVariable("image", "f4", ("y", "x"), chunksizes=(100, 100))
 
 
 def run(*words):
@@ -101,8 +124,13 @@ def test_train_writes_a_model_and_goes_on_from_its_checkpoint(tmp_path, capsys):
     assert bc.load_model(out).hash() == model.hash()
     assert "100%" in capsys.readouterr().err
     words = ["train", "--prior", "limit", "--model", out, "--workers", 0, "--held-out", 0]
-    assert run(*words, "--num-patches", 64, "--batch-size", 64, "--out", tmp_path / "again") == 0
-    again = bc.load_model(tmp_path / "again")
+    assert (
+        run(
+            *words, "--num-patches", 64, "--batch-size", 64, "--out", tmp_path / "again.safetensors"
+        )
+        == 0
+    )
+    again = bc.load_model(tmp_path / "again.safetensors")
     assert again.card["training"]["start"] == model.card["training"]
     assert again.prior.to_dict() == bc.limit_prior().to_dict()
 
@@ -206,50 +234,129 @@ def test_select_picks_by_label_or_position(files):
     assert read_image(files / "several.nc", "maadf", ["y=3"]).sizes == {"x": 40}
 
 
-BAD = {
-    "no verb": ([], "arguments are required: VERB"),
-    "unknown verb": (["dream"], "invalid choice: 'dream'"),
-    "no output": (["simulate"], "arguments are required: --out"),
-    "count": (["simulate", "--num-patches", "1.5", "--out", "new"], "such as 1000 or 10e6 was expected, got '1.5'"),
-    "nothing": (["train", "--num-patches", "0", "--out", "new"], "at least 1 was expected, got 0"),
-    "infinity": (["train", "--num-patches", "inf", "--out", "new"], "a whole number"),
-    "folder": (["simulate", "--out", "absent/new.nc"], "that can be written was expected, got 'absent/new.nc'"),
-    "seed": (["simulate", "--seed", "-1", "--num-patches", "1", "--out", "new"], "seed was expected to be at least 0"),
-    "unit": (["simulate", "--context", "beam_energy=80", "--out", "new"], "80 keV is 80000 eV"),
-    "shards": (["simulate", "--shard-size", "9", "--out", "new.nc"], "--shard-size belongs to a folder of patches"),
-    "many": (["simulate", "--num-patches", "55e6", "--out", "new.nc"], "at most 1000000 patches were expected in one file"),
-    "no folder": (["simulate", "--out", "empty.npy"], "a folder, or a file that ends in .nc, was expected, empty.npy is"),
-    "strangers": (["simulate", "--out", "."], "a new or empty folder was expected"),
-    "image": (["simulate", "--patches-per-image", "5", "--out", "new"], "patches_per_image was expected to divide"),
-    "cut": (["simulate", "--patches-per-image", "4", "--num-patches", "9", "--out", "new"], "got num_patches=9; round it"),
-    "sampling": (["simulate", "--context", "sampling=0.2", "--out", "new"], "a micrograph takes --sampling"),
-    "small": (["simulate", "--micrograph", "--num-pixels", "8", "--out", "new"], "8 pixels of 0.2"),
-    "batch": (["train", "--num-patches", "99", "--batch-size", "99", "--out", "new"], "a batch of whole images of 16"),
-    "name": (["infer", "image.nc", "--context", "defocuss=1", "--out", "new"], "unknown context variable 'defocuss'"),
-    "swallowed": (["infer", "image.nc", "--context", "host=WSe2", "x.nc", "--out", "new"], "NAME=VALUE was expected, got 'x.nc'"),
-    "twice": (["infer", "image.nc", "--context", "host=WSe2", "host=WS2", "--out", "new"], "one value of host was expected"),
-    "range": (["infer", "image.nc", "--context", "dose=9..3", "--out", "new"], "dose was expected as low..high"),
-    "file": (["infer", "absent.nc", "--out", "new"], "an image was expected at absent.nc, there is no such file"),
-    "array": (["infer", "absent.npy", "--out", "new"], "an image was expected at absent.npy, there is no such file"),
-    "foreign": (["infer", "foreign.nc", "--out", "new"], "foreign.nc is truncated or foreign"),
-    "empty": (["infer", "empty.npy", "--out", "new"], "empty.npy is truncated or foreign"),
-    "model": (["infer", "image.nc", "--model", "image.nc", "--out", "new"], "a model written by bayesctx was expected"),
-    "variables": (["infer", "several.nc", "--out", "new"], "those are haadf, maadf; choose one by --variable"),
-    "variable": (["infer", "image.nc", "--variable", "host", "--out", "new"], "host with dimensions (..., y, x) was expected"),
-    "dimension": (["infer", "image.nc", "--select", "detector=ADF1", "--out", "new"], "a dimension among y, x was expected"),
-    "label": (["infer", "several.nc", "--select", "detector=3", "--variable", "haadf", "--out", "new"], "ADF1, ADF2, got '3'"),
-    "option": (["infer", "image.npy", "--variable", "image", "--out", "new"], "--variable and --select belong to netCDF files"),
-    "picture": (["infer", "image.nc", "--out", "new", "--plot", "new.xyz"], "a picture such as result.png or result.pdf"),
-    "no lattice": (["infer", "several.nc", "--variable", "maadf", "--model", "model.safetensors", "--out", "new"], "every pixel"),
-}  # fmt: skip
+WRONG_USAGE = {
+    "no verb": ("", "arguments are required: VERB"),
+    "unknown verb": ("dream", "invalid choice: 'dream'"),
+    "no output": ("simulate", "arguments are required: --out"),
+    "fraction": ("simulate --num-patches 1.5 --out new", "or 10e3, was expected, got '1.5'"),
+    "no number": ("simulate --num-patches few --out new", "or 10e3, was expected, got 'few'"),
+    "nothing": ("train --num-patches 0 --out new.safetensors", "a whole number from 1 to"),
+    "infinity": ("train --num-patches inf --out new.safetensors", "a whole number"),
+    "quiet nan": ("simulate --num-patches nan --out new", "a whole number"),
+    "signalling nan": ("simulate --num-patches sNaN --out new", "a whole number"),
+    "exponent": ("simulate --num-patches 1e999999999 --out new", "a whole number"),
+    "no folder": ("simulate --out absent/new.nc", "that can be written was expected"),
+    "long name": (f"simulate --out {260 * 'n'}.nc", "that can be written was expected"),
+    "is a folder": ("simulate --out folder.nc", "folder.nc is a folder"),
+    "is a file": ("simulate --out file", "file is another file"),
+    "negative seed": ("simulate --seed -1 --num-patches 1 --out new", "a whole number from 0 to"),
+    "large seed": ("infer image.nc --seed 1e20 --out new.nc", "from 0 to 4294967295"),
+    "many draws": ("infer image.nc --num-draws 1e12 --out new.nc", "from 1 to 20000"),
+    "no draws": ("infer image.nc --num-draws 0 --out new.nc", "from 1 to 20000"),
+    "many pixels": ("simulate --micrograph --num-pixels 1e9 --out new.nc", "from 1 to 4096"),
+    "wide": (
+        "simulate --micrograph --num-pixels 4096 --sampling 0.5 --out new.nc",
+        "a micrograph of at most 1000 Å was expected, 4096 pixels of 0.5 Å are 2048 Å",
+    ),
+    "pixel": ("simulate --micrograph --sampling nan --out new.nc", "from 0.02 to 0.6 was expected"),
+    "rate": ("train --num-patches 64 --learning-rate nan --out new.safetensors", "got 'nan'"),
+    "infinite rate": ("train --num-patches 64 --learning-rate inf --out new.safetensors", "1e-09"),
+    "threads": ("train --num-patches 64 --threads 0 --out new.safetensors", "from 1 to 1024"),
+    "workers": ("train --num-patches 64 --workers 1e9 --out new.safetensors", "from 0 to 1024"),
+    "device": (
+        "train --num-patches 64 --device foo --out new.safetensors",
+        "such as cpu, was expected, got 'foo'",
+    ),
+    "device that only counts shapes": (
+        "train --num-patches 64 --device meta --out new.safetensors",
+        "such as cpu, was expected, got 'meta'",
+    ),
+    "device that is not there": (
+        "train --num-patches 64 --device cuda:7 --out new.safetensors",
+        "such as cpu, was expected, got 'cuda:7'",
+    ),
+    "one file twice": (
+        "train --num-patches 64 --checkpoint new.safetensors --out new.safetensors",
+        "two files were expected as --checkpoint and --out",
+    ),
+    "the image": ("infer image.nc --out image.nc", "another file than the image was expected"),
+    "shards": ("simulate --shard-size 9 --out new.nc", "--shard-size belongs to a folder"),
+    "many": ("simulate --num-patches 55e6 --out new.nc", "at most 1000000 patches were expected"),
+    "many shards": (
+        "simulate --num-patches 1e12 --shard-size 1 --out new",
+        "at most 100000 shards were expected, 1000000000000 patches would be 1000000000000",
+    ),
+    "more patches than there are": (
+        "simulate --num-patches 1e15 --shard-size 1 --out new",
+        "from 1 to 1000000000000, such as",
+    ),
+    "picture": ("infer image.nc --out new.nc --plot new.xyz", "a picture such as result.png"),
+    "table": ("infer image.nc --out new.csv", "a file that ends in .nc was expected"),
+    "stream as a table": ("simulate --out new.csv", "ends in .nc, or a folder, was expected"),
+    "micrograph as a folder": ("simulate --micrograph --out new", "expected for a micrograph"),
+    "weights": ("train --num-patches 64 --out new.nc", "a file that ends in .safetensors"),
+}
+
+REFUSED = {
+    "unit": ("simulate --context beam_energy=80 --out new", "80 keV is 80000 eV"),
+    "other files": ("simulate --out .", "a new or empty folder was expected"),
+    "image": ("simulate --patches-per-image 5 --out new", "patches_per_image was expected to"),
+    "cut": ("simulate --patches-per-image 4 --num-patches 9 --out new", "num_patches=9; round it"),
+    "sampling": ("simulate --context sampling=0.2 --out new", "a micrograph takes --sampling"),
+    "small": ("simulate --micrograph --num-pixels 8 --out new.nc", "8 pixels of 0.2"),
+    "batch": (
+        "train --num-patches 99 --batch-size 99 --out new.safetensors",
+        "a batch of whole images of 16",
+    ),
+    "name": ("infer image.nc --context defocuss=1 --out new.nc", "unknown context variable"),
+    "swallowed": ("infer image.nc --context host=WSe2 x.nc --out new.nc", "expected, got 'x.nc'"),
+    "twice": ("infer image.nc --context host=WSe2 host=WS2 --out new.nc", "one value of host was"),
+    "range": ("infer image.nc --context dose=9..3 --out new.nc", "dose was expected as low..high"),
+    "no range": ("infer image.nc --context dose=a..3 --out new.nc", "dose was expected as low.."),
+    "endless": ("infer image.nc --context dose=1e4..inf --out new.nc", "two finite numbers"),
+    "point": (
+        "infer image.nc --context beam_energy=80000..80000.001 --out new.nc",
+        "give one number if they are the same",
+    ),
+    "range in a list": (
+        "infer image.nc --context dose=1e4..2e4,5e4 --out new.nc",
+        "dose was expected as single values between commas",
+    ),
+    "hole in a list": ("infer image.nc --context dopant=Ti,,V --out new.nc", "between commas"),
+    "nan": ("infer image.nc --context dose=nan --out new.nc", "got NaN"),
+    "outside": ("infer image.nc --context dose=-2e4..-1e4 --out new.nc", "check its unit"),
+    "file": ("infer absent.nc --out new.nc", "an image was expected at absent.nc"),
+    "array": ("infer absent.npy --out new.nc", "an image was expected at absent.npy"),
+    "foreign": ("infer foreign.nc --out new.nc", "foreign.nc is truncated or of another format"),
+    "empty": ("infer empty.npy --out new.nc", "empty.npy is truncated or of another format"),
+    "objects": ("infer objects.npy --out new.nc", "objects.npy is truncated or of another format"),
+    "archive": ("infer archive.npy --out new.nc", "archive.npy is truncated or of another format"),
+    "false size": ("infer huge.npy --out new.nc", "huge.npy is truncated or of another format"),
+    "size": ("infer sparse.nc --out new.nc", "an image of at most 1000000000 values was expected"),
+    "model": ("infer image.nc --model image.nc --out new.nc", "a model written by bayesctx was"),
+    "variables": ("infer several.nc --out new.nc", "those are haadf, maadf; choose one by"),
+    "variable": ("infer image.nc --variable host --out new.nc", "host with dimensions (..., y, x)"),
+    "dimension": ("infer image.nc --select detector=ADF1 --out new.nc", "a dimension among y, x"),
+    "label": (
+        "infer several.nc --select detector=3 --variable haadf --out new.nc",
+        "ADF1, ADF2, got '3'",
+    ),
+    "option": ("infer image.npy --variable image --out new.nc", "belong to netCDF files"),
+    "no lattice": (
+        "infer several.nc --variable maadf --model model.safetensors --out new.nc",
+        "every pixel",
+    ),
+}
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_bad_input_is_answered_in_one_line(case, files, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("code", "case"), [(2, c) for c in WRONG_USAGE] + [(1, c) for c in REFUSED]
+)
+def test_bad_input_is_answered_in_one_line(code, case, files, monkeypatch, capsys):
     monkeypatch.chdir(files)
     before = names_in(files)
-    words, expected = BAD[case]
-    assert run(*words) == 2
+    words, expected = (WRONG_USAGE if code == 2 else REFUSED)[case]
+    assert run(*words.split()) == code
     shown = capsys.readouterr()
     (line,) = [line for line in shown.err.splitlines() if "block/s" not in line]
     assert line.startswith("bayesctx: error: ")
@@ -259,84 +366,173 @@ def test_bad_input_is_answered_in_one_line(case, files, monkeypatch, capsys):
 
 
 def test_a_demo_in_a_folder_that_is_a_file_is_refused(files, capsys):
-    assert run("demo", "--out-dir", files / "image.nc") == 2
+    assert run("demo", "--out-dir", files / "image.nc") == 1
     assert capsys.readouterr().err.startswith("bayesctx: error: ")
 
 
-@pytest.mark.parametrize("case", ["simulate", "train", "infer", "plot", "demo"])
+SAVING = {
+    "simulate": ("simulate --num-patches 1 --out old.nc", "old.nc"),
+    "train": (
+        "train --num-patches 64 --batch-size 64 --workers 0 --held-out 0 --out old.safetensors",
+        "old.safetensors",
+    ),
+    "infer": ("infer patches.nc --num-draws 64 --model m --out old.nc", "old.nc"),
+    "plot": ("infer patches.nc --num-draws 64 --model m --out new.nc --plot old.png", "old.png"),
+    "demo": ("demo --model m", "demo.nc"),
+}
+
+
+@pytest.mark.parametrize("case", SAVING)
 def test_an_interrupt_while_saving_leaves_nothing_half_written(
     case, files, tmp_path, monkeypatch, capsys
 ):
-    words = {
-        "simulate": ["simulate", "--num-patches", 1, "--out", tmp_path / "old.nc"],
-        "train": ["train", "--num-patches", 64, "--batch-size", 64, "--workers", 0, "--held-out", 0, "--out", tmp_path / "old"],
-        "infer": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "old"],
-        "plot": ["infer", files / "patches.nc", "--num-draws", 64, "--out", tmp_path / "new", "--plot", tmp_path / "old.png"],
-        "demo": ["demo", "--out-dir", tmp_path],
-    }[case]  # fmt: skip
-    replace, kept = (
-        os.replace,
-        {"simulate": "old.nc", "plot": "old.png", "demo": "demo.nc"}.get(case, "old"),
-    )
+    words, kept = SAVING[case]
+    monkeypatch.chdir(tmp_path)
     (tmp_path / kept).write_text("as it was")
+    replace = os.replace
 
     def interrupt(source, target):
         if os.path.basename(target) == kept:
             raise KeyboardInterrupt
         replace(source, target)
 
+    def smaller(*_, **__):
+        return bc.simulate_micrograph(bc.tmd_prior(), seed=0, num_pixels=128)
+
     monkeypatch.setattr(os, "replace", interrupt)
-    monkeypatch.setattr(
-        verbs,
-        "simulate_micrograph",
-        lambda *_, **__: bc.simulate_micrograph(bc.tmd_prior(), seed=0, num_pixels=128),
-    )
-    model = [] if case in ("simulate", "train") else ["--model", files / "model.safetensors"]
-    assert run(*words, *model) == 130
+    monkeypatch.setattr(verbs, "simulate_micrograph", smaller)
+    paths = {"m": files / "model.safetensors", "patches.nc": files / "patches.nc"}
+    assert run(*(paths.get(word, word) for word in words.split())) == 130
     assert (tmp_path / kept).read_text() == "as it was"
-    assert names_in(tmp_path) == (["new", "old.png"] if case == "plot" else [kept])
+    assert names_in(tmp_path) == (["new.nc", "old.png"] if case == "plot" else [kept])
     assert capsys.readouterr().err.splitlines()[-1] == "bayesctx: interrupted"
 
 
-def test_an_interrupt_at_work_is_one_line(files, tmp_path, monkeypatch, capsys):
-    def interrupt(*_, **__):
-        raise KeyboardInterrupt
+def infer_with(files, tmp_path):
+    """Words of an inference with the small model."""
+    model = ["--model", files / "model.safetensors", "--num-draws", 64]
+    return ["infer", files / "patches.nc", *model, "--out", tmp_path / "new.nc"]
 
-    monkeypatch.setattr(verbs, "infer", interrupt)
-    assert (
-        run(
-            "infer",
-            files / "image.nc",
-            "--model",
-            files / "model.safetensors",
-            "--out",
-            tmp_path / "new",
-        )
-        == 130
-    )
-    assert capsys.readouterr().err == "bayesctx: interrupted\n"
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (KeyboardInterrupt(), 130, "bayesctx: interrupted\n"),
+        (MemoryError(), 1, "bayesctx: error: the memory of this machine was not enough"),
+        (RuntimeError("DefaultCPUAllocator: not enough memory:\n9 bytes"), 1, "memory: 9 bytes)\n"),
+    ],
+    ids=["interrupt", "memory", "memory of torch"],
+)
+def test_what_ends_the_work_is_one_line(error, code, line, files, tmp_path, monkeypatch, capsys):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(verbs, "infer", fail)
+    assert run(*infer_with(files, tmp_path)) == code
+    shown = capsys.readouterr().err
+    assert line in shown
+    assert shown.count("\n") == 1
     assert names_in(tmp_path) == []
+
+
+def interrupted(done):
+    """An import during which Ctrl-C is pressed."""
+    with delayed_interrupt():
+        signal.raise_signal(signal.SIGINT)
+        done.append("imported")
+
+
+def test_an_interrupt_of_an_import_comes_after_it():
+    done, before = [], signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            interrupted(done)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        interrupted(done)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert done == ["imported", "imported"]
+
+
+def test_a_fault_of_ours_keeps_its_traceback(files, tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(verbs, "infer", fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        run(*infer_with(files, tmp_path))
 
 
 @pytest.mark.filterwarnings("default")
 def test_a_warning_is_one_line(files, tmp_path, monkeypatch, capsys):
     def doubtful(*arguments, **options):
-        warnings.warn("few effective draws", UserWarning, stacklevel=2)
+        warnings.warn("few effective\ndraws", UserWarning, stacklevel=2)
         return bc.infer(*arguments, **options)
 
     monkeypatch.setattr(verbs, "infer", doubtful)
-    words = [
-        "infer",
-        files / "patches.nc",
-        "--model",
-        files / "model.safetensors",
-        "--num-draws",
-        64,
-        "--out",
-        tmp_path / "new",
-    ]
-    assert run(*words, "--context", *GIVEN) == 0
+    assert run(*infer_with(files, tmp_path), "--context", *GIVEN) == 0
     assert "bayesctx: warning: few effective draws\n" in capsys.readouterr().err
+
+
+def closed_pipe():
+    """A stream whose reader has gone, as after ``| head -1``."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    return os.fdopen(writer, "w", buffering=1)
+
+
+def test_a_reader_that_has_gone_costs_no_result(tmp_path, monkeypatch):
+    with closed_pipe() as out, closed_pipe() as err:
+        monkeypatch.setattr(sys, "stdout", out)
+        monkeypatch.setattr(sys, "stderr", err)
+        # the progress bar goes to stderr, before the file is written
+        assert run("simulate", "--num-patches", 1, "--out", tmp_path / "new.nc") == 0
+        monkeypatch.undo()
+    assert names_in(tmp_path) == ["new.nc"]
+
+
+@pytest.mark.parametrize("words", [["--help"], ["--version"], ["dream"]])
+def test_python_ends_quietly_after_its_reader(words):
+    with closed_pipe() as out:
+        command = [sys.executable, "-m", "bayesctx", *words]
+        done = subprocess.run(command, stdout=out, stderr=subprocess.PIPE, text=True, check=False)
+    # Python itself would add "Exception ignored ... BrokenPipeError" and return 120
+    assert done.returncode == (2 if words == ["dream"] else 0)
+    assert "Exception" not in done.stderr
+
+
+def test_a_summary_that_cannot_be_printed_is_an_error_after_the_result(
+    tmp_path, monkeypatch, capsys
+):
+    if not os.path.exists("/dev/full"):
+        pytest.skip("this system has no device that is always full")
+    with open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert run("simulate", "--num-patches", 1, "--out", tmp_path / "new.nc") == 1
+        monkeypatch.undo()
+    assert names_in(tmp_path) == ["new.nc"]
+    assert "No space left" in capsys.readouterr().err
+
+
+def test_sites_without_crystal_are_not_counted(files, tmp_path):
+    run(*infer_with(files, tmp_path), "--context", *GIVEN)
+    result = bc.load(tmp_path / "new.nc")
+    whole = describe_result(result)
+    assert whole.startswith("4 sites; ")
+    crystal = xr.DataArray([[True], [False], [True], [True]], dims=("image", "patch"))
+    result["constant_data"] = result["constant_data"].to_dataset().assign(crystal=crystal)
+    text = describe_result(result).splitlines()
+    assert text[0].startswith("3 sites; ")
+    assert text[1] == "sites without crystal, left out of the counts: 1"
+    rows = [line.split() for line in text[4 : text.index("", 4)]]
+    left = result["class_posterior"].defect.values[[0, 2, 3], 0]
+    assert sum(int(row[1]) for row in rows) == 3
+    expected = dict(zip(bc.DEFECTS, left.sum(0), strict=True))
+    for name, _, value, _ in rows:
+        # printed to one digit
+        assert float(value) == pytest.approx(expected[name], abs=0.051)
 
 
 @pytest.mark.parametrize(
@@ -350,7 +546,7 @@ def test_a_warning_is_one_line(files, tmp_path, monkeypatch, capsys):
     ],
     ids=["bayesctx", "simulate", "train", "infer", "demo"],
 )
-def test_help_teaches(words, unit, capsys):
+def test_help_has_units_and_examples(words, unit, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*words, "--help")
     assert stop.value.code == 0
@@ -358,3 +554,16 @@ def test_help_teaches(words, unit, capsys):
     assert unit in shown
     start = "  bayesctx " + "".join(words)
     assert sum(line.startswith(start) for line in shown.partition("examples:")[2].splitlines()) >= 2
+    assert max(map(len, HELP[words[0] if words else "bayesctx"].splitlines())) <= 100
+
+
+def test_options_name_the_priors_and_verbs_that_exist():
+    assert list(options.PRIORS) == list(verbs.PRIORS)
+    assert list(options.OPTIONS) == list(verbs.VERBS)
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--version")
+    assert stop.value.code == 0
+    assert capsys.readouterr().out == f"bayesctx {bc.__version__}\n"

@@ -1,18 +1,18 @@
-"""The simulator and a training step compute on any device: there is none here, so one that pretends must do."""
+"""Simulator and training step on another device, emulated on the CPU (``elsewhere``)."""
 
 import pytest
 import torch
 from elsewhere import DEVICE, Elsewhere, Pretending
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
-from bayesctx.simulation import PatchStream, develop, draft_block, draw_block
+from bayesctx.simulation import PatchStream, draw_block, draw_latents, render_patches
 from bayesctx.tensors import join
 from bayesctx.training import fit
 
 
 @pytest.fixture
 def swapping():
-    """Modules swap their parameters for those on the other device instead of changing them."""
+    """Let ``Module.to`` replace parameters, as a change of device of tensor subclasses needs."""
     before = torch.__future__.get_swap_module_params_on_conversion()
     torch.__future__.set_swap_module_params_on_conversion(True)
     yield
@@ -32,12 +32,12 @@ def test_devices_do_not_mix():
 @pytest.mark.parametrize("patches_per_image", [1, 16, 64])
 @pytest.mark.parametrize("noise", [False, True])
 def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise):
-    """There several blocks are computed at once, in large groups of images that need different frequencies and pixels."""
+    """On a GPU images of several blocks and of different extents are computed together."""
     options = {"patches_per_image": patches_per_image, "noise": noise}
     here = join([draw_block(prior(), 0, b, **options) for b in range(3)])
     with Pretending():
-        there = develop(
-            prior(), join([draft_block(prior(), 0, b, **options) for b in range(3)]), DEVICE
+        there = render_patches(
+            prior(), join([draw_latents(prior(), 0, b, **options) for b in range(3)]), DEVICE
         )
         for name in ("intensity", "defect", "species", "host", "dopant"):
             assert isinstance(getattr(there, name), Elsewhere)
@@ -47,13 +47,13 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise)
         differ = (there.intensity.cpu() - here.intensity).abs() / here.intensity.abs().amax(
             (-2, -1), keepdim=True
         )
-    # single precision; where a quantile lies on a border it may move a count by one, in one pixel of some thousand
+    # single precision; rounding may change a count by one, in less than one pixel in a thousand
     assert float((differ > 3e-6).float().mean()) < (5e-4 if noise else 1e-12)
 
 
 def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
     asked, draw = [], fit.random_subset
-    # every step asks about a part of the context, which most do not
+    # score with a random part of the context in every step, instead of in some of them
     monkeypatch.setattr(fit, "PARTLY_KNOWN", 1.0)
     monkeypatch.setattr(
         fit, "random_subset", lambda generator: asked.append(draw(generator)) or asked[-1]
@@ -80,7 +80,7 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
     here = learn("cpu")
     with Pretending():
         there = learn(DEVICE)
-    # nothing, all and parts of the context are known in these steps
+    # the random parts of the context differ between the steps
     assert len({len(known) for known in asked}) > 3
     assert len(asked) == len(here) + len(there)
     for a, b in zip(here, there, strict=True):

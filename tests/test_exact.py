@@ -8,12 +8,13 @@ import torch
 from scipy.stats import norm, poisson
 
 import bayesctx as bc
+from bayesctx.defects import SPECIES
 from bayesctx.exact import FREE, Box, Crystal, ExactModel, evidence, log_density
 from bayesctx.exact.exact_model import columns_of_outcomes
 from bayesctx.information import entropy
 from bayesctx.metrics import log_score
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES, draw_block
+from bayesctx.simulation import draw_block
 
 CONTEXT = (*CONTINUOUS, "host", "dopant")
 
@@ -129,7 +130,7 @@ def test_draws_that_miss_the_box_are_drawn_closer(block):
 
 
 def test_sieves_hold_back_nothing_that_counts(block):
-    columns = torch.tensor([i for i, (d, _) in enumerate(SPECIES) if d != "D_M"])
+    columns = torch.tensor([i for i, s in enumerate(SPECIES) if not s.holds_dopant])
     model = ExactModel()
     for i in range(3):
         crystal = crystal_of(block, i, model.prior)
@@ -181,8 +182,8 @@ def test_prior_must_allow_the_integral(change, message):
 
 
 def test_neighbours_must_be_perfect():
-    with pytest.raises(ValueError, match="concentration of zero"):
-        ExactModel(replace(bc.limit_prior(), concentration=bc.tmd_prior().concentration))
+    with pytest.raises(ValueError, match="dirichlet_alpha of zero"):
+        ExactModel(replace(bc.limit_prior(), dirichlet_alpha=bc.tmd_prior().dirichlet_alpha))
 
 
 def test_images_of_several_patches_are_refused(block):

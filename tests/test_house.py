@@ -1,39 +1,88 @@
-"""The house keeps its plan: imports run one way, modules and functions stay small."""
+"""The plan of the package: imports run one way, modules and functions stay small."""
 
 import ast
 from pathlib import Path
 
-import pytest
-
 PACKAGE = Path(__file__).parents[1] / "bayesctx"
 ORDER = (
-    "storage", "tensors", "elements", "crystal", "defects", "context", "optics", "responses", "fourier", "nuisances", "prior",
-    "multislice", "simulation", "archive", "encoder", "hypotheses", "likelihood", "model", "exact", "micrograph", "inference",
-    "metrics", "coverage", "training", "information", "plots", "cli",
-)  # fmt: skip
-FILES = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+    "checks",
+    "storage",
+    "tensors",
+    "crystal",
+    "defects",
+    "context",
+    "evidence",
+    "optics",
+    "responses",
+    "fourier",
+    "distributions",
+    "composition",
+    "nuisances",
+    "prior",
+    "multislice",
+    "simulation",
+    "archive",
+    "encoder",
+    "likelihood",
+    "model",
+    "exact",
+    "micrograph",
+    "inference",
+    "metrics",
+    "training",
+    "information",
+    "plots",
+    "cli",
+    "__main__",
+)
 
 
-def floor(path):
-    return ORDER.index(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
-
-
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_imports_run_upward(path):
-    depth = len(path.relative_to(PACKAGE).parts)
-    nodes = [
-        n
-        for n in ast.walk(ast.parse(path.read_text()))
-        if isinstance(n, ast.ImportFrom) and n.level == depth and n.module
+def parts_of(path, package):
+    """Folder or module of the package that a file belongs to, and those that it imports."""
+    parts = path.relative_to(package).parts
+    imported = [
+        node.module.split(".")[0]
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and node.level == len(parts) and node.module
     ]
-    assert all(ORDER.index(n.module.split(".")[0]) < floor(path) for n in nodes)
+    return parts[0].removesuffix(".py"), imported
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_modules_and_functions_stay_small(path):
-    text = path.read_text()
-    assert text.count("\n") <= 400
+def length_of(function):
+    """Lines of a function without its docstring."""
+    first = function.body[0]
+    documentation = first.end_lineno - first.lineno + 1 if ast.get_docstring(function) else 0
+    return function.end_lineno - function.lineno + 1 - documentation
+
+
+def faults_of(path, package):
+    """What a module breaks of the plan, in words."""
+    text, name = path.read_text(), str(path.relative_to(package))
+    own, imported = parts_of(path, package)
+    for part in imported:
+        if ORDER.index(part) >= ORDER.index(own):
+            yield f"{name} imports {part}, which is not above {own}"
+    num_lines = len(text.splitlines())
+    if num_lines > 400:
+        yield f"{name} has {num_lines} lines"
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
-            documentation = (ast.get_docstring(node) or "").count("\n")
-            assert node.end_lineno - node.lineno + 1 - documentation <= 60, node.name
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and length_of(node) > 60:
+            yield f"{name}: {node.name} has {length_of(node)} lines"
+
+
+def test_the_package_keeps_its_plan():
+    files = [f for f in sorted(PACKAGE.rglob("*.py")) if f != PACKAGE / "__init__.py"]
+    found = [fault for path in files for fault in faults_of(path, PACKAGE)]
+    stems = [f.stem for f in files if f.stem not in ("__init__", "__main__")]
+    found += [f"two modules are called {s}" for s in sorted(set(stems)) if stems.count(s) > 1]
+    assert not found
+
+
+def test_what_breaks_the_plan_is_found(tmp_path):
+    path = tmp_path / "prior.py"
+    path.write_text("from .cli import main\ndef long():\n    'One line.'\n" + "    pass\n" * 400)
+    assert list(faults_of(path, tmp_path)) == [
+        "prior.py imports cli, which is not above prior",
+        "prior.py has 403 lines",
+        "prior.py: long has 401 lines",
+    ]

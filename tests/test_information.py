@@ -10,7 +10,7 @@ NUM = 4000
 
 
 def tree(probabilities):
-    """A result that holds class probabilities, and those of two hosts."""
+    """A result with probabilities of classes and of two hosts."""
     classes = {
         "defect": (("patch", "defect_class"), np.asarray(probabilities, float)),
         "host": ("host_class", [0.75, 0.25]),
@@ -20,7 +20,7 @@ def tree(probabilities):
 
 
 def toy(num_views, sharpness=1.0):
-    """Four equally probable classes seen so many times through unit noise: the posterior and the truth."""
+    """Posterior and truth of four equally probable classes with unit noise, for several views."""
     rng = np.random.default_rng(0)
     truth = rng.integers(4, size=NUM)
     x = rng.normal(truth[:, None], size=(NUM, 2))[:, :num_views]
@@ -101,8 +101,34 @@ def test_errors():
         entropy(one, variable="dose")
     with pytest.raises(
         ValueError,
-        match=r"two results on the same patches were expected, got \{'patch': 1\} and \{'patch': 2\}",
+        match=r"on the same patches were expected, got \{'patch': 1\} and \{'patch': 2\}; infer",
     ):
         entropy_reduction(one, two)
     with pytest.raises(ValueError, match=r"a truth of shape \(1,\) was expected"):
         entropy(one, np.array(["M", "M"]))
+
+
+def result_of(intensity, sites, probabilities):
+    """A result with the observed intensity and the positions of the sites."""
+    result = tree(probabilities)
+    result["observed_data"] = xr.Dataset({"intensity": (("y", "x"), intensity)})
+    result["constant_data"] = xr.Dataset({n: ("patch", sites) for n in ("site_y", "site_x")})
+    return result
+
+
+def test_results_on_other_images_or_sites_are_refused():
+    """Results of equal sizes; pixels may be missing, and sites differ by a fraction of a pixel."""
+    image = np.array([[1.0, np.nan], [3.0, 4.0]])
+    uniform, sharp = [[0.25] * 4] * 2, [[0.5, 0.5, 0, 0]] * 2
+    before = result_of(image, [5.0, 9.0], uniform)
+    bits = entropy_reduction(before, result_of(image, [5.2, 9.1], sharp))
+    np.testing.assert_allclose(bits.entropy_reduction, [1.0, 1.0])
+    with pytest.raises(ValueError, match="same patches.*on different observed intensities; infer"):
+        entropy_reduction(before, result_of(image + 1, [5.0, 9.0], sharp))
+    moved = result_of(image, [5.0, 12.0], sharp)
+    with pytest.raises(ValueError, match=r"same patches.*on different sites \(site_y\); infer"):
+        entropy_reduction(before, moved)
+    # the host does not belong to a site
+    assert entropy_reduction(before, moved, variable="host").entropy_reduction.item() == 0
+    # without them sizes are compared
+    assert entropy_reduction(before, tree(sharp)).sizes == {"patch": 2}

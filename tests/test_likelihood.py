@@ -1,10 +1,17 @@
 import pytest
 import torch
+from samples import digest, double_precision
 
-from bayesctx.crystal import HOSTS
-from bayesctx.elements import METALS
-from bayesctx.hypotheses import HYPOTHESES, NUM_INPUTS, describe
-from bayesctx.likelihood import ContrastLikelihood, log_sum_exp, mixture_log_prob, mixture_slopes
+from bayesctx.crystal import HOSTS, METALS
+from bayesctx.defects import HYPOTHESES
+from bayesctx.likelihood import (
+    NUM_INPUTS,
+    ContrastLikelihood,
+    describe,
+    log_sum_exp,
+    mixture_log_prob,
+    mixture_slopes,
+)
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, reference_prior
 
 
@@ -65,7 +72,7 @@ def test_only_the_dopant_class_depends_on_the_dopant():
     dopants = torch.tensor([METALS.index("Ti"), METALS.index("Re")])
     inputs = describe(torch.tensor(0), dopants, context)
     same = (inputs[:, 0] == inputs[:, 1]).all(-1).all(0)
-    assert [HYPOTHESES[i][0] for i in (~same).nonzero()[:, 0].tolist()] == ["D_M"]
+    assert [HYPOTHESES[i].defect for i in (~same).nonzero()[:, 0].tolist()] == ["D_M"]
 
 
 def test_heavier_dopants_scatter_more():
@@ -93,3 +100,16 @@ def test_sums_of_exponentials_are_those_of_torch():
         result.sum().backward()
     # what is 80 nats below the largest weighs 1e-35
     assert torch.allclose(ours.grad, theirs.grad, atol=1e-12)
+
+
+def test_default_dtype_does_not_matter():
+    def parameters():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            likelihood = ContrastLikelihood(5, 3, 16)
+        inputs = torch.ones(2, NUM_INPUTS, dtype=torch.float32)
+        return digest(*(v.detach() for v in likelihood.parameters_of(inputs)))
+
+    expected = parameters()
+    with double_precision():
+        assert parameters() == expected

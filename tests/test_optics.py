@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from bayesctx.optics import ABERRATIONS, HC, REST_ENERGY, focal_nodes, pupil, transfer, wavelength
+from bayesctx.context import ABERRATIONS, Probe
+from bayesctx.optics import HC, REST_ENERGY, focal_nodes, pupil, transfer, wavelength
 
 
 def test_wavelength_of_textbook_energies():
@@ -11,56 +12,30 @@ def test_wavelength_of_textbook_energies():
         assert wavelength(energy) == pytest.approx(length * 1e-2, rel=3e-4)
 
 
-def make(batch=1, **values):
+def make(*shape, **values):
+    """A probe of tensors of one shape."""
     value = {"beam_energy": 80e3, "convergence_semiangle": 30.0, "focal_spread": 0.0} | values
-    return {n: torch.full((batch,), v, dtype=torch.float64) for n, v in value.items()}
+    return Probe.of({n: torch.full(shape, v, dtype=torch.float64) for n, v in value.items()})
 
 
 def test_pupil_is_normalised():
     k = torch.arange(-20, 21, dtype=torch.float64) / 20
-    parameters = make(3)
-    aberrations = {n: torch.full((3, 1, 1), 0.3, dtype=torch.float64) for n in ABERRATIONS}
-    psi = pupil(
-        k,
-        k[:, None],
-        beam_energy=parameters["beam_energy"][:, None, None],
-        convergence_semiangle=parameters["convergence_semiangle"][:, None, None],
-        aberrations=aberrations,
-        softness=0.05,
-    )
+    psi = pupil(k, k[:, None], make(3, 1, 1, **dict.fromkeys(ABERRATIONS, 0.3)), softness=0.05)
     assert torch.allclose(psi.abs().square().sum((-2, -1)), torch.ones(3, dtype=torch.float64))
 
 
 def test_transfer_is_the_autocorrelation_of_the_pupil():
-    """The fast path, a product of fields in real space, against the double sum over wave vectors."""
+    """Product of fields in real space against the double sum over wave vectors."""
     cell, modes = (9.0, 10.0), (8, 9)
-    parameters = make(1)
-    aberrations = {
-        n: torch.tensor([v], dtype=torch.float64)
-        for n, v in {
-            "C10": 40.0,
-            "C12": 20.0,
-            "phi12": 0.4,
-            "C21": 200.0,
-            "phi21": 1.0,
-            "C30": 1e4,
-        }.items()
-    }
-    fast = transfer(**parameters, aberrations=aberrations, cell=cell, num_modes=modes)[:, 0]
+    aberrations = {"C10": 40.0, "C12": 20.0, "phi12": 0.4, "C21": 200.0, "phi21": 1.0, "C30": 1e4}
+    fast = transfer(make(1, **aberrations), cell=cell, num_modes=modes)[:, 0]
 
     n = 9
     kx, ky = (
         torch.arange(-n, n + 1, dtype=torch.float64) / cell[0],
         torch.arange(-n, n + 1, dtype=torch.float64)[:, None] / cell[1],
     )
-    psi = pupil(
-        kx,
-        ky,
-        beam_energy=torch.tensor(80e3, dtype=torch.float64),
-        convergence_semiangle=torch.tensor(30.0, dtype=torch.float64),
-        aberrations={k: v[0] for k, v in aberrations.items()},
-        softness=(1 / cell[0] + 1 / cell[1]) / 2,
-    )
+    psi = pupil(kx, ky, Probe(80e3, 30.0, aberrations), softness=(1 / cell[0] + 1 / cell[1]) / 2)
     p = (kx**2 + ky**2) * (wavelength(80e3) / 40e-3) ** 2
     slow = np.zeros((6, 2 * modes[1] + 1, modes[0] + 1), complex)
     f = {m: (psi * p**m).numpy() for m in range(3)}
@@ -91,55 +66,42 @@ def test_transfer_is_the_autocorrelation_of_the_pupil():
     assert np.abs(fast.numpy() - slow).max() < 1e-12
 
 
-def test_transfer_at_zero_frequency_is_the_beam():
-    t = transfer(**make(1), aberrations={}, cell=(60.0, 60.0), num_modes=(2, 2))
+def test_transfer_at_zero_frequency_is_one():
+    t = transfer(make(1), cell=(60.0, 60.0), num_modes=(2, 2))
     assert t[0, 0, 0, 0].item() == pytest.approx(1)
-    # twice the mean of p over a uniform aperture; the soft rim takes a share of spacing / (3 radius) = 0.8 % away
+    # twice the mean of p over a uniform aperture; the soft edge lowers it by 0.8 %
     assert t[1, 0, 0, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
 
 
-def test_a_batch_is_its_rows():
+def test_batch_matches_single_conditions():
     energies, angles = (
         torch.tensor([60e3, 200e3, 80e3, 300e3, 41e3]),
         torch.tensor([30.0, 22.0, 36.0, 25.0, 20.0]),
     )
     spread = torch.tensor([20.0, 10.0, 30.0, 60.0, 10.0])
     kwargs = {"cell": (15.0, 15.0), "num_modes": (12, 12)}
-    together = transfer(
-        beam_energy=energies,
-        convergence_semiangle=angles,
-        focal_spread=spread,
-        aberrations={"C10": energies * 0 + 30},
-        **kwargs,
-    )
+    # numbers stand for all conditions of a batch
+    together = transfer(Probe(energies, angles, {"C10": 30.0}, focal_spread=spread), **kwargs)
     for i in range(5):
-        one = transfer(
-            beam_energy=energies[i],
-            convergence_semiangle=angles[i],
-            focal_spread=spread[i],
-            aberrations={"C10": torch.tensor(30.0)},
-            **kwargs,
-        )
+        c10 = {"C10": torch.tensor(30.0)}
+        one = transfer(Probe(energies[i], angles[i], c10, focal_spread=spread[i]), **kwargs)
         assert torch.allclose(together[:, i], one, atol=2e-6)
 
 
 def test_focal_spread_is_a_gaussian_average_over_defocus():
     kwargs = {"cell": (12.0, 12.0), "num_modes": (8, 8)}
-    blurred = transfer(**make(1, focal_spread=25.0), aberrations={}, **kwargs)
+    blurred = transfer(make(1, focal_spread=25.0), **kwargs)
     nodes = np.linspace(-5, 5, 201)
     weights = np.exp(-(nodes**2) / 2)
     total = sum(
-        w
-        * transfer(
-            **make(1), aberrations={"C10": torch.tensor([25.0 * n], dtype=torch.float64)}, **kwargs
-        )
+        w * transfer(make(1, C10=25.0 * n), **kwargs)
         for n, w in zip(nodes, weights / weights.sum(), strict=True)
     )
     assert (blurred - total).abs().max() < 2e-3 * total.abs().max()
 
 
-def test_foci_suffice_for_any_phase():
-    """The average of exp(i t x) over the nodes is exp(-t²/2), also where the spread is far beyond the depth of focus."""
+def test_focal_nodes_are_accurate_for_any_phase():
+    """The average of exp(i t x) over the nodes is exp(-t²/2), also for a large focal spread."""
     for phase in (0.1, 0.5, 1.0, 2.0, 4.0, 7.0, 13.0):
         nodes, weights = (v.numpy() for v in focal_nodes(torch.tensor(phase, dtype=torch.float64)))
         t = np.linspace(0, phase, 200)
@@ -163,25 +125,16 @@ def test_constants_are_those_of_codata():
     ["beam_energy", "convergence_semiangle", "focal_spread", "C10", "C12", "phi12", "C21", "C30"],
 )
 def test_gradient_of_the_transfer_is_the_finite_difference(name):
-    known = make(2, focal_spread=20.0) | {
-        n: torch.tensor([v, 1.3 * v], dtype=torch.float64)
-        for n, v in {
-            "C10": 30.0,
-            "C12": 15.0,
-            "phi12": 0.4,
-            "C21": 150.0,
-            "phi21": 1.0,
-            "C30": 8e3,
-        }.items()
-    }
+    optics = {"beam_energy": [80e3] * 2, "convergence_semiangle": [30.0] * 2}
+    optics |= {"focal_spread": [20.0] * 2}
+    aberrations = {"C10": 30.0, "C12": 15.0, "phi12": 0.4, "C21": 150.0, "phi21": 1.0, "C30": 8e3}
+    optics |= {n: [v, 1.3 * v] for n, v in aberrations.items()}
+    known = {n: torch.tensor(v, dtype=torch.float64) for n, v in optics.items()}
 
     def at(value):
-        values = known | {name: value}
-        optics = {n: values[n] for n in ("beam_energy", "convergence_semiangle", "focal_spread")}
-        aberrations = {n: values[n] for n in ABERRATIONS if n in values}
-        return transfer(**optics, aberrations=aberrations, cell=(7.0, 8.0), num_modes=(3, 3))
+        return transfer(Probe.of(known | {name: value}), cell=(7.0, 8.0), num_modes=(3, 3))
 
-    # central differences with a step h = 1e-6 of the variable leave 1e-16 / h of rounding in a transfer of the order of one
+    # central differences with a relative step h = 1e-6: rounding of 1e-16 / h
     scale = known[name].clone()
     relative = torch.ones(2, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(

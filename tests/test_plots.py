@@ -9,13 +9,13 @@ from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
-from bayesctx.crystal import HOSTS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS
-from bayesctx.elements import METALS
 from bayesctx.metrics import class_reliability, reliability
 from bayesctx.plots import (
     COLOURS,
     PERFECT,
+    on_crystal,
     plot_class_reliability,
     plot_context,
     plot_defects,
@@ -31,8 +31,8 @@ def _close():
     plt.close("all")
 
 
-def arrange(intensity, num_patches, constants=None, readings=True):
-    """A result with random classes, as infer returns it: host given, all but the beam energy latent."""
+def arrange(intensity, num_patches, constants=None, assignments=True):
+    """A result with random classes, as infer returns it: host and beam energy given."""
     rng = np.random.default_rng(0)
     shape = (1, 200)
     classes = {
@@ -43,14 +43,14 @@ def arrange(intensity, num_patches, constants=None, readings=True):
         "host": ("host_class", np.eye(len(HOSTS))[list(HOSTS).index("WSe2")]),
         "dopant": ("dopant_class", rng.dirichlet(np.ones(len(METALS)))),
     }
-    if readings:
-        classes["reading"] = ("reading_class", rng.dirichlet(np.ones(2)))
+    if assignments:
+        classes["assignment"] = ("assignment_class", rng.dirichlet(np.ones(2)))
     coords = {
         "defect_class": list(DEFECTS),
         "host_class": list(HOSTS),
         "dopant_class": list(METALS),
     }
-    coords["reading_class"] = ["metal-chalcogen-hollow", "chalcogen-metal-hollow"]
+    coords["assignment_class"] = ["metal-chalcogen-hollow", "chalcogen-metal-hollow"]
     draws = {
         "inner_collection_angle": rng.normal(60, 5, shape),
         "dose": 10 ** rng.normal(5, 0.1, shape),
@@ -85,7 +85,7 @@ def micrograph():
 def patches():
     rng = np.random.default_rng(1)
     return arrange(
-        (("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, readings=False
+        (("patch", "y", "x"), rng.poisson(20.0, (NUM_SITES, 16, 16))), NUM_SITES, assignments=False
     )
 
 
@@ -114,7 +114,7 @@ def test_axes_in_axes_out_with_the_counts_of_the_most_probable_classes(kind, req
     ax.figure.canvas.draw()
 
 
-def test_sites_lie_at_their_pixels_with_the_colour_of_their_class_and_the_opacity_of_its_probability(
+def test_sites_have_their_position_the_colour_of_the_class_and_the_opacity_of_its_probability(
     micrograph,
 ):
     ax = plot_defects(micrograph, size=7.0)
@@ -167,7 +167,7 @@ def test_patches_lie_side_by_side_with_class_and_probability(patches):
 
 
 def test_independent_images_are_patches_too_and_many_are_cut_off():
-    result = arrange((("patch", "y", "x"), np.ones((300, 8, 8))), 300, readings=False)
+    result = arrange((("patch", "y", "x"), np.ones((300, 8, 8))), 300, assignments=False)
     ax = plot_defects(result)
     assert len(ax.images) == 100
     assert ax.get_title() == "the first 100 of 300 patches"
@@ -180,7 +180,67 @@ def test_independent_images_are_patches_too_and_many_are_cut_off():
     assert plot_defects(one, defects=[absent]).get_title() == "no patch of these classes"
 
 
-SEEN_BY = {  # Machado, Oliveira and Fernandes, IEEE Trans. Vis. Comput. Graph. 15, 1291 (2009), severity 1, linear RGB
+@pytest.mark.parametrize("kind", ["micrograph", "patches"])
+def test_sites_without_crystal_are_neither_drawn_nor_counted(kind, request):
+    result = request.getfixturevalue(kind)
+    crystal = np.arange(NUM_SITES) % 3 > 0
+    constants = result["constant_data"].to_dataset()
+    result["constant_data"] = constants.assign(crystal=("patch", crystal))
+    np.testing.assert_array_equal(on_crystal(result), crystal)
+    ax = plot_defects(result)
+    left = result.copy()
+    left["class_posterior"] = left["class_posterior"].to_dataset().isel(patch=crystal)
+    assert legend_of(ax) == counts_of(left)
+    assert sum(legend_of(ax).values()) == 40
+    if kind == "patches":
+        assert len(ax.images) == 40
+    else:
+        rings = [c for c in ax.collections if isinstance(c, EllipseCollection)]
+        assert sum(len(c.get_offsets()) for c in rings) == 40
+    ax.figure.canvas.draw()
+
+
+def test_the_sites_of_independent_images_have_crystal_each(patches):
+    images = patches["class_posterior"].to_dataset().rename(patch="image").expand_dims("patch", 1)
+    patches["class_posterior"] = images
+    assert on_crystal(patches).all()
+    constants = patches["constant_data"].to_dataset()
+    crystal = np.arange(NUM_SITES)[:, None] > 5
+    patches["constant_data"] = constants.assign(crystal=(("image", "patch"), crystal))
+    assert on_crystal(patches).tolist() == crystal.ravel().tolist()
+
+
+def test_an_image_without_crystal_is_drawn_alone(micrograph):
+    constants = micrograph["constant_data"].to_dataset()
+    micrograph["constant_data"] = constants.assign(crystal=("patch", np.zeros(NUM_SITES, bool)))
+    ax = plot_defects(micrograph)
+    assert ax.get_legend() is None
+    ax.figure.canvas.draw()
+
+
+@pytest.mark.parametrize("kind", ["micrograph", "patches"])
+def test_a_probability_that_rounding_puts_above_one_is_drawn(kind, request):
+    result = request.getfixturevalue(kind)
+    sure = np.zeros((NUM_SITES, len(DEFECTS)))
+    sure[:, 4] = 1.0000001
+    posterior = result["class_posterior"].to_dataset()
+    result["class_posterior"] = posterior.assign(defect=(("patch", "defect_class"), sure))
+    ax = plot_defects(result)
+    ax.figure.canvas.draw()
+    assert legend_of(ax) == {DEFECTS[4]: NUM_SITES}
+
+
+def test_gaps_of_an_image_do_not_set_its_grey_scale(micrograph):
+    values = micrograph["observed_data"].intensity.values.astype(float)
+    values[:, 100:] = np.nan
+    micrograph["observed_data"] = xr.Dataset({"intensity": (("y", "x"), values)})
+    (drawn,) = plot_defects(micrograph).images
+    assert drawn.get_clim() == tuple(np.percentile(values[:, :100], (0.5, 99.8)))
+
+
+# Machado, Oliveira and Fernandes, IEEE Trans. Vis. Comput. Graph. 15, 1291 (2009): severity 1,
+# linear RGB
+SEEN_BY = {
     "normal": np.eye(3),
     "protanope": [
         [0.152286, 1.052583, -0.204868],
@@ -232,7 +292,7 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
         "beam energy [eV]",
         "inner collection angle [mrad]",
         "dose [e/Å²]",
-        "what the sublattices are",
+        "assignment of the sublattices",
     ]
     by_label = dict(zip(labels, axes, strict=True))
     assert by_label["beam energy [eV]"].lines[0].get_xdata() == [80e3, 80e3]
@@ -276,7 +336,7 @@ def test_context_draws_the_prior_of_names_where_the_result_has_it(micrograph):
 
 def test_errors_of_context(micrograph):
     with pytest.raises(
-        ValueError, match="variables among host, .*, reading were expected, got 'defocus'"
+        ValueError, match="variables among host, .*, assignment were expected, got 'defocus'"
     ):
         plot_context(micrograph, variables=["defocus"])
     with pytest.raises(ValueError, match="2 axes were expected for dose, dopant, got 1"):

@@ -1,16 +1,20 @@
-"""Streams in batches and in files: the same patches whoever draws them, and whatever interrupts the writing."""
+"""Streams in batches and in files: the same patches whoever draws them, even if interrupted."""
 
+import errno
 import hashlib
 import json
+import os
 import pickle
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import netCDF4
 import numpy as np
 import pytest
 import torch
@@ -20,7 +24,15 @@ from torch.utils.data import DataLoader
 from bayesctx import HOSTS, Prior, simulate, tmd_prior
 from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
-from bayesctx.simulation import BLOCK, Draft, PatchStream, develop, draw_block, stream as batches
+from bayesctx.simulation import (
+    BLOCK,
+    Latents,
+    PatchStream,
+    draw_block,
+    render_patches,
+    stream as batches,
+)
+from bayesctx.storage import add_checksum, replacing, scratch_file
 from bayesctx.tensors import join, map_tensors, move, pick, take
 
 WINDOW = {"start": 24, "stop": 24 + 2 * BLOCK + 8}
@@ -76,10 +88,10 @@ def test_a_stream_begins_at_any_index_and_need_not_end(truth):
 def test_drafts_become_the_stream_in_whatever_company(num_workers, truth):
     """Windows cut blocks, and images that a block rendered together are rendered beside others."""
     drafts = list(DataLoader(stream(40, device=None), None, num_workers=num_workers))
-    assert all(isinstance(d, Draft) for d in drafts)
+    assert all(isinstance(d, Latents) for d in drafts)
     for found in (
-        join([develop(tmd_prior(), d) for d in drafts]),
-        develop(tmd_prior(), join(drafts)),
+        join([render_patches(tmd_prior(), d) for d in drafts]),
+        render_patches(tmd_prior(), join(drafts)),
     ):
         assert_same(replace(found, intensity=truth.intensity), truth)
         differ = (found.intensity - truth.intensity).abs() / truth.intensity.abs().amax(
@@ -138,10 +150,10 @@ def test_a_batch_carries_nothing_but_itself():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "seed was expected to be at least 0, got -1"),
+        ({"seed": -1}, "seed was expected to be at least 0 and at most .*, got -1"),
         ({"start": -8}, "start was expected to be at least 0"),
         ({"stop": 8}, "stop was expected to be at least start=24, got 8"),
-        ({"batch_size": 0}, "batch_size was expected to be at least 1, got 0"),
+        ({"batch_size": 0}, "batch_size was expected to be at least 1 and at most .*, got 0"),
         ({"patches_per_image": 3}, f"patches_per_image was expected to divide {BLOCK}, got 3"),
         ({"patches_per_image": 0}, "patches_per_image was expected to be at least 1"),
         ({"batch_size": 12}, "whole images of 8 patches were expected, got batch_size=12"),
@@ -224,7 +236,7 @@ def test_shards_hold_the_stream(written, truth):
 
 
 def test_sixteen_bits_lose_nothing_against_the_noise(written, truth):
-    """The step of a patch against the square root of its mean number of electrons per pixel, in counts."""
+    """The step of a patch against the square root of its mean counts per pixel."""
     step = (truth.intensity.amax((-2, -1)) - truth.intensity.amin((-2, -1))) / 65535
     gain = truth.nuisances["gain"][:, None]
     noise = gain * (truth.intensity / gain[..., None, None]).clamp(min=0).mean((-2, -1)).sqrt()
@@ -315,7 +327,7 @@ def test_an_interrupt_keeps_the_finished_shards(written, tmp_path, monkeypatch, 
     assert not [n for n in kept if n.endswith(".tmp")]
     with pytest.raises(
         ValueError,
-        match=r"absent or damaged, the first is shard-00\d+.nc; write them by repeating the command$",
+        match=r"the first is shard-00\d+.nc; write them by repeating the command$",
     ):
         open_shards(out)
     assert run(*WORDS, "--workers", 0, "--out", out) == 0
@@ -326,7 +338,7 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
     written, folder, tmp_path, monkeypatch, capsys
 ):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**8))
-    assert run("--num-patches", "55e6", "--out", tmp_path / "new") == 2
+    assert run("--num-patches", "55e6", "--out", tmp_path / "new") == 1
     assert "GB of free disk were expected for" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
@@ -339,15 +351,121 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_disk_that_fills_up_is_answered_in_one_line(num_workers, tmp_path, monkeypatch, capsys):
+    """The file ends in what HDF5 reports; writing on meets the full disk."""
+    flush = os.fsync
+
     def full(path, *_):
-        yield 8
-        raise OSError(f"{path} could not be written (HDF error); is the disk full?")
+        with replacing(path) as temporary:
+            yield 8
+            temporary.write_bytes(b"half")
+            monkeypatch.setattr(os, "fsync", refuse)
+            raise RuntimeError("NetCDF: HDF error")
+
+    def refuse(_):
+        monkeypatch.setattr(os, "fsync", flush)
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(writing, "_measure_bytes", lambda *_: (0.0, 1.0))
     monkeypatch.setattr(writing, "write_shard", full)
-    assert run(*WORDS, "--workers", num_workers, "--out", tmp_path / "new") == 2
-    assert capsys.readouterr().err.splitlines()[-1].startswith("bayesctx: error: ")
+    assert run(*WORDS, "--workers", num_workers, "--out", tmp_path / "new") == 1
+    shown = capsys.readouterr().err.splitlines()[-1]
+    assert shown.startswith("bayesctx: error: [Errno 28] room for ")
+    assert shown.endswith("shard-00000.nc was expected, the disk is full; free some space")
     assert list(contents(tmp_path / "new")) == ["manifest.json"]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_an_error_of_the_renderer_is_not_one_of_the_disk(num_workers, tmp_path, monkeypatch):
+    def broken(*_, **__):
+        raise RuntimeError("index out of range")
+
+    monkeypatch.setattr(writing, "_measure_bytes", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(batches, "draw_block", broken)
+    with pytest.raises(RuntimeError, match="index out of range"):
+        write_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES, num_workers=num_workers)
+    assert list(contents(tmp_path / "new")) == ["manifest.json"]
+
+
+def test_a_worker_that_is_ended_from_outside_is_one_error(tmp_path, monkeypatch):
+    def ended(*_, **__):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr(writing, "_measure_bytes", lambda *_: (0.0, 1.0))
+    monkeypatch.setattr(batches, "draw_block", ended)
+    with pytest.raises(OSError, match="one was ended from outside.*with fewer workers"):
+        write_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES, num_workers=1)
+    assert list(contents(tmp_path / "new")) == ["manifest.json"]
+
+
+def test_a_missing_or_read_only_folder_is_named(tmp_path, monkeypatch):
+    for verb in (write_shards, plan_shards):
+        with pytest.raises(FileNotFoundError, match="there is no .*nowhere; create it first"):
+            verb(tmd_prior(), NUM, tmp_path / "nowhere" / "new", **SIZES)
+        (tmp_path / "file").write_text("")
+        with pytest.raises(ValueError, match="a folder was expected, .*file is a file"):
+            verb(tmd_prior(), NUM, tmp_path / "file", **SIZES)
+    create = os.open
+
+    def refuse(path, *arguments):
+        if str(path).endswith(".tmp"):
+            raise OSError(errno.EROFS, "Read-only file system", str(path))
+        return create(path, *arguments)
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(OSError, match=f"a writable folder was expected, {tmp_path} is read-only"):
+        write_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES)
+    assert list(contents(tmp_path)) == ["file"]
+
+
+def test_only_own_temporary_files_are_removed(folder, written):
+    kept = {".notes.tmp": b"mine", f".shard-00001.nc.{os.getpid()}.tmp": b"also mine"}
+    for name, content in kept.items():
+        (folder / name).write_bytes(content)
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        process.wait()
+    with scratch_file(folder) as mine:
+        stale = mine.name.replace(f"-{os.getpid()}-", f"-{process.pid}-")
+    (folder / stale).write_bytes(b"half")
+    (folder / "shard-00001.nc").unlink()
+    write_shards(tmd_prior(), NUM, folder, **SIZES)
+    assert contents(folder) == contents(written) | kept
+
+
+@pytest.mark.parametrize("verb", [write_shards, plan_shards])
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        ({"num_patches": 10**15, "shard_size": 1, "patches_per_image": 1}, ValueError,
+         "at most 10000 shards were expected, got 10{15} patches in 10{15} shards of 1; raise"),
+        ({"num_patches": 2**52}, ValueError, "at most 10000 shards were expected"),
+        ({"num_patches": 10**400}, ValueError, "num_patches was expected to be .* at most"),
+        ({"num_patches": 1e3}, TypeError, "num_patches was expected as a whole number"),
+        ({"num_workers": 10**6}, ValueError, "num_workers was expected to be at .* at most"),
+        ({"num_workers": -1}, ValueError, "num_workers was expected to be at least 0"),
+        ({"num_workers": None}, TypeError, "num_workers was expected as a whole number"),
+        ({"seed": -1}, ValueError, "seed was expected to be at least 0"),
+        ({"seed": 2**64}, ValueError, "seed was expected to be .* at most"),
+        ({"start": 10**30}, ValueError, "start was expected to be .* at most"),
+        ({"shard_size": 0}, ValueError, "shard_size was expected to be at least 1"),
+        ({"patches_per_image": 3}, ValueError, "patches_per_image was expected to divide"),
+        ({"prior": "tmd"}, TypeError, "a Prior was expected, got str"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_written_is_refused_before_anything_is_done(
+    verb, change, error, message, tmp_path, monkeypatch
+):
+    for name in ("_measure_bytes", "_measure_rate"):
+        monkeypatch.setattr(writing, name, None)
+    options = {"prior": tmd_prior(), "num_patches": NUM, "path": tmp_path / "new"} | SIZES
+    with pytest.raises(error, match=message):
+        verb(**options | change)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_whole_numbers_may_be_those_of_numpy(written, tmp_path):
+    numbers = {name: np.int64(value) for name, value in SIZES.items()}
+    write_shards(tmd_prior(), np.int64(NUM), tmp_path / "new", **numbers)
+    assert contents(tmp_path / "new") == contents(written)
 
 
 @pytest.mark.parametrize(
@@ -368,17 +486,109 @@ def test_a_folder_of_other_settings_is_refused(change, message, written):
     assert contents(written) == before
 
 
+def rewrite(folder, change):
+    """Change the manifest, with a checksum that is right."""
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["sha256"]
+    change(values)
+    body = json.dumps(values, indent=1)
+    checksum = hashlib.sha256(body.encode()).hexdigest()
+    (folder / "manifest.json").write_text(add_checksum(body, checksum) + "\n")
+
+
 def test_a_foreign_folder_is_refused(folder, tmp_path):
-    with pytest.raises(
-        ValueError, match=r"there is no manifest.json in .*; write one by write_shards"
-    ):
-        open_shards(tmp_path)
-    for text in ('{"format": "bayesctx shards 9"}', "{", "[]"):
-        (folder / "manifest.json").write_text(text)
+    for path in (tmp_path, folder / "shard-00000.nc", tmp_path / "nowhere"):
+        with pytest.raises(
+            ValueError, match=r"there is no manifest.json in .*; write one by write_shards"
+        ):
+            open_shards(path)
+    for text in ('{"format": "bayesctx shards 9"}', "{", "[]", "[" * 10**5, "\xff"):
+        (folder / "manifest.json").write_text(text, encoding="latin-1")
         with pytest.raises(ValueError, match="is truncated or foreign"):
             open_shards(folder)
         with pytest.raises(ValueError, match="is truncated or foreign"):
             write_shards(tmd_prior(), NUM, folder, **SIZES)
+
+
+def test_flipped_bits_of_the_manifest_are_noticed(folder):
+    """All but the line break at the end, which says nothing."""
+    content = (folder / "manifest.json").read_bytes()
+    rng = np.random.default_rng(0)
+    for place in (0, 1, len(content) - 2, *rng.choice(len(content) - 1, 200, replace=False)):
+        spoilt = bytearray(content)
+        spoilt[place] ^= 1 << int(rng.integers(8))
+        (folder / "manifest.json").write_bytes(spoilt)
+        with pytest.raises(ValueError, match="is truncated or foreign"):
+            open_shards(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v: v.pop("seed"), "entry 'seed' was expected, it is missing"),
+        (lambda v: v.update(more=1), "unknown entry 'more'"),
+        (lambda v: v.update(seed="4"), "seed was expected as a whole number"),
+        (lambda v: v.update(num_patches=10**15), "at most 10000 shards were expected"),
+        (lambda v: v.update(shards={}), "its shards are no list"),
+        (lambda v: v.update(shards=[3]), "a mapping was expected for the record of a shard"),
+        (lambda v: v["shards"][0].update(name="../shard-00000.nc"), "is none of its shards"),
+        (lambda v: v["shards"][0].update(name=["a"]), "is none of its shards"),
+        (lambda v: v["shards"][0].update(count=7), "is none of its shards"),
+        (lambda v: v["shards"][0].update(bytes=-1), "bytes was expected to be at least 0"),
+        (lambda v: v["shards"][0].pop("sha256"), "'sha256' was expected, it is missing"),
+        (lambda v: v["prior"].update(hosts=["MoS3"]), "unknown host 'MoS3'"),
+        (lambda v: v["prior"]["nuisances"].update(gain={"enable_validation": [False]}), "a distri"),
+    ],
+)  # fmt: skip
+def test_a_manifest_is_checked_before_it_is_used(change, message, folder):
+    rewrite(folder, change)
+    for use in (open_shards, lambda path: write_shards(tmd_prior(), NUM, path, **SIZES)):
+        with pytest.raises(ValueError, match=f"is truncated or foreign .*{message}"):
+            use(folder)
+
+
+def test_a_folder_from_before_the_checksum_is_read_and_continued(folder, written):
+    values = json.loads((folder / "manifest.json").read_text())
+    del values["sha256"]
+    values["format"] = "bayesctx shards 1"
+    values["prior"]["concentration"] = values["prior"].pop("dirichlet_alpha")
+    removed = values["shards"].pop()
+    (folder / "manifest.json").write_text(json.dumps(values))
+    (folder / removed["name"]).unlink()
+    write_shards(tmd_prior(), NUM, folder, **SIZES)
+    assert contents(folder) == contents(written)
+
+
+def test_shards_that_cannot_be_read_are_one_error(folder):
+    whole = (folder / "shard-00000.nc").read_bytes()
+    replaced = {
+        "text": b"text".ljust(len(whole)),
+        "zeros": whole[:4000] + bytes(len(whole) - 4000),
+    }
+    for content in replaced.values():
+        (folder / "shard-00000.nc").write_bytes(content)
+        with pytest.raises(
+            ValueError, match="a shard was expected, .*shard-00000.nc is missing, dam"
+        ):
+            list(open_shards(folder, batch_size=8))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("host", 200, "host has a value without a name"),
+        ("dose", np.nan, "dose is not finite"),
+        ("intensity_scale", np.inf, "intensity_scale is not finite"),
+    ],
+)
+def test_values_of_a_shard_that_cannot_be_are_refused(name, value, message, folder):
+    with netCDF4.Dataset(folder / "shard-00000.nc", "a") as file:
+        file.set_auto_maskandscale(False)
+        file[name][0] = value
+    size = (folder / "shard-00000.nc").stat().st_size
+    rewrite(folder, lambda v: v["shards"][0].update(bytes=size))
+    with pytest.raises(ValueError, match=message):
+        list(open_shards(folder, batch_size=8))
 
 
 def test_a_damaged_shard_is_found_and_written_anew(folder, written, capsys):
@@ -421,7 +631,7 @@ def test_a_dry_run_says_size_and_time_and_writes_nothing(written, tmp_path, monk
     assert re.fullmatch(r"size      0.00 GB, \d{4} bytes per patch", size)
     assert re.fullmatch(r"disk      [\d.]+ GB free, which is enough", disk)
     assert re.fullmatch(
-        r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core of its own",
+        r"time      [\d.]+ \w+ by 2 processes, \d+ patches/s each, if every one has a core .*",
         duration,
     )
     plan = plan_shards(tmd_prior(), NUM, tmp_path / "new", **SIZES)

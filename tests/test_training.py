@@ -7,9 +7,9 @@ from torch import distributed
 
 from bayesctx import DefectModel, reference_prior, tmd_prior, train
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import SPECIES, PatchStream
+from bayesctx.simulation import PatchStream
 from bayesctx.training import ask, conditional_log_score, fit_width
-from bayesctx.training.objective import DISCRETE, HYPOTHESIS_OF_SPECIES, log_scores_among_images
+from bayesctx.training.objective import DISCRETE, log_scores_among_images
 
 
 def small(prior=None):
@@ -121,23 +121,14 @@ def test_a_known_dopant_speaks_for_its_hosts(batch):
         assert bool((question.materials.dopant[i] == dopant).all())
 
 
-def test_every_species_has_its_hypothesis():
-    from bayesctx.hypotheses import HYPOTHESES
-
-    for (defect, alternative), hypothesis in zip(
-        SPECIES, HYPOTHESIS_OF_SPECIES.tolist(), strict=True
-    ):
-        found, first = HYPOTHESES[hypothesis]
-        assert found == defect
-        assert first <= alternative
-
-
 def test_training_learns_and_leaves_randomness_alone(batch):
     model = small()
     torch.manual_seed(5)
     before = torch.rand(3)
     torch.manual_seed(5)
-    history = train(model, num_patches=64 * 100, batch_size=64, num_workers=0, progress=False)
+    history = train(
+        model, num_patches=64 * 100, batch_size=64, num_workers=0, num_held_out=0, progress=False
+    )
     assert torch.equal(torch.rand(3), before)
     assert history.sizes["step"] == 100
     first, last = -float(history.log_score[:16].mean()), -float(history.log_score[-16:].mean())
@@ -148,7 +139,7 @@ def test_training_learns_and_leaves_randomness_alone(batch):
 
 def test_training_goes_on_from_a_model_and_drops_what_was_fitted_to_it():
     model = small()
-    arguments = {"batch_size": 64, "num_workers": 0, "progress": False}
+    arguments = {"batch_size": 64, "num_workers": 0, "num_held_out": 0, "progress": False}
     train(model, num_patches=64, **arguments)
     model.card["conflict_limit"] = 8.0
     model.likelihood.width.fill_(0.9)
@@ -167,7 +158,13 @@ def test_training_goes_on_from_a_model_and_drops_what_was_fitted_to_it():
 
 
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
-    arguments = {"num_patches": 64 * 6, "batch_size": 64, "num_workers": 0, "progress": False}
+    arguments = {
+        "num_patches": 64 * 6,
+        "batch_size": 64,
+        "num_workers": 0,
+        "num_held_out": 0,
+        "progress": False,
+    }
     whole = small()
     train(whole, **arguments)
     killed = small()
@@ -240,7 +237,9 @@ def _train_as(rank, size, file, results):
     with torch.no_grad():
         for value in model.parameters():
             value.add_(rank)  # the weights of the first must win
-    history = train(model, num_patches=512 * 6, batch_size=512, num_workers=0, progress=False)
+    history = train(
+        model, num_patches=512 * 6, batch_size=512, num_workers=0, num_held_out=0, progress=False
+    )
     results.put((rank, history.loss.values, history.log_score.values, history.joint_score.values))
     if size > 1:
         distributed.destroy_process_group()
@@ -288,6 +287,7 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
         context_weight=0.0,
         generative_weight=0.1,
         num_workers=0,
+        num_held_out=0,
         progress=False,
     )
     size = {"num_patches": 512, "num_draws": 32, "progress": False}

@@ -1,4 +1,4 @@
-"""open_shards(): a folder of shards as the stream that it was written from."""
+"""open_shards(): read a folder of shards as the stream that it was written from."""
 
 from __future__ import annotations
 
@@ -6,28 +6,28 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import netCDF4
 from torch.utils.data import IterableDataset
 
-from ..prior import Prior
+from ..checks import check_whole_number
 from ..simulation import Patches, rank_of_process
 from ..simulation.stream import check_window, deal
+from ..storage import as_path
 from ..tensors import join
 from .manifest import Archive, damaged, read_manifest
-from .shard import read_images
+from .shard import open_shard, read_images
 
 __all__ = ["ShardStream", "open_shards"]
 
 
 class ShardStream(IterableDataset):
-    """Patches of a folder in batches, dealt to ranks and workers as those of a ``PatchStream``.
+    """Patches of a folder in batches, divided among ranks and workers as by ``PatchStream``.
 
     Parameters
     ----------
     folder : Path
         The folder.
     archive : Archive
-        What it holds; ``archive.prior`` is the prior.
+        What the folder holds; ``archive.prior`` is the prior.
     start, stop : int
         First patch, and the one after the last, by their index in the stream.
     batch_size : int
@@ -52,7 +52,7 @@ class ShardStream(IterableDataset):
                     if wanted != name:
                         if file is not None:
                             file.close()
-                        name, file = wanted, netCDF4.Dataset(self.folder / wanted)
+                        name, file = wanted, open_shard(self.folder / wanted)
                     parts.append(read_images(file, *window))
                 yield join(parts)
         finally:
@@ -65,16 +65,12 @@ class ShardStream(IterableDataset):
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[str, tuple[int, int]]]:
         """Shards of a window, and the images of each that belong to it."""
-        archive, shards = self.archive, list(self.archive.shards().items())
-        size = archive.shard_size
-        for name, (start, stop) in shards[
-            (first - archive.start) // size : -(-(last - archive.start) // size)
-        ]:
+        archive = self.archive
+        size, images = archive.shard_size, archive.patches_per_image
+        begin, end = (first - archive.start) // size, -(-(last - archive.start) // size)
+        for name, start, stop in map(archive.shard, range(begin, end)):
             borders = max(first, start) - start, min(last, stop) - start
-            yield (
-                name,
-                (borders[0] // archive.patches_per_image, borders[1] // archive.patches_per_image),
-            )
+            yield name, (borders[0] // images, borders[1] // images)
 
 
 def open_shards(
@@ -97,40 +93,42 @@ def open_shards(
     batch_size : int
         Patches per batch, a multiple of the patches per image.
     verify : bool
-        Compare the checksums of all shards; without it their sizes.
+        Compare the checksums of all shards, not only their sizes.
     progress : bool
-        Show a progress bar while they are compared.
+        Show a progress bar while checksums are compared.
 
     Returns
     -------
     ShardStream
-        An ``IterableDataset`` of ``Patches``, as they were simulated but for the rounding of intensity to 16 bits. It reads
-        while it is iterated.
+        An ``IterableDataset`` of ``Patches`` as they were simulated, except that intensity is
+        rounded to 16 bits. Files are read during iteration.
 
     Raises
     ------
+    TypeError
+        If ``path`` is no path, or a number of another type.
     ValueError
-        If the folder is none of shards, not complete, or damaged, or does not hold the patches that are asked for.
+        If the folder holds no shards, is incomplete or damaged, or does not hold these patches.
     """
-    folder = Path(path)
-    found = read_manifest(folder)
-    numbers = {
-        n: found[n] for n in ("seed", "start", "num_patches", "patches_per_image", "shard_size")
-    }
-    archive = Archive(Prior.from_dict(found["prior"]), **numbers)
-    first, last = archive.start if start is None else start, archive.stop if stop is None else stop
+    folder = as_path(path)
+    archive, records, _ = read_manifest(folder)
+    first, last = (
+        end if value is None else check_whole_number(name, value, 0, 2**53)
+        for name, value, end in (("start", start, archive.start), ("stop", stop, archive.stop))
+    )
+    batch_size = check_whole_number("batch_size", batch_size, 1, 2**53)
     check_window(archive.seed, first, last, archive.patches_per_image, batch_size=batch_size)
     if first < archive.start or last > archive.stop:
         raise ValueError(
-            f"patches from {archive.start} to {archive.stop} were expected, got {first} to {last}; {folder} has no others"
+            f"patches from {archive.start} to {archive.stop} were expected, got {first} to {last}; "
+            f"{folder} has no others"
         )
-    there = {r["name"] for r in found["shards"]}
-    names = [n for n in archive.shards() if n not in there] + damaged(
-        folder, found["shards"], verify=verify, progress=progress
-    )
+    missing = [name for name in archive.shards() if name not in records]
+    names = missing + damaged(folder, records, verify=verify, progress=progress)
     if names:
         raise ValueError(
-            f"{len(archive.shards())} whole shards were expected in {folder}, {len(names)} are absent or damaged, "
-            f"the first is {names[0]}; write them by repeating the command{' with --verify' if verify else ''}"
+            f"{archive.num_shards} whole shards were expected in {folder}, {len(names)} are absent "
+            f"or damaged, the first is {names[0]}; write them by repeating the command"
+            f"{' with --verify' if verify else ''}"
         )
     return ShardStream(folder, archive, first, last, batch_size)

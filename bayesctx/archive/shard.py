@@ -11,23 +11,25 @@ import numpy as np
 import torch
 
 from ..context import CONTEXT
-from ..crystal import HOSTS
-from ..defects import DEFECTS
-from ..elements import METALS
+from ..crystal import HOSTS, METALS
+from ..defects import DEFECTS, SPECIES
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS
-from ..simulation import SPECIES, Patches
+from ..simulation import Patches
 from ..storage import replacing
 
-__all__ = ["digest", "read_images", "write_shard"]
+__all__ = ["digest", "open_shard", "read_images", "write_shard"]
 
-# 16 bits between the extremes of each patch: the step is some 1e-4 of the noise and at most a hundredth of it (at 1e6 e/Å²), so
-# nothing is lost, at half the size of floats. Compression would save a seventh more, and write and read 30 times slower.
+# 16 bits between the extremes of each patch: the step is some 1e-4 of the noise and at most a
+# hundredth of it (at 1e6 e/Å²), so nothing is lost, at half the size of floats. Compression would
+# save a seventh more, and write and read 30 times slower.
 STEPS = 65535
 
 LABELS = {
     "defect": tuple(DEFECTS),
-    "species": tuple(f"{defect}:{alternative}" for defect, alternative in SPECIES),
+    "species": tuple(
+        f"{d}:{v}" for d in DEFECTS for v in range(sum(s.defect == d for s in SPECIES))
+    ),
     "host": tuple(HOSTS),
     "dopant": tuple(METALS),
 }
@@ -39,14 +41,14 @@ Variables = Mapping[str, tuple[tuple[str, ...], np.ndarray, dict[str, object]]]
 def write_shard(
     path: Path, batches: Iterable[Patches], num_images: int, attributes: Mapping[str, object]
 ) -> Generator[int, None, dict[str, object]]:
-    """Write batches as one file, which is there when it is whole.
+    """Write batches to one file, which appears when it is complete.
 
     Parameters
     ----------
     path : Path
         The file.
     batches : iterable of Patches
-        Written one by one: memory holds one of them.
+        Written one by one: one of them is in memory.
     num_images : int
         Images of all batches.
     attributes : mapping
@@ -55,12 +57,17 @@ def write_shard(
     Yields
     ------
     int
-        Patches of each batch, when it is written.
+        Patches of each batch after it is written.
 
     Returns
     -------
     dict
         ``name``, ``bytes`` and ``sha256`` of the file, as the value of the exhausted generator.
+
+    Raises
+    ------
+    OSError
+        If the file cannot be written.
     """
     with replacing(path) as temporary:
         with netCDF4.Dataset(temporary, "w", clobber=True) as file:
@@ -155,25 +162,76 @@ def _encode_intensity(
     }
 
 
+def open_shard(path: Path) -> netCDF4.Dataset:
+    """Open a shard for ``read_images``.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    netCDF4.Dataset
+        To be closed by the caller.
+
+    Raises
+    ------
+    ValueError
+        If the file is missing, damaged or foreign.
+    """
+    try:
+        return netCDF4.Dataset(path)
+    except (OSError, RuntimeError) as error:
+        raise _refuse(path, error) from error
+
+
+def _refuse(path: object, error: Exception) -> ValueError:
+    """The error for a file that is no shard."""
+    return ValueError(
+        f"a shard was expected, {path} is missing, damaged or foreign ({error}); "
+        "write it again by repeating write_shards with verify=True"
+    )
+
+
 def read_images(file: netCDF4.Dataset, first: int, last: int) -> Patches:
     """Read some images of a shard.
 
     Parameters
     ----------
     file : netCDF4.Dataset
-        The open file.
+        From ``open_shard``.
     first, last : int
         First image, and the one after the last.
 
     Returns
     -------
     Patches
-        As they were simulated, but for the rounding of intensity.
+        As they were simulated, except that intensity is rounded to 16 bits.
+
+    Raises
+    ------
+    ValueError
+        If the file is damaged or foreign.
     """
+    try:
+        return _read_images(file, first, last)
+    except (OSError, RuntimeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise _refuse(file.filepath(), error) from error
+
+
+def _read_images(file: netCDF4.Dataset, first: int, last: int) -> Patches:
+    """Read images; names and numbers that cannot be are errors."""
     file.set_auto_maskandscale(False)
 
     def read(name: str) -> torch.Tensor:
         values = np.asarray(file[name][first:last])
+        if len(values) != last - first:
+            raise ValueError(f"{name} of {last} images was expected, there are fewer")
+        if name in LABELS and values.max() >= len(LABELS[name]):
+            raise ValueError(f"{name} has a value without a name")
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            raise ValueError(f"{name} is not finite")
         return torch.from_numpy(
             values.astype(np.int64 if name in LABELS else np.float32, copy=False)
         )

@@ -1,13 +1,17 @@
-"""write_shards(): a stream as a folder of files that a killed run goes on with."""
+"""write_shards(): write a stream as a folder of files; a killed run can be continued."""
 
 from __future__ import annotations
 
+import errno
 import math
+import multiprocessing
 import os
 import shutil
-import tempfile
+import signal
+import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,8 +19,10 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
+from ..checks import check_whole_number
 from ..prior import Prior
 from ..simulation import BLOCK, Patches, PatchStream
+from ..storage import as_path, explain, remove_stale, scratch_file
 from ..tensors import join
 from .manifest import Archive, find_records, write_manifest
 from .shard import write_shard
@@ -24,29 +30,28 @@ from .shard import write_shard
 __all__ = ["ShardPlan", "plan_shards", "write_shards"]
 
 SHARD_SIZE = 65536  # patches: some 150 MB
-STRIDE = BLOCK * max(
-    1, 2048 // BLOCK
-)  # patches between two marks of the progress bar; memory holds these
-MARGIN = 2**26  # bytes of the disk that are left to others
+STRIDE = BLOCK * max(1, 2048 // BLOCK)  # patches that are drawn and written at once
+MARGIN = 2**26  # bytes of the disk that are left free
+MOST_WORKERS = 32  # or four per core, if these are more
 SAMPLE = 3.0  # s that are measured for a plan
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """What it takes to write a folder of shards.
+    """Size and time of writing a folder of shards.
 
     Attributes
     ----------
     num_shards, num_patches : int
-        That are not there yet.
+        Not written yet.
     bytes_per_patch : float
         Of a shard of full size.
     num_bytes, free_bytes : int
-        That will be written, and that the disk has.
+        To be written, and free on the disk.
     patches_per_second : float
         Of one process, measured.
     seconds : float
-        Time that it will take if every worker has a core of its own.
+        Duration if every worker has a core of its own.
     """
 
     num_shards: int
@@ -59,7 +64,7 @@ class ShardPlan:
 
     @property
     def fits(self) -> bool:
-        """Whether the disk can hold it."""
+        """Whether the disk has room for it."""
         return _with_margin(self.num_bytes) <= self.free_bytes
 
 
@@ -76,7 +81,7 @@ def write_shards(
     verify: bool = False,
     progress: bool = False,
 ) -> Path:
-    """Write patches of a stream as a folder of netCDF files; a run that was killed goes on when it is repeated.
+    """Write patches of a stream as a folder of netCDF files.
 
     Parameters
     ----------
@@ -97,57 +102,95 @@ def write_shards(
     num_workers : int
         Processes that write, a shard each; 0 writes in this one.
     verify : bool
-        Compare the checksums of the files that are there; without it their sizes.
+        Compare the checksums of existing files, not only their sizes.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Path
-        The folder: ``manifest.json``, with the settings, the prior, and size and SHA-256 of every shard, and the shards.
+        The folder. It holds the shards and ``manifest.json``, with the settings, the prior, and
+        size and SHA-256 of every shard.
 
     Raises
     ------
+    TypeError
+        If a value is of another type.
     ValueError
         If a number is out of range, or the folder holds something else.
     OSError
-        If the disk cannot hold what is missing, or a file cannot be written.
+        If the disk has no room for the missing shards, or a file cannot be written.
 
     Notes
     -----
-    Whatever kills a run costs it the shards in work. A damaged file is written anew.
+    A run that was killed continues when it is repeated: it loses the shards that were being
+    written. Damaged files are written again.
     """
-    folder = Path(path)
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
+    folder, num_workers = _check_folder(path), _check_workers(num_workers)
     records = find_records(folder, archive, verify=verify, progress=progress)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     if missing:
-        _check_disk(folder, _total_bytes(archive, missing, *_measure_bytes(archive, folder)))
-    folder.mkdir(exist_ok=True)
-    for leftover in folder.glob(".*.tmp"):
-        leftover.unlink(missing_ok=True)
+        _check_disk(folder, _total_bytes(missing, *_measure_bytes(archive, folder)))
+    try:
+        folder.mkdir(exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
+    remove_stale(folder)
     write_manifest(folder, archive, records)
-    # for the sake of a common order of events the workers may be some strides apart
-    ahead = (
-        {"num_workers": min(num_workers, len(missing)), "prefetch_factor": 8}
-        if num_workers and missing
-        else {}
-    )
     done = sum(r["count"] for r in records.values())
     bar = tqdm(total=num_patches, initial=done, disable=not progress, unit="patch", unit_scale=True)
-    with bar:
-        # its own generator: the global one is left as found
-        for event in DataLoader(
-            _Writing(folder, archive, missing), None, generator=torch.Generator(), **ahead
-        ):
-            if isinstance(event, OSError):
-                raise event
-            if isinstance(event, int):
-                bar.update(event)
-            else:
-                records[event["name"]] = event
-                write_manifest(folder, archive, records)
+    try:
+        with bar:
+            for event in _events(_Writing(folder, archive, missing), num_workers):
+                if isinstance(event, OSError):
+                    raise event
+                if isinstance(event, int):
+                    bar.update(event)
+                else:
+                    records[event["name"]] = event
+                    write_manifest(folder, archive, records)
+    finally:
+        multiprocessing.active_children()  # joins the workers that have ended
+        remove_stale(folder)
     return folder
+
+
+def _check_folder(path: str | os.PathLike) -> Path:
+    """A folder that exists, or one that can be made in an existing folder."""
+    folder = as_path(path)
+    if os.path.exists(folder) and not os.path.isdir(folder):
+        raise ValueError(f"a folder was expected, {folder} is a file; name another one")
+    if not os.path.isdir(folder.absolute().parent):
+        raise explain(FileNotFoundError(errno.ENOENT, ""), folder)
+    return folder
+
+
+def _check_workers(num_workers: int) -> int:
+    """A number of processes that a machine can run."""
+    most = max(MOST_WORKERS, 4 * (os.cpu_count() or 1))
+    return check_whole_number("num_workers", num_workers, 0, most)
+
+
+def _events(writing: _Writing, num_workers: int) -> Iterator[int | dict[str, object] | OSError]:
+    """Events of all workers."""
+    # workers may be some strides apart, as their events are put into a common order
+    num_workers = min(num_workers, len(writing.missing))
+    ahead = {"num_workers": num_workers, "prefetch_factor": 8} if num_workers else {}
+    # its own generator: the global one is left as found
+    events = iter(DataLoader(writing, None, generator=torch.Generator(), **ahead))
+    try:
+        yield from events
+    except RuntimeError as error:
+        if not str(error).startswith("DataLoader worker"):  # an error of the program
+            raise
+        raise OSError(
+            f"{num_workers} processes were expected to write, one was ended from outside, perhaps "
+            "for want of memory; repeat the command with fewer workers"
+        ) from error
+    finally:
+        if num_workers:  # the traceback of an error would keep them running
+            events._shutdown_workers()
 
 
 def plan_shards(
@@ -162,7 +205,7 @@ def plan_shards(
     num_workers: int = 0,
     verify: bool = False,
 ) -> ShardPlan:
-    """Find out what ``write_shards`` would take, from a sample of some seconds; nothing is left behind.
+    """Estimate size and time of ``write_shards`` from a sample of some seconds.
 
     Parameters
     ----------
@@ -171,22 +214,22 @@ def plan_shards(
     num_patches : int
         Number of patches.
     path : path-like
-        The folder, for what is there already and for the space on its disk.
+        The folder. Existing shards and the space on its disk count; nothing is left in it.
     seed, start, patches_per_image, shard_size, num_workers, verify : int
         As for ``write_shards``.
 
     Returns
     -------
     ShardPlan
-        Numbers, size and time of what is missing.
+        Numbers, size and time of the missing shards.
 
     Raises
     ------
-    ValueError
+    TypeError, ValueError, OSError
         If ``write_shards`` would refuse the settings or the folder.
     """
-    folder = Path(path)
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
+    folder, num_workers = _check_folder(path), _check_workers(num_workers)
     records = find_records(folder, archive, verify=verify)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     per_shard, per_patch = _measure_bytes(archive, folder)
@@ -198,7 +241,7 @@ def plan_shards(
         num_shards=len(missing),
         num_patches=count,
         bytes_per_patch=per_patch + per_shard / shard_size,
-        num_bytes=_total_bytes(archive, missing, per_shard, per_patch),
+        num_bytes=_total_bytes(missing, per_shard, per_patch),
         free_bytes=shutil.disk_usage(_existing(folder)).free,
         patches_per_second=rate,
         seconds=_rounds(len(missing), num_workers) * count / rate,
@@ -206,19 +249,18 @@ def plan_shards(
 
 
 class _Writing(IterableDataset):
-    """The writing of shards as events: a number of patches, the record of a whole shard, or what went wrong."""
+    """Writes shards; yields a number of patches, the record of a shard, or an error."""
 
     def __init__(self, folder: Path, archive: Archive, missing: dict[str, tuple[int, int]]) -> None:
         self.folder, self.archive, self.missing = folder, archive, missing
 
     def __iter__(self) -> Iterator[int | dict[str, object] | OSError]:
         """Write the shards of this worker."""
-        worker = get_worker_info()
-        own = (
-            list(self.missing.items())[worker.id :: worker.num_workers]
-            if worker
-            else list(self.missing.items())
-        )
+        worker, own = get_worker_info(), list(self.missing.items())
+        if worker is not None:
+            own = own[worker.id :: worker.num_workers]
+            # how a loader ends a worker that is slow to stop: it removes its unfinished file
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         for name, (first, last) in own:
             try:
                 record = yield from _write(self.folder / name, self.archive, first, last)
@@ -243,7 +285,7 @@ def _write(path: Path, archive: Archive, first: int, last: int) -> Iterator[int]
 
 
 def _attributes(archive: Archive, first: int) -> dict[str, object]:
-    """What a shard says of itself."""
+    """Attributes of a shard."""
     return {"seed": archive.seed, "start": first, "sampling": archive.prior.sampling}
 
 
@@ -253,10 +295,22 @@ def _measure_bytes(archive: Archive, folder: Path) -> tuple[float, float]:
         archive.prior, seed=archive.seed, patches_per_image=archive.patches_per_image
     )
     (block,) = stream.draw([(0, BLOCK)])
-    with tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch:
-        few, many = (_size(Path(scratch) / "sample.nc", archive, join([block] * n)) for n in (1, 9))
+    with _scratch(folder) as file:
+        few, many = (_size(file, archive, join([block] * n)) for n in (1, 9))
     per_patch = (many - few) / (8 * BLOCK)
     return few - BLOCK * per_patch, per_patch
+
+
+@contextmanager
+def _scratch(folder: Path) -> Iterator[Path]:
+    """A file on the disk of a folder that is removed at the end; errors name the folder."""
+    try:
+        with scratch_file(_existing(folder)) as file:
+            yield file
+    except OSError as error:
+        if error.filename is not None:  # not from the writing of this file
+            raise
+        raise explain(error, folder) from error
 
 
 def _size(path: Path, archive: Archive, batch: Patches) -> int:
@@ -269,10 +323,10 @@ def _size(path: Path, archive: Archive, batch: Patches) -> int:
 def _measure_rate(archive: Archive, folder: Path) -> float:
     """Patches per second that one process draws and writes, once warm."""
     count, seconds = BLOCK, 0.0
-    with tempfile.TemporaryDirectory(dir=_existing(folder)) as scratch:
+    with _scratch(folder) as file:
         while True:
             began = time.perf_counter()
-            for _ in _write(Path(scratch) / "sample.nc", archive, 0, count):
+            for _ in _write(file, archive, 0, count):
                 pass
             seconds = time.perf_counter() - began
             if seconds > SAMPLE / 2:
@@ -281,13 +335,11 @@ def _measure_rate(archive: Archive, folder: Path) -> float:
 
 
 def _rounds(num_shards: int, num_workers: int) -> float:
-    """Time that workers need, as a share of what one process would."""
+    """Duration with workers, as a share of that with one process."""
     return math.ceil(num_shards / max(1, num_workers)) / max(1, num_shards)
 
 
-def _total_bytes(
-    archive: Archive, missing: dict[str, tuple[int, int]], per_shard: float, per_patch: float
-) -> int:
+def _total_bytes(missing: dict[str, tuple[int, int]], per_shard: float, per_patch: float) -> int:
     """Bytes of the shards that are missing."""
     return math.ceil(
         sum(per_shard + per_patch * (last - first) for first, last in missing.values())
@@ -295,20 +347,21 @@ def _total_bytes(
 
 
 def _with_margin(num_bytes: int) -> int:
-    """Bytes that must be free for a number of them."""
+    """Bytes that must be free to write a number of them."""
     return num_bytes + num_bytes // 100 + MARGIN
 
 
 def _check_disk(folder: Path, num_bytes: int) -> None:
-    """Raise if the disk cannot hold so much."""
+    """Raise if the disk has no room for so many bytes."""
     free = shutil.disk_usage(_existing(folder)).free
     if free < _with_margin(num_bytes):
         raise OSError(
+            errno.ENOSPC,
             f"{_with_margin(num_bytes) / 1e9:.1f} GB of free disk were expected for {folder}, "
-            f"there are {free / 1e9:.1f}; make room, or write fewer patches"
+            f"there are {free / 1e9:.1f}; free some space, or write fewer patches",
         )
 
 
 def _existing(folder: Path) -> Path:
-    """The folder, or the one that it will be in."""
-    return folder if folder.is_dir() else folder.absolute().parent
+    """The folder, or the one that it will be made in."""
+    return folder if os.path.isdir(folder) else folder.absolute().parent

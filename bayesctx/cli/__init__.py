@@ -1,3 +1,3 @@
-"""The command line: one subcommand per verb."""
+"""The command line: one subcommand per verb. The help is printed without torch and Pyro."""
 
 from .commands import main as main

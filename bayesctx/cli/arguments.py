@@ -1,280 +1,298 @@
-"""From the words of a command line to numbers, context and images."""
+"""Options of the verbs, and how their words become numbers and paths."""
 
 from __future__ import annotations
 
 import argparse
-import os
-from collections.abc import Sequence
+import math
+import tempfile
+from collections.abc import Callable
+from contextlib import suppress
+from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-import numpy as np
-import pyro.distributions as dist
-import xarray as xr
+__all__ = [
+    "FOLDER_FLAGS",
+    "OPTIONS",
+    "file_to_write",
+    "number",
+    "picture_to_write",
+    "stream_to_write",
+    "whole_number",
+]
 
-from ..plots import new_figure
 
-__all__ = ["count", "destination", "index", "picture", "read_context", "read_image", "target"]
+def whole_number(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers, also written as 10e6.
+
+    Parameters
+    ----------
+    least, most : int
+        Bounds, both allowed.
+
+    Returns
+    -------
+    callable
+        From str to int; raises ArgumentTypeError for anything else.
+
+    Examples
+    --------
+    >>> whole_number(1, 10**12)("10e6")
+    10000000
+    """
+
+    def read(text: str) -> int:
+        try:
+            value = Decimal(text)
+        except InvalidOperation:
+            value = Decimal("NaN")
+        if not (value.is_finite() and least <= value <= most and value == int(value)):
+            raise argparse.ArgumentTypeError(
+                f"a whole number from {least} to {most}, such as 1000 or 10e3, was expected, "
+                f"got {text!r}"
+            )
+        return int(value)
+
+    return read
 
 
-def index(text: str) -> int:
-    """Read a whole number from 0, also as 10e6.
+def number(low: float, high: float) -> Callable[[str], float]:
+    """Return a reader of finite numbers.
+
+    Parameters
+    ----------
+    low, high : float
+        Bounds, both allowed.
+
+    Returns
+    -------
+    callable
+        From str to float; raises ArgumentTypeError for anything else.
+    """
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise argparse.ArgumentTypeError(
+                f"a number from {low:g} to {high:g} was expected, got {text!r}"
+            )
+        return value
+
+    return read
+
+
+def file_to_write(*suffixes: str) -> Callable[[str], Path]:
+    """Return a check that a file can be written, before hours are spent on its content.
+
+    Parameters
+    ----------
+    *suffixes : str
+        Endings that are allowed, such as .nc; none allows all.
+
+    Returns
+    -------
+    callable
+        From str to Path; raises ArgumentTypeError for another ending or a folder that is absent
+        or cannot be written.
+    """
+
+    def check(text: str) -> Path:
+        path = Path(text)
+        if suffixes and path.suffix.lower() not in suffixes:
+            raise argparse.ArgumentTypeError(
+                f"a file that ends in {' or '.join(suffixes)} was expected, got {text!r}"
+            )
+        try:
+            if path.is_dir():
+                raise IsADirectoryError(f"{text} is a folder")
+            with suppress(FileNotFoundError):
+                path.lstat()  # refuses a name that is too long
+            with tempfile.TemporaryFile(dir=path.parent):
+                pass
+        except (OSError, ValueError) as error:
+            raise argparse.ArgumentTypeError(
+                f"a file in a folder that can be written was expected, got {text!r} ({error})"
+            ) from error
+        return path
+
+    return check
+
+
+def stream_to_write(text: str) -> Path:
+    """Check that a .nc file, or a folder of such files, can be written.
 
     Parameters
     ----------
     text : str
-        From the command line.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If it is none.
-    """
-    try:
-        number = float(text)
-    except ValueError:
-        number = -1.0
-    if number < 0 or not number.is_integer():
-        raise argparse.ArgumentTypeError(
-            f"a whole number such as 1000 or 10e6 was expected, got {text!r}"
-        )
-    return int(number)
-
-
-def count(text: str) -> int:
-    """Read a whole number from 1, also as 10e6.
-
-    Parameters
-    ----------
-    text : str
-        From the command line.
-
-    Returns
-    -------
-    int
-        The number.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If it is none.
-    """
-    number = index(text)
-    if not number:
-        raise argparse.ArgumentTypeError("at least 1 was expected, got 0")
-    return number
-
-
-def target(text: str | Path) -> Path:
-    """Check that a file can be written before hours are spent on it.
-
-    Parameters
-    ----------
-    text : str or Path
-        The file.
-
-    Returns
-    -------
-    Path
-        The file.
-
-    Raises
-    ------
-    ArgumentTypeError
-        If there is no such folder, or one that cannot be written.
-    """
-    path = Path(text)
-    if path.is_dir() or not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise argparse.ArgumentTypeError(
-            f"a file in a folder that can be written was expected, got {str(text)!r}"
-        )
-    return path
-
-
-def destination(text: str | Path) -> Path:
-    """Check that a file, or a folder of files, can be written before hours are spent on it.
-
-    Parameters
-    ----------
-    text : str or Path
         The file or folder.
 
     Returns
     -------
     Path
-        The same; what ends in .nc is a file.
+        The same.
 
     Raises
     ------
     ArgumentTypeError
-        If it cannot be written.
+        If it cannot be written, or has the ending of another kind of file.
     """
     path = Path(text)
-    is_folder = path.suffix != ".nc" and path.is_dir() and os.access(path, os.W_OK)
-    return path if is_folder else target(text)
+    # ".5" or ".2026" is part of a name, ".csv" is a format that nobody would find inside
+    if path.suffix[1:2].isalpha() and path.suffix.lower() != ".nc" and not path.is_dir():
+        raise argparse.ArgumentTypeError(
+            f"a file that ends in .nc, or a folder, was expected, got {text!r}"
+        )
+    if path.suffix.lower() == ".nc" or not path.exists():
+        return file_to_write()(text)
+    if path.is_dir():
+        file_to_write()(str(path / "manifest.json"))
+        return path
+    raise argparse.ArgumentTypeError(
+        f"a folder, or a file that ends in .nc, was expected, {text} is another file"
+    )
 
 
-def picture(text: str | Path) -> Path:
+def picture_to_write(text: str) -> Path:
     """Check that a picture can be written, and in what format.
 
     Parameters
     ----------
-    text : str or Path
+    text : str
         The file.
 
     Returns
     -------
     Path
-        The file.
+        The same.
 
     Raises
     ------
     ArgumentTypeError
-        If it cannot, or matplotlib does not know its suffix.
+        If it cannot be written, or matplotlib does not know its ending.
     """
-    path = target(text)
-    if path.suffix[1:].lower() not in new_figure((1, 1)).canvas.get_supported_filetypes():
+    # imported when used: a picture is an option, and so is matplotlib
+    from ..plots import new_figure
+
+    formats = new_figure((1, 1)).canvas.get_supported_filetypes()
+    if Path(text).suffix[1:].lower() not in formats:
         raise argparse.ArgumentTypeError(
-            f"a picture such as result.png or result.pdf was expected, got {str(text)!r}"
+            f"a picture such as result.png or result.pdf was expected, got {text!r}; "
+            f"known are {', '.join(formats)}"
         )
-    return path
+    return file_to_write()(text)
 
 
-def read_context(texts: Sequence[str] | None) -> dict[str, object]:
-    """Read what is known of an image.
+PRIORS = ("reference", "tmd", "limit", "between")
 
-    Parameters
-    ----------
-    texts : sequence of str, optional
-        NAME=VALUE, the value a number, a name, a comma list of candidates, or low..high for a uniform distribution.
+# Limits, so that a slip of the keyboard is refused at once instead of filling memory or the process
+# table; they are far above what is useful. A pixel or draw beyond its limit takes more than 4 GB.
+PATCHES = whole_number(1, 10**12)
+POSITION = whole_number(0, 10**12)
+SEED = whole_number(0, 2**32 - 1)
+PROCESSES = whole_number(0, 1024)
+THREADS = whole_number(1, 1024)
+DRAWS = whole_number(1, 20_000)
+PIXELS = whole_number(1, 4096)
 
-    Returns
-    -------
-    dict
-        A context as ``infer`` takes it, not yet checked.
+CONTEXT = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE"}
+MODEL = {"type": Path, "metavar": "FILE"}
 
-    Raises
-    ------
-    ValueError
-        If a pair or a range cannot be read.
-
-    Examples
-    --------
-    >>> read_context(["host=WSe2", "beam_energy=80e3", "dopant=Ti,V"])
-    {'host': 'WSe2', 'beam_energy': 80000.0, 'dopant': ['Ti', 'V']}
-    """
-    return {name: _value(name, text) for name, text in _pairs(texts).items()}
-
-
-def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
-    """Split NAME=VALUE."""
-    found = {}
-    for text in texts or ():
-        name, _, value = text.partition("=")
-        if not name or not value:
-            raise ValueError(
-                f"NAME=VALUE was expected, got {text!r}; put file names before --context and --select"
-            )
-        if name in found:
-            raise ValueError(
-                f"one value of {name} was expected, got {found[name]} and {value}; separate candidates by commas"
-            )
-        found[name] = value
-    return found
+FOLDER_FLAGS = {
+    "patches_per_image": "--patches-per-image",
+    "shard_size": "--shard-size",
+    "num_workers": "--workers",
+    "verify": "--verify",
+    "dry_run": "--dry-run",
+}
+"""Flags that belong to a folder of shards, by the name of the argument."""
 
 
-def _value(name: str, text: str) -> object:
-    """Read one context value."""
-    if "," in text:
-        return [_value(name, part.strip()) for part in text.split(",")]
-    low, is_range, high = text.partition("..")
-    try:
-        if not is_range:
-            return float(text)
-        bounds = float(low), float(high)
-    except ValueError:
-        return text
-    if not bounds[0] < bounds[1]:
-        raise ValueError(f"{name} was expected as low..high, two numbers in order, got {text!r}")
-    return dist.Uniform(*bounds)
+def _simulate(add: Callable) -> None:
+    """Options of simulate."""
+    add("--num-patches", type=PATCHES, default=1000, metavar="N", help="number (default: 1000)")
+    add("--seed", type=SEED, default=0, metavar="N", help="names the stream (default: 0)")
+    where = "first patch, or which micrograph, of the stream (default: 0)"
+    add("--start", type=POSITION, default=0, metavar="I", help=where)
+    add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
+    add("--context", **CONTEXT, help="what is fixed, as for infer")
+    add("--micrograph", action="store_true", help="a whole image instead of patches")
+    side = "pixels along each side of the micrograph (default: 512)"
+    add("--num-pixels", type=PIXELS, default=512, metavar="N", help=side)
+    pixel = "pixel size of the micrograph in Å (default: 0.2)"
+    add("--sampling", type=number(0.02, 0.6), default=0.2, metavar="A", help=pixel)
+    _folder(add)
+    out = "netCDF file, or folder of them, to write; see above"
+    add("--out", type=stream_to_write, required=True, metavar="FILE", help=out)
 
 
-def read_image(
-    path: Path, variable: str | None, select: Sequence[str] | None
-) -> xr.DataArray | np.ndarray:
-    """Read an image.
-
-    Parameters
-    ----------
-    path : Path
-        A netCDF or .npy file.
-    variable : str, optional
-        Name in a netCDF file; default: the only one with dimensions (..., y, x).
-    select : sequence of str, optional
-        DIM=VALUE picks one element of a dimension, by its label or else by its position.
-
-    Returns
-    -------
-    DataArray or ndarray
-        As ``infer`` takes it.
-
-    Raises
-    ------
-    OSError
-        If there is no such file.
-    ValueError
-        If it is truncated or foreign, or several variables could be meant.
-    """
-    is_array = path.suffix == ".npy"
-    if is_array and (variable or select):
-        raise ValueError(
-            f"--variable and --select belong to netCDF files, got {path}; leave them out"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(f"an image was expected at {path}, there is no such file")
-    chosen = _pairs(select)
-    try:
-        if is_array:
-            return np.load(path, allow_pickle=False)
-        with xr.open_dataset(path, engine="netcdf4") as data:
-            return _select(_choose(data, path, variable), chosen).load()
-    except (OSError, RuntimeError, EOFError) as error:
-        raise ValueError(
-            f"a netCDF or .npy file was expected, {path} is truncated or foreign ({error}); convert it"
-        ) from error
+def _folder(add: Callable) -> None:
+    """Options of simulate for a folder of shards; those not given are left to the library."""
+    absent = {"default": argparse.SUPPRESS}
+    counts = {
+        "patches_per_image": (whole_number(1, 2**16), "patches that share a context (default: 1)"),
+        "shard_size": (whole_number(1, 10**9), "patches per file of a folder (default: 65536)"),
+        "num_workers": (PROCESSES, "processes that write a folder (default: one per core)"),
+    }
+    for name, (kind, text) in counts.items():
+        add(FOLDER_FLAGS[name], type=kind, dest=name, metavar="N", **absent, help=text)
+    check = "compare the checksums of the files that are there, not only their sizes"
+    add("--verify", action="store_true", **absent, help=check)
+    dry = "write nothing: print size and time, from a sample of some seconds"
+    add("--dry-run", action="store_true", **absent, help=dry)
 
 
-def _choose(data: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
-    """Pick the variable that is an image."""
-    images = [str(n) for n, v in data.data_vars.items() if v.dims[-2:] == ("y", "x")]
-    if variable is None and len(images) == 1:
-        return data[images[0]]
-    if variable not in images:
-        listed = (
-            f"those are {', '.join(images)}; choose one by --variable"
-            if images
-            else f"it has {', '.join(map(str, data)) or 'none'}"
-        )
-        raise ValueError(
-            f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {path}; {listed}"
-        )
-    return data[variable]
+def _train(add: Callable) -> None:
+    """Options of train."""
+    length = "length of the stream, e.g. 10e6"
+    add("--num-patches", type=PATCHES, required=True, metavar="N", help=length)
+    add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
+    add("--model", **MODEL, help="from train: the weights to start from (default: random ones)")
+    seed = "of random weights and of the stream (default: 0)"
+    add("--seed", type=SEED, default=0, metavar="N", help=seed)
+    batch = "patches per step, a multiple of 16 (default: 512)"
+    add("--batch-size", type=whole_number(1, 2**20), default=512, metavar="N", help=batch)
+    contrast = "images among which the right one is asked for (default: 16)"
+    add("--contrast", type=whole_number(1, 2**16), default=16, metavar="N", help=contrast)
+    rate = "peak of the schedule (default: 5e-3)"
+    add("--learning-rate", type=number(1e-9, 1.0), default=5e-3, metavar="RATE", help=rate)
+    state = "holds the state of the run; if it exists the run continues from it"
+    add("--checkpoint", type=file_to_write(), metavar="FILE", help=state)
+    add("--threads", type=THREADS, metavar="N", help="threads of torch (default: torch's choice)")
+    workers = "processes that simulate (default: 1)"
+    add("--workers", type=PROCESSES, default=1, metavar="N", help=workers)
+    device = "where to learn, e.g. cuda; random numbers are drawn on the CPU (default: cpu)"
+    add("--device", default="cpu", metavar="NAME", help=device)
+    held_out = "patches for correlation and scores (default: 9600)"
+    add("--held-out", type=whole_number(0, 10**7), default=9600, metavar="N", help=held_out)
+    out = file_to_write(".safetensors")
+    add("--out", type=out, required=True, metavar="FILE", help="safetensors file to write")
 
 
-def _select(image: xr.DataArray, chosen: dict[str, str]) -> xr.DataArray:
-    """Pick elements of dimensions by label."""
-    for dim, label in chosen.items():
-        if dim not in image.dims:
-            raise ValueError(
-                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}"
-            )
-        labels = [str(v) for v in image[dim].values]
-        if label not in labels:
-            few = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-            raise ValueError(f"{dim} was expected among {few}, got {label!r}")
-        image = image.isel({dim: labels.index(label)})
-    return image
+def _infer(add: Callable) -> None:
+    """Options of infer."""
+    add("image", type=Path, help="netCDF or .npy file")
+    variable = "variable of the netCDF file, where several have dimensions y and x"
+    add("--variable", metavar="NAME", help=variable)
+    select = "one element of a dimension, e.g. detector=ADF1"
+    add("--select", nargs="+", action="extend", metavar="DIM=VALUE", help=select)
+    add("--context", **CONTEXT, help="what is known; see above")
+    add("--model", **MODEL, help="from train (default: the reference model of the package)")
+    draws = "draws of the latent context (default: 1000)"
+    add("--num-draws", type=DRAWS, default=1000, metavar="N", help=draws)
+    add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
+    out = file_to_write(".nc")
+    add("--out", type=out, required=True, metavar="FILE", help="netCDF file to write (.nc)")
+    plot = "picture of sites and context to write, e.g. result.png"
+    add("--plot", type=picture_to_write, metavar="FILE", help=plot)
+
+
+def _demo(add: Callable) -> None:
+    """Options of demo."""
+    folder = "folder of demo.nc and demo.png (default: this one)"
+    add("--out-dir", type=Path, default=Path(), metavar="DIR", help=folder)
+    add("--model", **MODEL, help="from train (default: the reference model of the package)")
+
+
+OPTIONS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}

@@ -1,7 +1,8 @@
-"""What a command shows: tables in the terminal, pictures in a file."""
+"""What a command shows: tables for the terminal, pictures for a file."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,67 +13,93 @@ from ..context import CONTEXT
 from ..defects import DEFECTS
 from ..information import entropy, entropy_reduction
 from ..metrics import MATCH, match_sites
-from ..plots import new_figure, plot_context, plot_defects
+from ..plots import new_figure, on_crystal, plot_context, plot_defects
 from ..storage import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["draw_demo", "draw_result", "print_demo", "print_result", "save_figure"]
+__all__ = [
+    "describe_demo",
+    "describe_result",
+    "draw_demo",
+    "draw_result",
+    "save_figure",
+    "score_matched",
+]
 
 
-def print_result(result: xr.DataTree) -> None:
-    """Print composition and context of a result.
+def describe_result(result: xr.DataTree) -> str:
+    """Return the composition and the context of a result as a table.
 
     Parameters
     ----------
     result : DataTree
         From ``infer``.
+
+    Returns
+    -------
+    str
+        Counts of the classes over the sites where there is crystal, then the context.
     """
-    probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))
-    best = probabilities.argmax(-1)
+    is_crystal = on_crystal(result)
+    probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))[is_crystal]
     ess, num_draws = float(np.median(result["sample_stats"].ess)), result["posterior"].sizes["draw"]
     support = (
         f"{ess:.0f} of {num_draws} draws of the context are effective"
         if result["prior"].data_vars
         else "the conditions are known"
     )
-    print(f"{len(best)} sites; {support}\n")
-    print(f"{'class':<10}{'sites':>8}{'expected':>11}{'mean probability':>19}")
+    lines = [f"{len(probabilities)} sites; {support}"]
+    if not is_crystal.all():
+        lines.append(f"sites without crystal, left out of the counts: {(~is_crystal).sum()}")
+    return "\n".join([*lines, "", *_composition(probabilities), "", *_context(result)])
+
+
+def _composition(probabilities: np.ndarray) -> list[str]:
+    """Rows of the classes that occur or are expected."""
+    best = probabilities.argmax(-1)
+    rows = [f"{'class':<10}{'sites':>8}{'expected':>11}{'mean probability':>19}"]
     for i, name in enumerate(DEFECTS):
         mine, expected = best == i, probabilities[:, i].sum()
         if mine.any() or expected >= 0.5:
             certainty = f"{probabilities[mine, i].mean():.3f}" if mine.any() else "-"
-            print(f"{name:<10}{mine.sum():>8}{expected:>11.1f}{certainty:>19}")
-    print()
+            rows.append(f"{name:<10}{mine.sum():>8}{expected:>11.1f}{certainty:>19}")
+    return rows
+
+
+def _context(result: xr.DataTree) -> list[str]:
+    """Rows of the context of one image."""
     if result["class_posterior"].sizes.get("image", 1) > 1:
-        print("context: one posterior for each image, in the file")
-        return
-    for name in (*CONTEXT, "reading"):
-        text = _describe(result, name)
-        if text:
-            print(f"{CONTEXT[name].label if name in CONTEXT else name:<32}{text}")
+        return ["context: one posterior for each image, in the file"]
+    rows = {name: _describe_variable(result, name) for name in (*CONTEXT, "assignment")}
+    labels = {name: CONTEXT[name].label if name in CONTEXT else name for name in rows}
+    return [f"{labels[name]:<32}{text}" for name, text in rows.items() if text]
 
 
-def _describe(result: xr.DataTree, name: str) -> str:
+def _describe_variable(result: xr.DataTree, name: str) -> str:
     """One variable of the context in words; empty where the result does not have it."""
     known, shares = result["constant_data"], result["class_posterior"].to_dataset()
     if name in known:
         value = known[name].values.ravel()[0]
-        # a known host gives a micrograph its scale
-        source = (
-            "by the lattice" if name == "sampling" and {"host", "site_x"} <= set(known) else "given"
-        )
-        return f"{value if isinstance(value, str) else format(value, '.6g')} ({source})"
+        text = value if isinstance(value, str) else format(value, ".6g")
+        return f"{text} ({'by the lattice' if _is_measured(result, name, value) else 'given'})"
     if name in shares:
         values, names = shares[name].values.ravel(), shares[name][shares[name].dims[-1]].values
-        return ", ".join(
-            f"{names[i]} {values[i]:.2f}" for i in np.argsort(-values)[:6] if values[i] >= 0.01
-        )
+        likely = [i for i in np.argsort(-values)[:6] if values[i] >= 0.01]
+        return ", ".join(f"{names[i]} {values[i]:.2f}" for i in likely)
     if name not in result["posterior"]:
         return ""
     draws, before = result["posterior"][name].values, result["prior"][name].values
     return f"{_spread(draws)} (prior {_spread(before)})"
+
+
+def _is_measured(result: xr.DataTree, name: str, value: object) -> bool:
+    """Whether the pixel size of a micrograph is the one that its lattice implies."""
+    if name != "sampling" or "site_x" not in result["constant_data"]:
+        return False
+    told = json.loads(result.attrs["context"]).get("sampling")
+    return not isinstance(told, float) or not np.isclose(value, told, rtol=1e-6)
 
 
 def _spread(draws: np.ndarray) -> str:
@@ -82,17 +109,32 @@ def _spread(draws: np.ndarray) -> str:
     return " ± ".join(f"{round(v, digits):.{max(digits, 0)}f}" for v in (mean, deviation))
 
 
-def _score(
+def score_matched(
     result: xr.DataTree, matched: np.ndarray, truth: np.ndarray
 ) -> tuple[xr.DataTree, float]:
-    """Return the class probabilities of matched sites, and the share that is right."""
+    """Return the class probabilities of matched sites, and the share that is right.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer`` of a micrograph.
+    matched : ndarray of bool, shape (patch,)
+        Sites that lie on a true one.
+    truth : ndarray of str, shape (matched patch,)
+        Their true classes.
+
+    Returns
+    -------
+    DataTree, float
+        With ``class_posterior`` of the matched sites only; accuracy.
+    """
     found = result["class_posterior"].to_dataset().isel(patch=matched)
     accuracy = (np.array(DEFECTS)[found.defect.values.argmax(-1)] == truth).mean()
     return xr.DataTree.from_dict({"class_posterior": found}), float(accuracy)
 
 
-def print_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> None:
-    """Print what the recorded context was worth.
+def describe_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> str:
+    """Return as a table what the recorded context was worth.
 
     Parameters
     ----------
@@ -100,27 +142,36 @@ def print_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> None
         From ``simulate_micrograph``.
     blind, aware : DataTree
         From ``infer`` with the host alone and with the recorded context.
+
+    Returns
+    -------
+    str
+        Accuracy, log score and entropy of both, and their differences.
     """
     matched, truth = match_sites(data, blind)
-    print(
-        f"{matched.size} sites were found, {matched.mean():.1%} of them within {MATCH} Å of a true one\n"
-    )
-    print(f"{'given':<32}{'accuracy':>10}{'log score [bit]':>20}{'entropy [bit]':>20}")
-    trees = {}
+    found = f"{matched.size} sites were found, {matched.mean():.1%} of them within {MATCH} Å"
+    rows = [
+        f"{found} of a true one",
+        "",
+        f"{'given':<32}{'accuracy':>10}{'log score [bit]':>20}{'entropy [bit]':>20}",
+    ]
+    trees = []
     for label, result in (("host", blind), ("host, dopant, energy, angles", aware)):
-        trees[label], accuracy = _score(result, matched, truth)
-        bits = entropy(trees[label], truth)
-        print(f"{label:<32}{accuracy:>10.1%}{_mean(bits.log_score):>20}{_mean(bits.entropy):>20}")
-    gain = entropy_reduction(*trees.values(), truth)
-    print(
-        f"{'bits gained per site':<42}{_mean(gain.log_score_gain):>20}{_mean(gain.entropy_reduction):>20}"
-    )
-    print(
-        "\nmean ± standard error over the sites of this image, which share one context; over many images the entropy of a"
-    )
-    print(
-        "calibrated posterior is minus its log score, and what lowers it without raising the log score is overconfidence"
-    )
+        tree, accuracy = score_matched(result, matched, truth)
+        bits = entropy(tree, truth)
+        score, width = _mean(bits.log_score), _mean(bits.entropy)
+        rows.append(f"{label:<32}{accuracy:>10.1%}{score:>20}{width:>20}")
+        trees.append(tree)
+    gain = entropy_reduction(*trees, truth)
+    score, width = _mean(gain.log_score_gain), _mean(gain.entropy_reduction)
+    rows += [
+        f"{'bits gained per site':<42}{score:>20}{width:>20}",
+        "",
+        "Mean ± standard error over the sites of this image, which share one context. Over many",
+        "images the entropy of a calibrated posterior equals minus its log score; an entropy that",
+        "falls while the log score does not rise shows overconfidence.",
+    ]
+    return "\n".join(rows)
 
 
 def _mean(values: xr.DataArray) -> str:
@@ -155,7 +206,7 @@ def draw_result(result: xr.DataTree) -> Figure:
 
 
 def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figure:
-    """Draw an image, its sites without and with the recorded context, and the context that was inferred.
+    """Draw an image, its sites with little and with much context, and the inferred context.
 
     Parameters
     ----------
@@ -174,21 +225,13 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
     image, left, right = above.subplots(1, 3)
     plot_defects(blind, ax=image, defects=()).set_title("the image")
     matched, truth = match_sites(data, blind)
-    for ax, result, label in (
-        (left, blind, "host given"),
-        (right, aware, "host, dopant, energy, angles given"),
-    ):
-        accuracy = _score(result, matched, truth)[1]
+    labels = ("host given", "host, dopant, energy, angles given")
+    for ax, result, label in zip((left, right), (blind, aware), labels, strict=True):
+        accuracy = score_matched(result, matched, truth)[1]
         plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")
     below.suptitle("the context as inferred from the image, its host given")
-    shown = [
-        "dopant",
-        "beam_energy",
-        "convergence_semiangle",
-        "inner_collection_angle",
-        "outer_collection_angle",
-        "reading",
-    ]
+    angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
+    shown = ["dopant", "beam_energy", *angles, "assignment"]
     plot_context(blind, variables=shown, truth=data, axes=below.subplots(1, len(shown)))
     return figure
 
@@ -204,4 +247,4 @@ def save_figure(figure: Figure, path: Path) -> None:
         The file; its suffix is the format.
     """
     with replacing(path) as temporary:
-        figure.savefig(temporary, format=path.suffix[1:], dpi=150)
+        figure.savefig(temporary, format=path.suffix[1:].lower(), dpi=150)

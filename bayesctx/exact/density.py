@@ -1,20 +1,193 @@
-"""Log likelihood of patches given their nuisances, its gradient and information."""
+"""Expected images of a defect in a perfect crystal, and the likelihood of pixels."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..simulation.rendering import AT_ONCE
-from .expectation import FREE, Crystal
+from ..defects import SITES, SPECIES
+from ..fourier import FWHM, synthesize
+from ..nuisances import NUISANCES
+from ..optics import mode_orders
+from ..prior import CONTINUOUS, Prior
+from ..simulation.rendering import AT_ONCE, BOX
+from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, Scene, sites_around
+from ..simulation.spectra import image_spectra, patch_spectra
 
-__all__ = ["Box", "log_density", "score"]
+__all__ = ["Box", "Crystal", "FREE", "held_nuisances", "log_density", "score"]
+
+FREE = ("rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level")
+"""The nuisances that are integrated out, in the order of every array over them; the prior holds the others at a number."""
+
+STILL = (
+    "phase_x",
+    "phase_y",
+    "drift_x",
+    "drift_y",
+    "line_jitter",
+    "tilt",
+    "relaxation",
+    "disorder",
+    "additivity",
+)
+
+
+def held_nuisances(prior: Prior) -> dict[str, float]:
+    """Nuisances that the prior holds at a number.
+
+    Parameters
+    ----------
+    prior : Prior
+        What may occur.
+
+    Returns
+    -------
+    dict of str to float
+        By the names of ``prior.NUISANCES``.
+
+    Raises
+    ------
+    ValueError
+        If one that cannot be integrated out has a distribution, or neighbours may carry defects.
+    """
+    held = {name: prior.nuisances.get(name, 0.0) for name in NUISANCES if name not in FREE}
+    spread = [name for name, value in held.items() if not isinstance(value, float | int)]
+    if spread:
+        raise ValueError(
+            f"a number was expected for the nuisance {spread[0]}, got {held[spread[0]]}; see limit_prior()"
+        )
+    moving = [name for name in STILL if held[name]]
+    if moving:
+        raise ValueError(
+            f"a perfect crystal was expected, got {moving[0]} = {held[moving[0]]}; see limit_prior()"
+        )
+    if not held["readout"] > 0:
+        raise ValueError(
+            f"readout noise above zero was expected, got {held['readout']}: without it the counts betray the gain"
+        )
+    if abs(held["scan_step"] / prior.sampling - 1) > 1e-6:
+        raise ValueError(
+            f"scan_step = {prior.sampling} was expected, the pixels of a patch, got {held['scan_step']}"
+        )
+    perfect = {classes[0] for classes in SITES.values()}
+    if any(prior.dirichlet_alpha[d] for d in prior.dirichlet_alpha if d not in perfect):
+        raise ValueError(
+            "a dirichlet_alpha of zero was expected for every defect: the neighbours must be perfect"
+        )
+    return {name: float(value) for name, value in held.items()}
+
+
+class Crystal:
+    """Images of every defect in one host under one imaging condition.
+
+    Parameters
+    ----------
+    prior : Prior
+        Gives the nuisances that are held, see ``held_nuisances``, and the pixels.
+    host : int
+        Index into ``HOSTS``.
+    dopants : sequence of int
+        Indices into ``METALS``.
+    context : mapping of str to float
+        By the names of ``prior.CONTINUOUS``.
+
+    Attributes
+    ----------
+    exposure : float
+        Electrons per pixel.
+    readout : float
+        Readout noise in electrons.
+    """
+
+    def __init__(
+        self, prior: Prior, host: int, dopants: Sequence[int], context: Mapping[str, float]
+    ) -> None:
+        held = held_nuisances(prior)
+        source = prior.nuisances.get("source_size", 0.0)
+        # the sharpest image that may occur; a larger source blurs it further
+        self.sharpest = (
+            float(source.support.lower_bound)
+            if isinstance(source, torch.distributions.Distribution)
+            else source
+        )
+        count = len(dopants)
+        nuisances = {
+            n: torch.full((count,), held.get(n, 0.0), dtype=torch.float32) for n in NUISANCES
+        } | {"source_size": torch.full((count,), self.sharpest, dtype=torch.float32)}
+        image = {
+            n: torch.full((count,), float(context[n]), dtype=torch.float32) for n in CONTINUOUS
+        }
+        image |= {"host": torch.full((count,), host), "dopant": torch.tensor(list(dopants))}
+        spectra = image_spectra(
+            image, nuisances, torch.zeros(count, len(SPECIES), dtype=torch.float32), cell=(BOX, BOX)
+        )
+        self.spectra = spectra.flatten(0, 1)[None]
+        self.readout = held["readout"]
+        self.exposure = float(context["dose"]) * prior.sampling**2
+        self.axis = (
+            (torch.arange(prior.num_pixels, dtype=torch.float32) - (prior.num_pixels - 1) / 2)
+            * prior.sampling
+        )[None, None]
+        self.sites = sites_around()[:, :2] * (LATTICE_CONSTANTS[host] * (1 + held["strain"]))
+        my, mx = (self.spectra.shape[-2] - 1) // 2, self.spectra.shape[-1] - 1
+        self.qx2, self.qy2 = (
+            (torch.arange(mx + 1, dtype=torch.float32) / BOX).square(),
+            (mode_orders(my).float() / BOX).square(),
+        )
+
+    def render(self, column: Tensor, place: Tensor) -> Tensor:
+        """Noise-free images without background.
+
+        Parameters
+        ----------
+        column : Tensor of int, shape (image,)
+            What the centre holds: index into ``SPECIES`` plus ``len(SPECIES)`` times the position of the dopant.
+        place : Tensor, shape (image, 4)
+            The first four of ``FREE``, in rad and Å.
+
+        Returns
+        -------
+        Tensor, shape (image, y, x)
+            Fraction of the beam.
+        """
+        rows = torch.arange(len(column)).split(AT_ONCE)
+        return torch.cat([self._render(column[r], place[r]) for r in rows])
+
+    def _render(self, column: Tensor, place: Tensor) -> Tensor:
+        """Images of a few columns."""
+        angle, offset, source = place[:, 0], place[:, 1:3], place[:, 3]
+        turn = torch.stack([angle.cos(), angle.sin(), -angle.sin(), angle.cos()], -1).unflatten(
+            -1, (2, 2)
+        )
+        sites = self.sites[KIND_OF_SPECIES[column % len(SPECIES)]]
+        positions = (sites.flatten(1, 2) @ turn).unflatten(1, sites.shape[1:3]) + offset[
+            :, None, None
+        ]
+        radius = sites.norm(dim=-1)
+        inside = (positions.abs().amax(-1) < BOX / 2) & (radius < REACH) & (radius > 0.1)
+        scene = Scene(
+            positions=positions[None],
+            weights=inside[None].float(),
+            special_positions=offset[None, :, None],
+            special_species=column[None, :, None],
+            special_weights=torch.ones(1, len(column), 1, dtype=torch.float32),
+        )
+        blur = (-2 * math.pi**2 / FWHM**2) * (source.square() - self.sharpest**2)[:, None]
+        along_y, along_x = torch.exp(blur * self.qy2), torch.exp(blur * self.qx2)
+        spectrum = patch_spectra(self.spectra, scene, cell=(BOX, BOX)) * (
+            along_y[..., None] * along_x[:, None]
+        )
+        return synthesize(spectrum, self.axis, self.axis, cell=(BOX, BOX))[0].clamp(min=0)
+
 
 GAIN = FREE.index("gain")
-STEPS = torch.tensor([0.01, 0.02, 0.02, 0.02])  # of the finite differences of a place
+STEPS = torch.tensor(
+    [0.01, 0.02, 0.02, 0.02], dtype=torch.float32
+)  # of the finite differences of a place
 
 
 @dataclass(frozen=True)
@@ -110,7 +283,7 @@ def _slopes(
     expected, peak, dark = _expect(crystal, column, nuisances)
     mean, variance = gain * (expected + dark), gain**2 * (expected + crystal.readout**2)
     d_mean, d_variance = [], []
-    for i, step in enumerate(STEPS.tolist()):
+    for i, step in enumerate(STEPS):
         if not box.free[i]:
             d_mean.append(torch.zeros_like(mean))
             d_variance.append(torch.zeros_like(mean))

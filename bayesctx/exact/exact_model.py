@@ -12,20 +12,16 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..defects import DEFECTS
-from ..model import Materials, outcome_classes
-from ..nuisances import quantile
+from ..defects import SPECIES
+from ..distributions import quantile
+from ..model import NUM_PLAIN, Materials, add_alternatives, class_members
 from ..prior import CONTINUOUS, Prior, limit_prior
-from ..simulation import SPECIES
 from ..storage import warn
-from .density import Box
-from .expectation import FREE, Crystal, held_nuisances
+from .density import FREE, Box, Crystal, held_nuisances
 from .importance import evidence
 
-__all__ = ["ExactModel", "ExactOutcomes", "by_outcome", "columns_of_outcomes"]
+__all__ = ["ExactModel", "ExactTable", "columns_of_outcomes", "mean_of_alternatives"]
 
-UNDOPED = [i for i, (defect, _) in enumerate(SPECIES) if defect != "D_M"]
-DOPED = next(i for i, (defect, _) in enumerate(SPECIES) if defect == "D_M")
 LOW_ESS = 5.0
 
 
@@ -62,7 +58,7 @@ class ExactModel:
     13
     """
 
-    whole_images = False
+    shares_context = False
     """Whether patches of one image may share their context: here their nuisances would have to be shared as well."""
 
     def __init__(
@@ -84,12 +80,23 @@ class ExactModel:
         """Smallest and largest value of every continuous variable of the context."""
         return {name: self.prior.domain(name) for name in CONTINUOUS}
 
-    def eval(self) -> ExactModel:
-        """Return the model: there is nothing to train."""
+    @property
+    def correlation(self) -> float:
+        """Patches are images of their own, so their evidence is independent."""
+        return 0.0
+
+    def frozen(self) -> ExactModel:
+        """Return the model itself: it has no modes.
+
+        Returns
+        -------
+        ExactModel
+            The same.
+        """
         return self
 
-    def observe(self, patches: Tensor) -> tuple[Tensor, None]:
-        """Hand patches on: an exact likelihood needs every pixel, and no stranger is known.
+    def encode(self, patches: Tensor) -> tuple[Tensor, None]:
+        """Hand patches on: an exact likelihood needs every pixel, and there is no outlier head.
 
         Parameters
         ----------
@@ -105,7 +112,7 @@ class ExactModel:
         """
         return patches.flatten(-2), None
 
-    def outcomes(self, context: Mapping[str, Tensor], materials: Materials) -> ExactOutcomes:
+    def tabulate(self, context: Mapping[str, Tensor], materials: Materials) -> ExactTable:
         """Return the likelihood for draws of the context.
 
         Parameters
@@ -117,10 +124,10 @@ class ExactModel:
 
         Returns
         -------
-        ExactOutcomes
+        ExactTable
             Evaluated when it is asked for a density.
         """
-        return ExactOutcomes(self, context, materials)
+        return ExactTable(self, context, materials)
 
     def hash(self) -> str:
         """Return the first sixteen hexadecimal digits of the SHA-256 of the prior and the settings.
@@ -134,7 +141,7 @@ class ExactModel:
         return hashlib.sha256(json.dumps(settings).encode()).hexdigest()[:16]
 
 
-class ExactOutcomes:
+class ExactTable:
     """Likelihood of everything that a site can hold, in every host and under every draw of the context.
 
     Parameters
@@ -157,12 +164,12 @@ class ExactOutcomes:
         """Sizes (batch, draw, host, outcome) of the table."""
         batch, draws = next(iter(self.context.values())).shape
         _, hosts, dopants = self.materials.dopant.shape
-        return max(batch, len(self.materials.host)), draws, hosts, len(DEFECTS) - 1 + dopants
+        return max(batch, len(self.materials.host)), draws, hosts, NUM_PLAIN + dopants
 
-    def __getitem__(self, rows: Tensor) -> ExactOutcomes:
+    def __getitem__(self, rows: Tensor) -> ExactTable:
         """Select images."""
         context = {n: v[rows] if len(v) > 1 else v for n, v in self.context.items()}
-        return ExactOutcomes(
+        return ExactTable(
             self.model, context, self.materials.map(lambda f: f[rows] if len(f) > 1 else f)
         )
 
@@ -229,7 +236,11 @@ class ExactOutcomes:
             warn(
                 f"the evidence rests on {float(low.median()):.1f} effective draws of the nuisances; raise num_draws",
             )
-        return by_outcome(found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place])
+        return add_alternatives(
+            found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place],
+            class_members(SPECIES),
+            mean_of_alternatives,
+        )
 
 
 def columns_of_outcomes(num_dopants: int) -> Tensor:
@@ -243,29 +254,27 @@ def columns_of_outcomes(num_dopants: int) -> Tensor:
     Returns
     -------
     Tensor of int, shape (column,)
-        Those of the twelve classes without a dopant, then one for every dopant.
+        Those of the classes without a dopant, then one for every dopant.
     """
-    return torch.tensor(UNDOPED + [DOPED + len(SPECIES) * j for j in range(num_dopants)])
+    plain = [i for i, s in enumerate(SPECIES) if not s.holds_dopant]
+    doped = next(i for i, s in enumerate(SPECIES) if s.holds_dopant)
+    return torch.tensor(plain + [doped + len(SPECIES) * j for j in range(num_dopants)])
 
 
-def by_outcome(log_evidence: Tensor) -> Tensor:
-    """Sum the columns that one class can stand for.
+def mean_of_alternatives(log_evidence: Tensor) -> Tensor:
+    """Log evidence of a class whose columns are equally probable.
 
     Parameters
     ----------
     log_evidence : Tensor, shape (*batch, column)
-        Of ``columns_of_outcomes``.
+        Of the columns.
 
     Returns
     -------
-    Tensor, shape (*batch, outcome)
-        The twelve classes without a dopant, their columns equally probable, then one for every dopant.
+    Tensor, shape (*batch,)
+        Log of the mean evidence.
     """
-    classes = []
-    for defect in outcome_classes(0).tolist():
-        members = [j for j, s in enumerate(UNDOPED) if SPECIES[s][0] == DEFECTS[defect]]
-        classes.append(log_evidence[..., members].logsumexp(-1) - math.log(len(members)))
-    return torch.cat([torch.stack(classes, -1), log_evidence[..., len(UNDOPED) :]], -1)
+    return log_evidence.logsumexp(-1) - math.log(log_evidence.shape[-1])
 
 
 def _box(prior: Prior) -> Box:
@@ -278,7 +287,7 @@ def _box(prior: Prior) -> Box:
             raise ValueError(
                 f"a number or a {'log-' * (name == 'gain')}uniform distribution was expected for {name}, got {value}"
             )
-        low, high = quantile(value, torch.tensor([0.0, 1.0])).tolist()
+        low, high = quantile(value, torch.tensor([0.0, 1.0], dtype=torch.float32)).tolist()
         if name == "gain":
             low, high = math.log(low), math.log(high)
         if name == "rotation" and high > low:
@@ -289,4 +298,4 @@ def _box(prior: Prior) -> Box:
             # a fit that starts at zero may turn back
             low, high = -math.pi, math.pi
         bounds.append((low, high))
-    return Box(*torch.tensor(bounds).T)
+    return Box(*torch.tensor(bounds, dtype=torch.float32).T)

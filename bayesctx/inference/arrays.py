@@ -1,56 +1,63 @@
-"""The arrays of a posterior, and how the sums over each image fill them."""
+"""A posterior as arrays with a leading dimension over images."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
+from scipy.special import softmax
 from torch import Tensor
 
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
-from ..model import outcome_classes
+from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
-from .cases import Question
-from .image import ImagePosterior, Sites
+from .cases import Case
+from .image import ImagePosterior
 from .patches import PatchPosterior
 
-__all__ = ["Posterior", "store_conflict", "store_image", "store_patches"]
+__all__ = [
+    "Alternative",
+    "Posterior",
+    "describe_image",
+    "describe_patches",
+    "join_images",
+    "latent_names",
+    "with_conflict",
+]
 
 
-@dataclass
+@dataclass(frozen=True, eq=False)
 class Posterior:
-    """Arrays of a posterior with a leading dimension over images, filled in by the inference.
+    """Arrays of a posterior.
 
     Attributes
     ----------
+    images : ndarray of int, shape (image,)
+        Positions of the images in the input.
     defect : ndarray, shape (image, patch, defect_class)
         Class probabilities.
     host, dopant : ndarray, shapes (image, host_class) and (image, dopant_class)
         Probabilities of hosts and dopants.
     ess : ndarray, shape (image,)
-        Effective number of draws.
+        Effective number of draws of the context.
     draws, prior_draws : dict of str to ndarray, shape (image, draw)
-        Draws of what is latent in the context.
+        Draws of the latent context from posterior and prior; host and dopant by index.
     defect_draws : ndarray of int8, shape (image, draw, patch)
         Draws of the classes.
     log_likelihood : ndarray, shape (image, draw, patch)
         Log density of the contrast under the drawn context.
-    concentration : ndarray, shape (image, draw, defect_class)
-        Draws of the composition where patches share one.
-    latent : tuple of str
-        Variables that were inferred.
-    reading : ndarray, shape (reading,), optional
-        Probabilities of the readings of a lattice.
-    surprise : ndarray, shape (image, patch), optional
-        Log density of strangers over that of patches of the prior, in nats.
+    concentration : ndarray, shape (image, draw, defect_class), optional
+        Draws of the abundances where patches share them.
+    assignment : ndarray, shape (image, assignment), optional
+        Probabilities of the assignments of a lattice.
     conflict : dict of str to ndarray, shape (image,)
         Evidence against each claim about images of several patches, in nats.
     """
 
+    images: np.ndarray
     defect: np.ndarray
     host: np.ndarray
     dopant: np.ndarray
@@ -59,10 +66,8 @@ class Posterior:
     prior_draws: dict[str, np.ndarray]
     defect_draws: np.ndarray
     log_likelihood: np.ndarray
-    concentration: np.ndarray
-    latent: tuple[str, ...]
-    reading: np.ndarray | None = None
-    surprise: np.ndarray | None = None
+    concentration: np.ndarray | None = None
+    assignment: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
 
     @property
@@ -70,179 +75,280 @@ class Posterior:
         """Number of draws."""
         return self.defect_draws.shape[1]
 
-    @classmethod
-    def empty(
-        cls, num_images: int, num_patches: int, num_draws: int, known: Mapping[str, object]
-    ) -> Posterior:
-        """Make room for a posterior.
 
-        Parameters
-        ----------
-        num_images, num_patches, num_draws : int
-            Sizes.
-        known : mapping
-            The checked context; what is not observed in it is latent.
-
-        Returns
-        -------
-        Posterior
-            Of zeros.
-        """
-        latent = tuple(
-            n
-            for n in ("host", "dopant", *CONTINUOUS)
-            if not isinstance(known.get(n), float | str | np.ndarray)
-        )
-        kinds = {n: np.float32 if n in CONTINUOUS else np.int8 for n in (*latent, "reading")}
-        draws = {n: np.zeros((num_images, num_draws), kind) for n, kind in kinds.items()}
-        return cls(
-            defect=np.zeros((num_images, num_patches, len(DEFECTS)), np.float32),
-            host=np.zeros((num_images, len(HOSTS)), np.float32),
-            dopant=np.zeros((num_images, len(METALS)), np.float32),
-            ess=np.zeros(num_images, np.float32),
-            draws=draws,
-            prior_draws={n: np.zeros_like(v) for n, v in draws.items() if n != "reading"},
-            defect_draws=np.zeros((num_images, num_draws, num_patches), np.int8),
-            log_likelihood=np.zeros((num_images, num_draws, num_patches), np.float32),
-            concentration=np.zeros((num_images, num_draws, len(DEFECTS)), np.float32),
-            latent=latent,
-        )
-
-
-def store_patches(result: Posterior, question: Question, found: PatchPosterior) -> None:
-    """Put the posterior of some images in its place.
+def latent_names(known: Mapping[str, object]) -> tuple[str, ...]:
+    """Name the variables of the context that are inferred.
 
     Parameters
     ----------
-    result : Posterior
-        Is filled in.
-    question : Question
+    known : mapping
+        The checked context; what is not observed in it is latent.
+
+    Returns
+    -------
+    tuple of str
+        In the order of the context.
+    """
+    return tuple(
+        n
+        for n in ("host", "dopant", *CONTINUOUS)
+        if not isinstance(known.get(n), float | str | np.ndarray)
+    )
+
+
+def join_images(parts: Sequence[Posterior]) -> Posterior:
+    """Put the posteriors of different images together, in the order of the input.
+
+    Parameters
+    ----------
+    parts : sequence of Posterior
+        Of all images.
+
+    Returns
+    -------
+    Posterior
+        With every image at its position.
+    """
+    order = np.argsort(np.concatenate([p.images for p in parts]))
+
+    def together(values: Sequence[object]) -> object:
+        if values[0] is None:
+            return None
+        if isinstance(values[0], dict):
+            names = dict.fromkeys(n for v in values for n in v)
+            return {n: together([v[n] for v in values]) for n in names}
+        return np.concatenate(values)[order]
+
+    return Posterior(**{
+        f.name: together([getattr(p, f.name) for p in parts]) for f in fields(Posterior)
+    })  # fmt: skip
+
+
+def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -> Posterior:
+    """Posterior of patches that are images of their own.
+
+    Parameters
+    ----------
+    case : Case
         The images, and what was enumerated or drawn for them.
     found : PatchPosterior
         Of these images.
+    latent : sequence of str
+        Variables that were inferred.
+
+    Returns
+    -------
+    Posterior
+        Of these images.
     """
-    at = question.images
-    result.defect[at, 0] = found.defect.numpy()
-    result.ess[at] = found.ess.numpy()
-    result.log_likelihood[at, :, 0] = found.log_likelihood.numpy()
-    classes = outcome_classes(question.materials.dopant.shape[-1])
-    result.defect_draws[at, :, 0] = classes[found.outcome].numpy()
+    num_images, num_draws = found.draw.shape
+    materials = case.materials
     rows = (
-        torch.arange(len(at))[:, None]
-        if len(question.materials.host) > 1
-        else torch.zeros(1, 1, dtype=torch.long)
+        torch.arange(num_images)[:, None] if len(materials.host) > 1 else torch.zeros(1, 1).long()
     )
-    _store_material(result, question, found.material)
-    _store_prior(result, question)
-    drawn = {
-        "host": lambda: question.materials.host[rows, found.host],
-        "dopant": lambda: question.materials.dopant[rows, found.host, found.dopant],
-    } | {
-        n: lambda v=v: v.expand(len(at), -1).gather(1, found.draw)
-        for n, v in question.context.items()
+    index = {
+        "host": materials.host[rows, found.host],
+        "dopant": materials.dopant[rows, found.host, found.dopant],
     }
-    for name in result.latent:
-        result.draws[name][at] = drawn[name]().numpy()
+    values = {n: v.expand(num_images, -1).gather(1, found.draw) for n, v in case.context.items()}
+    classes = outcome_classes(materials.dopant.shape[-1])
+    host, dopant = _by_name(case, found.material)
+    return Posterior(
+        images=case.images,
+        defect=found.defect.numpy()[:, None],
+        host=host,
+        dopant=dopant,
+        ess=found.ess.numpy(),
+        draws=_stored(index | values, latent),
+        prior_draws=_stored(_draw_prior(case, num_images, num_draws), latent),
+        defect_draws=classes[found.outcome].numpy().astype(np.int8)[..., None],
+        log_likelihood=found.log_likelihood.numpy()[..., None],
+    )
 
 
-def _store_material(result: Posterior, question: Question, material: Tensor) -> None:
-    """Probabilities of hosts and dopants by their index in the package."""
-    for row, at in enumerate(question.images):
-        m = question.materials.row(row if len(question.materials.host) > 1 else 0)
-        np.add.at(result.host[at], m.host.numpy(), material[row].sum(-1).numpy())
-        np.add.at(result.dopant[at], m.dopant.numpy(), material[row].numpy())
+@dataclass(frozen=True, eq=False)
+class Alternative:
+    """Posterior of one image given that its host is one of some, which share a pixel size.
 
-
-def _store_prior(result: Posterior, question: Question) -> None:
-    """Draws from the prior under what is known: the context draws themselves, and materials by their weights."""
-    at, num_draws = question.images, result.num_draws
-    for name in set(question.context) & set(result.latent):
-        values = question.context[name]
-        result.prior_draws[name][at] = values[:, torch.arange(num_draws) % values.shape[1]].numpy()
-    names = [n for n in ("host", "dopant") if n in result.latent]
-    if not names:
-        return
-    m, generator = question.materials, torch.Generator().manual_seed(0)
-    host = torch.multinomial(m.host_weight, num_draws, replacement=True, generator=generator)
-    rows = torch.arange(len(host))[:, None]
-    dopant = torch.multinomial(
-        m.dopant_weight[rows, host].flatten(0, 1), 1, generator=generator
-    ).view(host.shape)
-    drawn = {"host": m.host[rows, host], "dopant": m.dopant[rows, host, dopant]}
-    for name in names:
-        result.prior_draws[name][at] = drawn[name].numpy()
-
-
-def store_conflict(result: Posterior, at: int, conflict: Mapping[str, float]) -> None:
-    """Put the evidence against the claims about one image in its place.
-
-    Parameters
+    Attributes
     ----------
-    result : Posterior
-        Is filled in.
-    at : int
-        Position of the image.
-    conflict : mapping of str to float
-        By claim, in nats.
+    case : Case
+        What was enumerated or drawn.
+    found : ImagePosterior
+        Given these hosts.
+    log_weight : float
+        Log of the prior probability of these hosts.
+    sampling : float, optional
+        Size of a pixel in Å that these hosts imply.
     """
-    for claim, value in conflict.items():
-        result.conflict.setdefault(claim, np.full(len(result.defect), np.nan, np.float32))[at] = (
-            value
-        )
+
+    case: Case
+    found: ImagePosterior
+    log_weight: float = 0.0
+    sampling: float | None = None
+
+    @property
+    def log_posterior(self) -> float:
+        """Log of the posterior probability of these hosts, up to a constant."""
+        return self.log_weight + self.found.log_evidence
 
 
-def store_image(
-    result: Posterior,
-    question: Question,
-    found: ImagePosterior,
-    sites: Sites,
+def describe_image(
+    alternatives: Sequence[Alternative],
+    sites: SitePrior,
+    latent: Sequence[str],
     num_draws: int,
     seed: int,
-) -> None:
-    """Put the posterior of one image in its place, and draw from it.
+) -> Posterior:
+    """Posterior of one image of several patches, with draws from it.
 
     Parameters
     ----------
-    result : Posterior
-        Is filled in.
-    question : Question
-        The image, and what was enumerated or drawn for it.
-    found : ImagePosterior
-        Of this image.
-    sites : Sites
-        Its sublattices and the composition expected of each.
+    alternatives : sequence of Alternative
+        For different hosts, together all that may be.
+    sites : SitePrior
+        Sublattices and the abundances expected on each kind of site.
+    latent : sequence of str
+        Variables that were inferred.
     num_draws : int
-        Draws to store.
+        Draws to make.
     seed : int
         Of the draws.
+
+    Returns
+    -------
+    Posterior
+        Of this image.
     """
-    (at,) = question.images
-    rng = np.random.default_rng([seed, int(at)])
-    m = question.materials.row(0)
-    result.reading = found.reading.numpy()
-    result.defect[at] = torch.einsum("r,rpk->pk", found.reading, found.defect).numpy()
-    result.ess[at] = found.ess
-    _store_material(result, question, found.material[None])
-    _store_prior(result, question)
-    cell = rng.choice(
-        len(found.weight), num_draws, p=(w := found.weight.double().numpy()) / w.sum()
-    )
-    reading, draw, host, dopant = found.cells[cell].T
-    drawn = {"host": m.host[host], "dopant": m.dopant[host, dopant]} | {
-        n: v[0, draw] for n, v in question.context.items()
-    }
-    for name in result.latent:
-        result.draws[name][at] = drawn[name].numpy()
-    result.log_likelihood[at] = found.log_likelihood[cell].numpy()
-    for r in reading.unique():
-        mine = (reading == r).numpy()
-        edges = found.defect[r].double().cumsum(-1)
-        u = torch.from_numpy(rng.random((edges.shape[0], int(mine.sum())))) * edges[:, -1:]
-        result.defect_draws[at, mine] = (
-            torch.searchsorted(edges, u).clamp(max=len(DEFECTS) - 1).T.numpy()
+    images = alternatives[0].case.images
+    rng = np.random.default_rng([seed, int(images[0])])
+    log_prior = np.array([a.log_weight for a in alternatives])
+    weight = softmax(np.array([a.log_posterior for a in alternatives]))
+    if not np.isfinite(weight).all():
+        raise ValueError(
+            f"finite evidence of the image was expected, got {[a.log_posterior for a in alternatives][:3]}; "
+            "check the weights of the model"
         )
-    result.draws["reading"][at] = reading.numpy()
-    strength = sites.strength.amax(0).double().numpy()
-    counts = np.stack([np.bincount(d, minlength=len(DEFECTS)) for d in result.defect_draws[at]])
-    gamma = rng.standard_gamma(strength + counts)
-    result.concentration[at] = gamma / gamma.sum(-1, keepdims=True)
+    weighted = list(zip(weight.tolist(), alternatives, strict=True))
+    numbers = rng.multinomial(num_draws, weight)
+    order = rng.permutation(num_draws)
+    drawn = [_draw(a, int(n), rng) for a, n in zip(alternatives, numbers, strict=True) if n]
+    draws = {n: np.concatenate([d[n] for d in drawn])[order] for n in drawn[0]}
+    prior = [
+        _draw_prior(a.case, 1, int(n))
+        for a, n in zip(alternatives, rng.multinomial(num_draws, softmax(log_prior)), strict=True)
+        if n
+    ]
+    prior_draws = {n: torch.cat([d[n] for d in prior], 1)[:, order] for n in prior[0]}
+    named = [_by_name(a.case, w * a.found.material[None]) for w, a in weighted]
+    classes = draws["defect"]
+    stored = _stored({n: torch.from_numpy(draws[n][None]) for n in latent}, latent)
+    stored["assignment"] = draws["assignment"][None].astype(np.int8)
+    if "host" in latent and alternatives[0].sampling is not None:
+        stored["sampling"] = draws["sampling"][None].astype(np.float32)
+    return Posterior(
+        images=images,
+        defect=sum(w * a.found.marginal.numpy() for w, a in weighted)[None].astype(np.float32),
+        host=sum(host for host, _ in named),
+        dopant=sum(dopant for _, dopant in named),
+        ess=np.array([sum(w * a.found.ess for w, a in weighted)], np.float32),
+        draws=stored,
+        prior_draws=_stored(prior_draws, latent),
+        defect_draws=classes[None],
+        log_likelihood=draws["log_likelihood"][None],
+        concentration=_draw_abundance(classes, sites, rng)[None],
+        assignment=sum(w * a.found.assignment.numpy() for w, a in weighted)[None],
+    )
+
+
+def _draw(
+    alternative: Alternative, num_draws: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """Draws of context, assignment and classes, each with a leading dimension over draws."""
+    found, case = alternative.found, alternative.case
+    materials, weight = case.materials.row(0), found.weight.double().numpy()
+    cell = rng.choice(len(weight), num_draws, p=weight / weight.sum())
+    assignment, draw, host, dopant = found.cells[cell].T
+    drawn = {n: v[0, draw].numpy() for n, v in case.context.items()}
+    return drawn | {
+        "host": materials.host[host].numpy(),
+        "dopant": materials.dopant[host, dopant].numpy(),
+        "assignment": assignment.numpy(),
+        "sampling": np.full(num_draws, alternative.sampling or np.nan),
+        "defect": _draw_classes(found.defect, assignment, rng),
+        "log_likelihood": found.log_likelihood[cell].numpy(),
+    }
+
+
+def with_conflict(posterior: Posterior, conflict: Mapping[str, float]) -> Posterior:
+    """Add the evidence against the claims about one image.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of one image.
+    conflict : mapping of str to float
+        By claim, in nats.
+
+    Returns
+    -------
+    Posterior
+        With it.
+    """
+    return replace(posterior, conflict={n: np.array([v], np.float32) for n, v in conflict.items()})
+
+
+def _stored(drawn: Mapping[str, Tensor], latent: Sequence[str]) -> dict[str, np.ndarray]:
+    """Draws of what is latent as they are stored: names by index, numbers in single precision."""
+    kinds = {n: np.float32 if n in CONTINUOUS else np.int8 for n in latent}
+    return {n: drawn[n].numpy().astype(k) for n, k in kinds.items()}
+
+
+def _by_name(case: Case, material: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Probabilities of hosts and dopants by their index in the package, from those enumerated."""
+    shape = material.shape
+    host, dopant = (
+        m.expand(shape[0], *m.shape[1:]) for m in (case.materials.host, case.materials.dopant)
+    )
+    by_host = torch.zeros(shape[0], len(HOSTS), dtype=torch.float32).scatter_add(
+        1, host, material.sum(-1)
+    )
+    by_dopant = torch.zeros(shape[0], len(METALS), dtype=torch.float32).scatter_add(
+        1, dopant.flatten(1), material.flatten(1)
+    )
+    return by_host.numpy(), by_dopant.numpy()
+
+
+def _draw_prior(case: Case, num_images: int, num_draws: int) -> dict[str, Tensor]:
+    """Draws from the prior under what is known, shape (image, draw)."""
+    generator = torch.Generator().manual_seed(0)
+    materials: Materials = case.materials
+    host = torch.multinomial(
+        materials.host_weight, num_draws, replacement=True, generator=generator
+    )
+    rows = torch.arange(len(host))[:, None]
+    weight = materials.dopant_weight[rows, host].flatten(0, 1)
+    dopant = torch.multinomial(weight, 1, generator=generator).view(host.shape)
+    drawn = {"host": materials.host[rows, host], "dopant": materials.dopant[rows, host, dopant]}
+    for name, values in case.context.items():
+        drawn[name] = values[:, torch.arange(num_draws) % values.shape[1]]
+    return {n: v.expand(num_images, -1) for n, v in drawn.items()}
+
+
+def _draw_classes(defect: Tensor, assignment: Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Draws of the classes of every site, each given its assignment, shape (draw, patch)."""
+    drawn = np.zeros((len(assignment), defect.shape[1]), np.int8)
+    for r in assignment.unique().tolist():
+        mine = (assignment == r).numpy()
+        edges = defect[r].double().cumsum(-1)
+        u = torch.from_numpy(rng.random((len(edges), int(mine.sum())))) * edges[:, -1:]
+        drawn[mine] = torch.searchsorted(edges, u).clamp(max=len(DEFECTS) - 1).T.numpy()
+    return drawn
+
+
+def _draw_abundance(classes: np.ndarray, sites: SitePrior, rng: np.random.Generator) -> np.ndarray:
+    """Draws of the abundances given drawn classes, shape (draw, defect_class)."""
+    alpha = sites.alpha.amax(0).double().numpy()
+    counts = np.stack([np.bincount(d, minlength=len(DEFECTS)) for d in classes])
+    gamma = rng.standard_gamma(alpha + counts)
+    return (gamma / gamma.sum(-1, keepdims=True)).astype(np.float32)

@@ -1,8 +1,9 @@
-"""Draws of the continuous context under what is known, and images with the same question put together."""
+"""Images grouped by what is known of them, with draws of the continuous context for the rest."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+import inspect
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,34 +11,33 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..model import DefectModel, Materials, Outcomes
+from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
+from ..model import DefectModel, LikelihoodTable, Materials
 from ..prior import CONTINUOUS, Prior
 
-__all__ = ["Question", "draw_context", "questions", "tabulate"]
+__all__ = ["Case", "check_images", "draw_context", "group_images", "tabulate"]
 
-DRAWS_AT_ONCE = (
-    128  # of the context in a table of the likelihood: hidden layers are larger than what comes out
-)
-CONE = (
-    "convergence_semiangle",
-    "inner_collection_angle",
-    "outer_collection_angle",
-)  # only some of their values go together
+DRAWS_AT_ONCE = 128  # of the context in a table: hidden layers are larger than what comes out
 FEW = 64  # distinct values of a variable up to which images are grouped by it
+MOST_TRIED = 2**19  # points of the Sobol sequence until enough detectors go with their probe
+# scipy renamed the argument in 1.15
+SEED = "rng" if "rng" in inspect.signature(qmc.Sobol).parameters else "seed"
 
 
 @dataclass(frozen=True)
-class Question:
-    """Images of which the same is known, and what is enumerated or drawn in the place of the rest.
+class Case:
+    """Images of which the same variables are known, and what is summed over for the others.
 
     Attributes
     ----------
     images : ndarray of int
         Positions of the images.
     context : mapping of str to Tensor, shape (image or 1, draw)
-        Draws of the continuous context, known values at their place.
+        The continuous context by the names of ``prior.CONTINUOUS``: draws, or the known value in
+        every draw.
     possible : Tensor of bool, shape (image or 1, draw)
-        Draws that can be.
+        Draws whose detector goes with the probe, see ``context.is_annular_dark_field``; at least
+        one for every image.
     materials : Materials, shapes (image or 1, host, ...)
         Hosts and dopants to enumerate.
     """
@@ -46,6 +46,50 @@ class Question:
     context: Mapping[str, Tensor]
     possible: Tensor
     materials: Materials
+
+
+def check_images(
+    known: Mapping[str, object], num_images: int, dims: Sequence[str] = ("image",)
+) -> dict[str, object]:
+    """Check that values per image fit the images.
+
+    Parameters
+    ----------
+    known : mapping
+        A checked context; arrays hold one value per image.
+    num_images : int
+        Number of images.
+    dims : sequence of str
+        Dimensions of the input; without ``image`` it is one image.
+
+    Returns
+    -------
+    dict
+        The context; for one image a number or name takes the place of an array of length 1.
+
+    Raises
+    ------
+    ValueError
+        If an array does not have one value per image.
+    """
+    checked = dict(known)
+    for name, values in known.items():
+        if not isinstance(values, np.ndarray):
+            continue
+        if len(values) != num_images and "image" in dims:
+            raise ValueError(
+                f"{name} was expected for {num_images} images, got {len(values)} values; give one "
+                "value for all or one each"
+            )
+        if len(values) != 1 and "image" not in dims:
+            raise ValueError(
+                f"one value of {name} was expected for the one image ({', '.join(dims)}), got an "
+                f"array of {len(values)}; call infer for each image, or name the first dimension "
+                "'image' if its elements are images of their own"
+            )
+        if "image" not in dims:
+            checked[name] = values[0].item()
+    return checked
 
 
 def draw_context(
@@ -62,37 +106,45 @@ def draw_context(
     seed : int
         Of the scrambling.
     replaced : collection of str
-        Variables that every image has a value of its own for. An angle among them decides for each image which draws can be.
+        Variables whose draws are replaced by the values of every image. If an angle is among them,
+        draws are not selected here: validity is checked per image.
 
     Returns
     -------
-    dict of str to Tensor, shape (num_draws,)
-        By the names of ``prior.CONTINUOUS``; every draw has a detector outside of the probe's cone, unless an angle is replaced.
+    dict of str to Tensor of float32, shape (num_draws,)
+        By the names of ``prior.CONTINUOUS``, inside of the domains of ``CONTEXT``. In every draw
+        the detector goes with the probe, see ``context.is_annular_dark_field``, unless an angle is
+        replaced.
 
     Raises
     ------
     ValueError
         If the prior allows no such detector.
     """
-    u = torch.from_numpy(
-        qmc.Sobol(1 + len(CONTINUOUS), rng=seed).random_base2(
-            max(num_draws - 1, 1).bit_length() + 3
-        )
-    ).float()
-    context, possible = prior.quantiles(u)
-    if not bool(possible.any()):
+    # a generator is used as it is by every version; a number was spawned from before scipy 1.15
+    sequence = qmc.Sobol(1 + len(CONTINUOUS), **{SEED: np.random.default_rng(seed)})
+    num_tried = 2 ** (max(num_draws - 1, 1).bit_length() + 3)
+    points = sequence.random(num_tried)
+    while True:
+        context, possible = prior.quantiles(torch.from_numpy(points).float())
+        # the convergence that goes with a drawn detector need not be that of the image's detector
+        possible = possible | any(name in replaced for name in ANGLES)
+        if int(possible.sum()) >= num_draws or len(points) >= MOST_TRIED:
+            break
+        points = np.concatenate([points, sequence.random(len(points))])
+    found = possible.nonzero()[:, 0]
+    if not len(found):
         raise ValueError(
-            "a detector outside of the probe's cone was expected, the given angles allow none; check their ranges"
+            f"angles of an annular dark-field detector ({ADF_RULE}) were expected, got none in "
+            f"{len(points)} draws of what is known of them; check their ranges"
         )
-    # a cone that the drawn detector cuts would be drawn too seldom for the detector of the image
-    found = (possible | any(name in replaced for name in CONE)).nonzero()[:, 0]
     found = found.repeat(-(-num_draws // len(found)))[:num_draws]
     return {name: value[found] for name, value in context.items()}
 
 
-def questions(
+def group_images(
     prior: Prior, known: Mapping[str, object], num_images: int, num_draws: int, seed: int
-) -> Iterator[Question]:
+) -> Iterator[Case]:
     """Group images by what is known of them.
 
     Parameters
@@ -106,7 +158,7 @@ def questions(
 
     Yields
     ------
-    Question
+    Case
         Every image belongs to one.
 
     Raises
@@ -114,79 +166,67 @@ def questions(
     ValueError
         If an array does not fit the images, or the prior contradicts what is known.
     """
+    known = check_images({n: v for n, v in known.items() if n != "sampling"}, num_images)
     arrays = {n: v for n, v in known.items() if isinstance(v, np.ndarray)}
-    for name, values in arrays.items():
-        if len(values) != num_images:
-            raise ValueError(
-                f"{name} was expected for {num_images} images, got {len(values)} values; give one value for all or one each"
-            )
-    shared = {n: v for n, v in known.items() if n not in arrays and n != "sampling"}
-    arrays.pop("sampling", None)
+    shared = {n: v for n, v in known.items() if n not in arrays}
     if all(n in arrays or isinstance(shared.get(n), float) for n in CONTINUOUS):
         yield _all_known(prior, shared, arrays, num_images)
         return
-    # a point of the prior's conditions must meet its images before anything is drawn
-    points = {n for c in prior.conditions for n in CONTINUOUS if isinstance(c[n], float)}
-    keys = [
-        n
-        for n, v in arrays.items()
-        if n not in CONTINUOUS or n in points or len(np.unique(v)) <= FEW
-    ]
-    free = [n for n in arrays if n not in keys]
-    if len(free) == 1:
-        keys.append(free[0])
-        arrays[free[0]] = _gather(arrays[free[0]])
-    rows = (
-        np.array(list(zip(*(arrays[k] for k in keys), strict=True)), object)
-        if keys
-        else np.zeros((num_images, 0), object)
-    )
+    keys = _keys(prior, arrays)
+    rows = zip(*(keys[n].tolist() for n in keys), strict=True) if keys else [()] * num_images
     groups: dict[tuple, list[int]] = {}
-    for i, row in enumerate(rows):
-        groups.setdefault(tuple(row), []).append(i)
+    for image, row in enumerate(rows):
+        groups.setdefault(row, []).append(image)
     for row, members in groups.items():
         given = prior.given(shared | dict(zip(keys, row, strict=True)))
-        own = set(arrays) - set(keys)
-        context = {
-            n: v[None] for n, v in draw_context(given, num_draws, seed, replaced=own).items()
-        }
         images = np.array(members)
-        for name in own:
-            context[name] = (
-                torch.from_numpy(arrays[name][images]).float()[:, None].expand(-1, num_draws)
-            )
-        context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
-        materials = Materials.of(given)
-        yield Question(images, context, _possible(context), materials.map(lambda f: f[None]))
+        own = {n: v[images] for n, v in arrays.items() if n not in keys}
+        yield from _drawn(given, images, own, num_draws, seed)
 
 
-def tabulate(model: DefectModel, question: Question) -> Outcomes:
-    """Tabulate the likelihood of one image, a part of the draws after the other.
+def tabulate(model: DefectModel, case: Case) -> LikelihoodTable:
+    """Tabulate the likelihood of one image, 128 draws at a time.
 
     Parameters
     ----------
     model : DefectModel
         The model.
-    question : Question
+    case : Case
         Of one image.
 
     Returns
     -------
-    Outcomes, shapes (draw, host, hypothesis, ...)
+    LikelihoodTable, shapes (draw, host, hypothesis, ...)
         The table.
     """
-    parts = zip(*(v.split(DRAWS_AT_ONCE, -1) for v in question.context.values()), strict=True)
+    parts = zip(*(v.split(DRAWS_AT_ONCE, -1) for v in case.context.values()), strict=True)
     tables = [
-        model.outcomes(dict(zip(question.context, part, strict=True)), question.materials)[0]
+        model.tabulate(dict(zip(case.context, part, strict=True)), case.materials)[0]
         for part in parts
     ]
-    return Outcomes(
+    return LikelihoodTable(
         *(torch.cat([getattr(t, name) for t in tables]) for name in ("log_weight", "loc", "scale"))
     )
 
 
+def _keys(prior: Prior, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Values that images of a case share: names, and numbers of few values or fixed by a prior."""
+    # what a condition of the prior fixes to a number decides whether the condition applies
+    fixed = {n for c in prior.conditions for n in CONTINUOUS if isinstance(c[n], float)}
+    keys = {
+        n: v
+        for n, v in arrays.items()
+        if n not in CONTINUOUS or n in fixed or len(np.unique(v)) <= FEW
+    }
+    free = [n for n in arrays if n not in keys]
+    # the median of some angles need not go with the other angles of an image
+    if len(free) == 1 and not (free[0] in ANGLES and any(n in ANGLES for n in keys)):
+        keys[free[0]] = _gather(arrays[free[0]])
+    return keys
+
+
 def _gather(values: np.ndarray) -> np.ndarray:
-    """Many different values as the medians of as many groups of neighbours as can share their draws."""
+    """Replace many different values by the medians of 64 groups of neighbours."""
     order = np.argsort(values, kind="stable")
     gathered = np.empty_like(values)
     for members in np.array_split(order, FEW):
@@ -194,26 +234,44 @@ def _gather(values: np.ndarray) -> np.ndarray:
     return gathered
 
 
+def _drawn(
+    prior: Prior, images: np.ndarray, own: Mapping[str, np.ndarray], num_draws: int, seed: int
+) -> Iterator[Case]:
+    """Cases of images that share a prior, some variables at values of their own."""
+    context = {n: v[None] for n, v in draw_context(prior, num_draws, seed, replaced=own).items()}
+    context |= {
+        n: torch.from_numpy(v).float()[:, None].expand(-1, num_draws) for n, v in own.items()
+    }
+    context = dict(zip(context, torch.broadcast_tensors(*context.values()), strict=True))
+    possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
+    has_draw = possible.any(1).numpy()
+    if has_draw.all():
+        yield Case(images, context, possible, Materials.of(prior).map(lambda f: f[None]))
+        return
+    # of images whose angles go with no draw the other angles are drawn anew, under these
+    for i in np.flatnonzero(~has_draw):
+        given = prior.given({n: float(v[i]) for n, v in own.items()})
+        yield from _drawn(given, images[i : i + 1], {}, num_draws, seed)
+    if has_draw.any():
+        rest = {n: v[has_draw] for n, v in own.items()}
+        yield from _drawn(prior, images[has_draw], rest, num_draws, seed)
+
+
 def _all_known(
     prior: Prior, shared: Mapping[str, object], arrays: Mapping[str, np.ndarray], num_images: int
-) -> Question:
-    """Images of which the whole continuous context is known: one draw each, hosts and dopants side by side."""
+) -> Case:
+    """The case of a wholly known continuous context: one draw, hosts and dopants side by side."""
     context = {}
     for name in CONTINUOUS:
-        value = arrays.get(name, shared.get(name))
-        context[name] = torch.as_tensor(
-            np.broadcast_to(np.asarray(value, np.float32), num_images).copy()
-        )[:, None]
-    names = {n: arrays[n] for n in ("host", "dopant") if n in arrays}
-    rows = list(zip(*(names[n] for n in names), strict=True)) if names else [()]
-    unique = {
-        row: prior.given(
-            {n: v for n, v in shared.items() if n in ("host", "dopant")}
-            | dict(zip(names, row, strict=True))
-        )
-        for row in set(rows)
+        value = np.asarray(arrays.get(name, shared.get(name)), np.float32)
+        context[name] = torch.from_numpy(np.broadcast_to(value, num_images).copy())[:, None]
+    names = {n: arrays[n].tolist() for n in ("host", "dopant") if n in arrays}
+    rows = list(zip(*names.values(), strict=True)) if names else [()]
+    material = {n: v for n, v in shared.items() if n in ("host", "dopant")}
+    materials = {
+        row: Materials.of(prior.given(material | dict(zip(names, row, strict=True))))
+        for row in dict.fromkeys(rows)
     }
-    materials = {row: Materials.of(given) for row, given in unique.items()}
     most_hosts = max(len(m.host) for m in materials.values())
     most_dopants = max(m.dopant.shape[1] for m in materials.values())
 
@@ -229,10 +287,29 @@ def _all_known(
 
     fields = {row: padded(m) for row, m in materials.items()}
     stacked = Materials(*(torch.stack(f) for f in zip(*(fields[row] for row in rows), strict=True)))
-    return Question(np.arange(num_images), context, _possible(context), stacked)
+    possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
+    return Case(np.arange(num_images), context, possible, stacked)
 
 
-def _possible(context: Mapping[str, Tensor]) -> Tensor:
-    """Draws whose detector lies outside of the probe's cone."""
-    inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-    return (context["convergence_semiangle"] <= inner) & (inner < outer)
+def rows_of(case: Case, rows: Tensor) -> Case:
+    """Select some images of a case.
+
+    Parameters
+    ----------
+    case : Case
+        Of several images.
+    rows : Tensor of int, shape (image,)
+        Positions among the images of the case.
+
+    Returns
+    -------
+    Case
+        Of these images.
+    """
+
+    def pick(value: Tensor) -> Tensor:
+        return value[rows] if len(value) > 1 else value
+
+    context = {n: pick(v) for n, v in case.context.items()}
+    images, possible = case.images[rows.numpy()], pick(case.possible)
+    return Case(images, context, possible, case.materials.map(pick))

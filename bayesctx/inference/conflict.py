@@ -8,30 +8,27 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..model import DefectModel
+from ..model import DefectModel, SitePrior
 from ..prior import CONTINUOUS
 from ..storage import warn
-from .cases import questions, tabulate
-from .image import Sites, log_marginal
+from .cases import group_images, tabulate
+from .image import log_marginal
 
-__all__ = ["CLAIMS", "conflict_with", "warn_of_conflict", "warn_of_strangers"]
+__all__ = ["CLAIMS", "NUM_SITES", "conflict_with", "warn_of_conflict", "warn_of_outliers"]
 
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
     "detector": ("inner_collection_angle", "outer_collection_angle")
 }
-"""What is freed together to see whether the image speaks against it. Not the dose: resampling takes noise from an image."""
+"""Variables that are freed together to test a claim. The dose is left out: resampling an image removes noise."""
 
-NUM_SITES = 64  # of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
+# of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
+NUM_SITES = 64
 NUM_DRAWS = 128
-MOST = 0.5  # share of the patches that must be strangers for a warning; five in a hundred of the prior are
+MOST = 0.5  # share of outliers among the patches that is warned of; of the prior 5 % are
 
 
 def conflict_with(
-    known: Mapping[str, object],
-    features: Tensor,
-    sites: Sites,
-    model: DefectModel,
-    seed: int,
+    known: Mapping[str, object], features: Tensor, sites: SitePrior, model: DefectModel, seed: int
 ) -> dict[str, float]:
     """Evidence of one image against each of the claims about it.
 
@@ -41,8 +38,8 @@ def conflict_with(
         The checked context of the image, one value per variable.
     features : Tensor, shape (patch, feature)
         Contrast features.
-    sites : Sites
-        Sublattices, their readings, and the composition expected of each kind of site.
+    sites : SitePrior
+        Sublattices, their assignments, and the abundances expected on each kind of site.
     model : DefectModel
         The model.
     seed : int
@@ -54,15 +51,13 @@ def conflict_with(
         For each claim the log Bayes factor, in nats, of leaving it open against taking it as given.
     """
     chosen = torch.linspace(0, len(features) - 1, min(NUM_SITES, len(features))).long()
-    some = Sites(sites.group[chosen], sites.readings, sites.strength)
+    some = sites.take(chosen)
 
     def evidence(context: Mapping[str, object]) -> float:
-        (question,) = questions(model.prior, context, 1, NUM_DRAWS, seed)
-        outcomes = tabulate(model, question)
-        materials, possible = question.materials.row(0), question.possible[0].float()
-        return log_marginal(
-            outcomes, features[chosen], materials, possible, some, float(model.correlation)
-        )
+        (case,) = group_images(model.prior, context, 1, NUM_DRAWS, seed)
+        enumerated = case.materials.row(0), case.possible[0]
+        table = tabulate(model, case)
+        return log_marginal(table, features[chosen], *enumerated, some, float(model.correlation))
 
     given, found = evidence(known), {}
     for claim, names in CLAIMS.items():
@@ -74,7 +69,7 @@ def conflict_with(
 def warn_of_conflict(
     conflict: Mapping[str, float], known: Mapping[str, object], limit: float
 ) -> None:
-    """Warn of the claim that the image speaks against most, if it does so more than true ones do.
+    """Warn of the claim that the evidence is strongest against, if it is stronger than for true claims.
 
     Parameters
     ----------
@@ -83,7 +78,7 @@ def warn_of_conflict(
     known : mapping
         The claims.
     limit : float
-        In nats, from the card of the model: what images that were simulated with the claimed context hardly exceed.
+        In nats, from the card of the model: 99 % of images with true claims stay below it.
 
     Warns
     -----
@@ -95,11 +90,12 @@ def warn_of_conflict(
         worst = max(strong, key=strong.get)
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
         warn(
-            f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; check it, or leave it out",
+            f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; "
+            "check it, or leave it out"
         )
 
 
-def warn_of_strangers(surprise: np.ndarray | None, limit: float) -> None:
+def warn_of_outliers(surprise: np.ndarray | None, limit: float) -> None:
     """Warn where most patches look like nothing that the prior can make.
 
     Parameters
@@ -107,7 +103,7 @@ def warn_of_strangers(surprise: np.ndarray | None, limit: float) -> None:
     surprise : ndarray, shape (image, patch), or None
         In nats.
     limit : float
-        What patches of the prior hardly exceed.
+        In nats; 95 % of the patches of the prior stay below it.
 
     Warns
     -----
@@ -117,6 +113,7 @@ def warn_of_strangers(surprise: np.ndarray | None, limit: float) -> None:
     share = 0.0 if surprise is None else float((surprise > limit).mean())
     if share > MOST:
         warn(
-            f"{100 * share:.0f} % of the patches look like nothing that the model was trained for (sample_stats.surprise above "
-            f"{limit:.1f} nats), and their classes mean little; check sampling and focus, and that the image is of one layer",
+            f"{100 * share:.0f} % of the patches look like nothing that the model was trained for "
+            f"(sample_stats.surprise above {limit:.1f} nats), and their classes mean little; check "
+            "sampling and focus, and that the image is of one layer"
         )

@@ -1,44 +1,26 @@
-"""Posterior of the sites of one image, which share its context and the composition of its crystal."""
+"""Posterior of the sites of one image, which share its context and the abundances of its crystal."""
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..defects import DEFECTS
-from ..model import Materials, Outcomes
-from .patches import BUDGET, NUM_PLAIN
+from ..defects import DEFECTS, DOPED
+from ..model import NUM_PLAIN, Materials, SitePrior, Table
+from .patches import BUDGET
 
-__all__ = ["ImagePosterior", "Sites", "log_evidence", "log_marginal", "one_image"]
+__all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
 
 EVIDENCE_SITES = (
-    1024  # more sites of one image hardly say more about the context: they share its nuisances
+    1024  # more sites of one image hardly say more of the context: they share nuisances
 )
 KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024
-FLOOR = 1e-6  # of the best density: what no hypothesis explains does not decide the context
+FLOOR = 1e-6  # of the best density: a patch that no hypothesis explains does not decide the context
 ROUNDS = 50
-
-
-@dataclass(frozen=True)
-class Sites:
-    """What is known of the sites of one image before their contrast is seen.
-
-    Attributes
-    ----------
-    group : Tensor of int, shape (patch,)
-        Sublattice of every site.
-    readings : Tensor of int, shape (reading, group)
-        Kind of site that every sublattice is, under each reading of the lattice.
-    strength : Tensor, shape (kind, defect_class)
-        Dirichlet parameters of the classes of each kind of site.
-    """
-
-    group: Tensor
-    readings: Tensor
-    strength: Tensor
+DOPED_CLASS = DEFECTS.index(DOPED)
+PLAIN_CLASSES = [i for i in range(len(DEFECTS)) if i != DOPED_CLASS]
 
 
 @dataclass(frozen=True)
@@ -47,55 +29,63 @@ class ImagePosterior:
 
     Attributes
     ----------
-    defect : Tensor, shape (reading, patch, defect_class)
-        Class probabilities given the reading.
-    reading : Tensor, shape (reading,)
-        Probabilities of the readings.
+    log_evidence : float
+        Log of the tempered marginal likelihood in nats.
+    defect : Tensor, shape (assignment, patch, defect_class)
+        Class probabilities given the assignment.
+    assignment : Tensor, shape (assignment,)
+        Probabilities of the assignments.
     material : Tensor, shape (host, dopant)
         Probabilities of the materials that were enumerated.
     ess : float
         Effective number of draws of the context.
     cells : Tensor of int, shape (cell, 4)
-        The combinations (reading, draw, host, dopant) that carry the posterior.
+        The combinations (assignment, draw, host, dopant) that carry the posterior.
     weight : Tensor, shape (cell,)
         Their probabilities.
     log_likelihood : Tensor, shape (cell, patch)
         Log density of the contrast of every patch given the combination.
     """
 
+    log_evidence: float
     defect: Tensor
-    reading: Tensor
+    assignment: Tensor
     material: Tensor
     ess: float
     cells: Tensor
     weight: Tensor
     log_likelihood: Tensor
 
+    @property
+    def marginal(self) -> Tensor:
+        """Class probabilities summed over the assignments, shape (patch, defect_class)."""
+        return torch.einsum("r,rpk->pk", self.assignment, self.defect)
+
 
 def one_image(
-    outcomes: Outcomes,
+    table: Table,
     features: Tensor,
     materials: Materials,
     possible: Tensor,
-    sites: Sites,
+    sites: SitePrior,
     correlation: float,
 ) -> ImagePosterior:
     """Posterior of the sites of one image.
 
     Parameters
     ----------
-    outcomes : Outcomes, shapes (draw, host, hypothesis, ...)
+    table : Table, shape (draw, host, ...)
         The tabulated likelihood.
     features : Tensor, shape (patch, feature)
         Contrast features.
     materials : Materials, shapes (host, ...)
         What was enumerated.
     possible : Tensor of bool, shape (draw,)
-        Draws of the context that can be.
-    sites : Sites
-        Sublattices, their readings, and the composition expected of each kind of site.
+        Draws of the context with a detector outside of the probe's cone.
+    sites : SitePrior
+        Sublattices, their assignments, and the abundances expected on each kind of site.
     correlation : float
-        Correlation of the evidence of two patches: see ``DefectModel``.
+        Correlation of the evidence of two patches, see ``DefectModel``.
 
     Returns
     -------
@@ -104,10 +94,11 @@ def one_image(
 
     Notes
     -----
-    p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation): a composite likelihood
-    that counts n patches which share their nuisances as n tau independent ones. The classes of the sites share the
-    composition of the crystal; it is integrated out by collapsed variational Bayes (CVB0), exact for one patch. There too
-    the counts of the others weigh tau: what makes a thousand tungsten columns look like two seleniums is one aberration.
+    p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation): a
+    composite likelihood that counts n patches which share their nuisances as n tau independent ones. The
+    abundances of the crystal, which the sites share, are integrated out by collapsed variational Bayes
+    (CVB0), exact for one patch. The counts of the other sites are tempered as well, since one
+    aberration can make a thousand tungsten columns look like two seleniums.
 
     References
     ----------
@@ -115,131 +106,127 @@ def one_image(
     Asuncion, Welling, Smyth and Teh, UAI (2009).
     """
     num = len(features)
-    mean = sites.strength / sites.strength.sum(-1, keepdim=True)
-    log_prior, tempered, num_used = _joint(
-        outcomes, features, materials, possible, sites, correlation
-    )
+    log_prior, tempered, num_used = _joint(table, features, materials, possible, sites, correlation)
     tau, tau_others = (1 / (1 + max(n - 1, 0) * correlation) for n in (num, num - 1))
-    posterior = (log_prior + tempered).flatten().softmax(0).view(tempered.shape)
+    total = (log_prior + tempered).flatten().logsumexp(0)
+    posterior = (log_prior + tempered - total).exp()
 
     cells = _keep(posterior) if num > 1 else (posterior >= 0).nonzero()
     index = tuple(cells.T)
-    # what the other patches say of the context: without the patch itself, which speaks through its own density
+    # what the other patches say of the context: without the patch itself, which adds its own density
     others = log_prior.expand_as(tempered)[index] + tempered[index] * (tau_others / tau)
     own = tau_others * (num == num_used)
-    likelihood, log_likelihood = _site_likelihood(
-        outcomes, features, cells, sites, mean, others, own
-    )
-    kinds = sites.readings[:, sites.group]
-    defect = torch.stack(
-        [
-            _share_composition(v, k, sites.strength, tau)
-            for v, k in zip(likelihood, kinds, strict=True)
-        ]
-    )
-    weight = posterior[index] / posterior[index].sum()
-    ess = float(posterior.sum((0, 2, 3)).square().sum().reciprocal())
+    likelihood, log_likelihood = _site_likelihood(table, features, cells, sites, others, own)
+    defect = torch.stack([
+        _share_abundance(v, k, sites.alpha, tau)
+        for v, k in zip(likelihood, sites.kinds, strict=True)
+    ])  # fmt: skip
     return ImagePosterior(
-        defect, posterior.sum((1, 2, 3)), posterior.sum((0, 1)), ess, cells, weight, log_likelihood
+        log_evidence=_normalise(total, possible, sites),
+        defect=defect,
+        assignment=posterior.sum((1, 2, 3)),
+        material=posterior.sum((0, 1)),
+        ess=float(posterior.sum((0, 2, 3)).square().sum().reciprocal()),
+        cells=cells,
+        weight=posterior[index] / posterior[index].sum(),
+        log_likelihood=log_likelihood,
     )
 
 
 def _joint(
-    outcomes: Outcomes,
+    table: Table,
     features: Tensor,
     materials: Materials,
     possible: Tensor,
-    sites: Sites,
+    sites: SitePrior,
     correlation: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Log prior and tempered log evidence of every cell, shape (reading, draw, host, dopant), and the sites they rest on."""
+    """Log prior and tempered log evidence, shape (assignment, draw, host, dopant), and sites used."""
     num = len(features)
-    mean = sites.strength / sites.strength.sum(-1, keepdim=True)
-    chosen = (
-        torch.arange(num)
-        if num <= EVIDENCE_SITES
-        else torch.linspace(0, num - 1, EVIDENCE_SITES).long()
+    most = min(num, EVIDENCE_SITES)
+    chosen = torch.arange(num) if num == most else torch.linspace(0, num - 1, most).long()
+    evidence = log_evidence(table, features[chosen], sites.take(chosen))
+    by_assignment = sum(
+        evidence[g, sites.assignments[:, g]] for g in range(sites.assignments.shape[1])
     )
-    evidence = log_evidence(outcomes, features[chosen], sites.group[chosen], mean)
-    by_reading = sum(evidence[g, sites.readings[:, g]] for g in range(sites.readings.shape[1]))
-    log_prior = (materials.host_weight[:, None] * materials.dopant_weight).log() + possible.log()[
-        :, None, None
-    ]
+    log_prior = (materials.host_weight[:, None] * materials.dopant_weight).log()
+    log_prior = log_prior + possible.float().log()[:, None, None]
     tau = 1 / (1 + max(num - 1, 0) * correlation)
-    return log_prior, by_reading * (tau * num / len(chosen)), len(chosen)
+    return log_prior, by_assignment * (tau * num / most), most
+
+
+def _normalise(total: Tensor, possible: Tensor, sites: SitePrior) -> float:
+    """Mean over assignments and possible draws of what was summed over them, by its logarithm."""
+    return float(total - (possible.sum() * len(sites.assignments)).log())
 
 
 def log_marginal(
-    outcomes: Outcomes,
+    table: Table,
     features: Tensor,
     materials: Materials,
     possible: Tensor,
-    sites: Sites,
+    sites: SitePrior,
     correlation: float,
 ) -> float:
-    """Log evidence of an image, everything that was enumerated or drawn summed out.
+    """Log evidence of an image, summed over everything that was enumerated or drawn.
 
     Parameters
     ----------
-    outcomes : Outcomes, shapes (draw, host, hypothesis, ...)
+    table : Table, shape (draw, host, ...)
         The tabulated likelihood.
     features : Tensor, shape (patch, feature)
         Contrast features.
     materials : Materials, shapes (host, ...)
         What was enumerated.
     possible : Tensor of bool, shape (draw,)
-        Draws of the context that can be.
-    sites : Sites
-        Sublattices, their readings, and the composition expected of each kind of site.
+        Draws of the context with a detector outside of the probe's cone.
+    sites : SitePrior
+        Sublattices, their assignments, and the abundances expected on each kind of site.
     correlation : float
-        Of the evidence of two patches.
+        Correlation of the evidence of two patches.
 
     Returns
     -------
     float
         In nats, tempered as in ``one_image``.
     """
-    log_prior, tempered, _ = _joint(outcomes, features, materials, possible, sites, correlation)
-    return float(
-        (log_prior + tempered).logsumexp((0, 1, 2, 3))
-        - possible.sum().log()
-        - math.log(len(sites.readings))
-    )
+    log_prior, tempered, _ = _joint(table, features, materials, possible, sites, correlation)
+    return _normalise((log_prior + tempered).flatten().logsumexp(0), possible, sites)
 
 
-def log_evidence(outcomes: Outcomes, features: Tensor, group: Tensor, mean: Tensor) -> Tensor:
+def log_evidence(table: Table, features: Tensor, sites: SitePrior) -> Tensor:
     """Log evidence of every sublattice being every kind of site.
 
     Parameters
     ----------
-    outcomes : Outcomes, shapes (draw, host, hypothesis, ...)
+    table : Table, shape (draw, host, ...)
         The tabulated likelihood.
     features : Tensor, shape (patch, feature)
         Contrast features.
-    group : Tensor of int, shape (patch,)
-        Sublattice of every patch.
-    mean : Tensor, shape (kind, defect_class)
-        Expected composition of every kind of site.
+    sites : SitePrior
+        Sublattices, and the abundances expected on each kind of site.
 
     Returns
     -------
-    Tensor, shape (group, kind, draw, host, dopant)
-        Sum over the patches of a group of the log density of their contrast.
+    Tensor, shape (sublattice, kind, draw, host, dopant)
+        Sum over the patches of a sublattice of the log density of their contrast.
     """
-    num_groups = int(group.max()) + 1
-    doped = DEFECTS.index("D_M")
-    plain = mean[:, [i for i in range(len(DEFECTS)) if i != doped]]
-    total = 0
-    for rows in torch.arange(len(features)).split(max(1, BUDGET // outcomes.log_weight.numel())):
-        density, peak = outcomes.density(features[rows])
-        same = density[..., :NUM_PLAIN] @ plain.T  # (patch, draw, host, kind)
-        own = (
-            density[..., None, NUM_PLAIN:] * mean[:, doped, None]
-        )  # (patch, draw, host, kind, dopant)
+    mean, total = sites.mean, 0
+    for rows in torch.arange(len(features)).split(max(1, BUDGET // _size(table))):
+        density, peak = table.density(features[rows])
+        same = density[..., :NUM_PLAIN] @ mean[:, PLAIN_CLASSES].T  # (patch, draw, host, kind)
+        # (patch, draw, host, kind, dopant)
+        own = density[..., None, NUM_PLAIN:] * mean[:, DOPED_CLASS, None]
         log_density = (same[..., None] + own + FLOOR).log() + peak[:, None, None, None, None]
-        member = torch.nn.functional.one_hot(group[rows], num_groups).to(features)
+        num_sublattices = sites.assignments.shape[1]
+        member = torch.nn.functional.one_hot(sites.sublattice[rows], num_sublattices).to(features)
         total = total + torch.einsum("pg,pjhkd->gkjhd", member, log_density)
     return total
+
+
+def _size(table: Table) -> int:
+    """Numbers in the table for each patch."""
+    return torch.Size(table.shape).numel()
 
 
 def _keep(posterior: Tensor) -> Tensor:
@@ -250,48 +237,42 @@ def _keep(posterior: Tensor) -> Tensor:
 
 
 def _site_likelihood(
-    outcomes: Outcomes,
-    features: Tensor,
-    cells: Tensor,
-    sites: Sites,
-    mean: Tensor,
-    others: Tensor,
-    own: float,
+    table: Table, features: Tensor, cells: Tensor, sites: SitePrior, others: Tensor, own: float
 ) -> tuple[Tensor, Tensor]:
-    """Likelihood of the classes under each reading, (reading, patch, class), and log evidence per cell, (cell, patch).
+    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch).
 
-    ``others`` are the log weights of the cells, ``own`` is the power with which they contain the patch itself.
+    ``others`` are the log weights of the cells, ``own`` is the power with which they contain the
+    patch itself.
     """
     pairs, which = cells[:, 1:3].unique(dim=0, return_inverse=True)
-    table = outcomes[pairs[:, 0], pairs[:, 1]][:, None]
-    plain = [i for i in range(len(DEFECTS)) if i != DEFECTS.index("D_M")]
-    of_reading = torch.nn.functional.one_hot(cells[:, 0], len(sites.readings)).to(features)
-    likelihoods, evidence = [], []
-    size = max(1, BUDGET // max(table.log_weight.numel(), 4 * len(cells) * len(DEFECTS)))
+    kept = table[pairs[:, 0], pairs[:, 1]][:, None]
+    by_assignment = torch.nn.functional.one_hot(cells[:, 0], len(sites.assignments)).to(features)
+    mean, likelihoods, evidence = sites.mean, [], []
+    size = max(1, BUDGET // max(_size(kept), 4 * len(cells) * len(DEFECTS)))
     for rows in torch.arange(len(features)).split(size):
-        found, peak = table.density(features[rows])
+        found, peak = kept.density(features[rows])
         found = found[:, which, 0]  # (patch, cell, outcome)
-        density = torch.empty(*found.shape[:2], len(DEFECTS))
-        density[..., plain] = found[..., :NUM_PLAIN]
+        density = features.new_empty(*found.shape[:2], len(DEFECTS))
+        density[..., PLAIN_CLASSES] = found[..., :NUM_PLAIN]
         dopant = (NUM_PLAIN + cells[:, 3]).expand(len(rows), -1)[..., None]
-        density[..., DEFECTS.index("D_M")] = found.gather(-1, dopant)[..., 0]
-        prior = mean[sites.readings[cells[:, 0]][:, sites.group[rows]].T]  # (patch, cell, class)
+        density[..., DOPED_CLASS] = found.gather(-1, dopant)[..., 0]
+        prior = mean[sites.take(rows).kinds[cells[:, 0]].T]  # (patch, cell, class)
         log_density = (density * prior).sum(-1).add(FLOOR).log() + peak[:, None]
         weight = (others - own * log_density).softmax(-1)
-        likelihoods.append(torch.einsum("pc,cr,pck->rpk", weight, of_reading, density))
+        likelihoods.append(torch.einsum("pc,cr,pck->rpk", weight, by_assignment, density))
         evidence.append(log_density.T)
     return torch.cat(likelihoods, 1), torch.cat(evidence, 1)
 
 
-def _share_composition(likelihood: Tensor, kind: Tensor, strength: Tensor, tau: float) -> Tensor:
-    """Class probabilities of sites that share an unknown composition, shape (patch, defect_class)."""
-    alpha = strength[kind]
+def _share_abundance(likelihood: Tensor, kind: Tensor, alpha: Tensor, tau: float) -> Tensor:
+    """Class probabilities of sites that share unknown abundances, shape (patch, defect_class)."""
+    prior = alpha[kind]
     # a class that no hypothesis explains keeps its prior
     likelihood = likelihood + FLOOR * likelihood.amax(-1, keepdim=True) + 1e-38
-    q = alpha * likelihood
+    q = prior * likelihood
     q = q / q.sum(-1, keepdim=True)
     for _ in range(ROUNDS):
-        counts = torch.zeros_like(strength).index_add_(0, kind, q)
-        q = (alpha + tau * (counts[kind] - q).clamp(min=0)) * likelihood
+        counts = torch.zeros_like(alpha).index_add_(0, kind, q)
+        q = (prior + tau * (counts[kind] - q).clamp(min=0)) * likelihood
         q = q / q.sum(-1, keepdim=True)
     return q

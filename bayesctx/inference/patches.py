@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from ..defects import DEFECTS
-from ..model import Materials, Outcomes, outcome_classes
+from ..model import NUM_PLAIN, Materials, Table, outcome_classes
+from .cases import Case, rows_of
 
-__all__ = ["BUDGET", "NUM_PLAIN", "PatchPosterior", "each_patch"]
+__all__ = ["BUDGET", "PatchPosterior", "each_patch", "split_case"]
 
-NUM_PLAIN = len(DEFECTS) - 1  # outcomes without the dopant come first
 BUDGET = 2**23  # numbers that are held at once
+MOST_ENTRIES = 200_000  # of the tables of images that each have their own
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PatchPosterior:
 
 
 def each_patch(
-    outcomes: Outcomes,
+    table: Table,
     features: Tensor,
     materials: Materials,
     possible: Tensor,
@@ -59,7 +60,7 @@ def each_patch(
 
     Parameters
     ----------
-    outcomes : Outcomes, shapes (image or 1, draw, host, hypothesis, ...)
+    table : Table, shape (image or 1, draw, host, hypothesis, ...)
         The tabulated likelihood.
     features : Tensor, shape (image, feature)
         Contrast features.
@@ -79,13 +80,13 @@ def each_patch(
     PatchPosterior
         For all patches.
     """
-    shared = outcomes.shape[0] == 1
-    size = max(1, BUDGET // math.prod(outcomes.shape[1:]))
+    shared = table.shape[0] == 1
+    size = max(1, BUDGET // math.prod(table.shape[1:]))
     parts = []
     for rows in torch.arange(len(features)).split(size):
         pick = slice(None) if shared else rows
         f = features[rows][None] if shared else features[rows][:, None]
-        density, peak = (outcomes if shared else outcomes[rows]).density(f)
+        density, peak = (table if shared else table[rows]).density(f)
         own = Materials(*(v[pick] if len(v) > 1 else v for v in materials.fields()))
         allowed = possible[pick] if len(possible) > 1 else possible
         found = _weigh(density.flatten(0, 1), own, allowed, class_weight, num_draws, generator)
@@ -110,7 +111,9 @@ def _weigh(
     joint = density * weight[:, None] * possible[..., None, None]
     total = joint.flatten(1).sum(-1).clamp(min=1e-38)
     cells = joint.sum(1) / total[:, None, None]
-    defect = torch.zeros(len(joint), len(DEFECTS)).index_add_(1, classes, cells.sum(1))
+    defect = torch.zeros(len(joint), len(DEFECTS), dtype=torch.float32).index_add_(
+        1, classes, cells.sum(1)
+    )
     # the crystal has its dopant whether or not the central site holds it
     material = (
         cells[..., :NUM_PLAIN].sum(-1, keepdim=True) * materials.dopant_weight
@@ -126,7 +129,7 @@ def _weigh(
         dopant = torch.zeros_like(host)
     else:
         edges = materials.dopant_weight.cumsum(-1).expand(len(joint), -1, -1)[at, host]
-        u = torch.rand(host.shape, generator=generator)
+        u = torch.rand(host.shape, generator=generator, dtype=torch.float32)
         drawn = (edges < u[..., None] * edges[..., -1:]).sum(-1)
         dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
     plain = density[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]]
@@ -140,10 +143,36 @@ def _weigh(
 def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
     """Draw categories by systematic resampling, in random order, shape (row, draw)."""
     edges = weight.cumsum(-1)
-    u = (torch.arange(num_draws) + torch.rand(len(weight), 1, generator=generator)) / max(
-        num_draws, 1
-    )
+    u = (
+        torch.arange(num_draws)
+        + torch.rand(len(weight), 1, generator=generator, dtype=torch.float32)
+    ) / max(num_draws, 1)
     chosen = torch.searchsorted(edges, u * edges[:, -1:], right=True).clamp(
         max=weight.shape[-1] - 1
     )
     return chosen[:, torch.randperm(num_draws, generator=generator)]
+
+
+def split_case(case: Case, most: int = MOST_ENTRIES) -> list[Case]:
+    """Split a case into parts whose tables of the likelihood stay small.
+
+    Parameters
+    ----------
+    case : Case
+        Of patches that are images of their own.
+    most : int
+        Entries (draw, host, hypothesis) of the table of a part.
+
+    Returns
+    -------
+    list of Case
+        The case itself where its images share one table.
+    """
+    rows = max(len(v) for v in (*case.context.values(), case.materials.host))
+    if rows == 1:
+        return [case]
+    num_draws = next(iter(case.context.values())).shape[1]
+    num_hosts, num_dopants = case.materials.dopant.shape[-2:]
+    per_image = num_draws * num_hosts * (NUM_PLAIN + 2 + num_dopants)
+    parts = torch.arange(len(case.images)).split(max(1, most // per_image))
+    return [rows_of(case, p) for p in parts]

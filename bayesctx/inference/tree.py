@@ -1,82 +1,61 @@
-"""The result of an inference as an xarray.DataTree with ArviZ's groups, and its file."""
+"""The result of an inference as an xarray.DataTree with ArviZ's groups."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
 
 from ..context import CONTEXT
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
-from ..model import DefectModel
+from ..model import PatchModel
 from .arrays import Posterior
+from .inputs import Inputs
 
-__all__ = ["Layout", "build_tree"]
+__all__ = ["Sites", "build_tree"]
+
+Variable = tuple[tuple[str, ...], object, dict[str, object]]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How the image was handed in, and where its sites are.
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """The sites of a micrograph as they are reported.
 
     Attributes
     ----------
-    dims : tuple of str
-        Dimensions of the input.
-    micrograph : bool
-        Whether it is one image of many sites.
-    observed : ndarray
-        The input.
-    positions : ndarray, shape (patch, 2), optional
-        Sites of a micrograph in px, (y, x).
-    sublattice : ndarray of int, shape (patch,), optional
+    positions : ndarray, shape (patch, 2)
+        (y, x) in px.
+    sublattice : ndarray of int, shape (patch,)
         Sublattice of every site.
-    sampling : float, optional
+    crystal : ndarray of bool, shape (patch,)
+        Whether there is crystal at the site.
+    sampling : float
         Size of a pixel in Å.
-    readings : tuple, optional
-        What the sublattices can be.
+    assignments : tuple of tuple of str
+        Kinds of site of the sublattices under each assignment.
     """
 
-    dims: tuple[str, ...]
-    micrograph: bool
-    observed: np.ndarray
-    positions: np.ndarray | None = None
-    sublattice: np.ndarray | None = None
-    sampling: float | None = None
-    readings: tuple | None = None
-
-    def with_sites(
-        self, positions: np.ndarray, sublattice: np.ndarray, sampling: float, readings: tuple
-    ) -> Layout:
-        """Add the sites that were found.
-
-        Parameters
-        ----------
-        positions, sublattice : ndarray, shapes (patch, 2) and (patch,)
-            In px, (y, x), and the sublattice of each.
-        sampling : float
-            Size of a pixel in Å.
-        readings : tuple
-            What the sublattices can be.
-
-        Returns
-        -------
-        Layout
-            With them.
-        """
-        return replace(
-            self, positions=positions, sublattice=sublattice, sampling=sampling, readings=readings
-        )
+    positions: np.ndarray
+    sublattice: np.ndarray
+    crystal: np.ndarray
+    sampling: float
+    assignments: tuple[tuple[str, ...], ...]
 
 
 def build_tree(
-    posterior: Posterior, layout: Layout, known: Mapping[str, object], model: DefectModel, seed: int
+    posterior: Posterior,
+    surprise: np.ndarray | None,
+    inputs: Inputs,
+    sites: Sites | None,
+    known: Mapping[str, object],
+    model: PatchModel,
+    seed: int,
 ) -> xr.DataTree:
     """Arrange a posterior as a DataTree with ArviZ's groups.
 
@@ -84,11 +63,15 @@ def build_tree(
     ----------
     posterior : Posterior
         The arrays.
-    layout : Layout
-        Dimensions of the input: those that it did not have are left out.
+    surprise : ndarray, shape (image, patch), optional
+        Log density ratio of outliers to patches of the prior, in nats.
+    inputs : Inputs
+        Its dimensions: those that the input did not have are left out.
+    sites : Sites, optional
+        Of a micrograph.
     known : mapping
         The checked context.
-    model : DefectModel
+    model : PatchModel
         Named by its hash.
     seed : int
         Of the draws.
@@ -98,101 +81,121 @@ def build_tree(
     DataTree
         See ``infer``.
     """
-    has_image = "image" in layout.dims
-    image = ("image",) if has_image else ()
-
-    def of_image(values: np.ndarray) -> np.ndarray:
-        return values if has_image else values[0]
-
-    def sampled(values: np.ndarray, *dims: str, unit: str = "1") -> tuple:
-        moved = np.moveaxis(values, 1, 0)[None] if has_image else values[0][None]
-        return ("chain", "draw", *image, *dims), moved, {"units": unit}
-
-    shared = posterior.defect.shape[1] > 1
+    image = ("image",) if "image" in inputs.dims else ()
+    assignments = None if sites is None else sites.assignments
     names = {"host_class": list(HOSTS), "dopant_class": list(METALS), "defect_class": list(DEFECTS)}
-    variables = {
-        n: sampled(posterior.draws[n], unit=CONTEXT[n].unit or "1") for n in posterior.latent
-    }
-    variables["defect"] = sampled(posterior.defect_draws, "patch")
-    probabilities = {
-        "defect": ((*image, "patch", "defect_class"), of_image(posterior.defect), {"units": "1"}),
-        "host": ((*image, "host_class"), of_image(posterior.host), {"units": "1"}),
-        "dopant": ((*image, "dopant_class"), of_image(posterior.dopant), {"units": "1"}),
-    }
-    if shared:
-        variables["concentration"] = sampled(posterior.concentration, "defect_class")
-    if layout.readings:
-        variables["reading"] = sampled(posterior.draws["reading"])
-        names["reading_class"] = ["-".join(r) for r in layout.readings]
-        probabilities["reading"] = (("reading_class",), posterior.reading, {"units": "1"})
-    prior = {
-        n: sampled(posterior.prior_draws[n], unit=CONTEXT[n].unit or "1") for n in posterior.latent
-    }
-    datasets = {
-        "posterior": xr.Dataset(
-            variables, names | {"chain": [0], "draw": np.arange(posterior.num_draws)}
-        ),
-        "class_posterior": xr.Dataset(probabilities, names),
-        "log_likelihood": xr.Dataset(
-            {"contrast": sampled(posterior.log_likelihood, "patch", unit="nat")}
-        ),
+    if assignments is not None:
+        names["assignment_class"] = ["-".join(a) for a in assignments]
+    draw = {"chain": [0], "draw": np.arange(posterior.num_draws)}
+    contrast = {"contrast": _drawn(posterior.log_likelihood, image, "patch", unit="nat")}
+    prior = {n: _drawn(v, image, unit=_unit(n)) for n, v in posterior.prior_draws.items()}
+    tree = xr.DataTree.from_dict({
+        "posterior": xr.Dataset(_posterior(posterior, image, sites), names | draw),
+        "class_posterior": xr.Dataset(_probabilities(posterior, image, sites), names),
+        "log_likelihood": xr.Dataset(contrast),
         "prior": xr.Dataset(prior),
-        "sample_stats": _statistics(posterior, image, model),
+        "sample_stats": _statistics(posterior, surprise, image, model),
         "observed_data": xr.Dataset(
-            {"intensity": (layout.dims, layout.observed, {"units": "counts"})}
+            {"intensity": (inputs.dims, inputs.observed, {"units": "counts"})}
         ),
-        "constant_data": _constants(layout, known, image),
-    }
-    attributes = {
+        "constant_data": _constants(sites, known, image),
+    })  # fmt: skip
+    tree.attrs = {
         "package": "bayesctx",
         "version": importlib.metadata.version("bayesctx"),
         "model": model.hash(),
         "seed": seed,
         "context": json.dumps({n: _plain(v) for n, v in known.items()}),
     }
-    tree = xr.DataTree.from_dict(datasets)
-    tree.attrs = attributes
     return tree
 
 
-def _statistics(posterior: Posterior, image: tuple[str, ...], model: DefectModel) -> xr.Dataset:
-    """Effective number of draws, how strange every patch is, and the evidence against claims about images of several patches."""
-    statistics = {"ess": (image, posterior.ess if image else posterior.ess[0], {"units": "1"})}
-    if posterior.surprise is not None:
-        attributes = {
-            "units": "nat",
-            "long_name": "log density of strangers over that of patches of the prior",
-        }
-        attributes["limit"] = float(model.card["surprise_limit"])
-        statistics["surprise"] = (
-            (*image, "patch"),
-            posterior.surprise if image else posterior.surprise[0],
-            attributes,
+def _unit(name: str) -> str:
+    """Unit of a variable of the context, 1 where it has none."""
+    return CONTEXT[name].unit or "1" if name in CONTEXT else "1"
+
+
+def _drawn(values: np.ndarray, image: tuple[str, ...], *dims: str, unit: str = "1") -> Variable:
+    """Draws, shape (image, draw, ...), as a variable over chain and draw."""
+    moved = np.moveaxis(values, 1, 0)[None] if image else values[0][None]
+    return ("chain", "draw", *image, *dims), moved, {"units": unit}
+
+
+def _of_image(
+    values: np.ndarray, image: tuple[str, ...], *dims: str, **attributes: object
+) -> Variable:
+    """Values with a leading dimension over images, which is left out where the input has none."""
+    return (*image, *dims), values if image else values[0], {"units": "1"} | attributes
+
+
+def _posterior(
+    posterior: Posterior, image: tuple[str, ...], sites: Sites | None
+) -> dict[str, Variable]:
+    """Draws of the latent context, of the classes and of the abundances."""
+    draws = {n: v for n, v in posterior.draws.items() if n != "assignment" or sites is not None}
+    variables = {n: _drawn(v, image, unit=_unit(n)) for n, v in draws.items()}
+    variables["defect"] = _drawn(posterior.defect_draws, image, "patch")
+    if posterior.concentration is not None:
+        variables["concentration"] = _drawn(posterior.concentration, image, "defect_class")
+    return variables
+
+
+def _probabilities(
+    posterior: Posterior, image: tuple[str, ...], sites: Sites | None
+) -> dict[str, Variable]:
+    """Probabilities of everything that is enumerated."""
+    found = {
+        "defect": _of_image(posterior.defect, image, "patch", "defect_class"),
+        "host": _of_image(posterior.host, image, "host_class"),
+        "dopant": _of_image(posterior.dopant, image, "dopant_class"),
+    }
+    if sites is not None:
+        found["assignment"] = _of_image(posterior.assignment, image, "assignment_class")
+    return found
+
+
+def _statistics(
+    posterior: Posterior, surprise: np.ndarray | None, image: tuple[str, ...], model: PatchModel
+) -> xr.Dataset:
+    """Effective number of draws, surprise of every patch, and evidence against claims."""
+    statistics = {"ess": _of_image(posterior.ess, image)}
+    if surprise is not None:
+        statistics["surprise"] = _of_image(
+            surprise,
+            image,
+            "patch",
+            units="nat",
+            long_name="log density of outliers over that of patches of the prior",
+            limit=float(model.card["surprise_limit"]),
         )
     claims = list(posterior.conflict)
     if claims:
-        values = np.stack([posterior.conflict[c] for c in claims], -1)
-        attributes = {
-            "units": "nat",
-            "long_name": "log Bayes factor of leaving the claim open against taking it",
-        }
-        statistics["conflict"] = ((*image, "claim"), values if image else values[0], attributes)
+        statistics["conflict"] = _of_image(
+            np.stack([posterior.conflict[c] for c in claims], -1),
+            image,
+            "claim",
+            units="nat",
+            long_name="log Bayes factor of leaving the claim open against taking it",
+        )
     return xr.Dataset(statistics, {"claim": claims} if claims else None)
 
 
-def _constants(layout: Layout, known: Mapping[str, object], image: tuple[str, ...]) -> xr.Dataset:
+def _constants(
+    sites: Sites | None, known: Mapping[str, object], image: tuple[str, ...]
+) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
-    variables = {}
-    for name, value in known.items():
-        if isinstance(value, float | str):
-            variables[name] = ((), value, {"units": CONTEXT[name].unit or "1"})
-        elif isinstance(value, np.ndarray):
-            variables[name] = (image, value, {"units": CONTEXT[name].unit or "1"})
-    if layout.positions is not None:
-        variables["site_y"] = ("patch", layout.positions[:, 0].astype(np.float32), {"units": "px"})
-        variables["site_x"] = ("patch", layout.positions[:, 1].astype(np.float32), {"units": "px"})
-        variables["sublattice"] = ("patch", layout.sublattice.astype(np.int8), {"units": "1"})
-        variables["sampling"] = ((), layout.sampling, {"units": CONTEXT["sampling"].unit})
+    variables = {
+        n: ((), v, {"units": _unit(n)}) if isinstance(v, float | str) else (image, v, {"units": _unit(n)})
+        for n, v in known.items()
+        if isinstance(v, float | str | np.ndarray)
+    }  # fmt: skip
+    if sites is not None:
+        y, x = sites.positions.astype(np.float32).T
+        variables["site_y"] = ("patch", y, {"units": "px"})
+        variables["site_x"] = ("patch", x, {"units": "px"})
+        variables["sublattice"] = ("patch", sites.sublattice.astype(np.int8), {"units": "1"})
+        variables["crystal"] = ("patch", sites.crystal.astype(np.int8), {"units": "1"})
+        variables["sampling"] = ((), sites.sampling, {"units": _unit("sampling")})
     return xr.Dataset(variables)
 
 

@@ -1,7 +1,8 @@
-"""The generative model of an image: context, composition, defects and the contrast of patches, as a Pyro program."""
+"""The generative model of an image as a Pyro program, with a neural likelihood of its patches."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from collections.abc import Mapping
 
@@ -9,43 +10,48 @@ import pyro
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution as Distribution
+from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
-from ..defects import DEFECTS
+from ..context import Detector, is_annular_dark_field
+from ..defects import HYPOTHESES
 from ..encoder import Encoder
-from ..hypotheses import DOPED, HYPOTHESIS_DEFECT, describe
-from ..likelihood import ContrastLikelihood
+from ..likelihood import CLASS_OF_HYPOTHESIS, ContrastLikelihood, describe
 from ..prior import CONTINUOUS, Prior
-from .table import UNDOPED, Materials, Outcomes
+from .site_prior import SitePrior
+from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materials
 
 __all__ = ["DefectModel"]
 
+NUM_ALTERNATIVES = tuple(sum(g.defect == h.defect for g in HYPOTHESES) for h in HYPOTHESES)
+
 
 class DefectModel(nn.Module):
-    """p(context) p(concentration) p(defect | concentration) p(contrast | defect, context) of the patches of images.
+    """Generative model of images: context, abundances and defects from a prior, contrast of patches from a network.
 
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Distribution of everything behind an image.
     num_features, num_components, hidden, width : int
-        Sizes of the encoder and of the likelihood, see there.
+        Sizes of the encoder and of the likelihood, see ``Encoder`` and ``ContrastLikelihood``.
     seed : int
         Of the weights before training.
 
     Attributes
     ----------
     correlation : Tensor, shape ()
-        Correlation of the evidence of patches of one image, which share source size, aberrations and background: n patches
-        tell about the context what n / (1 + (n - 1) correlation) independent ones would (Kish's design effect).
-    strangers : Module
-        Tells patches that the prior cannot make from those that it can, see ``fit_surprise``.
+        Correlation of the evidence of patches of one image, which share source size, aberrations and
+        background: n patches tell as much about the context as n / (1 + (n - 1) correlation)
+        independent ones would (Kish's design effect).
+    outliers : Module
+        Log density ratio of patches that the prior cannot make to those that it can, see ``fit_surprise``.
     card : dict
-        What is known of the model: training, scores; written into its file.
+        Training, scores and fitted limits; written into the file of the model.
     """
 
-    whole_images = True
-    """Whether patches of one image may share their context."""
+    shares_context = True
+    """Patches of one image may share their context."""
 
     def __init__(
         self,
@@ -76,46 +82,56 @@ class DefectModel(nn.Module):
                 nn.SiLU(),
                 nn.Linear(256, 1),
             )
-            self.strangers = nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers)
-        self.register_buffer("correlation", torch.tensor(0.1))
+            self.outliers = nn.Sequential(nn.BatchNorm1d(width, affine=False), *layers)
+        self.register_buffer("correlation", torch.tensor(0.1, dtype=torch.float32))
         self.card: dict[str, object] = {}
 
     def with_prior(self, prior: Prior) -> DefectModel:
-        """Return the same networks under another prior.
+        """Return a copy of the networks under another prior.
 
         Parameters
         ----------
         prior : Prior
-            With the patches of the old one.
+            With patches of the same pixels.
 
         Returns
         -------
         DefectModel
-            Shares its weights with this one.
+            With weights and card of its own.
 
         Raises
         ------
         ValueError
-            If its patches differ.
+            If the pixels of its patches differ.
         """
         if (prior.sampling, prior.num_pixels) != (self.prior.sampling, self.prior.num_pixels):
             raise ValueError(
-                f"patches of {self.prior.num_pixels} pixels of {self.prior.sampling} Å were expected, "
-                f"got {prior.num_pixels} of {prior.sampling} Å; train a model for them"
+                f"patches of {self.prior.num_pixels} pixels of {self.prior.sampling} Å were "
+                f"expected, got {prior.num_pixels} of {prior.sampling} Å; train a model for them"
             )
         model = DefectModel(prior, **self.sizes)
         model.load_state_dict(self.state_dict())
-        model.card = self.card
+        model.card = copy.deepcopy(self.card)
         return model.train(self.training)
+
+    def frozen(self) -> DefectModel:
+        """Return the model in evaluation mode, itself if it already is.
+
+        Returns
+        -------
+        DefectModel
+            A copy where this one is in training mode, so that the caller's model keeps its mode.
+        """
+        return copy.deepcopy(self).eval() if self.training else self
 
     @property
     def domains(self) -> dict[str, tuple]:
-        """Smallest and largest value of every continuous variable that the likelihood was trained for."""
+        """Smallest and largest value of every continuous variable that the likelihood was trained on."""
         trained = Prior.from_dict(self.card["prior"]) if "prior" in self.card else self.prior
         return {name: trained.domain(name) for name in CONTINUOUS}
 
-    def observe(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """What the model sees of patches.
+    def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the contrast features of patches, and how much they look like outliers.
 
         Parameters
         ----------
@@ -127,13 +143,13 @@ class DefectModel(nn.Module):
         features : Tensor, shape (patch, feature)
             Contrast features.
         surprise : Tensor, shape (patch,), or None
-            log p(patch | stranger) - log p(patch | prior) in nats; None where it was not fitted.
+            log p(patch | outlier) - log p(patch | prior) in nats; None where it was not fitted.
         """
         hidden = self.encoder.invariants(patches)
-        surprise = self.strangers(hidden)[:, 0] if "surprise_limit" in self.card else None
+        surprise = self.outliers(hidden)[:, 0] if "surprise_limit" in self.card else None
         return self.encoder.condense(hidden), surprise
 
-    def outcomes(self, context: Mapping[str, Tensor], materials: Materials) -> Outcomes:
+    def tabulate(self, context: Mapping[str, Tensor], materials: Materials) -> LikelihoodTable:
         """Tabulate the likelihood for draws of the context.
 
         Parameters
@@ -145,25 +161,28 @@ class DefectModel(nn.Module):
 
         Returns
         -------
-        Outcomes
+        LikelihoodTable
             Mixtures for every draw, host and hypothesis.
         """
         conditions = {name: value[..., None] for name, value in context.items()}
         lead = (slice(None),) * (materials.host.ndim - 1)
         host, dopant = materials.host[(*lead, None)], materials.dopant[(*lead, None)]
-        plain = describe(host, dopant[..., 0], conditions, UNDOPED)
-        doped = describe(
-            host[..., None], dopant, {n: v[..., None] for n, v in conditions.items()}, [DOPED]
-        )[..., 0, :]
+        plain = describe(host, dopant[..., 0], conditions, UNDOPED_HYPOTHESES)
+        by_dopant = {n: v[..., None] for n, v in conditions.items()}
+        doped = describe(host[..., None], dopant, by_dopant, [DOPED_HYPOTHESIS])[..., 0, :]
         log_weight, loc, scale = self.likelihood.parameters_of(torch.cat([plain, doped], -2))
-        alternatives = torch.tensor(
-            [float((HYPOTHESIS_DEFECT == HYPOTHESIS_DEFECT[h]).sum()) for h in UNDOPED]
-        )
-        share = torch.cat([-alternatives.log(), torch.zeros(dopant.shape[-1])]).to(log_weight)
-        return Outcomes(log_weight + share[:, None], loc, scale)
+        # the alternatives of a class are equally probable
+        counts = [NUM_ALTERNATIVES[h] for h in UNDOPED_HYPOTHESES] + [1] * dopant.shape[-1]
+        share = -torch.tensor(counts).to(log_weight).log()
+        return LikelihoodTable(log_weight + share[:, None], loc, scale)
 
     def forward(
-        self, contrast: Tensor | None = None, *, num_images: int = 1, num_patches: int = 1
+        self,
+        contrast: Tensor | None = None,
+        *,
+        sublattice: Tensor | None = None,
+        num_images: int = 1,
+        num_patches: int = 1,
     ) -> Tensor:
         """Pyro program of images with patches.
 
@@ -171,6 +190,9 @@ class DefectModel(nn.Module):
         ----------
         contrast : Tensor, shape (image, patch, feature), optional
             Observed features; without them they are drawn.
+        sublattice : Tensor of int, shape (patch,), optional
+            Sublattice of the site in the centre of every patch of a micrograph. Default: patches whose
+            centre may hold any class, as in training.
         num_images, num_patches : int
             Sizes of the plates where nothing is observed.
 
@@ -178,35 +200,45 @@ class DefectModel(nn.Module):
         -------
         Tensor, shape (image, patch, feature)
             The contrast.
+
+        Notes
+        -----
+        Plates: image at dim -2, patch at dim -1. ``infer`` enumerates host, dopant, assignment and class,
+        sums the continuous context over draws and integrates the abundances out approximately. It departs
+        from the program in one place: for several patches of one image it raises the evidence for the
+        context and the abundances to the power 1 / (1 + (n - 1) ``correlation``), since the features
+        of these patches are not independent given the context.
         """
         if contrast is not None:
             num_images, num_patches = contrast.shape[:2]
+        if sublattice is None:
+            sites = SitePrior.of_patches(self.prior, num_patches)
+        else:
+            sites = SitePrior.of_lattice(self.prior, sublattice)
         materials = Materials.of(self.prior)
+        each = {"enumerate": "parallel"}
         with pyro.plate("image", num_images, dim=-2):
-            host = pyro.sample(
-                "host", dist.Categorical(materials.host_weight), infer={"enumerate": "parallel"}
-            )
+            host = pyro.sample("host", dist.Categorical(materials.host_weight), infer=each)
             dopant = pyro.sample(
-                "dopant",
-                dist.Categorical(materials.dopant_weight[host]),
-                infer={"enumerate": "parallel"},
+                "dopant", dist.Categorical(materials.dopant_weight[host]), infer=each
             )
             context = self._sample_conditions()
-            allowed = torch.tensor([float(d in self.prior.defects) for d in DEFECTS])
-            concentration = pyro.sample("concentration", dist.Dirichlet(allowed + 1e-6))
+            equal = torch.ones(len(sites.assignments), dtype=torch.float32)
+            assignment = pyro.sample("assignment", dist.Categorical(equal), infer=each)
+            alpha = sites.alpha.clamp(min=1e-6)
+            abundance = pyro.sample("abundance", dist.Dirichlet(alpha).to_event(1))
             with pyro.plate("patch", num_patches, dim=-1):
-                defect = pyro.sample(
-                    "defect", dist.Categorical(concentration), infer={"enumerate": "parallel"}
-                )
-                density = self.contrast_given(
-                    defect, materials.host[host], materials.dopant[host, dopant], context
-                )
+                kind = Vindex(sites.kinds)[assignment, torch.arange(num_patches)]
+                share = Vindex(abundance)[..., kind, :]
+                defect = pyro.sample("defect", dist.Categorical(share), infer=each)
+                material = materials.host[host], materials.dopant[host, dopant]
+                density = self.contrast_given(defect, *material, context)
                 return pyro.sample("contrast", density, obs=contrast)
 
     def contrast_given(
         self, defect: Tensor, host: Tensor, dopant: Tensor, context: Mapping[str, Tensor]
     ) -> Distribution:
-        """Density of the contrast of a patch given the class of its centre and the whole context.
+        """Density of the contrast of a patch given the class in its centre and the whole context.
 
         Parameters
         ----------
@@ -224,39 +256,37 @@ class DefectModel(nn.Module):
             defect.shape, host.shape, dopant.shape, *(v.shape for v in context.values())
         )
         context = {n: v.expand(shape) for n, v in context.items()}
-        log_weight, loc, scale = self.likelihood.parameters_of(
-            describe(host.expand(shape), dopant.expand(shape), context)
-        )
-        stands_for = HYPOTHESIS_DEFECT == defect.expand(shape)[..., None]
+        inputs = describe(host.expand(shape), dopant.expand(shape), context)
+        log_weight, loc, scale = self.likelihood.parameters_of(inputs)
+        stands_for = CLASS_OF_HYPOTHESIS == defect.expand(shape)[..., None]
         log_weight = log_weight.masked_fill(~stands_for[..., None], -torch.inf).flatten(-2)
         mixture = dist.Categorical(logits=log_weight)
-        components = dist.Independent(dist.Normal(loc.flatten(-3, -2), scale.flatten(-3, -2)), 1)
-        return dist.MixtureSameFamily(mixture, components)
+        components = dist.Normal(loc.flatten(-3, -2), scale.flatten(-3, -2))
+        return dist.MixtureSameFamily(mixture, dist.Independent(components, 1))
 
     def _sample_conditions(self) -> dict[str, Tensor]:
-        """Continuous context: one site per variable, and one for the alternative conditions of the prior."""
+        """Sample the continuous context: the condition of the prior, then its variables."""
         conditions = self.prior.conditions
         condition = pyro.sample(
             "condition",
-            dist.Categorical(torch.ones(len(conditions))),
+            dist.Categorical(torch.ones(len(conditions), dtype=torch.float32)),
             infer={"enumerate": "parallel"},
         )
         context = {}
         for name in CONTINUOUS:
             options = [c[name] for c in conditions]
             if all(isinstance(o, float | int) for o in options):
-                context[name] = pyro.deterministic(
-                    name, torch.tensor([float(o) for o in options])[condition]
-                )
+                values = torch.tensor([float(o) for o in options], dtype=torch.float32)
+                context[name] = pyro.deterministic(name, values[condition])
             elif not isinstance(options[0], tuple) and len(set(map(str, options))) == 1:
                 context[name] = pyro.sample(name, options[0])
             else:
                 raise ValueError(
-                    f"conditions were expected to differ in numbers only, got {options} for {name}; split the prior"
+                    f"conditions were expected to differ in numbers only, got {options} for "
+                    f"{name}; split the prior"
                 )
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
-        pyro.factor("annular_dark_field", possible.to(inner).log())
+        possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
+        pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
         return context
 
     def hash(self) -> str:

@@ -1,29 +1,29 @@
-"""What a site can hold and how probable its contrast is then, tabulated over materials and draws of the context."""
+"""The likelihood tabulated over outcomes, materials and draws of the context."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
-from ..defects import DEFECTS
-from ..elements import METALS
-from ..hypotheses import DOPED, HYPOTHESES, HYPOTHESIS_DEFECT
+from ..crystal import HOSTS, METALS
+from ..defects import DEFECTS, DOPED, HYPOTHESES, UNDOPED, Species
 from ..likelihood import UNDERFLOW, log_sum_exp, mixture_log_prob, mixture_slopes
 from ..prior import Prior
 
-__all__ = ["Materials", "Outcomes", "outcome_classes"]
-
-UNDOPED = [i for i in range(len(HYPOTHESES)) if i != DOPED]
-UNDOPED_CLASSES = [DEFECTS.index(d) for d in DEFECTS if d != "D_M"]
-MEMBERS = [[i for i, h in enumerate(UNDOPED) if HYPOTHESIS_DEFECT[h] == c] for c in UNDOPED_CLASSES]
-ALTERNATIVES = [
-    slice(members[0], members[-1] + 1) for members in MEMBERS
-]  # neighbours in HYPOTHESES
+__all__ = [
+    "DOPED_HYPOTHESIS",
+    "LikelihoodTable",
+    "Materials",
+    "NUM_PLAIN",
+    "UNDOPED_HYPOTHESES",
+    "add_alternatives",
+    "class_members",
+    "outcome_classes",
+]
 
 
 @dataclass(frozen=True)
@@ -96,21 +96,52 @@ class Materials:
         most = max(map(len, dopants))
         index, weight = (
             torch.zeros(len(hosts), most, dtype=torch.long),
-            torch.zeros(len(hosts), most),
+            torch.zeros(len(hosts), most, dtype=torch.float32),
         )
         for i, (host, names) in enumerate(zip(hosts, dopants, strict=True)):
             for j, name in enumerate(names):
                 index[i, j] = METALS.index(name)
                 weight[i, j] = prior.dopants[host].count(name) / len(prior.dopants[host])
-        host_weight = torch.tensor([prior.hosts.count(h) / len(prior.hosts) for h in hosts])
+        host_weight = torch.tensor(
+            [prior.hosts.count(h) / len(prior.hosts) for h in hosts], dtype=torch.float32
+        )
         return cls(torch.tensor([list(HOSTS).index(h) for h in hosts]), index, host_weight, weight)
 
 
-@dataclass(frozen=True)
-class Outcomes:
-    """Mixtures of everything that a site can hold, in every host and under every draw of the context.
+NUM_PLAIN = len(UNDOPED)
+"""Outcomes without the dopant, which come first."""
 
-    The outcomes of a site are the twelve classes without the dopant, then the dopant class once for every dopant.
+UNDOPED_HYPOTHESES = tuple(i for i, h in enumerate(HYPOTHESES) if not h.holds_dopant)
+DOPED_HYPOTHESIS = next(i for i, h in enumerate(HYPOTHESES) if h.holds_dopant)
+
+
+def class_members(columns: Sequence[Species]) -> list[slice]:
+    """Positions of the columns of each class without the dopant in a sequence of columns.
+
+    Parameters
+    ----------
+    columns : sequence of Species
+        Species or hypotheses in the order of ``DEFECTS``.
+
+    Returns
+    -------
+    list of slice
+        One for each of ``UNDOPED``, counted among the columns without the dopant.
+    """
+    classes = [c.defect for c in columns if not c.holds_dopant]
+    starts = [classes.index(d) for d in UNDOPED]
+    return [slice(s, s + classes.count(d)) for s, d in zip(starts, UNDOPED, strict=True)]
+
+
+CLASS_MEMBERS = class_members(HYPOTHESES)
+
+
+@dataclass(frozen=True)
+class LikelihoodTable:
+    """Densities of the features under every outcome, in every host and for every draw of the context.
+
+    The outcomes of a site are the classes without the dopant, then the class of the dopant once for
+    every dopant.
 
     Attributes
     ----------
@@ -147,10 +178,12 @@ class Outcomes:
         Tensor, shape (*batch, patch, draw, host, outcome)
             Log density.
         """
-        return _by_class(log_sum_exp(mixture_log_prob(features, self.slopes)), log_sum_exp)
+        return add_alternatives(
+            log_sum_exp(mixture_log_prob(features, self.slopes)), CLASS_MEMBERS, log_sum_exp
+        )
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Density of the features over that of the best component, which inference sums instead of its logarithm.
+        """Density of the features relative to that of the best component of each patch.
 
         Parameters
         ----------
@@ -168,9 +201,9 @@ class Outcomes:
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
         by_hypothesis = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
-        return _by_class(by_hypothesis, lambda values: values.sum(-1)), peak
+        return add_alternatives(by_hypothesis, CLASS_MEMBERS, lambda v: v.sum(-1)), peak
 
-    def map(self, function: Callable[[Tensor], Tensor]) -> Outcomes:
+    def map(self, function: Callable[[Tensor], Tensor]) -> LikelihoodTable:
         """Apply a function of the leading dimensions to every array.
 
         Parameters
@@ -180,21 +213,38 @@ class Outcomes:
 
         Returns
         -------
-        Outcomes
+        LikelihoodTable
             With the results.
         """
-        return Outcomes(function(self.log_weight), function(self.loc), function(self.scale))
+        return LikelihoodTable(function(self.log_weight), function(self.loc), function(self.scale))
 
-    def __getitem__(self, index: object) -> Outcomes:
+    def __getitem__(self, index: object) -> LikelihoodTable:
         """Select by the leading dimensions."""
         return self.map(lambda v: v[index])
 
 
-def _by_class(by_hypothesis: Tensor, add: Callable[[Tensor], Tensor]) -> Tensor:
-    """Outcomes of hypotheses: the alternatives of a class are added, each dopant stays what it is."""
-    parts = (by_hypothesis[..., a] for a in ALTERNATIVES)
+def add_alternatives(
+    values: Tensor, members: Sequence[slice], add: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Join the columns that one class can stand for.
+
+    Parameters
+    ----------
+    values : Tensor, shape (*batch, column)
+        Of the columns without the dopant, then of that with the dopant for every dopant.
+    members : sequence of slice
+        From ``class_members``.
+    add : callable
+        Sums over the last dimension.
+
+    Returns
+    -------
+    Tensor, shape (*batch, outcome)
+        The classes without the dopant, then every dopant.
+    """
+    parts = (values[..., m] for m in members)
     classes = [add(part) if part.shape[-1] > 1 else part[..., 0] for part in parts]
-    return torch.cat([torch.stack(classes, -1), by_hypothesis[..., len(UNDOPED) :]], -1)
+    return torch.cat([torch.stack(classes, -1), values[..., members[-1].stop :]], -1)
 
 
 def outcome_classes(num_dopants: int) -> Tensor:
@@ -208,6 +258,6 @@ def outcome_classes(num_dopants: int) -> Tensor:
     Returns
     -------
     Tensor of int, shape (outcome,)
-        Index into ``DEFECTS``: the twelve classes without the dopant, then its class once for every dopant.
+        Index into ``DEFECTS``: the classes without the dopant, then its class for every dopant.
     """
-    return torch.tensor([*UNDOPED_CLASSES, *[DEFECTS.index("D_M")] * num_dopants])
+    return torch.tensor([DEFECTS.index(d) for d in (*UNDOPED, *[DOPED] * num_dopants)])

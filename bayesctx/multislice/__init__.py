@@ -1,4 +1,4 @@
-"""How columns scatter, computed once by multislice: the table of responses, and full images as their truth."""
+"""Multislice: column responses for the shipped table, and reference images of whole crystals."""
 
 from .atoms import (
     scattering_factor as scattering_factor,

@@ -1,4 +1,4 @@
-"""Compute the table of column responses: python -m bayesctx.multislice responses.nc [part num_parts]."""
+"""Compute the table of column responses: python -m bayesctx.multislice FILE [PART NUM_PARTS]."""
 
 from __future__ import annotations
 

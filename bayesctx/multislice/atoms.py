@@ -1,4 +1,4 @@
-"""One atom: electron scattering factor, phase grating and thermal vibration."""
+"""Single atoms: electron scattering factor, phase grating and thermal displacement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.interpolate import CubicSpline
 from scipy.special import j0, k0, k1
 
-from ..elements import THERMAL_DISPLACEMENT
+from ..crystal import THERMAL_DISPLACEMENT
 from ..optics import lorentz_factor, wavelength
 
 __all__ = ["projected_phase", "scattering_factor", "thermal_displacement", "transmission"]
@@ -27,7 +27,7 @@ def thermal_displacement(element: str) -> float:
     Returns
     -------
     float
-        In Å; 0.07 where ``THERMAL_DISPLACEMENT`` lists none.
+        In Å; 0.07 for elements that ``THERMAL_DISPLACEMENT`` does not list.
 
     Raises
     ------
@@ -36,14 +36,15 @@ def thermal_displacement(element: str) -> float:
     """
     if element not in _lobato():
         raise ValueError(
-            f"an element with a scattering factor (H to Lr) was expected, got {element!r}; use its symbol"
+            f"an element with a scattering factor (H to Lr) was expected, got {element!r}; "
+            "use its chemical symbol"
         )
     return THERMAL_DISPLACEMENT.get(element, 0.07)
 
 
 @functools.cache
 def _lobato() -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Coefficients a (Å) and b (Å²) of every element."""
+    """Coefficients a (Å) and b (Å²) of the scattering factors by element."""
     text = resources.files("bayesctx.multislice").joinpath("lobato.json").read_text()
     return {element: (np.array(a), np.array(b)) for element, (a, b) in json.loads(text).items()}
 
@@ -77,7 +78,7 @@ def scattering_factor(element: str, g: np.ndarray) -> np.ndarray:
 
 
 def projected_phase(element: str, beam_energy: float, r: np.ndarray) -> np.ndarray:
-    """Phase shift of a fast electron that passes an atom at distance r.
+    """Phase shift of a fast electron that passes an atom at a given distance.
 
     Parameters
     ----------
@@ -86,12 +87,12 @@ def projected_phase(element: str, beam_energy: float, r: np.ndarray) -> np.ndarr
     beam_energy : float
         In eV.
     r : ndarray
-        Distance from the nucleus in the plane, in Å, > 0.
+        Distance from the nucleus across the beam, in Å, > 0.
 
     Returns
     -------
     ndarray
-        Phase in rad, of the shape of ``r``.
+        Phase in rad, same shape as ``r``.
 
     Notes
     -----
@@ -106,7 +107,7 @@ def projected_phase(element: str, beam_energy: float, r: np.ndarray) -> np.ndarr
 
 @functools.cache
 def transmission(element: str, beam_energy: float, max_frequency: float) -> CubicSpline:
-    """Spectrum of the phase grating of an atom less one, t(r) - 1 with t = exp(i phase).
+    """Spectrum of the phase grating of an atom minus one, t(r) - 1 with t = exp(i phase).
 
     Parameters
     ----------
@@ -124,8 +125,8 @@ def transmission(element: str, beam_energy: float, max_frequency: float) -> Cubi
 
     Notes
     -----
-    Hankel transform on a logarithmic grid, which resolves the logarithmic singularity at the nucleus: gratings sampled
-    at 0.03 Å read 5-12 % too bright beyond 100 mrad.
+    Hankel transform on a logarithmic grid, which resolves the logarithmic singularity at the
+    nucleus; gratings sampled every 0.03 Å are 5-12 % too bright beyond 100 mrad.
     """
     log_r = np.linspace(np.log(1e-6), np.log(12.0), 24_000)
     r = np.exp(log_r)

@@ -1,9 +1,9 @@
-"""The slow truth: annular dark field of a whole crystal by multislice with frozen phonons."""
+"""Reference images: multislice with frozen phonons of a periodic crystal."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -12,80 +12,87 @@ from scipy.stats import norm, qmc
 from torch import Tensor
 from tqdm import tqdm
 
-from ..context import check_imaging
-from ..optics import ABERRATIONS, pupil
+from ..context import Detector, Probe
+from ..evidence import check_imaging
 from .atoms import thermal_displacement
+from .columns import FRACTION
 from .grid import Grid
 
 __all__ = ["multislice_image"]
 
 SLICE = 0.01  # Å; atoms closer than this along the beam share a slice
-BATCH = 2**21  # pixels of waves that are propagated together
+BATCH = 2**21  # largest number of pixels of all waves that are propagated together
 
 
 def multislice_image(
     columns: Sequence[tuple[float, float, Sequence[tuple[str, float]]]],
+    probe: Probe,
+    detectors: Detector | Sequence[Detector],
     *,
-    beam_energy: float,
-    convergence_semiangle: float,
-    inner_collection_angle: float | Sequence[float],
-    outer_collection_angle: float | Sequence[float],
     x: np.ndarray,
     y: np.ndarray,
     cell: tuple[float, float],
-    aberrations: Mapping[str, float] | None = None,
     tilt: tuple[float, float] = (0.0, 0.0),
     vibration: float = 1.0,
     num_configurations: int = 24,
     seed: int = 0,
     progress: bool = False,
 ) -> xr.DataArray:
-    """Annular dark-field image of a periodic crystal by multislice with frozen phonons: what ``column_image`` is held against.
+    """Annular dark-field image of a periodic crystal by multislice with frozen phonons.
+
+    Slow; used as the reference for ``column_image``.
 
     Parameters
     ----------
     columns : sequence of tuple
-        ``(x, y, [(element, z), ...])``: position in Å and the atoms of the column, z in Å along the beam.
-    beam_energy : float
-        In eV, 30e3 to 300e3.
-    convergence_semiangle : float
-        In mrad, up to 40.
-    inner_collection_angle, outer_collection_angle : float or sequence of float
-        In mrad; of several detectors at once as sequences of one length.
+        ``(x, y, [(element, z), ...])``: position in Å and the atoms of the column, z in Å along
+        the beam.
+    probe : Probe
+        Numbers, as for ``column_image``. A point source without focal spread: neither
+        ``source_size`` nor ``focal_spread`` may differ from zero.
+    detectors : Detector or sequence of Detector
+        Numbers, as for ``column_image``.
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
     cell : tuple of float
-        Periods (Lx, Ly) in Å. Wave vectors live on its reciprocal lattice, and the aperture falls off over one spacing of it.
-    aberrations : mapping of str to float, optional
-        As for ``column_image``; the focus refers to z = 0.
+        Periods (Lx, Ly) in Å. Wave vectors are those of the reciprocal lattice, and the edge of the
+        aperture is one spacing of it wide.
     tilt : tuple of float
-        Tilt of the specimen in degrees: atoms at height z are displaced by z tan(tilt) along x and y.
+        Tilt of the specimen in degrees: atoms at height z are displaced by z tan(tilt) along x
+        and y.
     vibration : float
-        Factor on the thermal displacements; 0 holds the atoms still.
+        Factor on the thermal displacements; 0 for atoms at rest.
     num_configurations : int
-        Frozen configurations of the thermal motion.
+        Number of frozen configurations of the thermal motion.
     seed : int
-        Names the configurations.
+        Seed of the configurations.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     DataArray, dimensions (y, x) or (detector, y, x)
-        Fraction of the incident electrons that reach the detector. The coordinate ``standard_error``, over the same
-        dimensions, is an upper bound of what the finite number of configurations leaves: as if they had been drawn
-        independently; the Latin hypercube is better by a third to a half.
+        Fraction of the incident electrons that reach the detector; with the dimension ``detector``
+        for a sequence of detectors. The coordinate
+        ``standard_error`` (same dimensions) estimates the error due to the finite number of
+        configurations as if they were independent; it is an upper bound, since Latin hypercube
+        sampling lowers the error by a third to a half.
 
     Raises
     ------
+    TypeError
+        If the probe or a detector is not the record of this name.
     ValueError
-        For an impossible condition or an unknown element.
+        For an impossible condition, an unknown element, no detector, or a probe with a source size
+        or a focal spread.
 
     Notes
     -----
-    Every atom is a grating t = exp(i gamma wavelength V(r)) of its own, known analytically in Fourier space
-    (``scattering_factor``); atoms of one height share a slice, slices are joined by Fresnel propagation. Atoms vibrate
-    independently and in the plane (Einstein), drawn by Latin hypercube in pairs of opposite sign. Rings are cut by area.
+    Every atom is a phase grating t = exp(i gamma wavelength V(r)), known analytically in Fourier
+    space (``scattering_factor``). Atoms at one height share a slice; slices are connected by
+    Fresnel propagation. Atoms vibrate independently across the beam (Einstein model); displacements
+    are drawn by Latin hypercube sampling in pairs of opposite sign. Pixels at the edge of a ring
+    count by their area inside it.
 
     References
     ----------
@@ -94,57 +101,76 @@ def multislice_image(
     Examples
     --------
     >>> import numpy as np
-    >>> image = multislice_image([(4.0, 4.0, [("S", -1.6), ("S", 1.6)])], beam_energy=80e3, convergence_semiangle=30,
-    ...                          inner_collection_angle=[50, 80], outer_collection_angle=[80, 100],
-    ...                          x=np.array([2.0, 4.0]), y=np.array([4.0]), cell=(8.0, 8.0), num_configurations=2)
+    >>> image = multislice_image(
+    ...     [(4.0, 4.0, [("S", -1.6), ("S", 1.6)])],
+    ...     Probe(beam_energy=80e3, convergence_semiangle=30),
+    ...     [Detector(50, 80), Detector(80, 100)],
+    ...     x=np.array([2.0, 4.0]),
+    ...     y=np.array([4.0]),
+    ...     cell=(8.0, 8.0),
+    ...     num_configurations=2,
+    ... )
     >>> image.dims, bool((image[:, 0, 1] > image[:, 0, 0]).all())
     (('detector', 'y', 'x'), True)
     """
-    inner, outer = (
-        np.atleast_1d(np.asarray(a, float))
-        for a in (inner_collection_angle, outer_collection_angle)
-    )
-    if inner.shape != outer.shape:
-        raise ValueError(
-            f"as many inner as outer collection angles were expected, got {inner.size} and {outer.size}"
-        )
-    for pair in zip(inner.tolist(), outer.tolist(), strict=True):
-        check_imaging(beam_energy, convergence_semiangle, *pair)
+    several = isinstance(detectors, Sequence)
+    probe, inner, outer = _check_optics(probe, detectors if several else [detectors])
     if vibration < 0:
-        raise ValueError(f"a vibration of at least 0 was expected, got {vibration}")
+        raise ValueError(
+            f"vibration was expected to be at least 0, got {vibration}; 0 is no motion"
+        )
     if num_configurations < 1:
         raise ValueError(
-            f"num_configurations was expected to be at least 1, got {num_configurations}"
+            f"num_configurations was expected to be at least 1, got {num_configurations}; use 24"
         )
-    x, y = np.atleast_1d(np.asarray(x, float)), np.atleast_1d(np.asarray(y, float))
+    x, y = (np.atleast_1d(np.asarray(v, float)) for v in (x, y))
     atoms = _place_atoms(columns, tilt)
     slices = _cut_slices(atoms)
-    edges = np.unique(np.concatenate([inner, outer]))
-    grid = Grid(cell, beam_energy, convergence_semiangle, float(edges[-1]), len(slices))
-    weights = grid.ring_weights(edges, smooth=False)
-    rings = torch.stack(
-        [
-            weights[:, (edges[:-1] >= a) & (edges[:-1] < b)].sum(1)
-            for a, b in zip(inner, outer, strict=True)
-        ],
-        1,
-    )
-    probes = _probes(grid, convergence_semiangle, aberrations or {}, x, y)
+    semiangle, widest = probe.convergence_semiangle, float(outer.max())
+    grid = Grid(cell, probe.beam_energy, semiangle, widest, len(slices))
+    rings = _detector_weights(grid, inner, outer)
+    probes = _probes(grid, probe, x, y)
     found = []
-    for displacement in tqdm(
-        vibration * _displacements(atoms, num_configurations, seed),
-        disable=not progress,
-        unit="configuration",
-    ):
+    displacements = vibration * _displacements(atoms, num_configurations, seed)
+    for displacement in tqdm(displacements, disable=not progress, unit="configuration"):
         gratings = [_slice_grating(grid, atoms, members, displacement) for members in slices]
         found.append(_scatter(grid, probes, gratings, slices, atoms, rings))
-    return _as_image(torch.stack(found), inner, outer, x, y, np.ndim(inner_collection_angle) > 0)
+    return _as_image(torch.stack(found), inner, outer, x, y, several)
+
+
+def _check_optics(
+    probe: Probe, detectors: Sequence[Detector]
+) -> tuple[Probe, np.ndarray, np.ndarray]:
+    """The checked probe, and inner and outer angles of the detectors, each of shape (detector,)."""
+    if not len(detectors):
+        raise ValueError("one detector or more were expected, got none; give a Detector")
+    checked = [check_imaging(probe, detector) for detector in detectors]
+    probe = checked[0][0]
+    for name in ("source_size", "focal_spread"):
+        if getattr(probe, name):
+            raise ValueError(
+                f"{name} = 0 was expected, got {getattr(probe, name):g}; multislice_image has a "
+                "point source without focal spread, column_image computes both"
+            )
+    inner, outer = np.array([detector.edges for _, detector in checked]).T
+    return probe, inner, outer
+
+
+def _detector_weights(grid: Grid, inner: np.ndarray, outer: np.ndarray) -> Tensor:
+    """Fraction of every detected pixel on every detector, shape (pixel, detector)."""
+    edges = np.unique(np.concatenate([inner, outer]))
+    rings = grid.ring_weights(edges, smooth=False)
+    covered = [
+        rings[:, (edges[:-1] >= a) & (edges[:-1] < b)].sum(1)
+        for a, b in zip(inner, outer, strict=True)
+    ]
+    return torch.stack(covered, 1)
 
 
 def _place_atoms(
     columns: Sequence, tilt: tuple[float, float]
 ) -> list[tuple[str, float, float, float]]:
-    """Element, x, y and z of every atom; the tilt shears the columns."""
+    """Element, x, y and z of every atom of the tilted specimen."""
     slope = [math.tan(math.radians(t)) for t in tilt]
     return [
         (e, cx + slope[0] * z, cy + slope[1] * z, float(z))
@@ -167,7 +193,7 @@ def _cut_slices(atoms: list[tuple[str, float, float, float]]) -> list[list[int]]
 def _displacements(
     atoms: list[tuple[str, float, float, float]], num_configurations: int, seed: int
 ) -> np.ndarray:
-    """Thermal displacements, shape (configuration, atom, 2): Latin hypercube, in pairs of opposite sign."""
+    """Thermal displacements in pairs of opposite sign, shape (configuration, atom, 2)."""
     half = -(-num_configurations // 2)
     u = qmc.LatinHypercube(2 * max(1, len(atoms)), rng=np.random.default_rng(seed)).random(half)
     scale = np.array([thermal_displacement(e) for e, *_ in atoms])
@@ -187,27 +213,11 @@ def _slice_grating(grid: Grid, atoms: list, members: list[int], displacement: np
 
 
 def _probes(
-    grid: Grid,
-    convergence_semiangle: float,
-    aberrations: Mapping[str, float],
-    x: np.ndarray,
-    y: np.ndarray,
+    grid: Grid, probe: Probe, x: np.ndarray, y: np.ndarray
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Spectrum of the probe at z = 0, and its phases at the positions along x and y."""
-    unknown = set(aberrations) - set(ABERRATIONS)
-    if unknown:
-        raise ValueError(
-            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {sorted(unknown)[0]!r}"
-        )
+    """Spectrum of the probe at z = 0, and its phase factors at the positions along x and y."""
+    psi = grid.pupil(grid.kx, grid.ky, probe)
     kx, ky = torch.from_numpy(grid.kx), torch.from_numpy(grid.ky)
-    psi = pupil(
-        kx,
-        ky,
-        beam_energy=torch.tensor(grid.beam_energy, dtype=torch.float64),
-        convergence_semiangle=torch.tensor(convergence_semiangle, dtype=torch.float64),
-        aberrations={n: torch.tensor(v, dtype=torch.float64) for n, v in aberrations.items()},
-        softness=sum(1 / length for length in grid.cell) / 2,
-    )
     at_x = torch.exp(-2j * math.pi * torch.from_numpy(x)[:, None] * kx[:, 0])
     at_y = torch.exp(-2j * math.pi * torch.from_numpy(y)[:, None] * ky[0])
     return psi, at_x, at_y
@@ -243,8 +253,8 @@ def _scatter(
 def _as_image(
     found: Tensor, inner: np.ndarray, outer: np.ndarray, x: np.ndarray, y: np.ndarray, several: bool
 ) -> xr.DataArray:
-    """Mean over the configurations with its standard error."""
-    # an opposite pair is one independent draw
+    """Mean over the configurations with its standard error, as a DataArray."""
+    # a pair of opposite displacements counts as one independent draw
     num_pairs = len(found) // 2
     pairs = (found[:num_pairs] + found[-num_pairs:]) / 2 if num_pairs > 1 else found
     error = (
@@ -258,6 +268,5 @@ def _as_image(
         "outer_collection_angle": ("detector", outer, {"units": "mrad"}),
         "standard_error": (dims, error.numpy(), {"units": "1"}),
     }
-    attributes = {"units": "1", "long_name": "fraction of the beam"}
-    image = xr.DataArray(found.mean(0).numpy(), axes, dims, "intensity", attributes)
+    image = xr.DataArray(found.mean(0).numpy(), axes, dims, "intensity", FRACTION)
     return image if several else image.isel(detector=0)

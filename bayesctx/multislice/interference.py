@@ -1,4 +1,4 @@
-"""Interference between the columns of a crystal: what adding their images leaves out."""
+"""Interference between the columns of a crystal, which the sum of their images leaves out."""
 
 from __future__ import annotations
 
@@ -9,21 +9,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..crystal import Atoms
+from ..context import Detector, Probe
+from ..defects import Atoms
 from ..fourier import FWHM, synthesize
-from ..optics import focal_nodes, mode_orders, pupil, wavelength
+from ..optics import focal_nodes, mode_orders, wavelength
 from .grid import Grid
 from .kernel import mean_amplitude
 
 __all__ = ["coherent_angle", "interference_image"]
 
-MAX_FREQUENCY = 3.5  # 1/Å; thermal motion leaves under a tenth of the interference beyond, and rings average it out
-TILE, MARGIN = 6.0, 6.0  # Å; columns beyond the margin share no probe with the pixels of a tile
-BATCH = 2**22  # elements of a matrix of amplitudes that are held at once
+# 1/Å; beyond it thermal motion leaves less than a tenth of the interference, averaged out by rings
+MAX_FREQUENCY = 3.5
+TILE, MARGIN = 6.0, 6.0  # Å; columns beyond the margin do not reach the pixels of a tile
+BATCH = 2**22  # largest number of elements of a matrix of amplitudes
 
 
 def coherent_angle(beam_energy: float) -> float:
-    """Angle beyond which columns scatter as if they were alone.
+    """Scattering angle above which the interference between columns is negligible.
 
     Parameters
     ----------
@@ -41,41 +43,33 @@ def coherent_angle(beam_energy: float) -> float:
 def interference_image(
     columns: Mapping[Atoms, np.ndarray],
     parts: Mapping[Atoms, np.ndarray],
+    probe: Probe,
+    detector: Detector,
     *,
     slope: tuple[float, float],
-    detector: tuple[float, float],
-    beam_energy: float,
-    convergence_semiangle: float,
     x: np.ndarray,
     y: np.ndarray,
     cell: tuple[float, float] | None,
-    aberrations: Mapping[str, float],
-    source_size: float,
-    focal_spread: float,
 ) -> np.ndarray:
-    """Image of the interference between columns, to be added to the sum of the images of their parts.
+    """Image of the interference between columns, to be added to the sum of their images.
 
     Parameters
     ----------
     columns : mapping of tuple to ndarray, shape (column, 3)
         Positions x and y in Å, and a weight of one, of the columns ``((element, z), ...)``.
     parts : mapping of tuple to ndarray, shape (part, 3)
-        What was added up incoherently: columns or their atoms, with weights.
+        Columns or single atoms whose images were added incoherently, with their weights.
+    probe : Probe
+        Numbers.
+    detector : Detector
+        Numbers.
     slope : tuple of float
         Displacement of the atoms of the columns along x and y per height.
-    detector : tuple of float
-        Inner and outer collection angle in mrad.
-    beam_energy, convergence_semiangle : float
-        In eV and mrad.
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
     cell : tuple of float, optional
-        Periods in Å of a periodic crystal. Without it, or in a cell larger than a tile, the field is treated in tiles, each
-        with the columns around it.
-    aberrations : mapping of str to float
-        See ``column_image``.
-    source_size, focal_spread : float
-        In Å.
+        Periods in Å of a periodic crystal. If it is missing or larger than a tile, the field is
+        computed in tiles, each with the columns around it.
 
     Returns
     -------
@@ -84,29 +78,31 @@ def interference_image(
 
     Notes
     -----
-    The waves S_a of columns add, their intensities do not. Columns vibrate independently, hence
+    The waves S_a of the columns add, their intensities do not. With independent vibrations of the
+    columns
 
     X(k1, k2) = sum_q [sum_a S_a(k1, q)] [sum_b S_b(k2, q)]* - sum_p w_p S_p(k1, q) S_p*(k2, q)
 
-    with thermal mean amplitudes (``multislice.mean_amplitude``) and q over the detector; the image has the Fourier
-    coefficients sum_k psi(k) psi*(k + Q) X(k, k + Q). It is the Bragg scattering of the crystal into the detector: some
-    ten per cent where the detector starts close to the probe's cone, nothing beyond 100 mrad.
+    where S are thermal mean amplitudes (``kernel.mean_amplitude``) and q covers the detector. The
+    Fourier coefficients of the image are sum_k psi(k) psi*(k + Q) X(k, k + Q). This is the Bragg
+    scattering of the crystal into the detector: about ten per cent if the detector begins close to
+    the bright-field disk, negligible beyond 100 mrad.
     """
     image = np.zeros((len(y), len(x)))
-    outer = min(detector[1], coherent_angle(beam_energy))
-    if outer <= detector[0]:
-        return image
+    energy, inner = probe.beam_energy, detector.inner_collection_angle
+    outer = min(detector.outer_collection_angle, coherent_angle(energy))
     tiled = cell is None or max(cell) > TILE + 2 * MARGIN
-    if tiled and list(map(len, columns.values())) == [1] and columns.keys() == parts.keys():
+    alone = tiled and sum(map(len, columns.values())) == 1 and columns.keys() == parts.keys()
+    if outer <= inner or alone:
         return image
     period = (TILE + 2 * MARGIN,) * 2 if tiled else cell
-    # thermal motion has taken the waves beyond that could be scattered back
-    grid = Grid(period, beam_energy, convergence_semiangle, outer, 2, wave_angle=0.0)
-    orders = _aperture(grid, convergence_semiangle)
+    # waves scattered beyond the coherent angle are incoherent, so no wider band is needed
+    grid = Grid(period, energy, probe.convergence_semiangle, outer, 2, wave_angle=0.0)
+    orders = _aperture(grid, probe.convergence_semiangle)
     amplitudes = [mean_amplitude(grid, column, orders, slope) for column in columns]
     of_parts = [mean_amplitude(grid, part, orders) for part in parts]
-    weights = grid.ring_weights((detector[0], outer))[:, 0]
-    illumination = _illumination(grid, orders, convergence_semiangle, aberrations, focal_spread)
+    weights = grid.ring_weights((inner, outer))[:, 0]
+    illumination = _illumination(grid, orders, probe)
     for rows, cols in _tiles(y, x) if tiled else [np.ix_(np.arange(len(y)), np.arange(len(x)))]:
         tx, ty = x[cols[0]], y[rows[:, 0]]
         centre = np.array([tx[0] + tx[-1], ty[0] + ty[-1]]) / 2
@@ -117,17 +113,16 @@ def interference_image(
             ]
             for waves, places in ((amplitudes, columns), (of_parts, parts))
         )
-        kernel = _coherent(grid, orders, crystal, weights) - _incoherent(
-            grid, orders, added, weights
-        )
-        spectrum = _spectrum(grid, orders, kernel * illumination, source_size)
+        kernel = _coherent(grid, orders, crystal, weights)
+        kernel = kernel - _incoherent(grid, orders, added, weights)
+        spectrum = _spectrum(grid, orders, kernel * illumination, probe.source_size)
         pixels = (torch.from_numpy(v - c) for v, c in zip((tx, ty), centre, strict=True))
         image[rows, cols] = synthesize(spectrum, *pixels, cell=period).numpy()
     return image
 
 
 def _around(places: np.ndarray, centre: np.ndarray, cell: tuple[float, float] | None) -> np.ndarray:
-    """Places around the centre of a tile, the nearest image of each where the crystal is periodic."""
+    """Positions relative to the centre of a tile within its margin, nearest periodic images."""
     moved = places - [*centre, 0]
     if cell is not None:
         moved[:, :2] -= np.round(moved[:, :2] / cell) * cell
@@ -135,34 +130,21 @@ def _around(places: np.ndarray, centre: np.ndarray, cell: tuple[float, float] | 
 
 
 def _aperture(grid: Grid, convergence_semiangle: float) -> np.ndarray:
-    """Integer orders of the waves inside the aperture and its soft rim, shape (wave, 2)."""
-    softness = sum(1 / length for length in grid.cell) / 2
-    kx, ky = np.nonzero(grid.k < convergence_semiangle * 1e-3 / grid.wavelength + softness / 2)
+    """Integer orders of the waves inside the aperture and its soft edge, shape (wave, 2)."""
+    edge = convergence_semiangle * 1e-3 / grid.wavelength + grid.softness / 2
+    kx, ky = np.nonzero(grid.k < edge)
     return np.stack(
         [np.where(k > n / 2, k - n, k) for k, n in zip((kx, ky), grid.size, strict=True)], 1
     )
 
 
-def _illumination(
-    grid: Grid,
-    orders: np.ndarray,
-    convergence_semiangle: float,
-    aberrations: Mapping[str, float],
-    focal_spread: float,
-) -> Tensor:
-    """Coherence psi(k1) psi*(k2) of the incident waves, averaged over the focal spread, shape (wave, wave)."""
-    kx, ky = torch.from_numpy(orders / np.array(grid.cell)).T[:, None]
-    psi = pupil(
-        kx,
-        ky,
-        beam_energy=torch.tensor(grid.beam_energy, dtype=torch.float64),
-        convergence_semiangle=torch.tensor(convergence_semiangle, dtype=torch.float64),
-        aberrations={n: torch.tensor(v, dtype=torch.float64) for n, v in aberrations.items()},
-        softness=sum(1 / length for length in grid.cell) / 2,
-    )[0]
-    turn = math.pi * grid.wavelength * focal_spread * (kx**2 + ky**2)[0]
-    total = 0
-    rim = math.pi * (convergence_semiangle * 1e-3) ** 2 / grid.wavelength * focal_spread
+def _illumination(grid: Grid, orders: np.ndarray, probe: Probe) -> Tensor:
+    """Mutual coherence psi(k1) psi*(k2), averaged over the focal spread, shape (wave, wave)."""
+    kx, ky = (orders / np.array(grid.cell)).T[:, None]
+    psi = grid.pupil(kx, ky, probe)[0]
+    turn = math.pi * grid.wavelength * probe.focal_spread * torch.from_numpy(kx**2 + ky**2)[0]
+    total, angle = 0, probe.convergence_semiangle * 1e-3
+    rim = math.pi * angle**2 / grid.wavelength * probe.focal_spread
     for node, weight in zip(*focal_nodes(torch.tensor(rim, dtype=torch.float64)), strict=True):
         turned = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
         total = total + turned[:, None] * turned.conj()
@@ -172,7 +154,7 @@ def _illumination(
 def _coherent(
     grid: Grid, orders: np.ndarray, crystal: list[tuple[Tensor, np.ndarray]], weights: Tensor
 ) -> Tensor:
-    """Intensity of the sum of the waves of all columns on pairs of incident waves, shape (wave, wave)."""
+    """Intensity of the sum of the waves of all columns, shape (wave, wave)."""
     factors = [_structure_factor(grid, places) for _, places in crystal]
     seen = torch.from_numpy(np.flatnonzero(weights.numpy()))
     order = np.stack(np.unravel_index(grid.detected[seen].numpy(), grid.size), 1)
@@ -191,7 +173,7 @@ def _coherent(
 def _incoherent(
     grid: Grid, orders: np.ndarray, added: list[tuple[Tensor, np.ndarray]], weights: Tensor
 ) -> Tensor:
-    """Sum of the intensities of the waves of all parts on pairs of incident waves, shape (wave, wave)."""
+    """Sum of the intensities of the waves of all parts, shape (wave, wave)."""
     step = [(orders[None, :, axis] - orders[:, None, axis]) % grid.size[axis] for axis in (0, 1)]
     seen = weights != 0
     own = (((a[:, seen] * weights[seen]) @ a[:, seen].mH, places) for a, places in added)
@@ -210,7 +192,7 @@ def _structure_factor(grid: Grid, places: np.ndarray) -> Tensor:
 
 
 def _spectrum(grid: Grid, orders: np.ndarray, pairs: Tensor, source_size: float) -> Tensor:
-    """Fourier coefficients of the image, Q = k2 - k1, shape (2 my + 1, mx + 1), rows by ``mode_orders``."""
+    """Fourier coefficients of the image at Q = k2 - k1, shape (2 my + 1, mx + 1)."""
     steps = orders[None, :] - orders[:, None]
     mx, my = (int(np.abs(steps[..., axis]).max()) for axis in (0, 1))
     forward = steps[..., 0] >= 0
@@ -218,13 +200,14 @@ def _spectrum(grid: Grid, orders: np.ndarray, pairs: Tensor, source_size: float)
     index = torch.from_numpy(row[forward] * (mx + 1) + steps[forward][:, 0])
     spectrum = torch.zeros((2 * my + 1) * (mx + 1), dtype=torch.complex128)
     spectrum.index_add_(0, index, pairs[torch.from_numpy(forward)].to(torch.complex128))
-    qx, qy = torch.arange(mx + 1) / grid.cell[0], mode_orders(my)[:, None] / grid.cell[1]
+    qx = torch.arange(mx + 1).float() / grid.cell[0]
+    qy = mode_orders(my).float()[:, None] / grid.cell[1]
     blur = torch.exp(-2 * math.pi**2 * (source_size / FWHM) ** 2 * (qx**2 + qy**2))
     return spectrum.reshape(2 * my + 1, mx + 1) * blur
 
 
 def _tiles(y: np.ndarray, x: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Index arrays of the rows and columns of pixels of every tile."""
+    """Index arrays of the rows and columns of the pixels of every tile."""
 
     def split(axis: np.ndarray) -> list[np.ndarray]:
         number = ((axis - axis.min()) // TILE).astype(int)

@@ -1,4 +1,4 @@
-"""Multislice of one isolated column: the scattering kernel G(k1, k2) of its atoms for every ring of the detector."""
+"""Multislice of one isolated column: its scattering kernel G(k1, k2) for every detector ring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from scipy.stats import norm, qmc
 from torch import Tensor
 
-from ..crystal import Atoms
+from ..defects import Atoms
 from ..optics import MAX_SEMIANGLE, wavelength
 from .atoms import thermal_displacement
 from .grid import Grid
@@ -29,12 +29,13 @@ class Kernel:
     orders : ndarray of int, shape (wave, 2)
         Incident waves on the reciprocal lattice of the cell.
     cell : tuple of float
-        Its periods in Å.
+        Periods of the cell in Å.
     values : ndarray, shape (ring, wave, wave)
-        G(k1, k2) in Å²; the image of a probe psi is sum psi(k1) psi*(k2) G(k1, k2) over the area of the cell.
+        G(k1, k2) in Å²; the image of a probe psi is sum psi(k1) psi*(k2) G(k1, k2) over the area of
+        the cell.
     displacement : float
-        Root mean square displacement in Å of the column as a whole, which is not yet in ``values``: it multiplies them
-        with exp(-2 pi² u² |k1 - k2|²).
+        Root mean square thermal displacement u in Å of the column as a whole. It is not included in
+        ``values``: multiply them by exp(-2 pi² u² |k1 - k2|²).
     """
 
     orders: np.ndarray
@@ -59,7 +60,7 @@ def scattering_kernel(
     num_radii: int = 4,
     seed: int = 0,
 ) -> Kernel:
-    """Scatter plane waves by a column of atoms and collect every ring of the detector.
+    """Scatter plane waves by a column of atoms and integrate over every ring of the detector.
 
     Parameters
     ----------
@@ -74,26 +75,28 @@ def scattering_kernel(
     max_semiangle : float
         Radius of the aperture in mrad.
     num_waves : int
-        Incident plane waves, drawn from the lattice of the cell inside that aperture.
+        Number of incident plane waves, drawn from the reciprocal lattice inside the aperture.
     num_radii : int
-        Rings of the average over the relative thermal displacement of two atoms, of three nodes, six for a sheared column.
+        Radii of the quadrature over the relative thermal displacement of two atoms, with three
+        nodes each, or six for a sheared column.
     seed : int
-        Chooses the incident waves.
+        Seed of the choice of incident waves.
 
     Returns
     -------
     Kernel
-        The thermally averaged kernel without the common motion of the atoms.
+        Thermal average, without the common motion of the atoms.
 
     Notes
     -----
-    One atom needs no average. Of two, S = U + V: U passed the upper atom only, V was scattered by the lower one as well. In
-    <S S*> the phase of the relative displacement cancels in V V*, which is smooth and averaged over a few displacements, and
-    is averaged exactly in U V* (a Gaussian blur of the lower grating), so that no oscillating phase is ever sampled. Three
-    and more are averaged over frozen displacements (Sobol), of which the eight symmetries of the incident waves make eight
-    times as many.
+    One atom needs no average. For two atoms S = U + V, where U is scattered by the upper atom only
+    and V also by the lower one. In <S S*> the phase of the relative displacement cancels in V V*,
+    which is smooth and averaged by quadrature, and it is averaged exactly in U V* (a Gaussian blur
+    of the lower grating), so that no oscillating phase is sampled. Three and more atoms are
+    averaged over frozen displacements (Sobol sequence); the eight symmetries of the incident waves
+    multiply their number by eight.
     """
-    # one reciprocal pixel is at most 4 mrad, so that rings are resolved
+    # a reciprocal pixel of at most 4 mrad resolves the rings
     length = max(8.0, wavelength(beam_energy) / 4e-3)
     grid = Grid((length, length), beam_energy, max_semiangle, edges[-1], len(column))
     orders = _incident_orders(grid, max_semiangle, num_waves, seed)
@@ -127,17 +130,17 @@ def _pair(
     weights: Tensor,
     num_radii: int,
 ) -> tuple[Tensor, float]:
-    """Kernel of two atoms and the rms displacement of their common motion.
+    """Kernel of two atoms and the root mean square displacement of their common motion.
 
-    Displacements: upper atom c - share * rho, lower atom c + (1 - share) * rho with c and rho independent.
+    Displacements: upper atom c - share * rho, lower atom c + (1 - share) * rho with c and rho
+    independent.
     """
     (upper, z_upper), (lower, z_lower) = column
     u2_upper, u2_lower = thermal_displacement(upper) ** 2, thermal_displacement(lower) ** 2
     relative, share = u2_upper + u2_lower, u2_upper / (u2_upper + u2_lower)
-    # the symmetries of the waves turn an upright column, but not a sheared one: with three nodes on a ring Te2 is 4 % off
+    # for a sheared column the symmetries of the waves add no angles: three give 4 % error for Te2
     rho, share_of_node = _normal_nodes(num_radii, 6 if any(slope) else 3)
     rho = rho * math.sqrt(relative)
-    gap = grid.propagator(z_lower - z_upper)
     above, below = (np.array(slope) * z for z in (z_upper, z_lower))
     # moments of the lower grating under the Gaussian of rho: 1, g, g g^T in Fourier space
     moments = [
@@ -146,21 +149,8 @@ def _pair(
     ]
     shifted = [grid.grating(lower, shift=tuple(below + shift)) for shift in rho]
     first = grid.grating(upper, shift=tuple(above))
-    passed, mean, scattered = [], [[] for _ in moments], [[] for _ in shifted]
-    for chunk in np.array_split(orders, math.ceil(len(orders) / 16)):
-        wave = torch.fft.fft2(grid.plane_waves(chunk, z_upper) * first) * gap
-        passed.append(
-            wave.flatten(1)[:, grid.detected] / math.prod(grid.size) * math.sqrt(grid.area)
-        )
-        wave = torch.fft.ifft2(wave) + grid.plane_waves(chunk, z_lower)
-        for found, grating in zip(mean + scattered, moments + shifted, strict=True):
-            found.append(_detect(grid, wave * grating))
-    u, mean, scattered = (
-        torch.cat(passed),
-        [torch.cat(v) for v in mean],
-        [torch.cat(v) for v in scattered],
-    )
-
+    u, found = _pair_waves(grid, orders, (z_upper, z_lower), first, moments + shifted)
+    mean, scattered = found[: len(moments)], found[len(moments) :]
     k = torch.from_numpy(orders / grid.cell)
     q = k[:, None] - k
     values = _collect(u, u, weights) * torch.exp(
@@ -180,6 +170,23 @@ def _pair(
     return values.to(torch.complex64), math.sqrt(u2_upper * u2_lower / relative)
 
 
+def _pair_waves(
+    grid: Grid, orders: np.ndarray, heights: tuple[float, float], upper: Tensor, lower: list[Tensor]
+) -> tuple[Tensor, list[Tensor]]:
+    """Amplitudes scattered by the upper atom only, and also by every lower grating."""
+    gap = grid.propagator(heights[1] - heights[0])
+    passed, scattered = [], [[] for _ in lower]
+    for chunk in np.array_split(orders, math.ceil(len(orders) / 16)):
+        wave = torch.fft.fft2(grid.plane_waves(chunk, heights[0]) * upper) * gap
+        passed.append(
+            wave.flatten(1)[:, grid.detected] / math.prod(grid.size) * math.sqrt(grid.area)
+        )
+        wave = torch.fft.ifft2(wave) + grid.plane_waves(chunk, heights[1])
+        for found, grating in zip(scattered, lower, strict=True):
+            found.append(_detect(grid, wave * grating))
+    return torch.cat(passed), [torch.cat(found) for found in scattered]
+
+
 def _stack(
     grid: Grid,
     column: Atoms,
@@ -188,7 +195,7 @@ def _stack(
     weights: Tensor,
     seed: int,
 ) -> Tensor:
-    """Kernel of any number of atoms by frozen displacements, their common motion included."""
+    """Kernel of any number of atoms by frozen displacements, including their common motion."""
     u = qmc.Sobol(2 * len(column), rng=np.random.default_rng(seed)).random(NUM_FROZEN)
     scale = np.array([thermal_displacement(element) for element, _ in column])
     displacements = norm.ppf(u).reshape(NUM_FROZEN, len(column), 2) * scale[:, None]
@@ -226,10 +233,7 @@ def _collect(a: Tensor, b: Tensor, weights: Tensor) -> Tensor:
 
 
 def _incident_orders(grid: Grid, max_semiangle: float, num_waves: int, seed: int) -> np.ndarray:
-    """Integer orders of incident waves inside the aperture, shape (wave, 2).
-
-    The set is symmetric under the eight symmetries of the cell, which averages every pair over them for nothing.
-    """
+    """Integer orders of incident waves in the aperture, closed under the symmetries of a square."""
     largest = max_semiangle * 1e-3 / grid.wavelength * grid.cell[0]
     n = np.arange(int(largest) + 1)
     octant = np.array([(i, j) for i in n for j in n if j <= i and math.hypot(i, j) <= largest])
@@ -239,7 +243,7 @@ def _incident_orders(grid: Grid, max_semiangle: float, num_waves: int, seed: int
 
 
 def _normal_nodes(num_radii: int, num_angles: int) -> tuple[np.ndarray, np.ndarray]:
-    """Nodes, shape (node, 2), and weights of the average over a standard normal in the plane (Gauss-Laguerre rings)."""
+    """Nodes and weights of a 2D standard normal average (Gauss-Laguerre radii, equal angles)."""
     x, weight = np.polynomial.laguerre.laggauss(num_radii)
     turn = 2 * np.pi / num_angles
     angle = turn * (np.arange(num_angles) + (np.arange(num_radii)[:, None] + 0.25) / num_radii)
@@ -266,11 +270,12 @@ def mean_amplitude(
     Returns
     -------
     Tensor, shape (wave, pixel)
-        Amplitude on every detected pixel per unit of incident amplitude, phases referred to z = 0.
+        Amplitude on every detected pixel per unit of incident amplitude, phases relative to z = 0.
 
     Notes
     -----
-    Atoms vibrate independently, so that the mean of a product of gratings is the product of their means, Gaussian blurs.
+    Atoms vibrate independently, so that the mean of a product of gratings is the product of the
+    mean gratings, which are Gaussian blurs.
     """
     waves = []
     for chunk in np.array_split(orders, max(1, len(orders) // 32)):

@@ -1,4 +1,4 @@
-"""The response of a column: its scattering kernel fitted once, and the table of all that the classes need."""
+"""Tabulation of column responses: the fit to the scattering kernel, and the shipped table."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import torch
 import xarray as xr
 from tqdm import tqdm
 
-from ..crystal import HOSTS, Atoms
-from ..elements import ATOMIC_NUMBERS, CHALCOGENS
+from ..crystal import ATOMIC_NUMBERS, CHALCOGENS, HOSTS
+from ..defects import Atoms
 from ..optics import MAX_SEMIANGLE, bilinear, wavelength
 from ..responses import NUM_ORDERS, NUM_TERMS, chebyshev
 from .kernel import Kernel, scattering_kernel
@@ -27,7 +27,7 @@ ANGLES = tuple(
     )
 )  # mrad
 NUM_WAVES = 80  # incident plane waves of the kernel that is fitted
-# Å; the two waves of a pair interfere with the phase pi q² wavelength separation, by up to 1 rad between two nodes
+# Å; between two nodes the phase pi q² wavelength separation of a pair changes by up to 1 rad
 CHALCOGEN_SEPARATIONS = (2.9, 3.3, 3.7)
 ADATOM_SEPARATIONS = (2.4, 2.65, 2.9)
 
@@ -51,7 +51,8 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
 
     Notes
     -----
-    G(k1, k2) = sum_t O_t(|k2 - k1|) b_t(p1, p2), O_t a Chebyshev series over the diameter of the largest aperture.
+    G(k1, k2) = sum_t O_t(|k2 - k1|) b_t(p1, p2), O_t a Chebyshev series over the diameter of the
+    largest aperture.
     """
     scale = wavelength(beam_energy) / (MAX_SEMIANGLE * 1e-3)
     power = torch.from_numpy((kernel.k**2).sum(1) * scale**2)
@@ -62,7 +63,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
         q = torch.from_numpy(np.hypot(*(kernel.k[i] - kernel.k[j]).T) * scale / 2)
         terms = bilinear([power[i] ** m for m in range(3)], [power[j] ** m + 0j for m in range(3)])
         basis = torch.stack([t * c for t in terms for c in chebyshev(q)], -1).numpy()
-        # small angles are inside of every aperture; the diagonal stands once among the pairs
+        # small angles matter for every aperture; off-diagonal pairs represent two elements
         weight = np.exp(-3 * (power[i] + power[j]).numpy()) * np.where(i == j, 1, np.sqrt(2))
         rows, target = basis * weight[:, None], values[i, j] * weight
         solution = np.linalg.lstsq(
@@ -75,7 +76,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
 
 
 def table_columns() -> list[Atoms]:
-    """Every column of the table: single atoms, and pairs around z = 0 at three separations each."""
+    """Columns of the table: single atoms, and pairs around z = 0 at three separations."""
 
     def pairs(
         combinations: Iterable[tuple[str, str]], separations: tuple[float, ...]
@@ -101,16 +102,18 @@ def tabulate(
     Parameters
     ----------
     path : path-like
-        The netCDF file; finished columns are kept beside it in ``<path>.parts`` so that a killed run goes on.
+        The netCDF file. Finished columns are kept in ``<path>.parts``, from which an interrupted
+        run continues.
     part, num_parts : int
-        Share of the columns that this process computes; the file is written once all columns are there.
+        Share of the columns that this process computes. The process that finds all columns
+        finished writes the file.
     progress : bool
         Show a progress bar.
 
     Returns
     -------
     Path
-        The file, which exists only when every column has been computed.
+        The path of the file, which exists once every column has been computed.
     """
     path = Path(path)
     folder = path.with_suffix(".parts")
@@ -164,7 +167,8 @@ def _write(path: Path, columns: list[Atoms], rings: np.ndarray) -> None:
         },
         {
             "title": "Column responses of doped 1H transition-metal dichalcogenides",
-            "source": "bayesctx.multislice.tabulate: multislice, Lobato-Van Dyck scattering factors, Einstein phonons",
+            "source": "bayesctx.multislice.tabulate: multislice, "
+            "Lobato-Van Dyck scattering factors, Einstein phonons",
             "max_semiangle_mrad": MAX_SEMIANGLE,
         },
     )

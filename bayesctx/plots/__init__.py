@@ -1,4 +1,4 @@
-"""Pictures of results."""
+"""Plots of results."""
 
 from .context_panels import plot_context as plot_context
 from .figures import new_figure as new_figure
@@ -6,4 +6,9 @@ from .reliability_curves import (
     plot_class_reliability as plot_class_reliability,
     plot_reliability as plot_reliability,
 )
-from .site_map import COLOURS as COLOURS, PERFECT as PERFECT, plot_defects as plot_defects
+from .site_map import (
+    COLOURS as COLOURS,
+    PERFECT as PERFECT,
+    on_crystal as on_crystal,
+    plot_defects as plot_defects,
+)

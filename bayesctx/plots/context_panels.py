@@ -1,4 +1,4 @@
-"""Prior against posterior of the context of an image."""
+"""plot_context(): prior and posterior of the context of an image."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ def plot_context(
     Parameters
     ----------
     result : DataTree
-        From ``infer``; of independent images select one, ``result.isel(image=0, missing_dims="ignore")``.
+        From ``infer``; of independent images select one,
+        ``result.isel(image=0, missing_dims="ignore")``.
     variables : sequence of str, optional
-        Names of ``CONTEXT``, or reading; default: all that the result has.
+        Names of ``CONTEXT``, or assignment; default: all that the result has.
     truth : mapping or Dataset, optional
         True values by name, marked where they are given.
     axes : array of Axes, optional
@@ -57,11 +58,12 @@ def plot_context(
     num_images = discrete.sizes.get("image", 1)
     if num_images > 1:
         raise ValueError(
-            f"one image was expected, got {num_images}; select one: result.isel(image=0, missing_dims='ignore')"
+            f"one image was expected, got {num_images}; "
+            "select one: result.isel(image=0, missing_dims='ignore')"
         )
     available = [
         n
-        for n in (*CONTEXT, "reading")
+        for n in (*CONTEXT, "assignment")
         if n != "sampling" and (n in discrete or n in continuous or n in known)
     ]
     names = available if variables is None else list(variables)
@@ -93,7 +95,7 @@ def _grid(num: int) -> np.ndarray:
 
 
 def _draw_density(ax: Axes, result: xr.DataTree, name: str, true: float | None) -> None:
-    """Draw histograms of a continuous variable, or the line of one that was given."""
+    """Draw histograms of a continuous variable, or a line where it was given."""
     variable, known = CONTEXT[name], result["constant_data"].to_dataset()
     low, high = variable.domain
     if name in known:
@@ -137,14 +139,14 @@ def _draw_bars(ax: Axes, result: xr.DataTree, name: str, true: str | None) -> No
     if name in result["prior"]:
         before = np.bincount(result["prior"][name].values.ravel().astype(int), minlength=len(names))
         ax.bar(at, before / before.sum(), 0.9, color=PRIOR)
-    elif name == "reading":
+    elif name == "assignment":
         ax.bar(at, np.full(len(names), 1 / len(names)), 0.9, color=PRIOR)
     ax.bar(at, found.values, 0.6, color=POSTERIOR, alpha=0.8)
     if true in names:
         ax.plot(names.index(true), 1.06, marker="v", color=TRUTH, clip_on=False)
-    if name == "reading":
+    if name == "assignment":
         names = [" ".join(SHORT[s] for s in n.split("-")) for n in names]
-    title = CONTEXT[name].title if name in CONTEXT else "what the sublattices are"
+    title = CONTEXT[name].title if name in CONTEXT else "assignment of the sublattices"
     ax.set_xticks(at, names, rotation=90, fontsize="small")
     ax.set(
         xlabel=f"{title} (given)" if name in result["constant_data"] else title,

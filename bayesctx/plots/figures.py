@@ -1,4 +1,4 @@
-"""Empty figures, and the colours that all pictures share; matplotlib is asked for here."""
+"""Empty figures, the colours that all plots share, and the error without matplotlib."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def new_figure(size: tuple[float, float]) -> Figure:
 
 
 def new_axes(size: tuple[float, float], *, num_rows: int = 1, num_columns: int = 1) -> np.ndarray:
-    """Return axes of a new figure that is shown where there is a display.
+    """Return axes of a new pyplot figure.
 
     Parameters
     ----------

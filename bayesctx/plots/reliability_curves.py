@@ -1,4 +1,4 @@
-"""How far a posterior can be trusted."""
+"""Reliability curves: how often a class is right against its probability."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["plot_class_reliability", "plot_reliability"]
 
 
 def plot_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Draw how often the most probable class is right against how sure the posterior was.
+    """Draw how often the most probable class is right against its probability.
 
     Parameters
     ----------
@@ -30,8 +30,8 @@ def plot_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
     Returns
     -------
     Axes
-        Points on the diagonal are calibrated, points below it overconfident; bars hold 95 % (Jeffreys). The grey bars are the
-        share of the patches.
+        Points on the diagonal are calibrated, points below it overconfident; error bars are 95 %
+        Jeffreys intervals. The grey bars are the share of the patches.
 
     Raises
     ------
@@ -72,7 +72,7 @@ def plot_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
 
 
 def plot_class_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes:
-    """Draw how often a class is the true one against its probability, one line for every class.
+    """Draw how often a class is the true one against its probability, one line per class.
 
     Parameters
     ----------
@@ -84,7 +84,7 @@ def plot_class_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes
     Returns
     -------
     Axes
-        Lines on the diagonal are calibrated; a point of less than thirty patches is left out.
+        Lines on the diagonal are calibrated; points of fewer than 30 patches are left out.
 
     Raises
     ------

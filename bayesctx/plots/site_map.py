@@ -1,4 +1,4 @@
-"""The most probable class of every site or patch, over the image."""
+"""plot_defects(): the most probable class of every site or patch, over the image."""
 
 from __future__ import annotations
 
@@ -15,18 +15,47 @@ from .figures import new_axes
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-__all__ = ["COLOURS", "PERFECT", "plot_defects"]
+__all__ = ["COLOURS", "PERFECT", "on_crystal", "plot_defects"]
 
 COLOURS = {
-    "M": "#F27D52", "D_M": "#E69F00", "V_M": "#D01C1C", "X_M": "#E8B4CC", "X2_M": "#A61878", "X2": "#7FD6C8", "V_X": "#56B4E9",
-    "V_X2": "#6F78F5", "O_X": "#238A5F", "Y_X": "#C6F5B8", "M_X": "#7020F0", "hollow": "#101010", "adatom_M": "#FFF45C",
-}  # fmt: skip
-"""One colour per class in every picture; rings stay apart from rings, dots from dots, with any colour vision (tests)."""
+    "M": "#F27D52",
+    "D_M": "#E69F00",
+    "V_M": "#D01C1C",
+    "X_M": "#E8B4CC",
+    "X2_M": "#A61878",
+    "X2": "#7FD6C8",
+    "V_X": "#56B4E9",
+    "V_X2": "#6F78F5",
+    "O_X": "#238A5F",
+    "Y_X": "#C6F5B8",
+    "M_X": "#7020F0",
+    "hollow": "#101010",
+    "adatom_M": "#FFF45C",
+}
+"""The colour of each class in every plot; tests check that they differ for any colour vision."""
 
 PERFECT = tuple(classes[0] for classes in SITES.values())
-"""The classes of an undisturbed crystal: dots instead of rings."""
+"""The classes of an undisturbed crystal, drawn as dots; the others are drawn as rings."""
 
 MOST_PATCHES = 100
+
+
+def on_crystal(result: xr.DataTree) -> np.ndarray:
+    """Return which sites lie on crystal, and not in vacuum or in a hole.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer``.
+
+    Returns
+    -------
+    ndarray of bool, shape (site,)
+        ``constant_data.crystal`` of all sites or patches in one row; all True where it is absent.
+    """
+    shape, constants = result["class_posterior"].defect.shape[:-1], result["constant_data"]
+    crystal = constants.crystal.values if "crystal" in constants else True
+    return np.broadcast_to(crystal, shape).astype(bool).ravel()
 
 
 def plot_defects(
@@ -36,7 +65,9 @@ def plot_defects(
     defects: Sequence[str] | None = None,
     size: float | None = None,
 ) -> Axes:
-    """Draw the most probable class of every site over the image, the more opaque the surer.
+    """Draw the most probable class of every site over the image.
+
+    The opacity of a symbol is the probability of the class. Sites without crystal are left out.
 
     Parameters
     ----------
@@ -45,7 +76,8 @@ def plot_defects(
     ax : Axes, optional
         Where to draw; default: a new figure.
     defects : sequence of str, optional
-        Classes to show, of ``DEFECTS``; default: all. The perfect M, X2 and hollow are small dots, the others rings.
+        Classes to show, of ``DEFECTS``; default: all. The perfect M, X2 and hollow are small dots,
+        the others rings.
     size : float, optional
         Diameter of the rings in px; default: 0.7 of the distance between neighbouring sites.
 
@@ -72,27 +104,30 @@ def plot_defects(
         )
     shown = [d for d in DEFECTS if defects is None or d in defects]
     ax = new_axes((7, 5.6))[0] if ax is None else ax
-    probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))
-    certainty, best = probabilities.max(-1), np.array(DEFECTS)[probabilities.argmax(-1)]
+    is_crystal = on_crystal(result)
+    probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))[is_crystal]
+    best = np.array(DEFECTS)[probabilities.argmax(-1)]
+    # rounding may exceed 1, which matplotlib refuses as an opacity
+    certainty = probabilities.max(-1).clip(0, 1)
     image, constants = result["observed_data"].intensity, result["constant_data"].to_dataset()
     ax.set_xticks([])
     ax.set_yticks([])
     if "site_x" in constants:
-        sites = np.stack([constants.site_x.values, constants.site_y.values], -1)
+        sites = np.stack([constants.site_x.values, constants.site_y.values], -1)[is_crystal]
         _draw_image(ax, image.values)
         _draw_sites(ax, sites, best, certainty, shown, size)
         _draw_scale_bar(ax, image.sizes["x"], float(constants.sampling))
     else:
         keep = np.isin(best, shown)
-        patches = image.values.reshape(-1, *image.shape[-2:])[keep]
+        patches = image.values.reshape(-1, *image.shape[-2:])[is_crystal][keep]
         _draw_patches(ax, patches, best[keep], certainty[keep])
     _draw_legend(ax, best, shown)
     return ax
 
 
 def _draw_image(ax: Axes, values: np.ndarray) -> None:
-    """Draw a micrograph in grey; a few hot pixels do not set the scale."""
-    low, high = np.percentile(values, (0.5, 99.8))
+    """Draw a micrograph in grey, scaled to percentiles because of hot pixels; NaN is a gap."""
+    low, high = np.nanpercentile(values, (0.5, 99.8))
     ax.imshow(values, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
 
 
@@ -114,14 +149,14 @@ def _draw_sites(
     for name in sorted(shown, key=lambda d: d not in PERFECT):
         mine = best == name
         colours = np.tile(to_rgba(COLOURS[name]), (int(mine.sum()), 1))
-        colours[:, 3] = certainty[mine].clip(0.1, 1)
+        colours[:, 3] = certainty[mine].clip(min=0.1)
         diameter = np.full(len(colours), size * (0.45 if name in PERFECT else 1))
         style = (
             {"facecolors": colours}
             if name in PERFECT
             else {"facecolors": "none", "edgecolors": colours}
         )
-        width = 0 if name in PERFECT else float(np.clip(45 / np.sqrt(len(sites)), 0.7, 2.2))
+        width = 0 if name in PERFECT else float(np.clip(45 / np.sqrt(max(1, len(sites))), 0.7, 2.2))
         place = {"units": "xy", "offsets": sites[mine], "offset_transform": ax.transData}
         ax.add_collection(
             EllipseCollection(
@@ -145,7 +180,7 @@ def _draw_scale_bar(ax: Axes, num_pixels: int, sampling: float) -> None:
 
 
 def _draw_patches(ax: Axes, patches: np.ndarray, best: np.ndarray, certainty: np.ndarray) -> None:
-    """Draw patches on a grid, each with its own grey scale, its class and the probability of it."""
+    """Draw patches on a grid, each with its own grey scale, its class and that probability."""
     num_all, patches = len(patches), patches[:MOST_PATCHES].astype(float)
     if not num_all:
         ax.set_title("no patch of these classes")

@@ -1,6 +1,8 @@
-"""Labelled patches as a Dataset."""
+"""Simulated patches and micrographs as labelled Datasets."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -8,16 +10,17 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import check_seed, check_whole_number
 from ..context import CONTEXT
-from ..crystal import HOSTS
-from ..defects import DEFECTS
-from ..elements import METALS
+from ..crystal import HOSTS, METALS
+from ..defects import DEFECTS, SPECIES
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
-from .latents import BLOCK, draw_block, draw_centres, draw_images, generators
+from ..tensors import join, pixel_axis, take
+from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, generators
 from .rendering import detect
-from .scene import SPECIES, name_species, place_crystal
+from .scene import name_species, place_crystal
 from .spectra import add_columns, image_spectra
 
 __all__ = ["simulate", "simulate_micrograph"]
@@ -32,18 +35,18 @@ def simulate(
     noise: bool = True,
     progress: bool = False,
 ) -> xr.Dataset:
-    """Draw labelled patches, each an image of its own.
+    """Simulate labelled patches, each from an image of its own.
 
     Parameters
     ----------
     prior : Prior
-        What may occur, e.g. ``tmd_prior()``.
+        Prior of the patches, e.g. ``tmd_prior()``.
     num_patches : int
         Number of patches, > 0.
     seed : int
-        Names the stream; patch i of a seed is the same however many are drawn.
+        Seed of the stream, >= 0. Patch i of a stream does not depend on how many are drawn.
     start : int
-        Index of the first patch in the stream.
+        Index of the first patch in the stream, >= 0.
     noise : bool
         Draw counts; otherwise ``intensity`` is the expected one.
     progress : bool
@@ -52,11 +55,13 @@ def simulate(
     Returns
     -------
     Dataset, dimension image
-        ``intensity`` (image, y, x) in counts times a free gain, the truth ``defect`` and ``species``, every variable of
-        the context and every nuisance by name.
+        ``intensity`` (image, y, x) in counts times the gain, the truth ``defect`` and ``species``,
+        and every variable of the context and every nuisance by name.
 
     Raises
     ------
+    TypeError
+        If ``num_patches``, ``seed`` or ``start`` is not an integer.
     ValueError
         If ``num_patches`` is not positive, or ``seed`` or ``start`` is negative.
 
@@ -67,54 +72,30 @@ def simulate(
     >>> dict(data.intensity.sizes)
     {'image': 2, 'y': 32, 'x': 32}
     """
-    for name, value, least in (
-        ("num_patches", num_patches, 1),
-        ("seed", seed, 0),
-        ("start", start, 0),
-    ):
-        if value < least:
-            raise ValueError(f"{name} was expected to be at least {least}, got {value}")
+    check_seed(seed)
+    check_whole_number("num_patches", num_patches, 1, MAX_INDEX)
+    check_whole_number("start", start, 0, MAX_INDEX)
     first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
     blocks = [
         draw_block(prior, seed, b, noise=noise)
         for b in tqdm(range(first, last), disable=not progress, unit="block")
     ]
-    window = slice(start - first * BLOCK, start - first * BLOCK + num_patches)
-
-    def gather(values: list[Tensor]) -> np.ndarray:
-        return torch.cat(values)[window].numpy()
-
-    host = np.array(list(HOSTS))[gather([b.host for b in blocks])]
-    dopant = np.array(METALS)[gather([b.dopant for b in blocks])]
+    skipped = start - first * BLOCK
+    drawn = take(join(blocks), skipped, skipped + num_patches)
+    host = np.array(list(HOSTS))[drawn.host.numpy()]
+    dopant = np.array(METALS)[drawn.dopant.numpy()]
+    sampling = {"sampling": torch.full((num_patches,), prior.sampling, dtype=torch.float64)}
     variables = {
-        "intensity": (
-            ("image", "y", "x"),
-            gather([b.intensity[:, 0] for b in blocks]),
-            {"units": "counts"},
-        ),
-        "defect": ("image", np.array(DEFECTS)[gather([b.defect[:, 0] for b in blocks])]),
-        "species": ("image", name_species(gather([b.species[:, 0] for b in blocks]), host, dopant)),
+        "intensity": (("image", "y", "x"), drawn.intensity[:, 0].numpy(), {"units": "counts"}),
+        "defect": ("image", np.array(DEFECTS)[drawn.defect[:, 0].numpy()]),
+        "species": ("image", name_species(drawn.species[:, 0].numpy(), host, dopant)),
         "host": ("image", host),
         "dopant": ("image", dopant),
-        "sampling": (
-            "image",
-            np.full(num_patches, prior.sampling),
-            {"units": CONTEXT["sampling"].unit},
-        ),
+    } | {
+        name: ("image", value.reshape(num_patches).numpy(), attributes)
+        for name, value, attributes in _image_variables(drawn.context | sampling, drawn.nuisances)
     }
-    for name in CONTINUOUS:
-        variables[name] = (
-            "image",
-            gather([b.context[name] for b in blocks]),
-            {"units": CONTEXT[name].unit},
-        )
-    for name, (unit, _) in NUISANCES.items():
-        variables[name] = (
-            "image",
-            gather([b.nuisances[name].reshape(BLOCK) for b in blocks]),
-            {"units": unit},
-        )
-    abundance = gather([b.nuisances["concentration"] for b in blocks])
+    abundance = drawn.nuisances["concentration"].numpy()
     variables["concentration"] = (("image", "defect_class"), abundance, {"units": "1"})
     axis = (np.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
     coords = {
@@ -125,89 +106,130 @@ def simulate(
     return xr.Dataset(variables, coords, {"seed": seed, "start": start})
 
 
+def _image_variables(
+    context: Mapping[str, Tensor | float], nuisances: Mapping[str, Tensor]
+) -> Iterator[tuple[str, Tensor | float, dict[str, str]]]:
+    """Name, value and attributes of the numbers of the context and of the nuisances."""
+    for name in ("sampling", *CONTINUOUS):
+        yield name, context[name], {"units": CONTEXT[name].unit}
+    for name, (unit, _) in NUISANCES.items():
+        yield name, nuisances[name], {"units": unit}
+
+
 PADDING = 5.0  # Å of crystal around a micrograph
+MAX_FIELD, MAX_PIXELS = 1000.0, 8192  # Å and pixels along each side of a micrograph
 
 
 @torch.no_grad()
 def simulate_micrograph(
     prior: Prior, *, seed: int, num_pixels: int = 512, sampling: float = 0.2, index: int = 0
 ) -> xr.Dataset:
-    """Draw a whole micrograph with the truth of every site.
+    """Simulate a whole micrograph with the truth of every site.
 
     Parameters
     ----------
     prior : Prior
-        What may occur; ``prior.given(context)`` fixes what is known.
+        Prior of the image; ``prior.given(context)`` fixes what is known.
     seed : int
-        Names the stream.
+        Seed of the stream, >= 0.
     num_pixels : int
         Pixels along each side.
     sampling : float
         Size of a pixel in Å.
     index : int
-        Which image of the stream.
+        Index of the image in the stream, >= 0.
 
     Returns
     -------
     Dataset
-        ``intensity`` (y, x); for every lattice site in the image ``site_y``, ``site_x`` in pixels, ``defect`` and
-        ``species`` over the dimension patch; context, nuisances and ``concentration`` as scalars.
+        ``intensity`` (y, x) in counts times the gain; for every lattice site in the image
+        ``site_y`` and ``site_x`` in pixels, ``defect`` and ``species`` over the dimension patch;
+        context, nuisances and ``concentration`` without the dimension image.
 
     Raises
     ------
+    TypeError
+        If ``seed``, ``num_pixels`` or ``index`` is not an integer.
     ValueError
-        If the image would be smaller than a patch.
+        If ``seed`` or ``index`` is negative, or the image is smaller than a patch or larger than
+        ``MAX_FIELD`` or ``MAX_PIXELS``.
     """
-    extent = num_pixels * sampling
-    if extent < prior.num_pixels * prior.sampling:
-        raise ValueError(
-            f"at least {prior.num_pixels * prior.sampling:g} Å were expected, got {num_pixels} pixels of {sampling} Å"
-        )
+    check_seed(seed)
+    check_whole_number("index", index, 0, MAX_INDEX)
+    _check_field(prior, num_pixels, sampling)
     rng = generators(seed, 0, index)
-    image, nuisances = draw_images(rng[0], prior, 1)
-    _, _, own = draw_centres(rng[1], prior, 1, 1)
-    # the crystal is not centred on a site, and the film varies over the image as it does over a patch
-    ratio = prior.num_pixels * prior.sampling / extent
-    nuisances |= {
-        n: v * ratio if n.startswith("background") else v * (n == "rotation")
-        for n, v in own.items()
-    }
-    cell = (extent + 2 * PADDING,) * 2
+    image, nuisances = _draw_field(rng, prior, num_pixels * sampling)
+    cell = (num_pixels * sampling + 2 * PADDING,) * 2
     sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
-    deviation = torch.from_numpy(rng[3].standard_normal((1, len(SPECIES)), np.float32))
-    spectra = image_spectra(image, nuisances, deviation, cell=cell)[0]
-    spectrum = add_columns(spectra, columns, species, cell=cell)
-    axis = (torch.arange(num_pixels) - (num_pixels - 1) / 2) * sampling
-    shift = (
-        torch.from_numpy(rng[3].standard_normal(num_pixels, np.float32)) * nuisances["line_jitter"]
+    intensity = _render_field(
+        rng[3], image, nuisances, columns, species, pixel_axis(num_pixels, sampling), sampling, cell
     )
-    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
-    exposure = (image["dose"] * sampling**2)[:, None, None, None]
-    normal = [torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32)) for _ in range(2)]
-    intensity = detect(clean, axis[None, None], axis[None, None], exposure, nuisances, *normal)[
-        0, 0
-    ]
-
     pixels = sites / sampling + (num_pixels - 1) / 2
     inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
     host, dopant = list(HOSTS)[int(image["host"])], METALS[int(image["dopant"])]
     found = species[inside].numpy()
+    names = (np.full(len(found), name) for name in (host, dopant))
     variables = {
         "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
         "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
         "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
-        "defect": ("patch", np.array([SPECIES[k][0] for k in found])),
-        "species": (
-            "patch",
-            name_species(found, np.full(len(found), host), np.full(len(found), dopant)),
-        ),
+        "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
+        "species": ("patch", name_species(found, *names)),
         "host": host,
         "dopant": dopant,
-        "sampling": ((), sampling, {"units": CONTEXT["sampling"].unit}),
         "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
+    } | {
+        name: ((), float(value), attributes)
+        for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances)
     }
-    for name in CONTINUOUS:
-        variables[name] = ((), float(image[name]), {"units": CONTEXT[name].unit})
-    for name, (unit, _) in NUISANCES.items():
-        variables[name] = ((), float(nuisances[name]), {"units": unit})
     return xr.Dataset(variables, {"defect_class": list(DEFECTS)}, {"seed": seed, "index": index})
+
+
+def _check_field(prior: Prior, num_pixels: int, sampling: float) -> None:
+    """Raise for a micrograph that is smaller than a patch or too large to compute."""
+    check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
+    least = prior.num_pixels * prior.sampling
+    if not least <= num_pixels * sampling <= MAX_FIELD or num_pixels > MAX_PIXELS:
+        raise ValueError(
+            f"a field of at least {least:g} Å, at most {MAX_FIELD:g} Å and {MAX_PIXELS} pixels was "
+            f"expected, got {num_pixels} pixels of {sampling} Å; change num_pixels or sampling"
+        )
+
+
+def _draw_field(
+    rng: list[np.random.Generator], prior: Prior, extent: float
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Context and nuisances of one micrograph, shape (1,) or (1, 1)."""
+    image, nuisances = draw_images(rng[0], prior, 1)
+    _, _, own = draw_centres(rng[1], prior, 1, 1)
+    # no site is at the centre, and the contamination varies over the image as over a patch
+    ratio = prior.num_pixels * prior.sampling / extent
+    return image, nuisances | {
+        n: v * ratio if n.startswith("background") else v * (n == "rotation")
+        for n, v in own.items()
+    }
+
+
+def _render_field(
+    rng: np.random.Generator,
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    columns: Tensor,
+    species: Tensor,
+    axis: Tensor,
+    sampling: float,
+    cell: tuple[float, float],
+) -> Tensor:
+    """Noisy image of the columns of one micrograph, shape (y, x)."""
+
+    def normal(*shape: int) -> Tensor:
+        return torch.from_numpy(rng.standard_normal(shape, np.float32))
+
+    spectra = image_spectra(image, nuisances, normal(1, len(SPECIES)), cell=cell)[0]
+    spectrum = add_columns(spectra, columns, species, cell=cell)
+    shift = normal(len(axis)) * nuisances["line_jitter"]
+    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
+    exposure = (image["dose"] * sampling**2)[:, None, None, None]
+    numbers = [normal(*clean.shape) for _ in range(2)]
+    axis = axis[None, None]
+    return detect(clean, axis, axis, exposure, nuisances, *numbers)[0, 0]

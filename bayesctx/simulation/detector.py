@@ -1,4 +1,4 @@
-"""Noise as a function of normal variables, one per pixel: the same on every machine."""
+"""Detector noise as a function of standard normal variables, one per pixel."""
 
 from __future__ import annotations
 
@@ -8,32 +8,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..defects import SPECIES
 from ..prior import Prior
-from .scene import SPECIES
 
 __all__ = ["MARGIN", "Noise", "draw_noise", "poisson_counts"]
 
-MARGIN = 2  # pixels that the interpolation of a scan needs on either side
+MARGIN = 2  # scan pixels that the interpolation needs on either side of a patch
 
-FEW = 4.0
-"""Mean below which the distribution is inverted step by step; above, its expansion is closer than 8e-4 in total variation."""
+EXACT_RATE = 4.0
+"""Mean up to which the distribution function is inverted; above it the expansion is accurate."""
 
-FAR = 5.0  # standard deviations; beyond, single precision cannot tell a probability from one
-MOST = 20  # P(counts > 20) is 1e-9 at a mean of 4, beyond what a normal variable in single precision reaches
+MAX_NORMAL = 5.0  # standard deviations; above, a probability is one in single precision
+MAX_COUNTS = 20  # P(counts > 20) = 1e-9 at a mean of 4, beyond the quantile of MAX_NORMAL
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Random numbers of images, all standard normal.
+    """Standard normal random numbers of a batch of images.
 
     Attributes
     ----------
     deviation : Tensor, shape (image, species)
         Errors of additivity.
     jitter : Tensor, shape (image, patch, y)
-        Of the scan rows.
+        Displacements of the scan rows.
     counts, readout : Tensor, shape (image, patch, y, x), or None
-        Of the electrons that are counted and of the electronics; None leaves the expected counts and silent electronics.
+        Counting noise and readout noise; None for expected counts and for no readout noise.
     """
 
     deviation: Tensor
@@ -50,23 +50,23 @@ def draw_noise(
     *,
     counting: bool = True,
 ) -> Noise:
-    """Draw the random numbers of images.
+    """Draw the random numbers of a batch of images.
 
     Parameters
     ----------
     rng : Generator
         Source of randomness.
     prior : Prior
-        Gives the pixels of the patch, and whether the electronics have a noise.
+        Defines the pixels of a patch, and whether there is readout noise.
     num_images, num_patches : int
-        Number of images, and of patches in each.
+        Number of images, and of patches per image.
     counting : bool
-        Draw what counts need; without it they are the expected ones.
+        Draw counting and readout noise; otherwise intensities are the expected ones.
 
     Returns
     -------
     Noise
-        The numbers.
+        The random numbers.
     """
 
     def normal(*shape: int) -> Tensor:
@@ -83,36 +83,40 @@ def draw_noise(
 
 
 def poisson_counts(rate: Tensor, normal: Tensor) -> Tensor:
-    """Poisson counts at the quantiles of normal variables.
+    """Poisson counts at the quantiles of standard normal variables.
 
     Parameters
     ----------
     rate : Tensor
         Expected counts, >= 0.
-    normal : Tensor, of the shape of rate
+    normal : Tensor, same shape as rate
         Standard normal variables.
 
     Returns
     -------
-    Tensor, of the shape of rate
-        Whole numbers: exactly Poisson up to a mean of 4, above it within 8e-4 in total variation with the mean right to
-        7e-4 counts and the variance to 6e-4 of itself.
+    Tensor, same shape as rate
+        Whole numbers. Exactly Poisson up to a mean of 4; above it within 8e-4 in total variation,
+        with a mean exact to 7e-4 counts and a variance to a relative error of 6e-4.
+
+    Notes
+    -----
+    A function of the normal variable alone, so that counts do not depend on the machine or batch.
 
     References
     ----------
-    Giles, ACM Trans. Math. Softw. 42, 7 (2016), doi:10.1145/2699466: the asymptotic expansion of the quantiles.
+    Giles, ACM Trans. Math. Softw. 42, 7 (2016), doi:10.1145/2699466: asymptotic expansion of the
+    quantiles.
     """
-    few = rate < FEW
-    counts = _expand(rate.clamp(min=FEW), normal)
-    if few.any():
-        counts = torch.where(
-            few, _invert(rate.clamp(max=FEW), torch.special.ndtr(normal.clamp(max=FAR))), counts
-        )
+    exact = rate < EXACT_RATE
+    counts = _expand(rate.clamp(min=EXACT_RATE), normal)
+    if exact.any():
+        probability = torch.special.ndtr(normal.clamp(max=MAX_NORMAL))
+        counts = torch.where(exact, _invert(rate.clamp(max=EXACT_RATE), probability), counts)
     return counts
 
 
 def _expand(rate: Tensor, normal: Tensor) -> Tensor:
-    """Quantiles to third order in 1 / sqrt(rate)."""
+    """Quantiles by the expansion to third order in 1 / sqrt(rate)."""
     inverse = rate.rsqrt()
     square = normal**2
     third = (square * (square / 270 + 7 / 810) - 8 / 405) * inverse
@@ -124,7 +128,7 @@ def _invert(rate: Tensor, probability: Tensor) -> Tensor:
     """Smallest counts whose cumulative probability exceeds the given one."""
     term = torch.exp(-rate)
     left, counts, short = probability - term, torch.zeros_like(rate), torch.empty_like(rate)
-    for k in range(1, MOST + 1):
+    for k in range(1, MAX_COUNTS + 1):
         counts += torch.gt(left, 0, out=short)
         term *= rate
         term *= 1 / k

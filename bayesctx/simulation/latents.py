@@ -1,4 +1,4 @@
-"""Streams of simulated patches, the same for the same seed and index."""
+"""Blocks of simulated patches, reproducible by seed and index: latent variables, then images."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
+from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..elements import METALS
-from ..nuisances import NUISANCES, quantile
+from ..distributions import quantile
+from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move
 from .detector import Noise, draw_noise
@@ -20,30 +20,32 @@ from .rendering import BOX, Extent, measure_extent, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 
 __all__ = [
-    "Draft",
+    "Latents",
     "Patches",
-    "develop",
-    "draft_block",
     "draw_block",
     "draw_centres",
     "draw_images",
+    "draw_latents",
     "generators",
+    "render_patches",
 ]
 
-BLOCK = 256  # patches that are computed together, always whole: a patch does not depend on what was asked for
+BLOCK = 256  # patches that are drawn together, always all of them, so that patches are reproducible
+
+MAX_INDEX = 2**62  # of a patch in a stream
 
 PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
-"""Nuisances that are drawn for every patch; the others belong to the image."""
+"""Nuisances that are drawn for every patch; the others are drawn once per image."""
 
 
 @dataclass(frozen=True)
 class Patches:
-    """A block of simulated patches: images that share a context, each with some patches.
+    """A batch of simulated patches: images that share a context, each with several patches.
 
     Attributes
     ----------
     intensity : Tensor, shape (image, patch, y, x)
-        In counts times a free gain.
+        Counts times the gain.
     defect, species : Tensor, shape (image, patch)
         Index into ``DEFECTS`` and into ``SPECIES``.
     host, dopant : Tensor, shape (image,)
@@ -51,7 +53,7 @@ class Patches:
     context : mapping of str to Tensor, shape (image,)
         By the names of ``prior.CONTINUOUS``.
     nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
-        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+        By the names of ``nuisances.NUISANCES``, and ``concentration``, shape (image, defect_class).
     """
 
     intensity: Tensor
@@ -64,23 +66,23 @@ class Patches:
 
 
 @dataclass(frozen=True)
-class Draft:
-    """Patches before their images are computed: all that is random about them, drawn.
+class Latents:
+    """Latent variables and random numbers of a batch of patches, from which the images follow.
 
     Attributes
     ----------
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
     nuisances : mapping of str to Tensor, shape (image, patch) or (image,)
-        As those of ``Patches``.
+        As in ``Patches``.
     defect, species : Tensor, shape (image, patch)
         Index into ``DEFECTS`` and into ``SPECIES``.
     scene : Scene
-        Where the columns are.
+        Positions and species of the columns.
     noise : Noise
-        Random numbers of the images.
+        Random numbers of the noise.
     extent : Extent
-        What it takes to compute them.
+        Numbers of spatial frequencies and scan pixels, on the CPU.
     """
 
     image: Mapping[str, Tensor]
@@ -107,53 +109,55 @@ def draw_block(
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     seed : int
-        Names the stream, >= 0.
+        Seed of the stream, >= 0.
     block : int
         Position in the stream, >= 0.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     noise : bool
-        Draw counts; otherwise they are the expected ones.
+        Draw counts; otherwise intensities are the expected ones.
     device : str or device
-        Where the images are computed and the patches lie. Random numbers are drawn on the processor.
+        Device on which the images are computed. Random numbers are drawn on the CPU.
 
     Returns
     -------
     Patches
-        The same for the same arguments, on another device to rounding.
+        On ``device``; the same for the same arguments, between devices to rounding.
     """
-    return develop(
+    return render_patches(
         prior,
-        draft_block(prior, seed, block, patches_per_image=patches_per_image, noise=noise),
+        draw_latents(prior, seed, block, patches_per_image=patches_per_image, noise=noise),
         device,
     )
 
 
 @torch.no_grad()
-def draft_block(
+def draw_latents(
     prior: Prior, seed: int, block: int, *, patches_per_image: int = 1, noise: bool = True
-) -> Draft:
-    """Draw all that is random about one block of patches, in a seventh of the time of its images.
+) -> Latents:
+    """Draw the latent variables and random numbers of one block of patches.
+
+    Takes a seventh of the time of computing the images.
 
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     seed : int
-        Names the stream, >= 0.
+        Seed of the stream, >= 0.
     block : int
         Position in the stream, >= 0.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     noise : bool
-        Draw what counts need; otherwise they are the expected ones.
+        Draw random numbers for the counts; otherwise intensities are the expected ones.
 
     Returns
     -------
-    Draft
-        On the processor.
+    Latents
+        On the CPU.
     """
     num_images = BLOCK // patches_per_image
     rng = generators(seed, patches_per_image, block)
@@ -162,7 +166,7 @@ def draft_block(
     nuisances = nuisances | own
     scene = place_columns(rng[2], image["host"], species, nuisances, BOX)
     numbers = draw_noise(rng[3], prior, num_images, patches_per_image, counting=noise)
-    return Draft(
+    return Latents(
         image,
         nuisances,
         defect,
@@ -174,26 +178,26 @@ def draft_block(
 
 
 @torch.no_grad()
-def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> Patches:
-    """Compute the images of drawn patches.
+def render_patches(prior: Prior, latents: Latents, device: str | torch.device = "cpu") -> Patches:
+    """Compute the images of patches from their latent variables.
 
     Parameters
     ----------
     prior : Prior
-        Of which they were drawn.
-    draft : Draft
-        Of any number of images, of one block or of several.
+        The prior that the latent variables were drawn from.
+    latents : Latents
+        Any number of images, from one block or several.
     device : str or device
-        Where the images are computed and the patches lie.
+        Device on which the images are computed.
 
     Returns
     -------
     Patches
-        Each the same to rounding wherever and beside whichever others it is computed.
+        On ``device``; every patch is the same to rounding on any device and in any batch.
     """
-    # sizes are settled where the program runs
-    there = move(replace(draft, extent=None), device)
-    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, draft.extent)
+    # the extent stays on the CPU, where it determines the shapes of tensors
+    extent, there = latents.extent, move(replace(latents, extent=None), device)
+    intensity = render(prior, there.image, there.nuisances, there.scene, there.noise, extent)
     context = {name: there.image[name] for name in CONTINUOUS}
     return Patches(
         intensity,
@@ -207,21 +211,21 @@ def develop(prior: Prior, draft: Draft, device: str | torch.device = "cpu") -> P
 
 
 def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
-    """Independent sources for the parameters of images, those of patches, the scenes and the noise.
+    """Independent random generators for images, patches, scenes and noise.
 
     Parameters
     ----------
     seed : int
-        Names the stream, >= 0.
+        Seed of the stream, >= 0.
     stream : int
-        Patches that share an image.
+        Patches per image, which distinguishes streams of one seed.
     block : int
         Position in the stream, >= 0.
 
     Returns
     -------
     list of Generator
-        Four of them.
+        Four generators, in this order.
     """
     return [
         np.random.Generator(np.random.Philox(key=[seed, stream], counter=[0, 0, i, block]))
@@ -230,21 +234,21 @@ def generators(seed: int, stream: int, block: int) -> list[np.random.Generator]:
 
 
 def _uniform(rng: np.random.Generator, *shape: int) -> Tensor:
-    """Uniform numbers in [0, 1)."""
+    """Uniform random numbers in [0, 1), single precision."""
     return torch.from_numpy(rng.random(shape, np.float32))
 
 
 def draw_images(
     rng: np.random.Generator, prior: Prior, num_images: int
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Draw host, dopant and continuous context of images, and the nuisances that belong to an image.
+    """Draw host, dopant, continuous context and the nuisances that belong to an image.
 
     Parameters
     ----------
     rng : Generator
         Source of randomness.
     prior : Prior
-        What may occur.
+        Prior of the images.
     num_images : int
         Number of images.
 
@@ -253,7 +257,7 @@ def draw_images(
     image : dict of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
     nuisances : dict of str to Tensor, shape (image,)
-        By the names of ``prior.NUISANCES``, and ``concentration``, shape (image, defect_class).
+        By the names of ``nuisances.NUISANCES``, and ``concentration``, shape (image, defect_class).
     """
     u = _uniform(rng, num_images, 2)
     hosts = list(HOSTS)
@@ -272,7 +276,7 @@ def draw_images(
         name: quantile(prior.nuisances.get(name, 0.0), values[:, i])
         for i, name in enumerate(shared)
     }
-    strength = np.array([prior.concentration[d] for d in DEFECTS])
+    strength = np.array([prior.dirichlet_alpha[d] for d in DEFECTS])
     gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
     return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
 
@@ -287,9 +291,9 @@ def draw_centres(
     rng : Generator
         Source of randomness.
     prior : Prior
-        What may occur.
+        Prior of the patches.
     num_images, num_patches : int
-        Number of images, and of patches in each.
+        Number of images, and of patches per image.
 
     Returns
     -------

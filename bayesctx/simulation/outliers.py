@@ -1,4 +1,4 @@
-"""Patches that no prior knows: two layers, a grain boundary, an amorphous film, far from focus, vacuum."""
+"""Patches outside the prior: bilayer, grain boundary, amorphous film, far from focus, vacuum."""
 
 from __future__ import annotations
 
@@ -11,35 +11,37 @@ import torch
 from torch import Tensor
 
 from ..prior import Prior
+from ..tensors import pixel_axis
 from .detector import draw_noise
 from .latents import BLOCK, draw_centres, draw_images, generators
 from .rendering import BOX, detect, render
 from .scene import Scene, place_columns
 
-__all__ = ["STRANGERS", "draw_strangers"]
+__all__ = ["OUTLIERS", "draw_outliers"]
 
 FAR_FOCUS = 500.0  # Å
-VACUUM = 0.01  # share of the beam that reaches the detector without a specimen
-GAP = 0.3  # Å on both sides of a boundary
+VACUUM = 0.01  # fraction of the beam on the detector without a specimen
+GAP = 0.3  # Å, empty on either side of a grain boundary
 
 
-def draw_strangers(
+def draw_outliers(
     prior: Prior, seed: int, block: int, kind: str, *, patches_per_image: int = 16
 ) -> Tensor:
-    """Draw one block of patches of something that is not in the prior.
+    """Draw one block of patches of a kind that the prior does not contain.
 
     Parameters
     ----------
     prior : Prior
-        Gives materials, context and nuisances, of which all else is taken.
+        Prior of materials, context and nuisances of the patches.
     seed : int
-        Names the stream, >= 0.
+        Seed of the stream, >= 0.
     block : int
         Position in the stream, >= 0.
     kind : str
-        One of ``STRANGERS``: a ``bilayer`` of two crystals turned at random; a ``grain boundary`` that passes within 1.5 Å of
-        the centre; an ``amorphous film``, columns in random places; a crystal 500 Å ``out of focus``; ``vacuum``, with
-        nothing but noise.
+        One of ``OUTLIERS``: ``bilayer``, two crystals with a random twist and shift;
+        ``grain boundary``, two crystals that meet within 1.5 Å of the centre; ``amorphous film``,
+        columns at random positions; ``out of focus``, a crystal at a defocus of 500 Å; ``vacuum``,
+        a uniform weak intensity.
     patches_per_image : int
         Patches that share material, context and optics; divides ``BLOCK``.
 
@@ -53,24 +55,26 @@ def draw_strangers(
     ValueError
         For an unknown kind.
     """
-    if kind not in STRANGERS:
-        raise ValueError(f"one of {', '.join(STRANGERS)} was expected, got {kind!r}")
+    if kind not in OUTLIERS:
+        raise ValueError(
+            f"a kind among {', '.join(OUTLIERS)} was expected, got {kind!r}; choose one"
+        )
     rng = generators(seed, patches_per_image, block)
     image, nuisances = draw_images(rng[0], prior, BLOCK // patches_per_image)
 
     def crystal() -> tuple[Scene, dict[str, Tensor]]:
         _, species, own = draw_centres(rng[1], prior, len(image["host"]), patches_per_image)
-        # the other crystal is turned by itself, whatever the rotation of the first
+        # the rotation of the prior may be fixed, but two crystals need independent ones
         own["rotation"] = own["rotation"] + 2 * math.pi * torch.from_numpy(
             rng[1].random(own["rotation"].shape, np.float32)
         )
         return place_columns(rng[2], image["host"], species, nuisances | own, BOX), own
 
-    return STRANGERS[kind](prior, rng, image, nuisances, crystal)
+    return OUTLIERS[kind](prior, rng, image, nuisances, crystal)
 
 
 def _render(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, scene: Scene) -> Tensor:
-    """Image a scene with noise."""
+    """Noisy images of a scene."""
     return render(
         prior, image, nuisances, scene, draw_noise(rng[3], prior, *scene.special_species.shape[:2])
     )
@@ -79,7 +83,7 @@ def _render(prior: Prior, rng: list, image: Mapping, nuisances: Mapping, scene: 
 def _bilayer(
     prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable
 ) -> Tensor:
-    """Two crystals on top of each other, shifted and turned."""
+    """Two crystals on top of each other, with a random twist and shift."""
     (first, own), (second, _) = crystal(), crystal()
     shift = torch.from_numpy(rng[2].uniform(-2, 2, (*own["rotation"].shape, 2)).astype(np.float32))
     moved = replace(
@@ -93,7 +97,7 @@ def _bilayer(
 def _grain_boundary(
     prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable
 ) -> Tensor:
-    """Two crystals, each on its side of a line."""
+    """Two crystals, one on either side of a straight boundary."""
     (first, own), (second, _) = crystal(), crystal()
     shape = own["rotation"].shape
     angle, place = (
@@ -119,7 +123,7 @@ def _grain_boundary(
 def _amorphous_film(
     prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable
 ) -> Tensor:
-    """The columns of a crystal in random places."""
+    """The columns of a crystal at random positions."""
     scene, own = crystal()
     anywhere = torch.from_numpy(
         rng[2].uniform(-BOX / 2, BOX / 2, scene.positions.shape).astype(np.float32)
@@ -143,12 +147,11 @@ def _out_of_focus(
 def _vacuum(
     prior: Prior, rng: list, image: Mapping, nuisances: Mapping, crystal: Callable
 ) -> Tensor:
-    """Noise of an even intensity."""
+    """A uniform intensity with noise."""
     _, own = crystal()
-    axis = ((torch.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling).expand(
-        len(image["host"]), 1, -1
-    )
-    clean = torch.full((*own["rotation"].shape, prior.num_pixels, prior.num_pixels), VACUUM)
+    axis = pixel_axis(prior.num_pixels, prior.sampling).expand(len(image["host"]), 1, -1)
+    shape = (*own["rotation"].shape, prior.num_pixels, prior.num_pixels)
+    clean = torch.full(shape, VACUUM, dtype=torch.float32)
     normal, readout = (
         torch.from_numpy(rng[3].standard_normal(clean.shape, np.float32)) for _ in range(2)
     )
@@ -156,7 +159,7 @@ def _vacuum(
     return detect(clean, axis, axis, exposure, nuisances | own, normal, readout)
 
 
-STRANGERS = {
+OUTLIERS = {
     "bilayer": _bilayer,
     "grain boundary": _grain_boundary,
     "amorphous film": _amorphous_film,
@@ -166,9 +169,9 @@ STRANGERS = {
 
 
 def _join(first: Scene, second: Scene) -> Scene:
-    """The columns of two scenes together."""
+    """The columns of two scenes in one scene."""
     weights = torch.cat([first.special_weights, second.special_weights], -1)
-    # used slots come first
+    # slots in use come first, as in every scene
     order = weights.argsort(dim=-1, descending=True, stable=True)
     return Scene(
         torch.cat([first.positions, second.positions], -2),

@@ -1,4 +1,4 @@
-"""Fourier coefficients to counts: pixels, contamination, noise, gain, and the pixels of the model."""
+"""Images from Fourier coefficients: scan pixels, contamination, noise, pixels of the model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from ..fourier import synthesize
 from ..optics import mode_orders
 from ..prior import Prior
-from ..tensors import interpolation_matrix, pick
+from ..tensors import interpolation_matrix, pick, pixel_axis
 from .detector import MARGIN, Noise, poisson_counts
 from .scene import Scene
 from .spectra import image_bandwidth, image_spectra, patch_spectra
@@ -20,26 +20,23 @@ from .spectra import image_bandwidth, image_spectra, patch_spectra
 __all__ = ["BOX", "Extent", "detect", "measure_extent", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
-GROUP = (
-    8,
-    64,
-)  # most images and patches that are rendered together on a processor, of images that need like frequencies
-LARGE_GROUP = (512, 8192)  # and elsewhere: a call costs its launch, however much it does
-AT_ONCE = 128  # patches of one image whose spectra stay in the cache
+GROUP = (8, 64)  # largest numbers of images and patches that are rendered together on a CPU
+LARGE_GROUP = (512, 8192)  # and on a GPU, where the cost of a small call is that of its launch
+AT_ONCE = 128  # patches of one image whose spectra fit into the cache
 
 
 @dataclass(frozen=True)
 class Extent:
-    """What it takes to compute images.
+    """Numbers of spatial frequencies and scan pixels that images need.
 
     Attributes
     ----------
     num_modes : Tensor of int, shape (image,)
         Largest order of the spatial frequencies along either axis.
     num_native : Tensor of int, shape (image,)
-        Pixels of the scan along each side of a patch.
+        Scan pixels along each side of a patch.
     between : Tensor of bool, shape (image,)
-        Whether the pixels of the model lie between those of the scan.
+        Whether the pixels of the model have to be interpolated from the scan pixels.
     """
 
     num_modes: Tensor
@@ -56,7 +53,7 @@ def detect(
     normal: Tensor | None = None,
     readout: Tensor | None = None,
 ) -> Tensor:
-    """Contamination, Poisson noise, readout noise, gain and dark level.
+    """Detector: contamination, Poisson noise, readout noise, gain and dark level.
 
     Parameters
     ----------
@@ -67,16 +64,17 @@ def detect(
     exposure : Tensor, shape (image, 1, 1, 1)
         Electrons per pixel.
     nuisances : mapping of str to Tensor, shape (image,) or (image, patch)
-        See ``prior.NUISANCES``.
+        By the names of ``nuisances.NUISANCES``.
     normal : Tensor, shape (image, patch, y, x), optional
-        Standard normal variables, whose quantiles the counts are; None leaves the expected counts.
+        Standard normal variables, mapped to the quantiles of the Poisson counts. Default: expected
+        counts.
     readout : Tensor, shape (image, patch, y, x), optional
-        Standard normal variables of the electronics; None leaves them silent.
+        Standard normal variables of the readout noise. Default: no readout noise.
 
     Returns
     -------
     Tensor, shape (image, patch, y, x)
-        Counts and dark level times the gain.
+        Gain times the sum of counts, readout noise and dark level.
     """
     clean = clean.clamp(min=0)
     peak = clean.amax((-3, -2, -1), keepdim=True)
@@ -100,21 +98,21 @@ def detect(
 def measure_extent(
     prior: Prior, image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor], num_patches: int
 ) -> Extent:
-    """Frequencies and pixels that images need.
+    """Number of spatial frequencies and scan pixels that images need.
 
     Parameters
     ----------
     prior : Prior
-        Gives the pixels of the patch.
+        Defines the pixels of a patch.
     image, nuisances : mapping of str to Tensor, shape (image,)
         See ``render``.
     num_patches : int
-        Patches of an image.
+        Patches per image.
 
     Returns
     -------
     Extent
-        Images that need much the same get the same, so that they can be computed together.
+        Equal for images with similar needs, which are rendered together.
     """
     needed, step = image_bandwidth(image, nuisances), _native_step(prior, nuisances)
     moved = (step != prior.sampling) | (nuisances["phase_x"] != 0) | (nuisances["phase_y"] != 0)
@@ -131,7 +129,7 @@ def measure_extent(
 
 
 def _native_step(prior: Prior, nuisances: Mapping[str, Tensor]) -> Tensor:
-    """Size of the pixels that are computed in Å: those finer than the model's are binned, their counts add up."""
+    """Size in Å of the computed pixels; finer scan pixels are binned, adding their counts."""
     return nuisances["scan_step"].clamp(min=prior.sampling)
 
 
@@ -148,28 +146,32 @@ def render(
     noise: Noise,
     extent: Extent | None = None,
 ) -> Tensor:
-    """Image the patches of a scene.
+    """Compute the noisy images of the patches of a scene.
 
     Parameters
     ----------
     prior : Prior
-        Gives the pixels of the patch.
+        Defines the pixels of a patch.
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
     nuisances : mapping of str to Tensor, shape (image,) or (image, patch)
-        See ``prior.NUISANCES``.
+        By the names of ``nuisances.NUISANCES``.
     scene : Scene
-        Where the columns are.
+        Positions and species of the columns.
     noise : Noise
         Random numbers.
     extent : Extent, optional
-        What it takes, on the processor. Default: ``measure_extent`` of these images.
+        Numbers of spatial frequencies and scan pixels, on the CPU. Default: ``measure_extent`` of
+        these images.
 
     Returns
     -------
     Tensor, shape (image, patch, y, x)
-        Intensity: the scan's own pixels interpolated to those of the model. The same to rounding on any device and beside any
-        other images, as long as its extent is the same.
+        Intensity on the pixels of the model, interpolated from the scan pixels.
+
+    Notes
+    -----
+    With the same ``extent`` an image is the same to rounding on any device and in any batch.
     """
     num_patches, device = scene.special_species.shape[1], scene.positions.device
     extent = extent or measure_extent(prior, image, nuisances, num_patches)
@@ -192,19 +194,19 @@ def _render_group(
     noise: Noise,
     extent: Extent,
 ) -> Tensor:
-    """Patches of images of like extent, shape (image, patch, y, x)."""
+    """Patches of images of similar extent, shape (image, patch, y, x)."""
     cell = (BOX, BOX)
     num_modes, num_native = int(extent.num_modes.max()), int(extent.num_native.max())
     spectra = image_spectra(
         image, nuisances, noise.deviation, cell=cell, num_modes=(num_modes, num_modes)
     )
     step = _native_step(prior, nuisances)
-    middle = (extent.num_native.to(step.device)[:, None, None] - 1) / 2
+    middle = (extent.num_native.to(step)[:, None, None] - 1) / 2
     phase = torch.stack([nuisances["phase_x"], nuisances["phase_y"]])[..., None, None]
     native = (torch.arange(num_native, device=step.device) - middle - phase) * step[
         :, None, None
     ]  # (axis, image, 1, pixel)
-    # the jitter of rows that are binned averages
+    # a row that bins several scan rows has the mean of their jitter
     shift = (
         noise.jitter[..., :num_native]
         * (nuisances["line_jitter"] * (nuisances["scan_step"] / step).sqrt())[:, None, None]
@@ -226,24 +228,27 @@ def _render_group(
     noisy = detect(clean, *native, exposure, nuisances, counts, readout)
     if not bool(extent.between.any()):
         return noisy
-    # the pixels of a patch cut from a micrograph lie anywhere between those of the scan
-    target = (
-        torch.arange(prior.num_pixels, device=step.device) - (prior.num_pixels - 1) / 2
-    ) * prior.sampling
-    position = target / step[:, None, None] + middle + phase
+    return _resample(prior, noisy, step, middle, phase)
+
+
+def _resample(prior: Prior, noisy: Tensor, step: Tensor, middle: Tensor, phase: Tensor) -> Tensor:
+    """Interpolate scan pixels at the pixels of the model, whose centre is at middle + phase."""
+    target = pixel_axis(prior.num_pixels, prior.sampling, step.device)
     along_x, along_y = interpolation_matrix(
-        position, num_native, (prior.sampling / step)[:, None, None, None]
+        target / step[:, None, None] + middle + phase,
+        noisy.shape[-1],
+        (prior.sampling / step)[:, None, None, None],
     )
     return along_y @ noisy @ along_x.mT
 
 
 def _keep(values: Tensor, own: Tensor) -> Tensor:
-    """Values that are an image's own; images of one extent have no others."""
+    """Values where the mask is true and zero elsewhere."""
     return values if bool(own.all()) else values * own.to(values.device)
 
 
 def _modes_of(extent: Extent) -> Tensor:
-    """Whether a mode is one of the image, not of its company only, shape (image, 1, qy, qx)."""
+    """Mask of the modes within each image's own band limit, shape (image, 1, qy, qx)."""
     orders, most = (
         mode_orders(int(extent.num_modes.max())).abs(),
         extent.num_modes[:, None, None, None],
@@ -252,6 +257,6 @@ def _modes_of(extent: Extent) -> Tensor:
 
 
 def _pixels_of(extent: Extent) -> Tensor:
-    """Whether a pixel is one of the image, not of its company only, shape (image, 1, y, x)."""
+    """Mask of each image's own scan pixels, shape (image, 1, y, x)."""
     inside = torch.arange(int(extent.num_native.max())) < extent.num_native[:, None, None, None]
     return inside & inside.mT

@@ -12,34 +12,27 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from ..crystal import HOSTS, honeycomb
-from ..defects import DEFECTS, SITES, columns_of, species_of
+from ..crystal import HOSTS, MONOLAYER_1H
+from ..defects import DEFECTS, SITES, SPECIES, formula_of
 
 __all__ = [
-    "SPECIES",
     "Scene",
     "draw_species",
-    "first_species",
     "name_species",
     "place_columns",
     "place_crystal",
     "sites_around",
 ]
 
-SPECIES = tuple((d, v) for d in DEFECTS for v in range(len(columns_of(d, "MoS2", "W"))))
-"""Every class with each of its alternatives: the index of a column of atoms in a material."""
-
-KINDS = tuple(SITES)
-PERFECT = torch.tensor([d in {classes[0] for classes in SITES.values()} for d in DEFECTS])
-FIRST_SPECIES = torch.tensor(
-    [next(i for i, (d, _) in enumerate(SPECIES) if d == defect) for defect in DEFECTS]
-)
-NUM_ALTERNATIVES = torch.tensor([sum(d == defect for d, _ in SPECIES) for defect in DEFECTS])
-KIND_OF_SPECIES = torch.tensor([
-    KINDS.index("hollow") if (d, v) == ("adatom_M", 1) else next(i for i, c in enumerate(SITES.values()) if d in c)
-    for d, v in SPECIES
-])  # fmt: skip
-LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()])
+KINDS = MONOLAYER_1H.sites
+KIND_OF_SPECIES = torch.tensor([KINDS.index(s.site) for s in SPECIES])
+IS_PERFECT = torch.tensor([s.defect == SITES[s.site][0] for s in SPECIES])
+# of the first species of each class, and how many a class has
+FIRST_SPECIES = torch.tensor([[s.defect for s in SPECIES].index(d) for d in DEFECTS])
+NUM_ALTERNATIVES = torch.tensor([sum(s.defect == d for s in SPECIES) for d in DEFECTS])
+HOST_COLUMNS = tuple(i for i, s in enumerate(SPECIES) if IS_PERFECT[i] and s.slots)
+"""The species of the columns of a perfect crystal, in the order of the kinds of site."""
+LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()], dtype=torch.float32)
 
 REACH = 9.6  # Å, columns beyond are left out
 NEAR = 6.0  # Å, sites that may carry a defect
@@ -71,22 +64,6 @@ class Scene:
     special_weights: Tensor
 
 
-def first_species(defect: str) -> int:
-    """Index of the first alternative of a class.
-
-    Parameters
-    ----------
-    defect : str
-        One of ``DEFECTS``.
-
-    Returns
-    -------
-    int
-        Index into ``SPECIES``.
-    """
-    return int(FIRST_SPECIES[DEFECTS.index(defect)])
-
-
 def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, Tensor]:
     """Draw what sites of one kind carry.
 
@@ -106,16 +83,13 @@ def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, T
     altered : Tensor of bool, shape (*batch,)
         Whether the site differs from the perfect crystal.
     """
+    of_kind = [(i, s.defect) for i, s in enumerate(SPECIES) if s.site == KINDS[kind]]
     classes = SITES[KINDS[kind]]
-    index = torch.tensor([DEFECTS.index(d) for d in classes])
-    edges = concentration[..., index].cumsum(-1)
+    members = [[i for i, d in of_kind if d == defect] for defect in classes]
+    first, count = torch.tensor([m[0] for m in members]), torch.tensor([len(m) for m in members])
+    edges = concentration[..., [DEFECTS.index(d) for d in classes]].cumsum(-1)
     chosen = (u[..., :1] * edges[..., -1:] > edges[..., :-1]).sum(-1)
-    defect = index[chosen]
-    alternative = (u[..., 1] * NUM_ALTERNATIVES[defect]).long()
-    # an adatom stands on the metal column or in the hollow
-    is_adatom = defect == DEFECTS.index("adatom_M")
-    alternative = torch.where(is_adatom, int(KINDS[kind] == "hollow"), alternative)
-    return FIRST_SPECIES[defect] + alternative, chosen > 0
+    return first[chosen] + (u[..., 1] * count[chosen]).long(), chosen > 0
 
 
 def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
@@ -134,10 +108,7 @@ def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> n
         Chemical formulas.
     """
     names = [
-        species_of(columns_of(defect, h, d)[alternative])
-        for (defect, alternative), h, d in zip(
-            (SPECIES[s] for s in species), host, dopant, strict=True
-        )
+        formula_of(SPECIES[k].column(h, d)) for k, h, d in zip(species, host, dopant, strict=True)
     ]
     return np.array(names)
 
@@ -152,13 +123,13 @@ def sites_around() -> Tensor:
         In lattice constants; kinds in the order of ``SITES``.
     """
     smallest = float(LATTICE_CONSTANTS.min())
-    positions, sites = honeycomb(1.0, REACH / smallest + 2.0)
-    xy, kind = torch.tensor(positions), np.array(sites)
+    positions, sites = MONOLAYER_1H.sites_around(1.0, REACH / smallest + 2.0)
+    xy, kind = torch.tensor(positions, dtype=torch.float32), np.array(sites)
     centres = [(0.0, 0.0), (0.0, 1 / math.sqrt(3)), (0.0, -1 / math.sqrt(3))]
     seen = []
     for centre in centres:
         for name in KINDS:
-            moved = xy[kind == name] - torch.tensor(centre)
+            moved = xy[kind == name] - torch.tensor(centre, dtype=torch.float32)
             seen.append(moved[moved.norm(dim=-1).argsort(stable=True)])
     count = min(int((s.norm(dim=-1) < REACH / smallest).sum()) for s in seen)
     return torch.stack([s[:count] for s in seen]).unflatten(0, (3, 3))
@@ -204,7 +175,7 @@ def place_columns(
     around = torch.where(is_centre, species[..., None, None], around)
     altered = (altered & (radius < NEAR)) | is_centre
 
-    positions = _relax(rng, positions, altered, _is_defect(species), nuisances, lattice)
+    positions = _relax(rng, positions, altered, ~IS_PERFECT[species], nuisances, lattice)
     positions = _distort(positions, nuisances)
 
     chosen = torch.where(altered, -radius, -torch.inf).flatten(2).topk(NUM_SPECIAL, dim=-1).indices
@@ -245,9 +216,9 @@ def place_crystal(
         What they carry, index into ``SPECIES``.
     """
     lattice = float(LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))
-    positions, names = honeycomb(1.0, 0.75 * box / lattice)
+    positions, names = MONOLAYER_1H.sites_around(1.0, 0.75 * box / lattice)
     kind = torch.tensor([KINDS.index(n) for n in names])
-    xy = torch.tensor(positions) * lattice
+    xy = torch.tensor(positions, dtype=torch.float32) * lattice
     u = torch.from_numpy(rng.random((len(kind), 2), np.float32))
     species, altered = torch.zeros_like(kind), torch.zeros_like(kind, dtype=torch.bool)
     for k in range(len(KINDS)):
@@ -257,12 +228,16 @@ def place_crystal(
 
     push = float(nuisances["relaxation"])
     moved = torch.from_numpy(rng.standard_normal((len(kind), 2), np.float32)) * (
-        float(nuisances["disorder"]) + 0.3 * push * altered[:, None]
+        float(nuisances["disorder"]) + 0.3 * push * altered[:, None].float()
     )
     tree = cKDTree(xy.numpy())
     sign = rng.choice(np.array([-1.0, 1.0]), len(kind))
     for i in altered.nonzero()[:, 0].tolist():
-        shell = [j for j in tree.query_ball_point(xy[i].numpy(), 0.7 * lattice) if j != i]
+        shell = [
+            j
+            for j in tree.query_ball_point(xy[i].numpy(), MONOLAYER_1H.first_shell * lattice)
+            if j != i
+        ]
         outward = xy[shell] - xy[i]
         moved[shell] += sign[i] * push * outward / outward.norm(dim=-1, keepdim=True)
 
@@ -272,12 +247,6 @@ def place_crystal(
     sites = distorted(xy)
     inside = (sites.abs() < box / 2).all(-1)
     return sites[inside], distorted(xy + moved)[inside], species[inside]
-
-
-def _is_defect(species: Tensor) -> Tensor:
-    """Whether species differ from the perfect crystal."""
-    perfect = torch.tensor([bool(PERFECT[DEFECTS.index(d)]) for d, _ in SPECIES])
-    return ~perfect[species]
 
 
 def _relax(
@@ -294,7 +263,7 @@ def _relax(
     sign = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), shape[:2]))
     amount = relaxation[:, None] * sign * defective
     radius = positions.norm(dim=-1, keepdim=True)
-    first_shell = (radius > 0.1) & (radius < 0.7 * lattice)
+    first_shell = (radius > 0.1) & (radius < MONOLAYER_1H.first_shell * lattice)
     outward = positions / radius.clamp(min=0.1) * first_shell * amount[..., None, None, None]
     spread = (disorder[:, None, None, None] + 0.3 * relaxation[:, None, None, None] * altered)[
         ..., None

@@ -9,13 +9,13 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from ..crystal import HOSTS
-from ..defects import columns_of
-from ..elements import METALS, THERMAL_DISPLACEMENT
-from ..fourier import FWHM, bandwidth, column_phases, column_spectra, structure_factor
-from ..optics import ABERRATIONS, wavelength
+from ..context import Detector, Probe
+from ..crystal import HOSTS, METALS, THERMAL_DISPLACEMENT
+from ..defects import SPECIES
+from ..fourier import bandwidth, column_phases, column_spectra, structure_factor
+from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap
-from .scene import SPECIES, Scene, first_species
+from .scene import HOST_COLUMNS, Scene
 
 __all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
 
@@ -23,9 +23,7 @@ TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an im
 SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(
     2
 )  # Å, of the centre of a pair of the heaviest atoms
-PAIRS = torch.tensor(
-    [i for i, (d, v) in enumerate(SPECIES) if len(columns_of(d, "MoS2", "W")[v]) == 2]
-)
+PAIRS = torch.tensor([i for i, s in enumerate(SPECIES) if len(s.slots) == 2])
 
 
 @functools.cache
@@ -37,7 +35,7 @@ def _table(device: torch.device) -> LookUp:
     columns = []
     for host in HOSTS:
         for dopant in METALS:
-            species = [columns_of(d, host, dopant)[v] for d, v in SPECIES]
+            species = [s.column(host, dopant) for s in SPECIES]
             columns += species + [(species[i][side],) for side in (0, 1) for i in PAIRS]
     return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
 
@@ -80,9 +78,8 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
-    energy, inner, outer = (
-        image[n] for n in ("beam_energy", "inner_collection_angle", "outer_collection_angle")
-    )
+    probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
+    energy, inner = probe.beam_energy, detector.inner_collection_angle
     columns = _table(energy.device)[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack(
@@ -104,14 +101,9 @@ def image_spectra(
     else:
         columns = columns[:, : len(SPECIES)]
     spectra = column_spectra(
-        load_table().coefficients(columns, energy, inner, outer) * share[..., None, None],
+        load_table().coefficients(columns, energy, detector) * share[..., None, None],
         columns.displacement * nuisances["vibration"][:, None],
-        beam_energy=energy,
-        convergence_semiangle=image["convergence_semiangle"],
-        aberrations={n: nuisances[n] for n in ABERRATIONS if n != "C10"}
-        | {"C10": -image["defocus"]},
-        source_size=nuisances["source_size"],
-        focal_spread=nuisances["focal_spread"],
+        probe,
         cell=cell,
         num_modes=num_modes,
         positions=columns.height[..., None] * slope[:, None] if tilted else None,
@@ -147,10 +139,7 @@ def image_bandwidth(image: Mapping[str, Tensor], nuisances: Mapping[str, Tensor]
         In 1/Å.
     """
     smallest = SMALLEST_DISPLACEMENT * nuisances["vibration"]
-    blur = torch.hypot(smallest, nuisances["source_size"] / FWHM)
-    return bandwidth(
-        image["beam_energy"], image["convergence_semiangle"], blur, tolerance=TOLERANCE
-    )
+    return bandwidth(Probe.of({**nuisances, **image}), smallest, tolerance=TOLERANCE)
 
 
 def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -> Tensor:
@@ -172,7 +161,7 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
     """
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     factors = structure_factor(scene.positions, scene.weights, cell=cell, num_modes=modes)
-    metal, chalcogen = (spectra[:, None, first_species(defect)] for defect in ("M", "X2"))
+    metal, chalcogen = (spectra[:, None, i] for i in HOST_COLUMNS)
     total = torch.addcmul(metal * factors[:, :, 0], chalcogen, factors[:, :, 1])
     return _add_special(total.flatten(0, 1), spectra, scene, cell).view(total.shape)
 

@@ -1,4 +1,4 @@
-"""Batches of the stream of simulated patches: any window of it, shared out among ranks and workers."""
+"""Batches of a stream of simulated patches, divided among processes and workers."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
+from ..checks import check_seed, check_whole_number
 from ..prior import Prior
 from ..tensors import join, take
-from .latents import BLOCK, Draft, Patches, develop, draft_block, draw_block
+from .latents import BLOCK, MAX_INDEX, Latents, Patches, draw_block, draw_latents, render_patches
 
 __all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 
@@ -19,41 +20,48 @@ __all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
 class PatchStream(IterableDataset):
     """The patches from ``start`` to ``stop`` of a stream, in batches.
 
-    Patch i depends on prior, seed, ``patches_per_image`` and i, and on nothing else: not on the size of the batches, nor on
-    who draws it. Batches are dealt in turn to the ranks of ``torch.distributed`` and, within a rank, to the workers of a
-    ``DataLoader(stream, batch_size=None, num_workers=...)``, which delivers them in order; none is dealt twice.
+    Patch i depends on prior, seed, ``patches_per_image`` and i only: not on the batch size, the
+    number of processes or the worker that draws it. Batches are assigned in turn to the ranks of
+    ``torch.distributed`` and, within a rank, to the workers of a
+    ``DataLoader(stream, batch_size=None, num_workers=...)``, which returns them in order.
 
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     seed : int
-        Names the stream, >= 0.
+        Seed of the stream, >= 0.
     start : int
         First patch, >= 0, a multiple of ``patches_per_image``.
     stop : int, optional
         The patch after the last one, a multiple of ``patches_per_image``. Default: no end.
     batch_size : int
-        Patches per batch, a multiple of ``patches_per_image``; the last batch may be shorter. Multiples of ``BLOCK``
-        from a ``start`` that is one cost least: blocks are drawn whole.
+        Patches per batch, a multiple of ``patches_per_image``; the last batch may be smaller.
+        Patches are computed in whole blocks, so that multiples of ``BLOCK``, from a ``start`` that
+        is one as well, are the most efficient.
     patches_per_image : int
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     rank : tuple of int, optional
-        Which of how many processes this is, (0, 1) if all patches go to it. Default: as ``torch.distributed`` says.
+        Rank of this process and number of processes; (0, 1) gives all patches to this process.
+        Default: as ``torch.distributed`` says.
     device : str or device, optional
-        Where images are computed and batches lie, the processor by default. On another one they agree to rounding; random
-        numbers are drawn on the processor all the same. None leaves the images to ``develop``: so workers of a loader need no
-        GPU, and one process computes the images of all on it.
+        Device on which the images are computed and the batches lie. Default: CPU. Other devices
+        agree with it to rounding; random numbers are drawn on the CPU in any case. With None the
+        batches are ``Latents`` objects, of which ``render_patches`` computes the images: workers
+        of a loader then need no GPU, and one process computes the images of all workers.
 
     Raises
     ------
+    TypeError
+        If a number is not an integer.
     ValueError
-        If a number is out of range, or an image would be cut.
+        If a number is out of range, or an image would be divided.
 
     Notes
     -----
-    Ranks take equally many batches only if their number divides that of the batches: choose ``stop`` so where ranks wait for
-    each other. The bits are those of one version of torch on one kind of processor: another one rounds otherwise.
+    All ranks take the same number of batches only if their number divides the number of batches;
+    choose ``stop`` accordingly where ranks wait for each other. Patches are bit-identical for one
+    version of torch on one type of CPU; others round differently.
 
     Examples
     --------
@@ -84,36 +92,36 @@ class PatchStream(IterableDataset):
         self.start, self.stop, self.batch_size = start, stop, batch_size
         self.rank, self.device = rank, None if device is None else torch.device(device)
 
-    def __iter__(self) -> Iterator[Patches | Draft]:
+    def __iter__(self) -> Iterator[Patches | Latents]:
         """Yield the batches of this rank and worker."""
         return self.draw(
             deal(self.start, self.stop, self.batch_size, self.rank or rank_of_process())
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        """Store the rank: a spawned worker of a loader has no process group."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
-    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Draft]:
+    def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Latents]:
         """Draw windows of the stream.
 
         Parameters
         ----------
         windows : iterable of tuple of int
-            First patch and the one after the last, of each.
+            First patch, and the one after the last, of every window.
 
         Yields
         ------
-        Patches or Draft
-            One for each window.
+        Patches or Latents
+            One batch per window.
         """
-        blocks: dict[int, Patches | Draft] = {}
+        blocks: dict[int, Patches | Latents] = {}
         here = self.device == torch.device("cpu")
-        # a processor likes small parts, which its cache holds; a GPU large ones
-        draw = draw_block if here else draft_block
+        # CPU: block by block, which fits into the cache; GPU: all images of a batch at once
+        draw = draw_block if here else draw_latents
         for first, last in windows:
             needed = range(first // BLOCK, -(-last // BLOCK))
-            # the block that a border cuts serves the next window as well
+            # the last block may overlap the next window
             blocks = {
                 b: blocks[b]
                 if b in blocks
@@ -126,16 +134,18 @@ class PatchStream(IterableDataset):
                 (last - origin) // self.patches_per_image,
             )
             batch = take(join(list(blocks.values())), *images)
-            yield batch if here or self.device is None else develop(self.prior, batch, self.device)
+            if not here and self.device is not None:
+                batch = render_patches(self.prior, batch, self.device)
+            yield batch
 
 
 def rank_of_process() -> tuple[int, int]:
-    """Rank of this process, and the number of ranks.
+    """Rank of this process and number of processes.
 
     Returns
     -------
     tuple of int
-        (0, 1) where ``torch.distributed`` is not initialised.
+        (0, 1) if ``torch.distributed`` is not initialised.
     """
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
@@ -145,7 +155,7 @@ def rank_of_process() -> tuple[int, int]:
 def deal(
     start: int, stop: int | None, batch_size: int, rank: tuple[int, int]
 ) -> Iterator[tuple[int, int]]:
-    """Windows of the batches of this rank and this worker of a loader.
+    """Windows of the batches that belong to this rank and this worker of a loader.
 
     Parameters
     ----------
@@ -161,7 +171,7 @@ def deal(
     Yields
     ------
     tuple of int
-        First patch and the one after the last.
+        First patch of a batch, and the one after its last.
     """
     worker = get_worker_info()
     own, num_ranks = rank
@@ -184,7 +194,7 @@ def check_window(
     Parameters
     ----------
     seed : int
-        Names the stream.
+        Seed of the stream.
     start : int
         First patch.
     stop : int, optional
@@ -192,27 +202,34 @@ def check_window(
     patches_per_image : int
         Patches that share a context.
     **sizes : int
-        Numbers of patches that go together, by name.
+        Numbers of patches of a batch or file, by name.
 
     Raises
     ------
+    TypeError
+        If a number is not an integer.
     ValueError
-        If a number is out of range, or an image would be cut.
+        If a number is out of range, or an image would be divided.
     """
-    least = {"seed": (seed, 0), "start": (start, 0), "patches_per_image": (patches_per_image, 1)}
-    for name, (value, bound) in (least | {n: (v, 1) for n, v in sizes.items()}).items():
-        if value < bound:
-            raise ValueError(f"{name} was expected to be at least {bound}, got {value}")
+    check_seed(seed)
+    check_whole_number("start", start, 0, MAX_INDEX)
+    for name, value in {"patches_per_image": patches_per_image, **sizes}.items():
+        check_whole_number(name, value, 1, MAX_INDEX)
+    if stop is not None:
+        check_whole_number("stop", stop, 0, MAX_INDEX)
     if stop is not None and stop < start:
         raise ValueError(
-            f"stop was expected to be at least start={start}, got {stop}; leave it out for a stream without an end"
+            f"stop was expected to be at least start={start}, got {stop}; "
+            "leave it out for a stream without an end"
         )
     if BLOCK % patches_per_image:
         raise ValueError(
-            f"patches_per_image was expected to divide {BLOCK}, got {patches_per_image}; use a power of two"
+            f"patches_per_image was expected to divide {BLOCK}, got {patches_per_image}; "
+            "use a power of two"
         )
     for name, value in {"start": start, "stop": stop or 0, **sizes}.items():
         if value % patches_per_image:
             raise ValueError(
-                f"whole images of {patches_per_image} patches were expected, got {name}={value}; round it"
+                f"whole images of {patches_per_image} patches were expected, "
+                f"got {name}={value}; round it to a multiple of {patches_per_image}"
             )

@@ -15,7 +15,7 @@ __all__ = ["average", "process_group", "together"]
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """Join the other processes where ``torchrun`` has started this one; on the processor, by gloo."""
+    """Join the other processes where ``torchrun`` has started this one; on the CPU, by gloo."""
     if not distributed.is_torchelastic_launched() or distributed.is_initialized():
         yield
         return

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, Draft, Patches, PatchStream, develop, rank_of_process
+from ..simulation import BLOCK, Latents, Patches, PatchStream, rank_of_process, render_patches
 from ..simulation.rendering import LARGE_GROUP
 from ..tensors import take
+from .calibration import calibrate
 from .checkpoint import resume, write_checkpoint
 from .distributed import average, together
 from .objective import (
@@ -48,18 +49,20 @@ def train(
     context_weight: float = 3.0,
     contrast_images: int = 16,
     generative_weight: float = 0.02,
+    num_held_out: int = 9600,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
     num_workers: int = 1,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Fit a model to patches streamed from its prior.
+    """Fit a model to patches streamed from its prior, then calibrate it.
 
     Parameters
     ----------
     model : DefectModel
-        Changed in place, from the weights that it has, be they random or those of ``load_model().with_prior(prior)``. What was
-        fitted to it after an earlier training is dropped.
+        Changed in place, starting from its weights: random ones, or those of
+        ``load_model().with_prior(prior)``. What was fitted after an earlier training is dropped. It is
+        in evaluation mode afterwards.
     num_patches : int
         Length of the stream.
     seed : int
@@ -69,82 +72,69 @@ def train(
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
     context_weight : float
-        Weight of the log score of the class together with the context, that of one of several images.
+        Weight of the joint log score of the class and the context, that of one of several images.
     contrast_images : int
-        How many those are, neighbours in a batch, or all of it where they do not divide it. More tell finer differences of the
-        context apart; on a processor they cost time.
+        Number of these images, neighbours in a batch; the whole batch where they do not divide it. More of
+        them distinguish finer differences of the context, and cost time on a CPU.
     generative_weight : float
         Weight of the log density of the features per step.
+    num_held_out : int
+        Patches for the calibration that follows, see ``calibrate``; 0 leaves it out.
     checkpoint : path-like, optional
         File that holds the state of the run. If it exists the run goes on from it.
     checkpoint_interval : int
         Steps between checkpoints: what a killed run loses at most.
     num_workers : int
-        Processes that simulate; 0 simulates in this one. Beside a model on a GPU they draw what is random, and the images are
-        computed on it.
+        Processes that simulate; 0 simulates in this one. With a model on a GPU they draw the random numbers,
+        and the images are computed on the GPU.
     progress : bool
         Show a progress bar with loss and rate.
 
     Returns
     -------
     Dataset, dimension step
-        ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score`` of the class together with the
-        image.
+        ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score`` of the
+        class together with the image.
 
     Raises
     ------
     ValueError
-        If there is nothing to learn from, the batch does not consist of images, or the checkpoint is foreign or of another run.
+        If there is nothing to learn from, the batch does not consist of whole images, or the checkpoint is
+        foreign or of another run.
 
     Notes
     -----
-    Where ``torch.distributed`` is initialised every rank takes its share of each batch, and all take the same steps as one
-    process would, but for the order of sums; the first one writes the checkpoint, which all must be able to read.
+    Where ``torch.distributed`` is initialised every rank takes its share of each batch, and all take the
+    same steps as one process would, up to the order of sums. The first rank writes the checkpoint, which
+    all must be able to read, and calibrates the model.
     """
     _check_sizes(num_patches, batch_size, contrast_images)
-    num_steps = max(1, num_patches // batch_size)
-    optimizer = torch.optim.AdamW(
-        [*model.encoder.parameters(), *model.likelihood.parameters()],
-        learning_rate,
-        weight_decay=1e-4,
-    )
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1
-    )
-    run = {
-        "seed": seed,
-        "num_patches": num_patches,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        "context_weight": context_weight,
-        "contrast_images": contrast_images,
-        "generative_weight": generative_weight,
-    }
-    if "training" in model.card:
-        run["start"] = model.card["training"]
     loss = {
         "context_weight": context_weight,
         "contrast_images": contrast_images,
         "generative_weight": generative_weight,
     }
+    run = {
+        "seed": seed,
+        "num_patches": num_patches,
+        "batch_size": batch_size,
+        "learning_rate": learning_rate,
+        **loss,
+    }
+    if "training" in model.card:
+        run["start"] = model.card["training"]
+    num_steps = max(1, num_patches // batch_size)
+    optimizer, schedule = _optimizer(model, learning_rate, num_steps)
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and Path(checkpoint).exists():
         history = resume(Path(checkpoint), model, optimizer, schedule, run)
-    first = len(history)
+    first, leads = len(history), rank_of_process()[0] == 0
     loader = _load(model, seed, first * batch_size, num_steps * batch_size, batch_size, num_workers)
-    leads = rank_of_process()[0] == 0
-    checkpoint = checkpoint if leads else None
     model.train()
     model.likelihood.width.fill_(1.0)
-    hidden = not (progress and leads)
-    bar = tqdm(
-        total=num_steps * batch_size,
-        initial=first * batch_size,
-        disable=hidden,
-        unit="patch",
-        unit_scale=True,
-    )
-    with bar, together(model):
+    size = {"total": num_steps * batch_size, "initial": first * batch_size}
+    shown = progress and leads
+    with tqdm(**size, disable=not shown, unit="patch", unit_scale=True) as bar, together(model):
         for step, batch in enumerate(loader, first):
             generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
             history.append(_step(model, batch, optimizer, generator, **loss))
@@ -152,16 +142,39 @@ def train(
             bar.update(batch_size)
             recent = np.mean(history[-100:], 0)
             bar.set_postfix(loss=f"{recent[0]:.3f}", log_score=f"{recent[1]:.3f}", refresh=False)
-            if checkpoint is not None and (
-                (step + 1) % checkpoint_interval == 0 or step + 1 == num_steps
-            ):
+            is_due = (step + 1) % checkpoint_interval == 0 or step + 1 == num_steps
+            if checkpoint is not None and leads and is_due:
                 write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
     model.eval()
     model.card = {"prior": model.prior.to_dict(), "training": run}
-    names = ("loss", "log_score", "joint_score")
-    return xr.Dataset(
-        {n: ("step", v, {"units": "nat"}) for n, v in zip(names, np.array(history).T, strict=True)}
+    if num_held_out and leads:
+        _calibrate_on_cpu(model, num_held_out, seed + 1, progress)
+    return _as_dataset(history)
+
+
+def _as_dataset(history: list[tuple[float, float, float]]) -> xr.Dataset:
+    """Loss and log scores of every step."""
+    columns = zip(("loss", "log_score", "joint_score"), np.array(history).T, strict=True)
+    return xr.Dataset({n: ("step", v, {"units": "nat"}) for n, v in columns})
+
+
+def _optimizer(
+    model: DefectModel, learning_rate: float, num_steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW with a one-cycle schedule, for encoder and likelihood."""
+    parameters = [*model.encoder.parameters(), *model.likelihood.parameters()]
+    optimizer = torch.optim.AdamW(parameters, learning_rate, weight_decay=1e-4)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimizer, learning_rate, total_steps=num_steps + 1, pct_start=0.1
     )
+    return optimizer, schedule
+
+
+def _calibrate_on_cpu(model: DefectModel, num_patches: int, seed: int, progress: bool) -> None:
+    """Calibrate a model, which lies on the CPU meanwhile."""
+    device = next(model.parameters()).device
+    calibrate(model.cpu(), num_patches=num_patches, seed=seed, progress=progress)
+    model.to(device)
 
 
 def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> None:
@@ -216,13 +229,15 @@ def _load(
     images = share // PATCHES_PER_IMAGE
     # with several ranks a batch is a window, and nothing is skipped
     skipped = (start - origin) // PATCHES_PER_IMAGE
-    for drawn in (batch if here else develop(model.prior, batch, device) for batch in loader):
+    for drawn in (
+        batch if here else render_patches(model.prior, batch, device) for batch in loader
+    ):
         for first in range(skipped, len(drawn.host), images):
             yield take(drawn, first, first + images)
         skipped = 0
 
 
-def _without_nuisances(batch: Patches | Draft) -> Patches | Draft:
+def _without_nuisances(batch: Patches | Latents) -> Patches | Latents:
     """Leave behind in the worker what is not learnt from: every tensor costs the loader a file descriptor."""
     return replace(batch, nuisances={}) if isinstance(batch, Patches) else batch
 
@@ -245,7 +260,7 @@ def _step(
     )
     loss = -of_class / 2 - context_weight * of_both
     loss = loss - generative_weight * generative_log_score(model, features, batch).mean()
-    if float(torch.rand((), generator=generator)) < PARTLY_KNOWN:
+    if float(torch.rand((), generator=generator, dtype=torch.float32)) < PARTLY_KNOWN:
         loss = loss - _score_partly_known(model, features, batch, generator) / 2
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..defects import DEFECTS
-from ..hypotheses import HYPOTHESES, describe
-from ..likelihood import log_sum_exp
-from ..model import DefectModel, Materials, outcome_classes
+from ..context import Detector, is_annular_dark_field
+from ..defects import HYPOTHESIS_OF_SPECIES
+from ..likelihood import describe, log_sum_exp
+from ..model import NUM_PLAIN, DefectModel, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
-from ..simulation import SPECIES, Patches
+from ..simulation import Patches
 
 __all__ = [
     "EVERYTHING",
@@ -27,9 +27,6 @@ __all__ = [
 
 DISCRETE = ("host", "dopant")
 EVERYTHING = frozenset((*DISCRETE, *CONTINUOUS))
-HYPOTHESIS_OF_SPECIES = torch.tensor([
-    max(i for i, (d, v) in enumerate(HYPOTHESES) if d == defect and v <= alternative) for defect, alternative in SPECIES
-])  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -87,13 +84,14 @@ def ask(
     draws = num_draws if latent else 1
     if latent:
         every = rows if rows == 1 else rows * rank[1]
-        u = torch.rand(every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator)
+        u = torch.rand(
+            every, draws, MAX_TRIES, 1 + len(CONTINUOUS), generator=generator, dtype=torch.float32
+        )
         u = u if rows == 1 else u.chunk(rank[1])[rank[0]]
         context = {n: v.to(batch.host.device) for n, v in prior.quantiles(u)[0].items()}
         for name in known & set(CONTINUOUS):
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
-        inner, outer = context["inner_collection_angle"], context["outer_collection_angle"]
-        possible = (context["convergence_semiangle"] <= inner) & (inner * 1.05 < outer)
+        possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         first = possible.long().argmax(-1, keepdim=True)
         # where no try was possible the truth, which is, takes its place
         found = possible.any(-1)
@@ -158,15 +156,13 @@ def conditional_log_score(
         log p(defect | features, known context) in nats.
     """
     materials = question.materials
-    outcomes = model.outcomes(question.context, materials)
+    outcomes = model.tabulate(question.context, materials)
     shared = len(next(iter(question.context.values()))) == 1 and len(features) > 1
     rows = features.flatten(0, 1)[None] if shared else features
     log_prob = outcomes.log_prob(rows)
     num_dopants = materials.dopant.shape[-1]
     doped = (materials.dopant_weight * materials.host_weight[..., None]).log()
-    plain = materials.host_weight.log()[..., None].expand(
-        *materials.host_weight.shape, len(DEFECTS) - 1
-    )
+    plain = materials.host_weight.log()[..., None].expand(*materials.host_weight.shape, NUM_PLAIN)
     joint = log_prob + torch.cat([plain, doped], -1)[:, None, None]
     if shared:
         joint = joint[0].unflatten(0, features.shape[:2])
@@ -209,7 +205,7 @@ def log_scores_among_images(
     groups = 1 if rest else groups
     question = ask(batch, model.prior, EVERYTHING, torch.Generator(), num_draws=1)
     # the images of a group as if they were draws of the context
-    outcomes = model.outcomes(question.context, question.materials).map(
+    outcomes = model.tabulate(question.context, question.materials).map(
         lambda v: v.unflatten(0, (groups, -1)).flatten(1, 2)
     )
     joint = outcomes.log_prob(features.reshape(groups, -1, features.shape[-1]))[..., 0, :].clamp(
@@ -245,7 +241,7 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
         log p(features | everything) in nats.
     """
     inputs = describe(batch.host, batch.dopant, batch.context)
-    hypothesis = HYPOTHESIS_OF_SPECIES.to(batch.species.device)[batch.species]
+    hypothesis = torch.tensor(HYPOTHESIS_OF_SPECIES).to(batch.species.device)[batch.species]
     picked = inputs.gather(1, hypothesis[..., None].expand(-1, -1, inputs.shape[-1]))
     return model.likelihood(picked).log_prob(features.detach())
 
@@ -263,10 +259,12 @@ def random_subset(generator: torch.Generator) -> frozenset[str]:
     frozenset of str
         Names of variables.
     """
-    kind = float(torch.rand((), generator=generator))
+    kind = float(torch.rand((), generator=generator, dtype=torch.float32))
     if kind < 0.1:
         return frozenset()
-    share = float(torch.rand((), generator=generator))
+    share = float(torch.rand((), generator=generator, dtype=torch.float32))
     return frozenset(
-        n for n in (*DISCRETE, *CONTINUOUS) if float(torch.rand((), generator=generator)) < share
+        n
+        for n in (*DISCRETE, *CONTINUOUS)
+        if float(torch.rand((), generator=generator, dtype=torch.float32)) < share
     )

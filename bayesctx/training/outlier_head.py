@@ -1,4 +1,4 @@
-"""Teach a model what strangers look like: patches that its prior cannot make."""
+"""Fit the head of a model that recognises outliers: patches that its prior cannot make."""
 
 from __future__ import annotations
 
@@ -9,36 +9,36 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from ..model import DefectModel
-from ..simulation import BLOCK, STRANGERS, draw_block, draw_strangers
-from .fit import PATCHES_PER_IMAGE
+from ..simulation import BLOCK, OUTLIERS, draw_block, draw_outliers
 
-__all__ = ["fit_surprise"]
+__all__ = ["fit_outliers"]
 
+PATCHES_PER_IMAGE = 16
 FALSE_ALARMS = 0.05
-HELD_OUT = 16  # blocks of the prior, and of each kind of stranger
+HELD_OUT = 16  # blocks of the prior, and of each kind of outlier
 
 
-def fit_surprise(
+def fit_outliers(
     model: DefectModel,
     *,
     num_patches: int = 200_000,
     seed: int = 0,
-    kinds: tuple[str, ...] = tuple(STRANGERS),
+    kinds: tuple[str, ...] = tuple(OUTLIERS),
     progress: bool = True,
 ) -> xr.Dataset:
-    """Fit the density ratio of strangers to patches of the prior, and note its limit on the card of the model.
+    """Fit the density ratio of outliers to patches of the prior, and note its limit on the card.
 
     Parameters
     ----------
     model : DefectModel
-        Its ``strangers`` are fitted, encoder and likelihood stay as they are; its card gets ``surprise_limit`` in nats, which
+        Its ``outliers`` are fitted, encoder and likelihood stay as they are; its card gets ``surprise_limit`` in nats, which
         five in a hundred patches of the prior exceed.
     num_patches : int
-        Patches to simulate, half of them strangers.
+        Patches to simulate, half of them outliers.
     seed : int
         Names their streams.
     kinds : tuple of str
-        Strangers to learn from, of ``simulation.STRANGERS``. All are scored.
+        Kinds of outlier to learn from, of ``simulation.OUTLIERS``. All are scored.
     progress : bool
         Show a progress bar.
 
@@ -46,24 +46,24 @@ def fit_surprise(
     -------
     Dataset, dimension kind
         Of patches that were held out: ``area`` under the receiver operating characteristic, and ``caught``, the share of
-        strangers beyond the limit.
+        outliers beyond the limit.
 
     Notes
     -----
-    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as strangers: its
-    logit is log p(patch | stranger) - log p(patch | prior).
+    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as outliers: its
+    logit is log p(patch | outlier) - log p(patch | prior).
 
     References
     ----------
     Hendrycks, Mazeika and Dietterich, Deep anomaly detection with outlier exposure, ICLR (2019), arXiv 1812.04606.
     """
     num_steps = max(1, num_patches // (2 * BLOCK))
-    head = model.strangers.train()
+    head = model.outliers.train()
     optimizer = torch.optim.AdamW(head.parameters(), 3e-3, weight_decay=1e-2)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 3e-3, total_steps=num_steps + 1, pct_start=0.1
     )
-    target = torch.tensor([0.0, 1.0]).repeat_interleave(BLOCK)
+    target = torch.tensor([0.0, 1.0], dtype=torch.float32).repeat_interleave(BLOCK)
     for step in tqdm(range(num_steps), disable=not progress, unit="step"):
         blocks = (
             _invariants(model, None, seed, step),
@@ -76,7 +76,7 @@ def fit_surprise(
         schedule.step()
     head.eval()
     usual = _score(model, None, seed, num_steps)
-    found = {kind: _score(model, kind, seed, num_steps) for kind in STRANGERS}
+    found = {kind: _score(model, kind, seed, num_steps) for kind in OUTLIERS}
     limit = float(usual.quantile(1 - FALSE_ALARMS))
     model.card["surprise_limit"] = limit
     area = [float(mannwhitneyu(v, usual).statistic) / (len(v) * len(usual)) for v in found.values()]
@@ -86,21 +86,21 @@ def fit_surprise(
 
 @torch.no_grad()
 def _invariants(model: DefectModel, kind: str | None, seed: int, block: int) -> Tensor:
-    """Invariants of one block of strangers, or of patches of the prior, shape (patch, unit)."""
+    """Invariants of one block of outliers, or of patches of the prior, shape (patch, unit)."""
     options = {"patches_per_image": PATCHES_PER_IMAGE}
     if kind is None:
         patches = draw_block(model.prior, seed, block, **options).intensity
     else:
-        patches = draw_strangers(model.prior, seed, block, kind, **options)
+        patches = draw_outliers(model.prior, seed, block, kind, **options)
     return model.encoder.invariants(patches.flatten(0, 1))
 
 
 @torch.no_grad()
 def _score(model: DefectModel, kind: str | None, seed: int, first: int) -> Tensor:
-    """Surprise of patches that were not learnt from."""
+    """Surprise of held-out patches."""
     return torch.cat(
         [
-            model.strangers(_invariants(model, kind, seed, b))[:, 0]
+            model.outliers(_invariants(model, kind, seed, b))[:, 0]
             for b in range(first, first + HELD_OUT)
         ]
     )

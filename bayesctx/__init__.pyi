@@ -1,0 +1,65 @@
+"""What ``import bayesctx`` offers; ``__init__.py`` reads this list and loads names when used."""
+
+from . import (
+    archive as archive,
+    checks as checks,
+    cli as cli,
+    composition as composition,
+    context as context,
+    crystal as crystal,
+    defects as defects,
+    distributions as distributions,
+    encoder as encoder,
+    evidence as evidence,
+    exact as exact,
+    fourier as fourier,
+    inference as inference,
+    information as information,
+    likelihood as likelihood,
+    metrics as metrics,
+    micrograph as micrograph,
+    model as model,
+    multislice as multislice,
+    nuisances as nuisances,
+    optics as optics,
+    plots as plots,
+    prior as prior,
+    responses as responses,
+    simulation as simulation,
+    storage as storage,
+    tensors as tensors,
+    training as training,
+)
+from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
+from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
+from .defects import DEFECTS as DEFECTS
+from .distributions import log_uniform as log_uniform
+from .evidence import check_context as check_context
+from .exact import ExactModel as ExactModel
+from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
+from .information import entropy as entropy, entropy_reduction as entropy_reduction
+from .metrics import (
+    class_reliability as class_reliability,
+    coverage as coverage,
+    log_score as log_score,
+    ranks as ranks,
+    reliability as reliability,
+)
+from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
+from .multislice import column_image as column_image, multislice_image as multislice_image
+from .plots import (
+    plot_class_reliability as plot_class_reliability,
+    plot_context as plot_context,
+    plot_defects as plot_defects,
+    plot_reliability as plot_reliability,
+)
+from .prior import (
+    Prior as Prior,
+    limit_prior as limit_prior,
+    reference_prior as reference_prior,
+    tmd_prior as tmd_prior,
+)
+from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
+from .training import calibrate as calibrate, score_model as score_model, train as train
+
+__version__: str

@@ -1,0 +1,270 @@
+"""What each verb runs. Every verb writes its files first and returns the text to print."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+
+from ..archive import ShardPlan, plan_shards, write_shards
+from ..inference import infer, save
+from ..model import DefectModel, load_model, save_model
+from ..prior import Prior, limit_prior, reference_prior, tmd_prior
+from ..simulation import rank_of_process, simulate, simulate_micrograph
+from ..training import process_group, train
+from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
+from .sources import read_context, read_image
+from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
+
+__all__ = ["VERBS", "refuse_shard_options", "simulate_shards"]
+
+MOST_IN_ONE_FILE = 1_000_000  # patches: 4 GB, held in memory
+LONGEST_SIDE = 1000.0  # Å of a micrograph: simulating more takes over 4 GB
+
+PRIORS = {
+    "reference": reference_prior,
+    "tmd": tmd_prior,
+    "limit": limit_prior,
+    "between": partial(limit_prior, between=True),
+}
+
+# the demo: what is true, and what of it is told with the image
+DEMO = {
+    "host": "WSe2",
+    "dopant": "Ti",
+    "beam_energy": 80e3,
+    "convergence_semiangle": 25.0,
+    "inner_collection_angle": 35.0,
+    "outer_collection_angle": 90.0,
+    "defocus": 0.0,
+    "dose": 1e4,
+}
+RECORDED = tuple(name for name in DEMO if name not in ("defocus", "dose"))
+
+
+def _simulate(arguments: argparse.Namespace) -> str:
+    """Write patches in one file or in a folder of shards, or a micrograph."""
+    context = read_context(arguments.context)
+    if "sampling" in context:
+        raise ValueError(
+            "sampling is no context of a simulation; a micrograph takes --sampling, "
+            "a patch has that of the prior"
+        )
+    is_file = arguments.out.suffix.lower() == ".nc"
+    if arguments.micrograph and not is_file:
+        raise argparse.ArgumentTypeError(
+            f"a file that ends in .nc was expected for a micrograph, got {str(arguments.out)!r}"
+        )
+    prior = PRIORS[arguments.prior]().given(context)
+    if not is_file:
+        return simulate_shards(arguments, prior)
+    refuse_shard_options(arguments)
+    if arguments.micrograph:
+        data = _simulate_micrograph(arguments, prior)
+        what = f"a micrograph of {data.sizes['patch']} sites"
+    else:
+        data = _simulate_patches(arguments, prior)
+        what = f"{data.sizes['image']} patches"
+    save(xr.DataTree(data), arguments.out)
+    return f"{what} of {data.sizes['y']} x {data.sizes['x']} px: {arguments.out}"
+
+
+def _simulate_micrograph(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset:
+    """Draw a micrograph of a size that memory can hold."""
+    side = arguments.num_pixels * arguments.sampling
+    if side > LONGEST_SIDE:
+        raise argparse.ArgumentTypeError(
+            f"a micrograph of at most {LONGEST_SIDE:g} Å was expected, {arguments.num_pixels} "
+            f"pixels of {arguments.sampling:g} Å are {side:g} Å; use fewer by --num-pixels"
+        )
+    size = {"num_pixels": arguments.num_pixels, "sampling": arguments.sampling}
+    return simulate_micrograph(prior, seed=arguments.seed, index=arguments.start, **size)
+
+
+def _simulate_patches(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset:
+    """Draw patches, so many that memory can hold them."""
+    if arguments.num_patches > MOST_IN_ONE_FILE:
+        raise argparse.ArgumentTypeError(
+            f"at most {MOST_IN_ONE_FILE} patches were expected in one file, "
+            f"got {arguments.num_patches}; name a folder"
+        )
+    window = {"seed": arguments.seed, "start": arguments.start}
+    return simulate(prior, arguments.num_patches, **window, progress=True)
+
+
+def _train(arguments: argparse.Namespace) -> str | None:
+    """Train a model and fit to it what follows training; only the first process writes."""
+    if arguments.checkpoint is not None and arguments.checkpoint == arguments.out:
+        raise argparse.ArgumentTypeError(
+            f"two files were expected as --checkpoint and --out, got {arguments.out} twice"
+        )
+    device = _usable_device(arguments.device)
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    prior = PRIORS[arguments.prior]()
+    model = (
+        load_model(arguments.model).with_prior(prior)
+        if arguments.model
+        else DefectModel(prior, seed=arguments.seed)
+    ).to(device)
+    names = ("num_patches", "seed", "batch_size", "learning_rate", "checkpoint")
+    options = {name: getattr(arguments, name) for name in names}
+    options |= {"num_workers": arguments.workers, "contrast_images": arguments.contrast}
+    options["num_held_out"] = arguments.held_out
+    with process_group():
+        history = train(model, **options)
+        if rank_of_process()[0]:
+            return None
+    save_model(model, arguments.out)
+    last = history.log_score[-max(1, len(history.log_score) // 10) :]
+    score = f"log score {float(last.mean()) / np.log(2):.3f} bit per patch, everything known"
+    return f"{_table_of_scores(model)}{score}, in the last tenth: {arguments.out}"
+
+
+def _table_of_scores(model: DefectModel) -> str:
+    """Scores on the card of a model as a table; empty where it was not calibrated."""
+    if "scores" not in model.card:
+        return ""
+    return f"{xr.Dataset.from_dict(model.card['scores']).to_dataframe().round(3)}\n"
+
+
+def _usable_device(name: str) -> torch.device:
+    """Return a device that computes; torch raises various errors for one that does not."""
+    try:
+        device = torch.device(name)
+        (torch.ones(1, device=device) + 1).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise argparse.ArgumentTypeError(
+            f"a device of torch that is usable here, such as cpu, was expected, got {name!r} "
+            f"({reason})"
+        ) from error
+    return device
+
+
+def _infer(arguments: argparse.Namespace) -> str:
+    """Infer an image; the posterior and the picture are written before anything is printed."""
+    if arguments.out.exists() and arguments.image.exists():
+        if arguments.out.samefile(arguments.image):
+            raise argparse.ArgumentTypeError(
+                f"another file than the image was expected as --out, got {arguments.out}"
+            )
+    context = read_context(arguments.context)
+    image = read_image(arguments.image, arguments.variable, arguments.select)
+    model = load_model(arguments.model)
+    result = infer(image, context, model, num_draws=arguments.num_draws, seed=arguments.seed)
+    save(result, arguments.out)
+    if arguments.plot:
+        save_figure(draw_result(result), arguments.plot)
+    return describe_result(result)
+
+
+def _demo(arguments: argparse.Namespace) -> str:
+    """Simulate a micrograph and infer it with little and with much context."""
+    arguments.out_dir.mkdir(parents=True, exist_ok=True)
+    out = file_to_write(".nc")(str(arguments.out_dir / "demo.nc"))
+    picture = picture_to_write(str(arguments.out_dir / "demo.png"))
+    model = load_model(arguments.model)
+    data = simulate_micrograph(reference_prior().given(DEMO), seed=0, num_pixels=256, sampling=0.2)
+    given = {"sampling": 0.2} | {name: DEMO[name] for name in RECORDED}
+    blind = infer(data.intensity, {name: given[name] for name in ("host", "sampling")}, model)
+    aware = infer(data.intensity, given, model)
+    save(aware, out)
+    save_figure(draw_demo(data, blind, aware), picture)
+    written = f"the posterior with the context: {out}\nthe picture: {picture}"
+    return f"{describe_demo(data, blind, aware)}\n\n{written}"
+
+
+VERBS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}
+
+
+SHARD_SIZE = 65536
+MOST_SHARDS = 100_000  # their names have five digits
+
+
+def refuse_shard_options(arguments: argparse.Namespace) -> None:
+    """Raise for options of a folder where one file is written.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of the verb.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If there are any.
+    """
+    for name, flag in FOLDER_FLAGS.items():
+        if hasattr(arguments, name):
+            raise argparse.ArgumentTypeError(
+                f"{flag} belongs to a folder of patches, got one file, {arguments.out}; "
+                "leave it out"
+            )
+
+
+def simulate_shards(arguments: argparse.Namespace, prior: Prior) -> str:
+    """Write a folder of shards, or find out what that would take.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of the verb.
+    prior : Prior
+        What may occur.
+
+    Returns
+    -------
+    str
+        What was done, or would be.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If there would be too many shards.
+    """
+    out: Path = arguments.out
+    options = {n: getattr(arguments, n) for n in FOLDER_FLAGS if hasattr(arguments, n)}
+    is_dry = options.pop("dry_run", False)
+    num_shards = -(-arguments.num_patches // options.get("shard_size", SHARD_SIZE))
+    if num_shards > MOST_SHARDS:
+        raise argparse.ArgumentTypeError(
+            f"at most {MOST_SHARDS} shards were expected, {arguments.num_patches} patches would be "
+            f"{num_shards}; write fewer patches, or larger shards by --shard-size"
+        )
+    workers = {"num_workers": os.cpu_count() or 1}
+    options = {"seed": arguments.seed, "start": arguments.start} | workers | options
+    size = f"{arguments.num_patches} patches of {prior.num_pixels} x {prior.num_pixels} px"
+    if is_dry:
+        plan = plan_shards(prior, arguments.num_patches, out, **options)
+        return f"{size}: {out}\n{_describe_plan(plan, options['num_workers'])}"
+    write_shards(prior, arguments.num_patches, out, **options, progress=True)
+    return f"{size} in {len(list(out.glob('shard-*.nc')))} shards: {out}"
+
+
+def _describe_plan(plan: ShardPlan, num_workers: int) -> str:
+    """What is left to do."""
+    room = "which is enough" if plan.fits else "which is TOO LITTLE"
+    busy = max(1, min(num_workers, plan.num_shards))
+    processes = "1 process" if busy == 1 else f"{busy} processes"
+    rate = f"{plan.patches_per_second:.0f} patches/s each, if every one has a core of its own"
+    rows = (
+        f"to write  {plan.num_patches} patches in {plan.num_shards} shards",
+        f"size      {plan.num_bytes / 1e9:.2f} GB, {plan.bytes_per_patch:.0f} bytes per patch",
+        f"disk      {plan.free_bytes / 1e9:.2f} GB free, {room}",
+        f"time      {_clock(plan.seconds)} by {processes}, {rate}",
+    )
+    return "\n".join(rows)
+
+
+def _clock(seconds: float) -> str:
+    """A time to two or three digits."""
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,247 @@
+"""Conditions, materials and abundances of a prior, and their checks."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from .checks import check_keys, check_known, check_mapping, check_number, check_sequence, shorten
+from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
+from .crystal import DOPANTS, HOSTS, METALS
+from .defects import DEFECTS, SITES
+from .distributions import check_value, support
+
+__all__ = [
+    "CONTINUOUS",
+    "DIRICHLET_ALPHA",
+    "as_tuple",
+    "check_alpha",
+    "check_conditions",
+    "check_defects",
+    "check_materials",
+    "choose_materials",
+]
+
+CONTINUOUS = (
+    "beam_energy",
+    "convergence_semiangle",
+    "inner_collection_angle",
+    "outer_collection_angle",
+    "defocus",
+    "dose",
+)
+"""The continuous variables of the context, in the order of every array over them."""
+
+
+def check_conditions(values: object) -> tuple[dict[str, object], ...]:
+    """Check alternative imaging conditions.
+
+    Parameters
+    ----------
+    values : object
+        What should be a tuple of mappings with all names of ``CONTINUOUS``.
+
+    Returns
+    -------
+    tuple of dict
+        Of ``float``, ``tuple`` of candidates or ``Distribution`` by name.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a name is missing or unknown, a value is outside of the domain of ``CONTEXT``, or the
+        detector cannot lie outside of the probe's cone.
+    """
+    checked = []
+    for condition in check_sequence(values, "conditions"):
+        known = {
+            n: check_value(v, CONTEXT[n].label, CONTEXT[n].domain)
+            for n, v in check_keys(condition, "condition variable", CONTINUOUS).items()
+        }
+        convergence, inner, outer = (support(known[n]) for n in CONTINUOUS[1:4])
+        # the smallest inner angle outside of the smallest cone
+        nearest = min(max(inner[0], convergence[0]), inner[1])
+        if not is_annular_dark_field(convergence[0], Detector(nearest, outer[1])):
+            raise ValueError(f"{ADF_RULE} was expected, got {known}; correct the angles")
+        checked.append(known)
+    return tuple(checked)
+
+
+def as_tuple(value: object) -> tuple:
+    """Values that a variable can take.
+
+    Parameters
+    ----------
+    value : object
+        An observed value, candidates, or None.
+
+    Returns
+    -------
+    tuple
+        The values, empty for None.
+    """
+    if isinstance(value, list | tuple):
+        return tuple(value)
+    return () if value is None else (value,)
+
+
+DIRICHLET_ALPHA = {
+    "M": 20.0, "D_M": 1.5, "V_M": 0.3, "X_M": 0.3, "X2_M": 0.3, "X2": 20.0, "V_X": 2.0,
+    "V_X2": 0.4, "O_X": 0.8, "Y_X": 0.4, "M_X": 0.3, "hollow": 20.0, "adatom_M": 0.3,
+}  # fmt: skip
+"""Parameters of the Dirichlet distribution of the abundance of the classes in a crystal."""
+
+
+def check_materials(
+    hosts: object, dopants: object
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Check hosts and their dopants.
+
+    Parameters
+    ----------
+    hosts : object
+        What should be a tuple of names of ``HOSTS``.
+    dopants : object
+        What should be a mapping of every host to a tuple of metals.
+
+    Returns
+    -------
+    hosts : tuple of str
+        The hosts.
+    dopants : dict of str to tuple of str
+        The dopants of every host.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a name is unknown, a host has no dopant, or its own metal as one.
+    """
+    hosts = _check_names(hosts, "host", HOSTS)
+    checked = {}
+    for host, names in check_mapping(dopants, "dopants").items():
+        check_known(host, "host", HOSTS)
+        checked[host] = _check_names(names, "dopant", METALS)
+        if HOSTS[host].metal in checked[host]:
+            raise ValueError(
+                f"dopants of {host} other than its own metal were expected, got {checked[host]}; "
+                f"remove {HOSTS[host].metal}"
+            )
+    missing = [host for host in hosts if host not in checked]
+    if missing:
+        raise ValueError(f"dopants of every host were expected, {missing[0]} has none; add them")
+    return hosts, checked
+
+
+def check_defects(values: object) -> tuple[str, ...]:
+    """Check the classes of the central site of a patch.
+
+    Parameters
+    ----------
+    values : object
+        What should be a tuple of names of ``DEFECTS``.
+
+    Returns
+    -------
+    tuple of str
+        The classes.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a name is unknown or occurs twice.
+    """
+    names = _check_names(values, "defect", DEFECTS)
+    if len(set(names)) < len(names):
+        raise ValueError(f"every defect was expected once, got {', '.join(names)}; remove repeats")
+    return names
+
+
+def check_alpha(values: object) -> dict[str, float]:
+    """Check the Dirichlet parameters of the abundance of the classes.
+
+    Parameters
+    ----------
+    values : object
+        What should be a mapping of every class of ``DEFECTS`` to a number.
+
+    Returns
+    -------
+    dict of str to float
+        The parameters.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a class is missing or unknown, a number negative, or all that a site can hold are zero.
+    """
+    check_keys(values, "defect in dirichlet_alpha", DEFECTS)
+    checked = {d: check_number(values[d], f"dirichlet_alpha of {d}", (0.0, 1e6)) for d in DEFECTS}
+    for site, classes in SITES.items():
+        if not any(checked[d] for d in classes):
+            raise ValueError(
+                f"dirichlet_alpha above zero was expected for one of {', '.join(classes)}, which a "
+                f"{site} site can hold, all are zero; raise one"
+            )
+    return checked
+
+
+def choose_materials(
+    hosts: tuple[str, ...], dopants: Mapping[str, tuple[str, ...]], known: Mapping[str, object]
+) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """Choose the materials that agree with what is known of an image.
+
+    Parameters
+    ----------
+    hosts : tuple of str
+        Hosts of a prior.
+    dopants : mapping of str to tuple of str
+        Dopants of every host.
+    known : mapping
+        A checked context. A host that it names may have a dopant that is new to it.
+
+    Returns
+    -------
+    hosts : tuple of str
+        Those that agree.
+    dopants : dict of str to tuple of str
+        Likewise.
+
+    Raises
+    ------
+    ValueError
+        If there is none.
+    """
+    allowed_hosts = as_tuple(known.get("host")) or hosts
+    asked = as_tuple(known.get("dopant"))
+    chosen = {}
+    for host in allowed_hosts:
+        usual = dopants.get(host, DOPANTS[HOSTS[host].metal])
+        allowed = tuple(d for d in asked if d in usual) if asked else usual
+        if asked and not allowed and "host" in known:
+            allowed = tuple(d for d in asked if d != HOSTS[host].metal)
+        if allowed:
+            chosen[host] = allowed
+    found = tuple(h for h in allowed_hosts if h in chosen)
+    if not found:
+        raise ValueError(
+            f"a dopant of one of the hosts {', '.join(hosts)} was expected, got {asked}; "
+            "name the host as well"
+        )
+    return found, chosen
+
+
+def _check_names(values: object, what: str, known: Collection[str]) -> tuple[str, ...]:
+    """A tuple of names that are known."""
+    names = check_sequence(values, f"{what}s")
+    for name in names:
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a {what} was expected, got {shorten(name)}; correct it")
+        check_known(name, what, known)
+    return names

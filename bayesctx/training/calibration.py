@@ -1,0 +1,290 @@
+"""What is fitted to a trained model on patches that were not learnt from, and noted on its card."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm import tqdm
+
+from ..context import CONTEXT
+from ..crystal import HOSTS, METALS
+from ..defects import DEFECTS
+from ..inference import conflict_with, draw_context, infer
+from ..inference.conflict import NUM_SITES
+from ..inference.image import log_evidence
+from ..metrics import log_score
+from ..model import DefectModel, Materials, SitePrior
+from ..simulation import BLOCK, draw_block, simulate
+from .objective import EVERYTHING, ask, conditional_log_score
+from .outlier_head import fit_outliers
+
+__all__ = ["calibrate", "fit_conflict", "fit_correlation", "fit_width", "score_model"]
+
+PATCHES_PER_IMAGE = 16
+WIDTHS = np.linspace(0.86, 1.1, 5)
+SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
+CORRELATIONS = np.concatenate([[0.0], np.geomspace(0.005, 1.0, 24)])
+TRUE_CLAIMS = 0.01  # share of images with true claims that are warned of
+OUTLIER_PATCHES = 160  # patches that the head of outliers learns from, for each that is held out
+
+
+def calibrate(
+    model: DefectModel, *, num_patches: int = 9600, seed: int = 1, progress: bool = True
+) -> xr.Dataset:
+    """Fit everything that follows the training of a model, and note it on its card.
+
+    Parameters
+    ----------
+    model : DefectModel
+        Changed in place: width of the likelihood, correlation, head of outliers, and the card with the
+        limits of what is warned of and the scores.
+    num_patches : int
+        Patches to simulate for width and scores; the others follow from it.
+    seed : int
+        Names their stream; another than that of the training.
+    progress : bool
+        Show progress bars.
+
+    Returns
+    -------
+    Dataset
+        Scores, see ``score_model``.
+    """
+    num_images = -(-num_patches // NUM_SITES)
+    fit_width(model, num_patches=num_patches, seed=seed, progress=progress)
+    fit_correlation(model, num_images=num_images, seed=seed, progress=progress)
+    fit_conflict(model, num_images=num_images, seed=seed + 1, progress=progress)
+    scores = score_model(model, num_patches=num_patches, seed=seed)
+    outliers = fit_outliers(
+        model, num_patches=OUTLIER_PATCHES * num_patches, seed=seed, progress=progress
+    )
+    model.card |= {
+        "outliers": outliers.to_dict(),
+        "correlation": float(model.correlation),
+        "scores": scores.to_dict(),
+        "held_out": num_patches,
+        "width": float(model.likelihood.width),
+    }
+    return scores
+
+
+@torch.no_grad()
+def fit_width(
+    model: DefectModel,
+    *,
+    num_patches: int = 9600,
+    num_draws: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Choose the width of the likelihood by the log score of the classes of patches that were not learnt from.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The ``width`` of its likelihood is set.
+    num_patches : int
+        Patches to simulate.
+    num_draws : int
+        Draws of the latent context. Few miss the sharp posteriors of high doses, and too wide a density then looks best.
+    seed : int
+        Names their stream.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Dataset, dimension width
+        Mean ``log_score`` in nats, over patches with everything, the host and nothing known.
+
+    Notes
+    -----
+    The generative term of the training wants the densities as wide as the features scatter, misfit and all; the posterior of
+    the classes is best a little narrower. The score is nearly a parabola of the width; its top is taken.
+    """
+    likelihood, totals = model.likelihood, np.zeros(len(WIDTHS))
+    num_blocks = max(1, num_patches // BLOCK)
+    for block in tqdm(range(num_blocks), disable=not progress, unit="block"):
+        batch = draw_block(model.prior, seed, block, patches_per_image=PATCHES_PER_IMAGE)
+        features = model.encoder(batch.intensity)
+        questions = [
+            ask(batch, model.prior, s, torch.Generator().manual_seed(block), num_draws)
+            for s in SUBSETS
+        ]
+        for i, width in enumerate(WIDTHS):
+            likelihood.width.fill_(float(width))
+            totals[i] += sum(
+                float(conditional_log_score(model, features, batch.defect, q).mean())
+                for q in questions
+            )
+    score = totals / (num_blocks * len(SUBSETS))
+    curve = np.polynomial.Polynomial.fit(WIDTHS, score, 3)
+    fine = np.linspace(WIDTHS[0], WIDTHS[-1], 301)
+    likelihood.width.fill_(float(fine[curve(fine).argmax()]))
+    return xr.Dataset({"log_score": ("width", score, {"units": "nat"})}, {"width": WIDTHS})
+
+
+@torch.no_grad()
+def fit_correlation(
+    model: DefectModel,
+    *,
+    num_images: int = 400,
+    num_patches: int = 64,
+    num_draws: int = 256,
+    seed: int = 0,
+    progress: bool = True,
+) -> xr.Dataset:
+    """Choose the correlation of a model by the log score of the host of simulated images.
+
+    Parameters
+    ----------
+    model : DefectModel
+        Its ``correlation`` is set to the best value.
+    num_images : int
+        Images to simulate, with everything latent.
+    num_patches : int
+        Patches in each, which share its context and optics; divides 256.
+    num_draws : int
+        Draws of the continuous context.
+    seed : int
+        Names the stream of images.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    Dataset, dimension correlation
+        Mean ``log_score`` of the true host and mean ``entropy`` of its posterior, in nats.
+
+    Notes
+    -----
+    With n patches the evidence is raised to the power 1 / (1 + (n - 1) correlation). Zero would be right if the patches
+    were independent given the context; they share source size, aberrations, background and strain.
+    """
+    prior = model.prior
+    context, materials = draw_context(prior, num_draws, seed), Materials.of(prior)
+    table, sites = model.tabulate(context, materials), SitePrior.of_patches(prior, num_patches)
+    log_prior = (materials.host_weight[:, None] * materials.dopant_weight).log()
+    num_blocks = -(-num_images * num_patches // BLOCK)
+    scores, entropies = [], []
+    for block in tqdm(range(num_blocks), disable=not progress, unit="block"):
+        patches = draw_block(prior, seed, block, patches_per_image=num_patches)
+        for features, host in zip(model.encoder(patches.intensity), patches.host, strict=True):
+            evidence = log_evidence(table, features, sites)[0, 0]
+            true = int((materials.host == host).nonzero()[0, 0])
+            found = [_host_posterior(evidence, log_prior, num_patches, c) for c in CORRELATIONS]
+            found = torch.stack(found)
+            scores.append(found[:, true])
+            entropies.append(-(found.exp() * found).sum(-1))
+    score, entropy = torch.stack(scores).double(), torch.stack(entropies).double()
+    best = int(score.mean(0).argmax())
+    model.correlation.fill_(float(CORRELATIONS[best]))
+    return xr.Dataset(
+        {
+            "log_score": ("correlation", score.mean(0).numpy(), {"units": "nat"}),
+            "entropy": ("correlation", entropy.mean(0).numpy(), {"units": "nat"}),
+        },
+        {"correlation": CORRELATIONS},
+    )
+
+
+def _host_posterior(
+    evidence: Tensor, log_prior: Tensor, num_patches: int, correlation: float
+) -> Tensor:
+    """Log probability of every host; evidence has shape (draw, host, dopant)."""
+    joint = log_prior + evidence / (1 + (num_patches - 1) * correlation)
+    by_host = joint.logsumexp((0, 2)).clamp(min=-1e4)
+    return by_host.log_softmax(0)
+
+
+@torch.no_grad()
+def fit_conflict(
+    model: DefectModel, *, num_images: int = 400, seed: int = 0, progress: bool = True
+) -> xr.DataArray:
+    """Find out what evidence there is against true claims, and note its limit on the card of the model.
+
+    Parameters
+    ----------
+    model : DefectModel
+        Its card gets ``conflict_limit`` in nats, which one in a hundred images exceeds of which all but the dose is told, truly.
+    num_images : int
+        Images of 64 patches to simulate.
+    seed : int
+        Names their stream.
+    progress : bool
+        Show a progress bar.
+
+    Returns
+    -------
+    DataArray, dimensions (image, claim)
+        The evidence in nats.
+
+    Notes
+    -----
+    If the likelihood were exact, one image in a hundred at most would exceed ln(100 k) in any of its k claims, by Markov's
+    inequality: 6.7 nats for eight.
+    """
+    sites = SitePrior.of_patches(model.prior, NUM_SITES)
+    found = []
+    for block in tqdm(
+        range(-(-num_images * NUM_SITES // BLOCK)), disable=not progress, unit="block"
+    ):
+        batch = draw_block(model.prior, seed, block, patches_per_image=NUM_SITES)
+        for i, features in enumerate(model.encoder(batch.intensity)):
+            told = {n: float(v[i]) for n, v in batch.context.items() if n != "dose"}
+            told |= {"host": list(HOSTS)[batch.host[i]], "dopant": METALS[batch.dopant[i]]}
+            found.append(conflict_with(told, features, sites, model, seed))
+    rows, claims = [list(f.values()) for f in found], {"claim": list(found[0])}
+    values = xr.DataArray(rows, claims, ("image", "claim"), attrs={"units": "nat"})
+    model.card["conflict_limit"] = float(values.max("claim").quantile(1 - TRUE_CLAIMS))
+    return values
+
+
+def score_model(
+    model: DefectModel, *, num_patches: int = 4000, seed: int = 1, num_draws: int = 256
+) -> xr.Dataset:
+    """Score a model on patches simulated from its own prior, with everything, the host, and nothing known.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    num_patches : int
+        Patches to simulate.
+    seed : int
+        Names their stream; another than that of the training.
+    num_draws : int
+        Draws of the latent context.
+
+    Returns
+    -------
+    Dataset, dimension known
+        ``accuracy``; ``entropy`` and ``log_score`` in bits per patch with its ``standard_error``. Calibrated, the log score
+        is minus the entropy.
+    """
+    data = simulate(model.prior, num_patches, seed=seed)
+    truth = np.array([DEFECTS.index(d) for d in data.defect.values])
+    subsets = {"everything": [n for n in CONTEXT if n in data], "host": ["host"], "nothing": []}
+    rows = []
+    for names in subsets.values():
+        probabilities = infer(data.intensity, data[names], model, num_draws=num_draws)[
+            "class_posterior"
+        ].defect[:, 0]
+        score = log_score(probabilities, truth) / np.log(2)
+        entropy = (
+            -(probabilities * np.log2(probabilities.clip(min=1e-38))).sum("defect_class").mean()
+        )
+        right = (probabilities.values.argmax(-1) == truth).mean()
+        rows.append(
+            (right, float(entropy), float(score.mean()), float(score.std()) / num_patches**0.5)
+        )
+    columns = zip(
+        ("accuracy", "entropy", "log_score", "standard_error"), np.array(rows).T, strict=True
+    )
+    units = {"accuracy": "1"}
+    return xr.Dataset(
+        {n: ("known", v, {"units": units.get(n, "bit")}) for n, v in columns},
+        {"known": list(subsets)},
+    )

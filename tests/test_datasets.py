@@ -1,0 +1,182 @@
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from samples import digest, double_precision
+
+from bayesctx import reference_prior, simulate, simulate_micrograph, tmd_prior
+from bayesctx.crystal import HOSTS
+from bayesctx.defects import DEFECTS, SITES
+from bayesctx.nuisances import NUISANCES
+from bayesctx.prior import CONTINUOUS
+
+
+@pytest.fixture(scope="module")
+def patches():
+    return simulate(tmd_prior(), 130, seed=5)
+
+
+def test_patch_does_not_depend_on_the_window(patches):
+    part = simulate(tmd_prior(), 40, seed=5, start=50)
+    assert np.array_equal(part.intensity, patches.intensity[50:90])
+    assert np.array_equal(part.defect, patches.defect[50:90])
+    assert np.array_equal(part.dose, patches.dose[50:90])
+    other = simulate(tmd_prior(), 40, seed=6)
+    assert not np.array_equal(other.intensity, patches.intensity[:40])
+
+
+def test_truth_context_and_nuisances_are_stored_by_name(patches):
+    assert patches.intensity.dims == ("image", "y", "x")
+    assert patches.intensity.shape == (130, 32, 32)
+    assert set(CONTINUOUS) | set(NUISANCES) | {
+        "host",
+        "dopant",
+        "sampling",
+        "defect",
+        "species",
+    } <= set(patches.data_vars)
+    assert set(patches.defect.values) <= set(DEFECTS)
+    assert all(patches[n].attrs["units"] for n in (*CONTINUOUS, *NUISANCES))
+    assert bool(np.isfinite(patches.intensity).all())
+
+
+def test_patches_survive_netcdf(patches, tmp_path):
+    patches.to_netcdf(tmp_path / "patches.nc")
+    xr.testing.assert_identical(xr.load_dataset(tmp_path / "patches.nc"), patches)
+
+
+def test_micrograph_holds_every_site():
+    prior = reference_prior().given({"host": "MoS2", "dopant": "W", "dose": 1e5})
+    image = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
+    assert image.intensity.dims == ("y", "x")
+    area = (
+        HOSTS["MoS2"].lattice_constant ** 2
+        * (1 + float(image.strain)) ** 2
+        * np.sqrt(3)
+        / 2
+        * (1 + float(image.drift_y))
+    )
+    expected = 3 * (128 * 0.25) ** 2 / area
+    # a rim of one site around 32 Å: 4 * 32 / 1.8 sites, known to a third
+    assert image.sizes["patch"] == pytest.approx(expected, abs=25)
+    sites = {
+        site: [d for d in image.defect.values if d in classes] for site, classes in SITES.items()
+    }
+    assert all(len(v) > 0.3 * expected - 25 for v in sites.values())
+    again = simulate_micrograph(prior, seed=2, num_pixels=128, sampling=0.25)
+    xr.testing.assert_identical(image, again)
+    with pytest.raises(ValueError, match="at least 8 Å"):
+        simulate_micrograph(prior, seed=0, num_pixels=16, sampling=0.2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"num_patches": 0, "seed": 0}, "num_patches was expected to be at least 1 and .*, got 0"),
+        ({"num_patches": 1, "seed": -1}, "seed was expected"),
+        ({"num_patches": 1, "seed": 0, "start": -5}, "start was expected"),
+        ({"num_patches": 1, "seed": 2**64}, "seed was expected"),
+    ],
+)
+def test_impossible_requests_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        simulate(tmd_prior(), **arguments)
+
+
+def test_missing_nuisances_are_zero():
+    """Models that were trained before a nuisance was known go on simulating without it."""
+    prior = reference_prior()
+    without = replace(
+        prior, nuisances={n: d for n, d in prior.nuisances.items() if not n.startswith("tilt")}
+    )
+    assert float(simulate(without, 3, seed=0).tilt.max()) == 0
+    assert float(simulate(prior, 3, seed=0).tilt.min()) > 0
+
+
+def test_counts_scale_with_the_dose():
+    """Without gain, dark level and interpolation the intensities are whole numbers of electrons."""
+    still = {n: 0.0 for n in NUISANCES} | {
+        "vibration": 1.0,
+        "gain": 1.0,
+        "source_size": 0.8,
+        "scan_step": 0.25,
+    }
+    means = []
+    for dose in (1e4, 4e4):
+        prior = replace(
+            tmd_prior().given({"host": "MoS2", "dopant": "W", "dose": dose}), nuisances=still
+        )
+        counts = simulate(prior, 64, seed=4).intensity
+        assert np.array_equal(counts, np.round(counts))
+        means.append(float(counts.mean()))
+    # the same scenes; 40 000 electrons in the fainter set: five times sqrt(1.25 / 40 000) = 0.6 %
+    assert means[1] / means[0] == pytest.approx(4, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, "seed was expected to be at least 0"),
+        ({"seed": 0, "index": -1}, "index was expected"),
+        ({"seed": 0, "num_pixels": 0}, "num_pixels was expected"),
+        (
+            {"seed": 0, "num_pixels": 10**9},
+            "at most 1000 Å and 8192 pixels was expected, got 10000",
+        ),
+        ({"seed": 0, "sampling": np.nan}, "got 512 pixels of nan Å; change"),
+        ({"seed": 0, "sampling": -0.2}, "got 512 pixels of -0.2 Å; change"),
+    ],
+)
+def test_impossible_micrographs_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        simulate_micrograph(tmd_prior(), **arguments)
+
+
+@pytest.mark.parametrize("seed", [1.5, True, "0", None])
+def test_seeds_are_integers_of_any_kind(seed):
+    for function in (simulate_micrograph, lambda prior, **k: simulate(prior, 1, **k)):
+        with pytest.raises(TypeError, match="seed was expected"):
+            function(tmd_prior(), seed=seed)
+    assert simulate(tmd_prior(), np.int64(1), seed=np.int64(3)).identical(
+        simulate(tmd_prior(), 1, seed=3)
+    )
+
+
+def draws():
+    """Numbers of some patches and of a micrograph."""
+    prior = reference_prior()
+    patches = simulate(prior, 2, seed=1)
+    image = simulate_micrograph(prior, seed=1, num_pixels=50)
+    return [d[n].values for d in (patches, image) for n in d if d[n].dtype.kind in "fi"]
+
+
+def test_default_dtype_does_not_matter():
+    expected = draws()
+    with double_precision():
+        found = draws()
+        assert torch.get_default_dtype() == torch.float64
+    assert digest(*found) == digest(*expected)
+
+
+@pytest.mark.slow
+def test_default_dtype_before_the_import_does_not_matter():
+    """Constants and distributions of the package are single precision, too."""
+    program = (
+        "import torch; torch.set_default_dtype(torch.float64); "
+        "from test_datasets import draws; from samples import digest; print(digest(*draws()))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).parent,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert found.stdout.strip() == digest(*draws())
