@@ -19,6 +19,7 @@ from .spectrum import flatten
 __all__ = ["Contrast", "Finding", "diagnose", "measure_contrast"]
 
 DARK, SIGNIFICANT = -0.3, 4.0  # polarity of dark columns; simulated crystals stay above 0.4
+LESS = -0.1  # log ratio of the noise of bright and dark parts: more where it is dark
 MIN_PADDING = 0.005  # of the pixels
 PILE, PILED = 0.001, 5.0  # of the pixels at one end, and times those of the levels beside it
 BESIDE = 0.05  # of the range of the intensities
@@ -100,7 +101,9 @@ def diagnose(
     for blemish in blemishes:
         image[blemish.pixels] = np.nan
     contrast = [] if lattice is None else _find_contrast(image, lattice)
-    return [*contrast, *blemishes, *_find_levels(np.asarray(values)[np.isfinite(image)])]
+    padded = np.unique(np.asarray(values)[~np.isfinite(image)])
+    levels = np.asarray(values)[np.isfinite(image)]
+    return [*contrast, *blemishes, *_find_levels(levels[~np.isin(levels, padded)])]
 
 
 def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
@@ -157,7 +160,10 @@ def _log_ratio(rest: np.ndarray, perfect: np.ndarray) -> float:
 def _find_contrast(image: np.ndarray, lattice: Lattice) -> Iterator[Finding]:
     """What the cell tells."""
     contrast = measure_contrast(image, lattice)
-    if contrast.polarity < DARK and contrast.significance > SIGNIFICANT:
+    is_dark = contrast.polarity < DARK and contrast.significance > SIGNIFICANT
+    # near the defocus at which the second shell turns around, noise tells
+    is_dark |= contrast.polarity < 0 and max(contrast.scatter, contrast.noise) < LESS
+    if is_dark:
         cause = "an inverted grey scale" if contrast.scatter < 0 else "a defocus beyond 100 Å"
         yield Finding(
             "inverted",

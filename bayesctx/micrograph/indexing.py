@@ -15,14 +15,16 @@ __all__ = ["MIN_SIGNAL_TO_NOISE", "check_cell", "index_spectrum"]
 NOISE = 10.0  # times the background: what the strongest of all speckles reaches
 SATURATED = 30.0  # times that: how much higher a peak is than this says nothing about the cell
 MIN_SIGNAL_TO_NOISE = 14.0  # white noise stays below 9, any other noise below 13
+TIE, MOST = 2.0, 200  # of the score, and of the candidates that are compared
 MIN_COMPACT = 3.0  # first order over the strongest power around it; streaks 1, lattices 6 and more
 MIN_FIRST_ORDER = 0.03  # power of the first order over the strongest peak beyond it
+FILTERED = 0.01  # of the background that it has beside it: what a filter has left
 ASPECTS = (1.19, 0.84, 1.41, 0.71, 1.68, 0.59, 2.0, 0.5)  # height of a pixel over its width
 MAX_ASPECT, MAX_REST = 2.2, 1.08  # of pixels, and the strain that is left
 MIN_EXPLAINED = 0.5  # of the power of all peaks, by a lattice of pixels that are not square
 MARGIN = 0.1  # by which it must explain more than one of square pixels
 MILD_STRETCH = 1.06  # of a cell that needs no other explanation
-MAX_STRETCH = 1.15  # of a cell that is still called hexagonal: drift and strain stay below 1.1
+MAX_STRETCH = 1.17  # of a cell that is still called hexagonal: drift and strain stay below 1.1
 
 # a cell 3 or 4 times too large for a crystal with a superstructure: its reflections that are not
 # of the crystal, one of the crystal that is at about their mean distance, and the least ratio of
@@ -67,7 +69,7 @@ def index_spectrum(
     basis, signal_to_noise = _best_candidate(spectrum, 1.0)
     found = signal_to_noise >= MIN_SIGNAL_TO_NOISE
     if not found or largest_stretch(np.linalg.inv(basis).T)[0] > MILD_STRETCH:
-        explained = _explained(basis, spectrum) + MARGIN if found else MIN_EXPLAINED
+        explained = _explained(basis[None], spectrum)[0] + MARGIN if found else MIN_EXPLAINED
         _check_pixels(spectrum, explained)
     if found and expected is not None:
         basis, signal_to_noise = _expected_cell(spectrum, basis, signal_to_noise, expected)
@@ -95,39 +97,38 @@ def check_cell(vectors: np.ndarray) -> None:
     Raises
     ------
     ValueError
-        If it is stretched by more than 15 %; the message says by how much pixels may be higher
+        If it is stretched by more than 17 %; the message says by how much pixels may be higher
         than wide.
     """
-    ratio, angle = largest_stretch(vectors)
-    if ratio < MAX_STRETCH:
+    if largest_stretch(vectors)[0] < MAX_STRETCH:
         return
-    aspect, rest = _fit_aspect(vectors)
-    if rest < MAX_REST:
+    # the two shortest vectors in pixels need not be those of the crystal
+    steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 4), -1).reshape(-1, 2, 2)
+    cells = steps[np.rint(np.linalg.det(steps)) == 1] @ vectors
+    aspects = [_fit_aspect(cell) for cell in cells]
+    rests = [largest_stretch(cell * (r, 1))[0] for cell, r in zip(cells, aspects, strict=True)]
+    likely = [1 / MAX_ASPECT < aspect < MAX_ASPECT for aspect in aspects]
+    best = int(np.argmin(np.where(likely, rests, np.inf)))
+    aspect = aspects[best]
+    if likely[best] and rests[best] < MAX_REST:
         high, wide = ("high", "wide") if aspect > 1 else ("wide", "high")
         raise ValueError(
             "a hexagonal lattice in square pixels was expected, got one of pixels "
             f"{max(aspect, 1 / aspect):.2f} times as {high} as {wide}; resample the image to "
             "square pixels"
         )
+    ratio, angle = min(map(largest_stretch, cells))
     raise ValueError(
         f"a hexagonal lattice was expected, got one stretched {ratio:.2f} times at {angle:.0f} "
         "degrees to the x axis; correct the distortion of the scan, or check the crystal"
     )
 
 
-def _fit_aspect(vectors: np.ndarray) -> tuple[float, float]:
-    """Height of a pixel over its width that makes a lattice hexagonal, and the stretch left."""
-    steps = np.stack(np.meshgrid(*[np.arange(-3, 4)] * 4), -1).reshape(-1, 2, 2)
-    best = (1.0, math.inf)
-    # the two shortest vectors in pixels need not be those of the crystal
-    for step in steps[np.rint(np.linalg.det(steps)) == 1]:
-        deformation = stretch(step @ vectors)
-        squares = (deformation @ deformation).diagonal()
-        aspect = math.sqrt(squares[1] / squares[0])
-        rest, _ = largest_stretch(step @ vectors * (aspect, 1))
-        if 1 / MAX_ASPECT < aspect < MAX_ASPECT and rest < best[1]:
-            best = (aspect, rest)
-    return best
+def _fit_aspect(vectors: np.ndarray) -> float:
+    """Height of a pixel over its width that makes a lattice hexagonal, or nearly so."""
+    deformation = stretch(vectors)
+    squares = (deformation @ deformation).diagonal()
+    return math.sqrt(squares[1] / squares[0])
 
 
 def _best_candidate(spectrum: Spectrum, aspect: float) -> tuple[np.ndarray, float]:
@@ -144,17 +145,20 @@ def _best_candidate(spectrum: Spectrum, aspect: float) -> tuple[np.ndarray, floa
         return np.eye(2), 0.0
     candidates = np.stack([peaks[first], peaks[second] - peaks[first]], 1)
     score, signal_to_noise = _score(candidates, spectrum)
-    best = int(np.argmax(score))
+    # of those whose reflections are all there, the one that leaves no other strong peaks
+    good = np.argsort(-score)[:MOST]
+    good = good[score[good] >= score[good[0]] - TIE]
+    best = good[np.argmax(_explained(candidates[good], spectrum))]
     return _largest_cell(spectrum, candidates[best], float(signal_to_noise[best]))
 
 
 def _check_size(flat: np.ndarray, basis: np.ndarray | None) -> None:
     """Raise an error if an image holds too few cells of the lattice or of a larger one."""
     side = min(flat.shape)
-    if basis is None:
-        num_cells = search_few_cells(flat)
+    num_cells = 0.0 if basis is None else side / cell_constant(np.linalg.inv(basis))
+    if num_cells < MIN_CELLS:
+        num_cells = search_few_cells(flat) or num_cells
     else:
-        num_cells = side / cell_constant(np.linalg.inv(basis))
         least = 2 * first_order_share(flat, basis)
         for ratio, step in NESTED.items():
             larger = num_cells / math.sqrt(abs(ratio))
@@ -174,7 +178,7 @@ def _check_pixels(spectrum: Spectrum, explained: float) -> None:
     best = None
     for aspect in ASPECTS:
         basis, signal_to_noise = _best_candidate(spectrum, aspect)
-        share = _explained(basis, spectrum)
+        share = _explained(basis[None], spectrum)[0]
         # there is more to choose from, and so more chance
         if signal_to_noise >= 2 * MIN_SIGNAL_TO_NOISE and share > explained:
             best, explained = basis, share + MARGIN / 10
@@ -189,6 +193,8 @@ def _largest_cell(
     for _ in range(3):
         candidates = np.stack([step @ basis for step in NESTED.values()])
         _, found = _score(candidates, spectrum)
+        # so near to each other reflections are not told apart
+        found *= np.linalg.norm(candidates[:, 0], axis=-1) > MIN_CELLS
         if found.max() < MIN_SIGNAL_TO_NOISE:
             break
         basis, signal_to_noise = candidates[np.argmax(found)], float(found.max())
@@ -210,14 +216,14 @@ def _expected_cell(
     return candidates[np.argmax(found)] * len(spectrum.power), float(found.max())
 
 
-def _explained(basis: np.ndarray, spectrum: Spectrum) -> float:
-    """Share of the power of the peaks that stand out that is on a lattice, basis in bins."""
+def _explained(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarray:
+    """Share of the power of strong peaks on lattices, shape (candidate, 2, 2) in bins."""
     peaks = spectrum.peaks
     power = _look_up(spectrum.highest, peaks)
     power = power * (power > MIN_SIGNAL_TO_NOISE * _look_up(spectrum.background, peaks))
-    orders = peaks @ np.linalg.inv(basis)
-    off = np.linalg.norm((orders - np.rint(orders)) @ basis, axis=-1)
-    return float(power[off < 1.5].sum() / max(power.sum(), 1e-30))
+    orders = peaks @ np.linalg.inv(candidates)
+    off = np.linalg.norm((orders - np.rint(orders)) @ candidates, axis=-1)
+    return (power * (off < 1.5)).sum(-1) / max(power.sum(), 1e-30)
 
 
 def _look_up(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
@@ -269,8 +275,10 @@ def _has_superstructure(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarra
         background = _look_up(spectrum.background, bins)
         # the highest of nine bins of noise is 2.8 times the background
         power = (_look_up(spectrum.highest, bins) - 2.8 * background).mean(-1)
-        # a filter may end between the shells
         power = np.log(np.maximum(power, 0.5 * background[:, -1:].mean(-1)))
+        # a filter may end between the shells
+        cut = background[:, :-1].mean(-1) < FILTERED * background[:, -1:].mean(-1)
+        power[:, :-1] = np.where(cut, power[:, -1:], power[:, :-1])
         weak = power[:, :-1].mean(-1) - power[:, -1] < math.log(least)
         found |= weak & (np.abs(bins) < half - 1).all((-1, -2, -3))
     return found

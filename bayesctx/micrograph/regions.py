@@ -101,20 +101,23 @@ def find_crystal(image: np.ndarray, lattice: Lattice, positions: np.ndarray) -> 
     step = max(1, int(constant // BLOCKS))
 
     def measure(width: float) -> tuple[np.ndarray, np.ndarray]:
-        amplitude, covered = fit_amplitude(flat, valid, perfect, step, width * constant)
-        # where there is vacuum too, the mean cell is fainter than that of the crystal
-        return amplitude / _reference(amplitude[covered]), covered
+        return fit_amplitude(flat, valid, perfect, step, width * constant)
 
-    core, covered = measure(CORE)
-    # of the half above the median, where there is no vacuum
-    above = core[covered & (core > 1)] - 1
-    spread = 1.48 * float(np.median(above)) if len(above) else 0.0
-    wider = max(1.0, spread / MAX_SPREAD)
-    visible = wider < WIDEST
-    if visible and wider > 1:
+    wider = 1.0
+    for _ in range(2):  # noise hides how much of it there is
         core, covered = measure(CORE * wider)
-    edge, known = measure(EDGE * min(wider, WIDEST))
-    edge = np.where(known, edge, 1.0)
+        # where there is vacuum too, the mean cell is fainter than that of the crystal
+        reference = _reference(core[covered])
+        core = core / reference
+        # of the half above the median, where there is no vacuum
+        above = core[covered & (core > 1)] - 1
+        spread = wider * 1.48 * float(np.median(above)) if len(above) else 0.0
+        if wider >= min(spread / MAX_SPREAD, WIDEST):
+            break
+        wider = min(spread / MAX_SPREAD, WIDEST)
+    visible = spread < WIDEST * MAX_SPREAD
+    edge, known = measure(EDGE * wider)
+    edge = np.where(known, edge / reference, 1.0)
     at = (positions.T + 0.5) / step - 0.5
     amplitude = ndimage.map_coordinates(edge, at, order=1, mode="nearest")
     if not visible:
