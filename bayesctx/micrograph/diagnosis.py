@@ -9,11 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from .blemishes import find_constant, find_hot_pixels, find_overlay
 from .cell import MIN_CELLS, SHELLS, largest_stretch
-from .intensities import standardize
+from .intensities import find_constant, standardize, thin_out
 from .lattice import Lattice
-from .mean_cell import fold_cell, repeat_cell
+from .regions import fold_cell, repeat_cell
 from .spectrum import flatten
 
 __all__ = ["Contrast", "Finding", "diagnose", "measure_contrast"]
@@ -27,6 +26,17 @@ FEW_LEVELS = 8  # below the median
 COMPRESSED = 0.08  # log ratio of the noise of bright and dark parts; linear images stay above 0.14
 NOISY = 4.0  # times the differences of neighbouring pixels in the perfect crystal
 MILD_STRETCH = 1.08  # of a cell: strain and drift stay below
+CHANCE = 1e-8  # of a bar where pixels are independent
+MOST = 0.98  # share of the highest or lowest intensities
+TAILS = (0.02, 0.002)  # of the pixels, from which the ends of their distribution are continued
+STEEPEST = 0.25  # of the distance of the second tail, a decade of probability at the least
+SPARSE = 0.1  # of the pixels above half of that distance: less than columns fill
+SHARP = 3.0  # times the height of the third highest of the square of pixels around a hot one
+SHADE = 0.06  # of the range of the intensities: a bar that was compressed is not of one value
+LONGER = 1 / 12  # of the image: a scale bar is longer than a column is wide
+SHADED = 0.2  # of the pixels that may be in this range
+OBLONG, FULL = 3.0, 0.85  # ratio of the sides and filled part of a scale bar
+RING_SHARE = 0.35  # of the pixels around it that may have its intensity
 
 
 @dataclass(frozen=True, eq=False)
@@ -187,7 +197,7 @@ def _find_contrast(image: np.ndarray, lattice: Lattice) -> Iterator[Finding]:
 
 def _find_pixels(image: np.ndarray) -> Iterator[Finding]:
     """Pixels that are no measurement."""
-    hot = find_hot_pixels(image)
+    hot = _find_hot_pixels(image)
     if hot.any():
         y, x = np.argwhere(hot)[0]
         yield Finding(
@@ -210,7 +220,7 @@ def _find_pixels(image: np.ndarray) -> Iterator[Finding]:
     if padding.any():  # and its corners
         same = np.isin(rest, np.unique(rest[padding]))
         rest[ndimage.binary_propagation(padding, mask=same)] = np.nan
-    overlay = find_overlay(rest)
+    overlay = _find_overlay(rest)
     if overlay.any():
         y, x = np.argwhere(overlay).mean(0)
         yield Finding(
@@ -259,3 +269,67 @@ def _find_levels(values: np.ndarray) -> Iterator[Finding]:
             "recorded counts were expected, got whole numbers from 0 to 255, as of a picture "
             "for display; pass the data of the detector",
         )
+
+
+def _find_hot_pixels(image: np.ndarray) -> np.ndarray:
+    """Single pixels far outside of the range of the others: hot, dead, hit by a cosmic ray.
+
+    The tails of the distribution, continued exponentially, do not reach them once in a thousand
+    images, and they are three times as far from the median as their neighbours: what is imaged
+    is wider than a pixel.
+    """
+    good = thin_out(image[np.isfinite(image)])
+    decades = math.log10(TAILS[1] * image.size * 1e3)
+    middle = np.median(good)
+    found = np.zeros(image.shape, bool)
+    for sign in (1, -1):
+        above = np.nan_to_num(sign * (image - middle), nan=0.0)
+        near, far = np.quantile(sign * (good - middle), [1 - tail for tail in TAILS])
+        # where few electrons are counted the tail is one of steps
+        sparse = np.mean(sign * (good - middle) > far / 2) < SPARSE
+        reach = far + decades * max(far - near, STEEPEST * (1 + sparse) * far)
+        for y, x in np.argwhere(above > reach) if far > 0 else ():
+            around = above[max(y - 1, 0) : y + 2, max(x - 1, 0) : x + 2].ravel()
+            # one neighbour may be hot as well
+            found[y, x] = len(around) > 3 and above[y, x] > SHARP * np.sort(around)[-3]
+    return found
+
+
+def _find_overlay(image: np.ndarray) -> np.ndarray:
+    """A scale bar that was drawn into an image, the text beside it, and two pixels around.
+
+    Bars are rectangles of the highest or lowest intensity that are longer than 1/12 of the image
+    and three times as long as wide.
+    """
+    found = np.zeros(image.shape, bool)
+    low, high = np.nanmin(image), np.nanmax(image)
+    long = max(2, round(LONGER * min(image.shape)))
+    for end in (image >= high - SHADE * (high - low), image <= low + SHADE * (high - low)):
+        if end.mean() > SHADED:  # of one value then
+            end &= (image == high) | (image == low)
+        share = min(float(end.mean()), MOST)
+        least = math.log(CHANCE) / math.log(share)
+        for line in (np.ones((1, long)), np.ones((long, 1))):
+            labels, _ = ndimage.label(ndimage.binary_opening(end, line))
+            for number, box in enumerate(ndimage.find_objects(labels), 1):
+                if _is_bar(image, end, labels == number, box, least):
+                    longest = max(part.stop - part.start for part in box)
+                    wide = tuple(slice(max(p.start - longest, 0), p.stop + longest) for p in box)
+                    found[wide] |= end[wide]
+    return ndimage.binary_dilation(found, iterations=2) if found.any() else found
+
+
+def _is_bar(
+    image: np.ndarray, end: np.ndarray, part: np.ndarray, box: tuple[slice, slice], least: float
+) -> bool:
+    """Whether a part of the highest or lowest intensity is a bar, and too large for chance."""
+    sides = [p.stop - p.start for p in box]
+    size = np.count_nonzero(part[box])
+    if min(sides) < 2 or max(sides) < OBLONG * min(sides):
+        return False
+    if size < max(least, FULL * sides[0] * sides[1]):
+        return False
+    if np.ptp(image[part]) == 0 and size > 3 * least:
+        return True
+    ring = tuple(slice(max(p.start - 1, 0), p.stop + 1) for p in box)
+    return end[ring].sum() - size < RING_SHARE * (end[ring].size - size)

@@ -7,7 +7,6 @@ import math
 import numpy as np
 
 from .cell import MIN_CELLS, NESTED, REFLECTIONS, SHELLS, cell_constant, largest_stretch, stretch
-from .few_cells import first_order_share, search_few_cells
 from .spectrum import Spectrum, measure_spectrum
 
 __all__ = ["MIN_SIGNAL_TO_NOISE", "check_cell", "index_spectrum"]
@@ -31,6 +30,14 @@ MAX_STRETCH = 1.17  # of a cell that is still called hexagonal: drift and strain
 # their powers. 1H gives more than 0.09 and 5, three sublattices of 1, 0.8 and 0.6 in height 0.023,
 # every third or fourth metal higher by 0.3 less than 0.014 and 0.012
 SUPERSTRUCTURES = ((SHELLS[[0, 2]], SHELLS[1], 0.018), (SHELLS[:2], SHELLS[2], 0.5))
+
+# lattices of so few cells that the power spectrum has no peaks of their own
+SIDE = 48  # px, to which an image is reduced: eight a cell
+FEWEST, STEP = 2.2, 0.2  # cells along the shorter side
+TURN_STEP = 0.25  # cycles over the image, at the first order
+# share of the variance, and best over median of the turns: no noise reaches both, crystals of more
+# than three cells give 0.05 to 0.9 and 8 to 200
+MIN_SHARE, MIN_CONTRAST = 0.03, 7.0
 
 
 def index_spectrum(
@@ -157,12 +164,12 @@ def _check_size(flat: np.ndarray, basis: np.ndarray | None) -> None:
     side = min(flat.shape)
     num_cells = 0.0 if basis is None else side / cell_constant(np.linalg.inv(basis))
     if num_cells < MIN_CELLS:
-        num_cells = search_few_cells(flat) or num_cells
+        num_cells = _search_few_cells(flat) or num_cells
     else:
-        least = 2 * first_order_share(flat, basis)
+        least = 2 * _first_order_share(flat, basis)
         for ratio, step in NESTED.items():
             larger = num_cells / math.sqrt(abs(ratio))
-            if larger < MIN_CELLS and first_order_share(flat, step @ basis) > least:
+            if larger < MIN_CELLS and _first_order_share(flat, step @ basis) > least:
                 num_cells = larger
                 break
     if 0 < num_cells < MIN_CELLS:
@@ -282,3 +289,52 @@ def _has_superstructure(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarra
         weak = power[:, :-1].mean(-1) - power[:, -1] < math.log(least)
         found |= weak & (np.abs(bins) < half - 1).all((-1, -2, -3))
     return found
+
+
+def _search_few_cells(flat: np.ndarray) -> float:
+    """Lattice constants along the shorter side, of a lattice of some two to six; 0 if there is none."""
+    small = _reduce(flat)
+    best = (0.0, 0.0)
+    for num_cells in np.arange(FEWEST, MIN_CELLS + STEP / 2, STEP):
+        radius = 2 / math.sqrt(3) * num_cells / min(small.shape)
+        num_turns = math.ceil(radius * min(small.shape) * (math.pi / 3) / TURN_STEP)
+        angles = np.arange(num_turns) * (math.pi / 3 / num_turns) + [[0], [2 * math.pi / 3]]
+        bases = radius * np.stack([np.sin(angles), np.cos(angles)], -1).swapaxes(0, 1)
+        shares = np.array([_share(small, basis) for basis in bases])
+        if shares.max() > max(best[1], MIN_SHARE, MIN_CONTRAST * np.median(shares)):
+            best = (float(num_cells), float(shares.max()))
+    return best[0]
+
+
+def _first_order_share(flat: np.ndarray, basis: np.ndarray) -> float:
+    """Share of the variance of an image, reduced to 48 pixels a side, in its first order."""
+    small = _reduce(flat)
+    return _share(small, basis * (min(flat.shape) // SIDE or 1))
+
+
+def _reduce(flat: np.ndarray) -> np.ndarray:
+    """Mean of square blocks of pixels, less a parabola, of unit variance."""
+    step = min(flat.shape) // SIDE or 1
+    height, width = (n // step for n in flat.shape)
+    small = flat[: height * step, : width * step].reshape(height, step, width, step).mean((1, 3))
+    y, x = (np.linspace(-1, 1, n) for n in small.shape)
+    powers = [np.outer(y**i, x**j).ravel() for i in range(3) for j in range(3 - i)]
+    plane = np.stack(powers, -1)
+    rest = small.ravel() - plane @ np.linalg.lstsq(plane, small.ravel(), rcond=None)[0]
+    return (rest / max(rest.std(), 1e-20)).reshape(small.shape)
+
+
+def _share(small: np.ndarray, basis: np.ndarray) -> float:
+    """Three times the geometric mean of the shares of the variance of three waves."""
+    y, x = (np.arange(n) - (n - 1) / 2 for n in small.shape)
+    waves = [
+        np.outer(np.exp(2j * np.pi * q[0] * y), np.exp(2j * np.pi * q[1] * x)).ravel()
+        for q in SHELLS[0] @ basis
+    ]
+    columns = np.stack([part for w in waves for part in (w.real, w.imag)], -1)
+    columns = columns - columns.mean(0)
+    normal = columns.T @ columns
+    ridge = 1e-3 * np.trace(normal) / 6 * np.eye(6)
+    found = np.linalg.solve(normal + ridge, columns.T @ small.ravel())
+    power = (found.reshape(3, 2) ** 2).sum(-1) / 2
+    return float(3 * np.exp(np.log(power + 1e-12).mean()))

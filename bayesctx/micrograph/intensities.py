@@ -1,18 +1,24 @@
-"""Intensities of an image: what can be one, which pixels are valid, and a unit of its own."""
+"""Intensities of an image: which pixels are valid, areas of one value, and a unit of its own."""
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
+from scipy import ndimage
 
 from .cell import MIN_CELLS
 
-__all__ = ["check_image", "spread", "standardize", "thin_out"]
+__all__ = ["check_image", "find_constant", "spread", "standardize", "thin_out"]
 
 SMALLEST_CELL = 5  # px
 LARGEST = (
     1e6  # of the standardised intensity: its square is far from the limits of single precision
 )
 AT_MOST = 2**16  # pixels that quantiles are taken of
+CHANCE = 1e-6  # of a window of one value where pixels are independent
+SMALLEST = 5  # px, side of a window of one value
+MOST = 0.98  # of the pixels that may be part of such areas
 
 
 def check_image(values: np.ndarray, valid: np.ndarray | None = None) -> None:
@@ -76,6 +82,34 @@ def standardize(values: np.ndarray, valid: np.ndarray | None = None) -> np.ndarr
     standard = np.full(valid.shape, np.nan, np.float32)
     standard[valid] = good
     return standard
+
+
+def find_constant(image: np.ndarray, side: float) -> np.ndarray:
+    """Find areas in which all pixels have one value: padding, saturation.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Intensities, NaN where a pixel is not valid.
+    side : float
+        Of the smallest square of one value that counts, in px: larger than a column of atoms, whose
+        height may be cut off.
+
+    Returns
+    -------
+    ndarray of bool, shape (y, x)
+        True in squares of one value; larger ones are asked for where counts are so few that many
+        pixels are zero.
+    """
+    same = (image[1:] == image[:-1])[:, 1:] & (image[:, 1:] == image[:, :-1])[1:]
+    same &= image[1:, 1:] == image[:-1, 1:]
+    share = min(float(same.mean()), MOST)  # four equal pixels
+    if share == 0:
+        return np.zeros(image.shape, bool)
+    size = math.ceil(max(SMALLEST, side, 2 * math.sqrt(math.log(CHANCE) / math.log(share)))) | 1
+    windows = ndimage.minimum_filter(same, size - 1, mode="constant", cval=0)
+    windows = np.pad(windows, ((0, 1), (0, 1)))
+    return ndimage.maximum_filter(windows, size, mode="constant", cval=0)
 
 
 def thin_out(values: np.ndarray) -> np.ndarray:

@@ -9,12 +9,18 @@ import numpy as np
 from scipy import sparse
 from scipy.sparse.linalg import splu
 
-from .blemishes import find_constant
 from .cell import MIN_CELLS, REFLECTIONS, cell_constant, find_axis, orient
-from .fields import count_nodes, lock_in, node_coordinates, on_pixels, splines
 from .indexing import check_cell, index_spectrum
-from .intensities import standardize
-from .spectrum import TILE, flatten
+from .intensities import find_constant, standardize
+from .spectrum import (
+    TILE,
+    count_nodes,
+    flatten,
+    lock_in,
+    node_coordinates,
+    on_pixels,
+    splines,
+)
 
 __all__ = ["Lattice", "fit_lattice"]
 
