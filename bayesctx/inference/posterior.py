@@ -17,6 +17,7 @@ from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
+from .absence import add_absent_sites
 from .arrays import (
     Alternative,
     Posterior,
@@ -31,7 +32,8 @@ from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
 from .patches import each_patch, split_case
-from .placement import Scale, candidate_scales, cut_patches, place_sites
+from .placement import cut_patches, place_sites
+from .scales import Scale, candidate_scales
 from .tree import Sites, build_tree
 
 __all__ = ["infer"]
@@ -83,24 +85,29 @@ def infer(
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite never are;
-        sites less than a lattice constant from such pixels are left out.
+        sites on such pixels are left out, and beside them the patches are completed by the crystal.
 
     Returns
     -------
     DataTree
         Groups ``posterior`` (chain, draw, ...), ``class_posterior``, ``log_likelihood``, ``prior``,
         ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect``
-        (..., patch, defect_class) holds the probability of every class of every site.
+        (..., patch, defect_class) holds the probability of every class of every site. Where there is no
+        crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
+        abundances of the prior, averaged over the kinds of site, and a log likelihood of 0; they are left
+        out of the evidence for the context and of ``posterior.concentration``.
 
     Raises
     ------
     TypeError, ValueError
-        For an image or a context that cannot be, see ``check_context``.
+        For an image or a context that cannot be, see ``check_context``; if the columns of a micrograph
+        are dark.
 
     Warns
     -----
     UserWarning
-        If few draws of the context carry the posterior (``sample_stats.ess``), the evidence is against a
+        If pixels of a micrograph are no measurement (hot, padding, a scale bar) and are left out, its grey
+        scale was clipped or compressed, or parts of it are without crystal. If few draws of the context carry the posterior (``sample_stats.ess``), the evidence is against a
         claim about an image of several patches (``sample_stats.conflict``), or most patches look like
         nothing that the prior of the model can make (``sample_stats.surprise``).
 
@@ -130,7 +137,10 @@ def infer(
     posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
     _check_probabilities(posterior)
     _warn_of_few_draws(posterior, num_draws)
-    warn_of_outliers(surprise, float(model.card.get("surprise_limit", math.inf)))
+    # strange patches are told of where there is crystal
+    crystal = slice(None) if sites is None else sites.crystal
+    on_crystal = None if surprise is None else surprise[:, crystal]
+    warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, surprise, inputs, sites, known, model, seed)
 
 
@@ -280,26 +290,30 @@ def _solve_micrograph(
             "each image"
         )
     placement = place_sites(inputs.values, inputs.valid)
-    prior = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    every = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    present = placement.crystal
+    crystal = every.take(torch.from_numpy(present))
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
     encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
     alternatives = [
-        _weigh_scale(scale, features, prior, known, model, num_draws, seed)
+        _weigh_scale(scale, features[present], crystal, known, model, num_draws, seed)
         for scale, (features, _) in zip(scales, encoded, strict=True)
     ]
-    posterior = describe_image(alternatives, prior, latent_names(known), num_draws, seed)
+    posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
-    conflict = conflict_with(known, features, prior, model, seed)
-    warn_of_conflict(conflict, known, float(model.card.get("conflict_limit", math.inf)))
+    conflict = conflict_with(known, features[present], crystal, model, seed)
+    limit = float(model.card.get("conflict_limit", math.inf))
+    warn_of_conflict(conflict, known, limit, placement.doubts)
     sites = Sites(
         positions=placement.positions,
         sublattice=placement.sublattice,
-        crystal=np.ones(len(placement.sublattice), bool),
+        crystal=present,
         sampling=scales[best].sampling,
         assignments=MONOLAYER_1H.assignments,
     )
-    return with_conflict(posterior, conflict), None if surprise is None else surprise[None], sites
+    posterior = with_conflict(add_absent_sites(posterior, present, every, seed), conflict)
+    return posterior, None if surprise is None else surprise[None], sites
 
 
 def _weigh_scale(

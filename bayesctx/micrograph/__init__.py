@@ -1,6 +1,10 @@
 """From an image to its lattice, from the lattice to its sites, from the sites to patches."""
 
-from .diagnosis import Finding as Finding, diagnose as diagnose
+from .diagnosis import (
+    Finding as Finding,
+    diagnose as diagnose,
+    find_blemishes as find_blemishes,
+)
 from .intensities import check_image as check_image, standardize as standardize
 from .lattice import Lattice as Lattice, fit_lattice as fit_lattice
 from .regions import Crystal as Crystal, Region as Region, find_crystal as find_crystal

@@ -15,7 +15,7 @@ from .lattice import Lattice
 from .regions import fold_cell, repeat_cell
 from .spectrum import flatten
 
-__all__ = ["Contrast", "Finding", "diagnose", "measure_contrast"]
+__all__ = ["Contrast", "Finding", "diagnose", "find_blemishes", "measure_contrast"]
 
 DARK, SIGNIFICANT = -0.3, 4.0  # polarity of dark columns; simulated crystals stay above 0.4
 LESS = -0.1  # log ratio of the noise of bright and dark parts: more where it is dark
@@ -82,19 +82,35 @@ class Contrast:
     noise: float
 
 
+def find_blemishes(image: np.ndarray) -> list[Finding]:
+    """Find pixels that are no measurement: hot pixels, padding, a scale bar.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Intensities, from ``standardize``.
+
+    Returns
+    -------
+    list of Finding
+        Empty for ordinary images; each has the ``pixels`` to leave out.
+    """
+    return list(_find_pixels(image))
+
+
 def diagnose(
-    values: np.ndarray, lattice: Lattice | None = None, valid: np.ndarray | None = None
+    values: np.ndarray, valid: np.ndarray | None = None, lattice: Lattice | None = None
 ) -> list[Finding]:
-    """Look for what was done to an image before it came here.
+    """Look for what was done to a whole image before it came here.
 
     Parameters
     ----------
     values : ndarray or masked array, shape (y, x)
         Intensities as they were recorded.
+    valid : ndarray of bool, shape (y, x), optional
+        False at pixels to leave out, such as those of ``find_blemishes``.
     lattice : Lattice, optional
         Of the image; without it inverted and compressed grey scales are not found.
-    valid : ndarray of bool, shape (y, x), optional
-        False at pixels to leave out.
 
     Returns
     -------
@@ -107,13 +123,8 @@ def diagnose(
         See ``check_image``.
     """
     image = standardize(values, valid)
-    blemishes = list(_find_pixels(image))
-    for blemish in blemishes:
-        image[blemish.pixels] = np.nan
     contrast = [] if lattice is None else _find_contrast(image, lattice)
-    padded = np.unique(np.asarray(values)[~np.isfinite(image)])
-    levels = np.asarray(values)[np.isfinite(image)]
-    return [*contrast, *blemishes, *_find_levels(levels[~np.isin(levels, padded)])]
+    return [*contrast, *_find_levels(np.asarray(values)[np.isfinite(image)])]
 
 
 def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
@@ -203,30 +214,33 @@ def _find_pixels(image: np.ndarray) -> Iterator[Finding]:
         yield Finding(
             "hot pixels",
             f"intensities of a probe wider than a pixel were expected, got {hot.sum()} single "
-            f"pixels far outside of their range, as at y = {y}, x = {x}; leave them out",
+            f"pixels far outside of their range, as at y = {y}, x = {x}; they are left out",
             hot,
         )
     rest = np.where(hot, np.float32(np.nan), image)
-    padding = find_constant(rest, min(image.shape) / 2 / MIN_CELLS) | _find_frame(rest)
+    side = min(image.shape) / 2 / MIN_CELLS
+    padding = find_constant(rest, side) | _find_frame(rest)
+    if padding.any():  # and its corners, which are narrower
+        near = ndimage.maximum_filter(padding, 4 * math.ceil(side))
+        near &= np.isin(rest, np.unique(rest[padding]))
+        padding = ndimage.binary_propagation(padding, mask=near)
+        rest[padding] = np.nan
     if padding.mean() > MIN_PADDING:
         y, x = np.argwhere(padding).mean(0)
         yield Finding(
             "padding",
             "an intensity of its own in every pixel was expected, got one and the same in "
             f"{100 * padding.mean():.1f} % of the image, around y = {y:.0f}, x = {x:.0f}, as of "
-            "padding or saturation; crop the image or leave these pixels out",
+            "padding or saturation; these pixels are left out",
             padding,
         )
-    if padding.any():  # and its corners
-        same = np.isin(rest, np.unique(rest[padding]))
-        rest[ndimage.binary_propagation(padding, mask=same)] = np.nan
     overlay = _find_overlay(rest)
     if overlay.any():
         y, x = np.argwhere(overlay).mean(0)
         yield Finding(
             "scale bar",
             "an image as it was recorded was expected, got a scale bar or text around "
-            f"y = {y:.0f}, x = {x:.0f}; pass the data without it, or leave these pixels out",
+            f"y = {y:.0f}, x = {x:.0f}; these pixels are left out",
             overlay,
         )
 

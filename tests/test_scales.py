@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 
 from bayesctx.crystal import HOSTS
-from bayesctx.inference.placement import candidate_scales
+from bayesctx.inference.scales import candidate_scales
 from bayesctx.micrograph import Lattice
 from bayesctx.prior import reference_prior
 
