@@ -20,6 +20,7 @@ __all__ = [
     "as_path",
     "existing_file",
     "explain",
+    "make_folder",
     "parse_json",
     "remove_stale",
     "replacing",
@@ -33,6 +34,7 @@ PROBE = 2**20  # bytes that are appended to an unfinished file to find out why w
 
 REASONS = {
     errno.ENOENT: "an existing folder was expected, there is no {folder}; create it first",
+    errno.EEXIST: "a folder was expected, {path} is a file; name another one",
     errno.ENOTDIR: "a folder was expected, {folder} is a file; name another one",
     errno.EACCES: "a writable folder was expected, {folder} is not; change its permissions",
     errno.EPERM: "a writable folder was expected, {folder} is not; change its permissions",
@@ -218,6 +220,32 @@ def explain(error: OSError, path: str | os.PathLike) -> OSError:
     absolute = Path(path).absolute()
     folder = absolute if os.path.isdir(absolute) else absolute.parent
     return OSError(error.errno, reason.format(path=path, folder=folder))
+
+
+def make_folder(path: str | os.PathLike) -> Path:
+    """Make a folder, and those above it, unless it exists.
+
+    Parameters
+    ----------
+    path : path-like
+        The folder.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    OSError
+        If it cannot be made; the message says what to do.
+    """
+    folder = as_path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explain(error, folder) from error
+    return folder
 
 
 def remove_stale(folder: Path) -> None:

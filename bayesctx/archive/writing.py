@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..checks import check_whole_number
 from ..prior import Prior
 from ..simulation import BLOCK, Patches, PatchStream
-from ..storage import as_path, explain, remove_stale, scratch_file
+from ..storage import as_path, explain, make_folder, remove_stale, scratch_file
 from ..tensors import join
 from .manifest import Archive, find_records, write_manifest
 from .shard import write_shard
@@ -132,11 +132,7 @@ def write_shards(
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     if missing:
         _check_disk(folder, _total_bytes(missing, *_measure_bytes(archive, folder)))
-    try:
-        folder.mkdir(exist_ok=True)
-    except OSError as error:
-        raise explain(error, folder) from error
-    remove_stale(folder)
+    remove_stale(make_folder(folder))
     write_manifest(folder, archive, records)
     done = sum(r["count"] for r in records.values())
     bar = tqdm(total=num_patches, initial=done, disable=not progress, unit="patch", unit_scale=True)

@@ -16,6 +16,7 @@ from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
+from ..storage import make_folder
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
 from .sources import read_context, read_image
@@ -166,9 +167,9 @@ def _infer(arguments: argparse.Namespace) -> str:
 
 def _demo(arguments: argparse.Namespace) -> str:
     """Simulate a micrograph and infer it with little and with much context."""
-    arguments.out_dir.mkdir(parents=True, exist_ok=True)
-    out = file_to_write(".nc")(str(arguments.out_dir / "demo.nc"))
-    picture = picture_to_write(str(arguments.out_dir / "demo.png"))
+    folder = make_folder(arguments.out_dir)
+    out = file_to_write(".nc")(str(folder / "demo.nc"))
+    picture = picture_to_write(str(folder / "demo.png"))
     model = load_model(arguments.model)
     data = simulate_micrograph(reference_prior().given(DEMO), seed=0, num_pixels=256, sampling=0.2)
     given = {"sampling": 0.2} | {name: DEMO[name] for name in RECORDED}
