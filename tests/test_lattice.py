@@ -141,16 +141,6 @@ def test_superstructure_is_not_the_lattice(name, blur):
     assert fit_lattice(image).lattice_constant == pytest.approx(10.0, rel=1e-3)
 
 
-def test_size_of_a_pixel_tells_a_crystal_from_its_superstructure():
-    image = draw_superstructure(lambda h, k: (h - k) % 3 == 0, 1.5)
-    constants = [
-        fit_lattice(image, expected=expected).lattice_constant
-        for expected in (None, (8.8, 11.9), (15.0, 20.0), (30.0, 40.0))
-    ]
-    larger = 10.0 * np.sqrt(3)
-    assert constants == pytest.approx([larger, 10.0, larger, larger], rel=1e-3)
-
-
 def test_crystal_may_end_inside_the_image():
     image, sites, sublattice = draw_image((400, 400), 9.0)
     rng = np.random.default_rng(1)

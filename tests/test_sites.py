@@ -124,5 +124,3 @@ def test_patches_show_the_column_in_their_centre():
     assert np.unravel_index(mean[0].argmax(), (21, 21)) == (10, 10)
     assert np.argsort(mean[:, 10, 10])[::-1][0] == 0
     assert mean[:, 10, 10].max() / mean[:, 10, 10].min() > 3
-
-

@@ -33,7 +33,7 @@ STEEPEST = 0.25  # of the distance of the second tail, a decade of probability a
 SPARSE = 0.1  # of the pixels above half of that distance: less than columns fill
 SHARP = 3.0  # times the height of the third highest of the square of pixels around a hot one
 SHADE = 0.06  # of the range of the intensities: a bar that was compressed is not of one value
-LONGER = 1 / 12  # of the image: a scale bar is longer than a column is wide
+LONGER = 1 / 8  # of the image: a scale bar is longer than two columns side by side
 SHADED = 0.2  # of the pixels that may be in this range
 OBLONG, FULL = 3.0, 0.85  # ratio of the sides and filled part of a scale bar
 RING_SHARE = 0.35  # of the pixels around it that may have its intensity
@@ -312,7 +312,7 @@ def _find_hot_pixels(image: np.ndarray) -> np.ndarray:
 def _find_overlay(image: np.ndarray) -> np.ndarray:
     """A scale bar that was drawn into an image, the text beside it, and two pixels around.
 
-    Bars are rectangles of the highest or lowest intensity that are longer than 1/12 of the image
+    Bars are rectangles of the highest or lowest intensity that are longer than 1/8 of the image
     and three times as long as wide.
     """
     found = np.zeros(image.shape, bool)

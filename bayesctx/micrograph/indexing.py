@@ -40,17 +40,13 @@ TURN_STEP = 0.25  # cycles over the image, at the first order
 MIN_SHARE, MIN_CONTRAST = 0.03, 7.0
 
 
-def index_spectrum(
-    flat: np.ndarray, expected: tuple[float, float] | None = None
-) -> tuple[np.ndarray, float]:
+def index_spectrum(flat: np.ndarray) -> tuple[np.ndarray, float]:
     """Find the lattice of an image in its power spectrum.
 
     Parameters
     ----------
     flat : ndarray, shape (y, x)
         From ``flatten``.
-    expected : tuple of float, optional
-        Smallest and largest lattice constant in px that is likely: see ``fit_lattice``.
 
     Returns
     -------
@@ -78,8 +74,6 @@ def index_spectrum(
     if not found or largest_stretch(np.linalg.inv(basis).T)[0] > MILD_STRETCH:
         explained = _explained(basis[None], spectrum)[0] + MARGIN if found else MIN_EXPLAINED
         _check_pixels(spectrum, explained)
-    if found and expected is not None:
-        basis, signal_to_noise = _expected_cell(spectrum, basis, signal_to_noise, expected)
     basis = basis / len(spectrum.power)
     _check_size(flat, basis if found else None)
     if not found:
@@ -208,21 +202,6 @@ def _largest_cell(
     return basis, signal_to_noise
 
 
-def _expected_cell(
-    spectrum: Spectrum, basis: np.ndarray, signal_to_noise: float, expected: tuple[float, float]
-) -> tuple[np.ndarray, float]:
-    """Replace a basis by that of a cell of a likely size, if that has reflections."""
-    steps = [np.eye(2), *NESTED.values(), *(np.linalg.inv(step) for step in NESTED.values())]
-    candidates = np.stack([step @ basis for step in steps]) / len(spectrum.power)
-    constants = np.array([cell_constant(np.linalg.inv(c)) for c in candidates])
-    likely = (constants > expected[0]) & (constants < expected[1])
-    _, found = _score(candidates * len(spectrum.power), spectrum, alone=False)
-    found = np.where(likely, found, 0.0)
-    if likely[0] or found.max() < MIN_SIGNAL_TO_NOISE:
-        return basis, signal_to_noise
-    return candidates[np.argmax(found)] * len(spectrum.power), float(found.max())
-
-
 def _explained(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarray:
     """Share of the power of strong peaks on lattices, shape (candidate, 2, 2) in bins."""
     peaks = spectrum.peaks
@@ -240,13 +219,8 @@ def _look_up(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
     return values[y, x]
 
 
-def _score(
-    candidates: np.ndarray, spectrum: Spectrum, *, alone: bool = True
-) -> tuple[np.ndarray, np.ndarray]:
-    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their SNR.
-
-    Unless ``alone``, another lattice may be stronger.
-    """
+def _score(candidates: np.ndarray, spectrum: Spectrum) -> tuple[np.ndarray, np.ndarray]:
+    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their SNR."""
     power, background, peaks = spectrum.power, spectrum.background, spectrum.peaks
     half = len(power) // 2
     bins = (REFLECTIONS @ candidates).reshape(-1, *SHELLS.shape)
@@ -261,13 +235,12 @@ def _score(
     length = np.linalg.norm(bins[:, 0], axis=-1)
     further = np.linalg.norm(peaks, axis=-1) > 0.8 * length.max(-1, keepdims=True)
     strongest = (further * _look_up(spectrum.highest, peaks)).max(-1)
-    rejected = alone & (height[:, 0].mean(-1) < MIN_FIRST_ORDER * strongest)
+    rejected = height[:, 0].mean(-1) < MIN_FIRST_ORDER * strongest
     # the streak of an edge has no peaks
     turns = np.stack([f(2 * np.pi * np.arange(16) / 16) for f in (np.sin, np.cos)], -1)
     circle = bins[:, 0, :, None] + (0.4 * length).clip(max=5.0)[..., None, None] * turns
     rejected |= np.median(height[:, 0] / _look_up(power, circle).max(-1), -1) < MIN_COMPACT
-    if alone:
-        rejected |= _has_superstructure(candidates, spectrum)
+    rejected |= _has_superstructure(candidates, spectrum)
     signal_to_noise = np.exp(np.log(strength).mean(-1))
     return np.where(rejected, -np.inf, score), np.where(rejected, 0.0, signal_to_noise)
 

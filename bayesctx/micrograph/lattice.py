@@ -81,12 +81,7 @@ class Lattice:
         )
 
 
-def fit_lattice(
-    image: np.ndarray,
-    valid: np.ndarray | None = None,
-    *,
-    expected: tuple[float, float] | None = None,
-) -> Lattice:
+def fit_lattice(image: np.ndarray, valid: np.ndarray | None = None) -> Lattice:
     """Find the hexagonal lattice of an image and how the scan distorts it.
 
     Parameters
@@ -96,10 +91,6 @@ def fit_lattice(
         Pixels that are masked, NaN or infinite are left out.
     valid : ndarray of bool, shape (y, x), optional
         False at pixels to leave out as well; their values change nothing.
-    expected : tuple of float, optional
-        Smallest and largest lattice constant in px that is likely, as the size of a pixel gives
-        it. Decides between the lattice of the crystal and that of a strong superstructure, and is
-        ignored if no lattice in the range has reflections.
 
     Returns
     -------
@@ -127,7 +118,7 @@ def fit_lattice(
     # the edge of what is padded or saturated has power at all frequencies
     image[find_constant(image, min(image.shape) / 2 / MIN_CELLS)] = np.nan
     flat = flatten(image)
-    basis, signal_to_noise = index_spectrum(flat, expected)
+    basis, signal_to_noise = index_spectrum(flat)
     constant = cell_constant(np.linalg.inv(basis))
     # noise asks for windows in which the phase of a reflection is known to 0.1 rad
     side = min(*image.shape, TILE)
