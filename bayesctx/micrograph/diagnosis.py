@@ -25,6 +25,7 @@ BESIDE = 0.05  # of the range of the intensities
 FEW_LEVELS = 8  # below the median
 COMPRESSED = 0.08  # log ratio of the noise of bright and dark parts; linear images stay above 0.14
 NOISY = 4.0  # times the differences of neighbouring pixels in the perfect crystal
+FEWEST = 4000  # pixels with valid neighbours, for a log ratio good to 0.08
 MILD_STRETCH = 1.08  # of a cell: strain and drift stay below
 CHANCE = 1e-8  # of a bar where pixels are independent
 MOST = 0.98  # share of the highest or lowest intensities
@@ -156,8 +157,9 @@ def measure_contrast(image: np.ndarray, lattice: Lattice) -> Contrast:
     noise = math.sqrt(float((rest**2).sum()) / max(np.count_nonzero(valid), 1) ** 2)
     rest = rest - ndimage.gaussian_filter(rest, 0.35 * lattice.lattice_constant)
     between = _differences(flat)
-    is_noisy = (between**2).mean() > NOISY * (_differences(perfect) ** 2).mean()
     whole = valid[1:, 1:] & valid[:-1, :-1] & valid[1:, :-1] & valid[:-1, 1:]
+    is_noisy = (between**2).mean() > NOISY * (_differences(perfect) ** 2).mean()
+    is_noisy &= np.count_nonzero(whole) > FEWEST
     return Contrast(
         float(second.real.sum() / max(np.abs(second).sum(), 1e-12)),
         float(abs(second.real.sum()) / max(noise * math.sqrt(len(second) / 2), 1e-12)),
