@@ -5,6 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 import xarray as xr
 from drawing import draw_image
 
@@ -12,7 +13,8 @@ import bayesctx as bc
 from bayesctx.defects import DEFECTS
 from bayesctx.inference import posterior as posterior_module
 from bayesctx.inference.conflict import warn_of_conflict
-from bayesctx.inference.placement import place_sites
+from bayesctx.inference.placement import cut_patches, place_sites
+from bayesctx.micrograph import standardize
 
 CONTEXT = {"host": "WSe2"}
 GROUPS = ("posterior", "class_posterior", "log_likelihood", "prior", "sample_stats")
@@ -43,9 +45,9 @@ def vacuum_beside(image, edge=100):
     return values
 
 
-def test_vacuum_is_flagged_and_named(image, untrained):
+def test_vacuum_is_flagged_and_named(image):
     with pytest.warns(UserWarning, match=r"got none at \d+ of \d+, in \d+ px² around y = .*, x = "):
-        result = infer(vacuum_beside(image), untrained)
+        result = infer(vacuum_beside(image), bc.load_model())
     constants, classes = result["constant_data"], result["class_posterior"].defect
     crystal = constants.crystal.values.astype(bool)
     # half a cell of 15 px on either side of the edge is not told
@@ -55,6 +57,9 @@ def test_vacuum_is_flagged_and_named(image, untrained):
     # any of three kinds of site
     assert classes.values[~crystal].max() < 0.4
     assert (classes.values[~crystal] == classes.values[~crystal][0]).all()
+    surprise = result["sample_stats"].surprise.values
+    assert (surprise[~crystal] == 0).all()
+    assert (surprise[crystal] != 0).all()
     assert (result["log_likelihood"].contrast.values[..., ~crystal] == 0).all()
     drawn = result["posterior"].defect.values[..., ~crystal]
     share = np.bincount(drawn.ravel(), minlength=len(DEFECTS)) / drawn.size
@@ -82,6 +87,38 @@ def test_sites_without_crystal_are_no_evidence(image, untrained, monkeypatch):
             first = first.isel(patch=crystal)
         xr.testing.assert_identical(first, second)
     assert results[0]["sample_stats"].ess == results[1]["sample_stats"].ess
+
+
+def test_patches_beside_vacuum_are_those_of_the_crystal(image):
+    """Within a cell of the edge they are hardly told from those of the whole image."""
+    whole = place(image)
+    with pytest.warns(UserWarning, match="crystal at every site was expected"):
+        cut = place(vacuum_beside(image))
+    assert np.isnan(cut.image[:, 110:]).all()
+    assert np.isfinite(cut.image[:, :90]).all()
+    apart = np.linalg.norm(cut.positions[:, None] - whole.positions, axis=-1)
+    edge = (cut.positions[:, 1] > 85) & (cut.positions[:, 1] < 97) & (apart.min(1) < 1)
+    edge &= cut.crystal
+    assert edge.sum() > 20
+
+    def patches(placement, sites):
+        chosen = dataclasses.replace(
+            placement, positions=placement.positions[sites], crystal=np.ones(len(sites), bool)
+        )
+        return torch.cat(list(cut_patches(chosen, 0.22, bc.reference_prior()))).flatten(1)
+
+    sites = np.flatnonzero(edge)
+    expected = patches(whole, apart.argmin(1)[sites])
+    as_it_came = dataclasses.replace(cut, image=standardize(vacuum_beside(image)))
+    completed, cropped = (
+        np.median(
+            [torch.corrcoef(torch.stack(pair))[0, 1] for pair in zip(p, expected, strict=True)]
+        )
+        for p in (patches(cut, sites), patches(as_it_came, sites))
+    )
+    # the noise is another
+    assert completed > 0.8
+    assert cropped < 0.6
 
 
 @pytest.mark.parametrize("content", [0.0, 1e30, -np.inf, "crystal"])

@@ -103,6 +103,9 @@ def test_regions_are_described():
         # a quarter of a cell at the edge
         assert region.centre == pytest.approx(centre, abs=3)
         assert np.sqrt(region.area / np.pi) == pytest.approx(radius, abs=4)
+        away = np.hypot(y - centre[0], x - centre[1])
+        assert not crystal.pixels[away < radius - 6].any()
+    assert crystal.pixels.sum() == pytest.approx(image.size - np.pi * (50**2 + 30**2), rel=0.03)
 
 
 def test_another_grain_is_not_this_crystal():

@@ -41,7 +41,8 @@ class Placement:
     Attributes
     ----------
     image : ndarray of float32, shape (y, x)
-        Intensities of zero median and unit spread, NaN where a pixel is left out.
+        Intensities of zero median and unit spread, NaN where a pixel is left out or without
+        crystal.
     lattice : Lattice
         Fitted to the image.
     positions : ndarray, shape (patch, 2)
@@ -105,6 +106,7 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
     found = find_crystal(image, lattice, positions)
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
+        image[~found.pixels] = np.nan
     return Placement(image, lattice, positions, sublattice, found.present, doubts)
 
 
@@ -146,7 +148,7 @@ def _warn_of_regions(regions: Sequence[Region], present: np.ndarray) -> None:
 
 
 def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator[Tensor]:
-    """Cut the patches around the sites, on the pixels of the model.
+    """Cut the patches around the sites with crystal, on the pixels of the model.
 
     Parameters
     ----------
@@ -175,6 +177,8 @@ def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator
             f"an image wider than two patches of {prior.num_pixels * prior.sampling:g} Å was expected, "
             f"got {shape} pixels of {sampling:.3g} Å; record a larger field of view"
         )
+    # beside masked pixels and vacuum as well: patches of the model are of crystal everywhere
     extended = torch.from_numpy(extend_image(placement.image, placement.lattice, margin))
-    for centres in torch.from_numpy(placement.positions + margin).split(AT_ONCE):
+    positions = placement.positions[placement.crystal]
+    for centres in torch.from_numpy(positions + margin).split(AT_ONCE):
         yield extract_patches(extended, centres, sampling=sampling, **size)

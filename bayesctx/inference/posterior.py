@@ -85,7 +85,8 @@ def infer(
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite never are;
-        sites on such pixels are left out, and beside them the patches are completed by the crystal.
+        sites on such pixels are left out, and patches beside them, or beside vacuum, are completed by the
+        crystal.
 
     Returns
     -------
@@ -94,8 +95,8 @@ def infer(
         ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect``
         (..., patch, defect_class) holds the probability of every class of every site. Where there is no
         crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
-        abundances of the prior, averaged over the kinds of site, and a log likelihood of 0; they are left
-        out of the evidence for the context and of ``posterior.concentration``.
+        abundances of the prior, averaged over the kinds of site, and a log likelihood and a surprise of
+        0; they are left out of the evidence for the context and of ``posterior.concentration``.
 
     Raises
     ------
@@ -106,10 +107,11 @@ def infer(
     Warns
     -----
     UserWarning
-        If pixels of a micrograph are no measurement (hot, padding, a scale bar) and are left out, its grey
-        scale was clipped or compressed, or parts of it are without crystal. If few draws of the context carry the posterior (``sample_stats.ess``), the evidence is against a
-        claim about an image of several patches (``sample_stats.conflict``), or most patches look like
-        nothing that the prior of the model can make (``sample_stats.surprise``).
+        If pixels of a micrograph are no measurement (hot, padding, a scale bar) and are left out, its
+        grey scale was clipped or compressed, or parts of it are without crystal. If few draws of the
+        context carry the posterior (``sample_stats.ess``), the evidence is against a claim about an
+        image of several patches (``sample_stats.conflict``), or most patches look like nothing that the
+        prior of the model can make (``sample_stats.surprise``).
 
     Notes
     -----
@@ -296,13 +298,13 @@ def _solve_micrograph(
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
     encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
     alternatives = [
-        _weigh_scale(scale, features[present], crystal, known, model, num_draws, seed)
+        _weigh_scale(scale, features, crystal, known, model, num_draws, seed)
         for scale, (features, _) in zip(scales, encoded, strict=True)
     ]
     posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
-    conflict = conflict_with(known, features[present], crystal, model, seed)
+    conflict = conflict_with(known, features, crystal, model, seed)
     limit = float(model.card.get("conflict_limit", math.inf))
     warn_of_conflict(conflict, known, limit, placement.doubts)
     sites = Sites(
@@ -312,8 +314,9 @@ def _solve_micrograph(
         sampling=scales[best].sampling,
         assignments=MONOLAYER_1H.assignments,
     )
-    posterior = with_conflict(add_absent_sites(posterior, present, every, seed), conflict)
-    return posterior, None if surprise is None else surprise[None], sites
+    surprise = None if surprise is None else surprise[None]
+    posterior = with_conflict(posterior, conflict)
+    return *add_absent_sites(posterior, surprise, present, every, seed), sites
 
 
 def _weigh_scale(

@@ -51,6 +51,8 @@ class Crystal:
     ----------
     present : ndarray of bool, shape (site,)
         Whether the crystal is there; True everywhere if the crystal is not ``visible``.
+    pixels : ndarray of bool, shape (y, x)
+        The same for every pixel.
     amplitude : ndarray, shape (site,)
         Local amplitude of the lattice over that of the crystal: 0 in vacuum, 1 in the crystal.
     spread : float
@@ -62,6 +64,7 @@ class Crystal:
     """
 
     present: np.ndarray
+    pixels: np.ndarray
     amplitude: np.ndarray
     spread: float
     visible: bool
@@ -124,14 +127,20 @@ def find_crystal(image: np.ndarray, lattice: Lattice, positions: np.ndarray) -> 
     at = (positions.T + 0.5) / step - 0.5
     amplitude = ndimage.map_coordinates(edge, at, order=1, mode="nearest")
     if not visible:
-        return Crystal(np.ones(len(positions), bool), amplitude, spread, False, ())
+        every = np.ones(image.shape, bool)
+        return Crystal(np.ones(len(positions), bool), every, amplitude, spread, False, ())
     height, width = core.shape
     padding = padding[step // 2 :: step, step // 2 :: step][:height, :width]
     edge = np.where(padding, 0.0, edge)
     cores = _without_defects(((core < MAX_CORE) & covered) | padding, edge)
     labels, regions = _grow(cores, edge < MAX_EDGE, step, constant)
     missing = ndimage.map_coordinates((labels > 0).astype(np.float32), at, order=1, mode="nearest")
-    return Crystal(missing < 0.5, amplitude, spread, True, regions)
+    nearest = [
+        np.minimum(np.arange(n) // step, m - 1)
+        for n, m in zip(image.shape, labels.shape, strict=True)
+    ]
+    pixels = labels[np.ix_(*nearest)] == 0
+    return Crystal(missing < 0.5, pixels, amplitude, spread, True, regions)
 
 
 def _reference(amplitude: np.ndarray) -> float:
