@@ -95,7 +95,7 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
     for blemish in find_blemishes(image):
         warn(blemish.message)
         image[blemish.pixels] = np.nan
-    lattice, doubts = _fit(values, image)
+    lattice = _fit(values, image)
     positions, sublattice = find_sites(lattice, image.shape, margin=0)
     own = has_own_pixels(image, lattice, positions)
     if not own.any():
@@ -107,25 +107,30 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
         image[~found.pixels] = np.nan
+    doubts = _doubts(values, image, lattice)
     return Placement(image, lattice, positions, sublattice, found.present, doubts)
 
 
-def _fit(values: np.ndarray, image: np.ndarray) -> tuple[Lattice, tuple[str, ...]]:
-    """Lattice of an image, and what was done to the image, which is also said."""
-    valid = np.isfinite(image)
+def _fit(values: np.ndarray, image: np.ndarray) -> Lattice:
+    """Lattice of an image; where there is none, what was done to the image comes first."""
     try:
-        lattice = fit_lattice(image)
+        return fit_lattice(image)
     except ValueError as error:
-        causes = diagnose(values, valid)
+        causes = diagnose(values, np.isfinite(image))
         if not causes:
             raise
         raise ValueError(f"{_joined(causes)}; and {error}") from error
-    findings = diagnose(values, valid, lattice)
-    if any(f.name == "inverted" for f in findings):
-        raise ValueError(_joined(f for f in findings if f.name == "inverted"))
+
+
+def _doubts(values: np.ndarray, image: np.ndarray, lattice: Lattice) -> tuple[str, ...]:
+    """Names of what was done to an image, which is also said; dark columns are refused."""
+    findings = diagnose(values, np.isfinite(image), lattice)
+    inverted = [f for f in findings if f.name == "inverted"]
+    if inverted:
+        raise ValueError(_joined(inverted))
     for finding in findings:
         warn(finding.message)
-    return lattice, tuple(f.name for f in findings)
+    return tuple(f.name for f in findings)
 
 
 def _joined(findings: Sequence[Finding]) -> str:
