@@ -86,7 +86,7 @@ def test_dark_columns_are_inverted_in_any_unit(image):
 
 
 def test_compressed_grey_scales_are_found_where_noise_tells():
-    """A square root makes the noise of counts the same everywhere; images of little noise hide it."""
+    """A square root makes the noise of counts the same everywhere; little noise hides it."""
     found = [findings(np.sqrt(np.clip(v - v.min(), 0, None))) for v in IMAGES]
     assert sum("gamma" in f for f in found) >= 6
     assert all(set(f) <= {"gamma"} for f in found)

@@ -19,7 +19,10 @@ __all__ = ["CLAIMS", "NUM_SITES", "conflict_with", "warn_of_conflict", "warn_of_
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
     "detector": ("inner_collection_angle", "outer_collection_angle")
 }
-"""Variables that are freed together to test a claim. The dose is left out: resampling an image removes noise."""
+"""Variables that are freed together to test a claim.
+
+The dose is left out: resampling an image removes noise.
+"""
 
 # of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
 NUM_SITES = 64
@@ -72,7 +75,7 @@ def warn_of_conflict(
     limit: float,
     doubts: Sequence[str] = (),
 ) -> None:
-    """Warn of the claim that the evidence is strongest against, if it is stronger than for true claims.
+    """Warn of the claim that the evidence is strongest against, if true claims have less.
 
     Parameters
     ----------
@@ -96,9 +99,9 @@ def warn_of_conflict(
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
         if doubts:
             warn(
-                f"an image as it was recorded was expected, got signs of another ({', '.join(doubts)}), "
-                f"which may be why it speaks against {values} by {strong[worst]:.1f} nats; pass the "
-                "recorded counts first"
+                f"an image as it was recorded was expected, got signs of another "
+                f"({', '.join(doubts)}), which may be why it speaks against {values} by "
+                f"{strong[worst]:.1f} nats; pass the recorded counts first"
             )
             return
         warn(

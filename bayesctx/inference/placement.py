@@ -179,8 +179,8 @@ def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator
     shape = placement.image.shape
     if min(shape) <= 2 * margin:
         raise ValueError(
-            f"an image wider than two patches of {prior.num_pixels * prior.sampling:g} Å was expected, "
-            f"got {shape} pixels of {sampling:.3g} Å; record a larger field of view"
+            f"an image wider than two patches of {prior.num_pixels * prior.sampling:g} Å was "
+            f"expected, got {shape} pixels of {sampling:.3g} Å; record a larger field of view"
         )
     # beside masked pixels and vacuum as well: patches of the model are of crystal everywhere
     extended = torch.from_numpy(extend_image(placement.image, placement.lattice, margin))

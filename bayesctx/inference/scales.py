@@ -54,8 +54,8 @@ def candidate_scales(
     lattice : Lattice
         Its lattice constant in px gives a pixel size for every host.
     known : mapping
-        The checked context; ``sampling`` may be a number, which has the error of a calibration, candidates
-        or a distribution.
+        The checked context; ``sampling`` may be a number, which has the error of a calibration,
+        candidates or a distribution.
     stated : float, optional
         Pixel size in Å by the coordinates of the image, used where the context has none.
     prior : Prior
@@ -74,7 +74,8 @@ def candidate_scales(
     Warns
     -----
     UserWarning
-        If a stated pixel size differs from that of the host by more than errors of calibration explain.
+        If a stated pixel size differs from that of the host by more than errors of calibration
+        explain.
 
     Notes
     -----

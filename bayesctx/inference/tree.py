@@ -185,7 +185,7 @@ def _constants(
 ) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
-        n: ((), v, {"units": _unit(n)}) if isinstance(v, float | str) else (image, v, {"units": _unit(n)})
+        n: (() if isinstance(v, float | str) else image, v, {"units": _unit(n)})
         for n, v in known.items()
         if isinstance(v, float | str | np.ndarray)
     }  # fmt: skip

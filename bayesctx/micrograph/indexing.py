@@ -265,7 +265,7 @@ def _has_superstructure(candidates: np.ndarray, spectrum: Spectrum) -> np.ndarra
 
 
 def _search_few_cells(flat: np.ndarray) -> float:
-    """Lattice constants along the shorter side, of a lattice of some two to six; 0 if there is none."""
+    """Lattice constants along the shorter side, if there are two to six; 0 if there is none."""
     small = _reduce(flat)
     best = (0.0, 0.0)
     for num_cells in np.arange(FEWEST, MIN_CELLS + STEP / 2, STEP):
