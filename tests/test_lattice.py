@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import xarray as xr
 from drawing import compare, draw_columns, draw_image, draw_sites, make_lattice
-from scipy.ndimage import gaussian_filter, map_coordinates
+from scipy.ndimage import gaussian_filter, map_coordinates, zoom
 from scipy.spatial import cKDTree
 
 from bayesctx import reference_prior, simulate_micrograph
@@ -348,3 +348,20 @@ def test_sites_of_real_micrographs(shared, name):
         constants.append(lattice.lattice_constant)
     assert constants == pytest.approx([8.54] * 2, rel=0.01)
     assert constants[0] == pytest.approx(constants[1], rel=1e-3)
+
+
+@pytest.mark.parametrize("name", ["tiwse2_2", "tiwse2_25", "crwse2_9"])
+@pytest.mark.parametrize("blur", [1.0, 2.0])
+def test_real_micrographs_have_the_same_lattice_when_smoothed_or_enlarged(shared, name, blur):
+    path = shared / "real" / f"{name}.nc"
+    if not path.exists():
+        pytest.skip("the real micrographs are absent")
+    with xr.open_dataset(path) as data:
+        image = data.image_adf2_tophat if "image" not in data else data.image[0]
+        image = image.values.astype(float)
+    constant = fit_lattice(image).lattice_constant
+    assert fit_lattice(gaussian_filter(image, blur)).lattice_constant == pytest.approx(
+        constant, rel=3e-3
+    )
+    enlarged = zoom(image[:256, :256], 1 + blur, order=3)
+    assert fit_lattice(enlarged).lattice_constant == pytest.approx((1 + blur) * constant, rel=0.02)
