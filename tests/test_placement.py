@@ -206,6 +206,16 @@ def test_the_plain_cause_comes_before_the_context():
         warn_of_conflict(conflict, known, 10.0, ("gamma", "clipped"))
 
 
+def test_an_image_of_hardly_more_than_padding_is_refused():
+    image = np.zeros((120, 120))
+    image[60, 60] = 1.0
+    with (
+        pytest.warns(UserWarning, match="left out"),
+        pytest.raises(ValueError, match="valid pixels were expected, got .*; check the mask"),
+    ):
+        place(image)
+
+
 def test_an_image_that_is_all_masked_but_its_gaps_is_refused():
     image, *_ = draw_image((240, 240), 20.0, counts=100.0)
     valid = np.zeros(image.shape, bool)

@@ -318,6 +318,8 @@ def _find_overlay(image: np.ndarray) -> np.ndarray:
     and three times as long as wide.
     """
     found = np.zeros(image.shape, bool)
+    if not np.isfinite(image).any():
+        return found
     low, high = np.nanmin(image), np.nanmax(image)
     long = max(2, round(LONGER * min(image.shape)))
     for end in (image >= high - SHADE * (high - low), image <= low + SHADE * (high - low)):
