@@ -265,7 +265,8 @@ def _find_levels(values: np.ndarray) -> Iterator[Finding]:
         return
     piled = []
     for name, order in (("highest", slice(None, None, -1)), ("lowest", slice(None))):
-        level, count = levels[order].astype(float), counts[order]
+        # half of them: the difference of two doubles may overflow
+        level, count = levels[order].astype(float) / 2, counts[order]
         away = np.abs(level - level[0])
         beside = count[1 : max(4, np.searchsorted(away, BESIDE * away[-1]))]
         # where few electrons are counted, many pixels have none
