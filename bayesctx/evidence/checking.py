@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe, Variable
 from ..storage import warn
 from .agreement import check_agreement
-from .truncation import truncate
+from .truncation import FEW_OUTSIDE, truncate
 
 __all__ = ["Value", "check_context", "check_imaging"]
 
@@ -25,7 +25,6 @@ Value = float | str | list | np.ndarray | Distribution
 
 MOST_CANDIDATES = 1000
 LEAST_OPTICS = -sys.float_info.max  # of an aberration
-FEW_OUTSIDE = 0.01  # share of the mass of a distribution that is cut off without a warning
 
 
 def check_context(

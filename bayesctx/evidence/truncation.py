@@ -14,10 +14,13 @@ from torch.distributions import Distribution, constraints
 
 from .inversion import NUM_DRAWS, closed_form, density, evaluate, in_double, tabulate
 
-__all__ = ["MIN_MASS", "TINY", "Truncated", "truncate"]
+__all__ = ["FEW_OUTSIDE", "MIN_MASS", "TINY", "Truncated", "truncate"]
 
 MIN_MASS = 0.01
 """Share of its mass that a distribution must have inside of an interval to be truncated to it."""
+
+FEW_OUTSIDE = 0.01
+"""Largest share of the mass of a distribution that is cut off without a warning."""
 
 TINY = 2.0**-25
 """Probability of the outermost quantiles: half a step of uniform numbers in single precision."""
