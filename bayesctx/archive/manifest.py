@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .. import __version__
 from ..checks import check_keys, check_mapping, check_seed, check_whole_number
 from ..prior import Prior
 from ..simulation.stream import check_window
@@ -126,7 +126,7 @@ class Archive:
         dict
             The head of the manifest.
         """
-        head = {"format": FORMAT, "version": importlib.metadata.version("bayesctx")}
+        head = {"format": FORMAT, "version": __version__}
         numbers = {name: getattr(self, name) for name in NUMBERS}
         return head | numbers | {"prior": self.prior.to_dict()}
 

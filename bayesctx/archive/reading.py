@@ -60,7 +60,7 @@ class ShardStream(IterableDataset):
                 file.close()
 
     def __getstate__(self) -> dict[str, object]:
-        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        """Store the rank, since a spawned worker of a loader has no process group."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[str, tuple[int, int]]]:

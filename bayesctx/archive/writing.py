@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from ..checks import check_whole_number
+from ..checks import check_workers
 from ..prior import Prior
 from ..simulation import BLOCK, Patches, PatchStream
 from ..storage import as_path, explain, remove_stale, scratch_file
@@ -32,7 +32,6 @@ __all__ = ["ShardPlan", "plan_shards", "write_shards"]
 SHARD_SIZE = 65536  # patches: some 150 MB
 STRIDE = BLOCK * max(1, 2048 // BLOCK)  # patches that are drawn and written at once
 MARGIN = 2**26  # bytes of the disk that are left free
-MOST_WORKERS = 32  # or four per core, if these are more
 SAMPLE = 3.0  # s that are measured for a plan
 
 
@@ -127,7 +126,7 @@ def write_shards(
     written. Damaged files are written again.
     """
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
-    folder, num_workers = _check_folder(path), _check_workers(num_workers)
+    folder, num_workers = _check_folder(path), check_workers(num_workers)
     records = find_records(folder, archive, verify=verify, progress=progress)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     if missing:
@@ -164,12 +163,6 @@ def _check_folder(path: str | os.PathLike) -> Path:
     if not os.path.isdir(folder.absolute().parent):
         raise explain(FileNotFoundError(errno.ENOENT, ""), folder)
     return folder
-
-
-def _check_workers(num_workers: int) -> int:
-    """A number of processes that a machine can run."""
-    most = max(MOST_WORKERS, 4 * (os.cpu_count() or 1))
-    return check_whole_number("num_workers", num_workers, 0, most)
 
 
 def _events(writing: _Writing, num_workers: int) -> Iterator[int | dict[str, object] | OSError]:
@@ -229,7 +222,7 @@ def plan_shards(
         If ``write_shards`` would refuse the settings or the folder.
     """
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
-    folder, num_workers = _check_folder(path), _check_workers(num_workers)
+    folder, num_workers = _check_folder(path), check_workers(num_workers)
     records = find_records(folder, archive, verify=verify)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     per_shard, per_patch = _measure_bytes(archive, folder)
