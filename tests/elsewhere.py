@@ -27,7 +27,7 @@ class Elsewhere(torch.Tensor):
         return _run(func, args, kwargs or {})
 
 
-class Pretending(TorchDispatchMode):
+class Simulated(TorchDispatchMode):
     """Within it ``DEVICE`` computes, and refuses operands from the CPU as a GPU does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

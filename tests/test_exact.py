@@ -59,14 +59,14 @@ def test_crystal_is_that_of_the_simulator(block):
 @pytest.mark.parametrize("mean", [0.2, 3.0, 40.0, 700.0])
 @pytest.mark.parametrize("readout", [0.3, 0.5, 1.0])
 def test_density_is_poisson_with_normal_noise(mean, readout):
-    reading = np.linspace(-3 * readout, mean + 5 * (mean + readout**2) ** 0.5 + 3, 400)
-    counts = np.arange(0, int(reading.max()) + 12)
-    slow = (poisson.pmf(counts, mean) * norm.pdf(reading[:, None], counts, readout)).sum(-1)
-    nuisances = torch.zeros(len(reading), len(FREE))
-    patches = torch.from_numpy(reading).float()[:, None, None]
+    signal = np.linspace(-3 * readout, mean + 5 * (mean + readout**2) ** 0.5 + 3, 400)
+    counts = np.arange(0, int(signal.max()) + 12)
+    slow = (poisson.pmf(counts, mean) * norm.pdf(signal[:, None], counts, readout)).sum(-1)
+    nuisances = torch.zeros(len(signal), len(FREE))
+    patches = torch.from_numpy(signal).float()[:, None, None]
     fast = (
         log_density(
-            Flat(mean, readout), torch.zeros(len(reading), dtype=torch.long), nuisances, patches
+            Flat(mean, readout), torch.zeros(len(signal), dtype=torch.long), nuisances, patches
         )
         .exp()
         .numpy()

@@ -38,7 +38,7 @@ def enumerate_program(model, features, sublattice=None):
     dim = trace.nodes["defect"]["infer"]["_enumerate_dim"]
     joint = torch.broadcast_tensors(image, patch)[1]  # (..., image, patch)
     evidence = joint.logsumexp(dim, keepdim=True)
-    # the other patches of an image speak for its host, dopant and assignment
+    # the other patches of an image are evidence for its host, dopant and assignment
     others = evidence.sum(-1, keepdim=True) - evidence
     total = (image + joint + others).movedim(dim, 0)
     return total.logsumexp(list(range(1, total.ndim - 2))).movedim(0, -1).softmax(-1)

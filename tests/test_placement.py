@@ -45,7 +45,7 @@ def test_every_host_belongs_to_one_pixel_size():
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.0, 1.02])
-def test_a_stated_pixel_size_speaks_for_the_hosts_that_it_fits(factor):
+def test_a_stated_pixel_size_is_evidence_for_the_hosts_that_it_fits(factor):
     best = scales(WSE2, {"sampling": factor * SAMPLING})[0]
     assert "WSe2" in best.hosts
     assert abs(best.sampling / SAMPLING - 1) < 0.01

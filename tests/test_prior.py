@@ -1,4 +1,4 @@
-"""The prior: exact copies, checked values, quantiles, and what conditioning leaves of it."""
+"""The prior: exact copies, checked values, quantiles, and conditioning on a context."""
 
 import json
 import math
@@ -362,7 +362,7 @@ def test_arrays_over_images_are_refused(name):
         reference_prior().given({name: values[name]})
 
 
-def test_what_is_given_weeds_out_conditions():
+def test_conditions_that_contradict_the_context_are_removed():
     prior = tmd_prior()
     assert len(prior.given({"beam_energy": 80e3}).conditions) == 2
     assert (

@@ -113,7 +113,7 @@ def test_what_is_known_is_kept(batch):
     assert float(question.context["beam_energy"].std()) > 1e4
 
 
-def test_a_known_dopant_speaks_for_its_hosts(batch):
+def test_a_known_dopant_weights_the_hosts_that_take_it(batch):
     question = ask(
         batch,
         reference_prior(),

@@ -1,4 +1,4 @@
-"""The manifest of a folder of shards: what the folder holds, and which files are complete."""
+"""The manifest of a folder of shards: its settings, prior and complete files."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FORMAT = "bayesctx shards 2"
 OLD_FORMAT = "bayesctx shards 1"  # without a checksum
 NUMBERS = ("seed", "start", "num_patches", "patches_per_image", "shard_size")
 RECORD = ("name", "bytes", "sha256", "start", "count")
-MOST_SHARDS = 10_000  # the manifest lists all of them, and is written after each
+MOST_SHARDS = 10_000  # the manifest lists all of them and is written after each
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Archive:
     Attributes
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     seed : int
-        Names the stream.
+        Seed of the stream.
     start : int
         First patch.
     num_patches : int
@@ -119,7 +119,7 @@ class Archive:
         return {name: (first, last) for name, first, last in described}
 
     def settings(self) -> dict[str, object]:
-        """Everything that the content of the shards depends on, as JSON values.
+        """Settings of the shards as JSON values.
 
         Returns
         -------
@@ -226,7 +226,7 @@ def _parse(text: str) -> tuple[Archive, dict[str, dict[str, object]], str]:
 def find_records(
     folder: Path, archive: Archive, *, verify: bool = False, progress: bool = False
 ) -> dict[str, dict[str, object]]:
-    """Find the shards that an earlier run finished.
+    """Find the complete shards of an earlier run.
 
     Parameters
     ----------
@@ -284,7 +284,7 @@ def damaged(
     verify: bool,
     progress: bool = False,
 ) -> list[str]:
-    """Find the shards that are not as they were written.
+    """Find the shards that are missing or damaged.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""open_shards(): read a folder of shards as the stream that it was written from."""
+"""open_shards(): read a folder of shards as a stream of patches."""
 
 from __future__ import annotations
 

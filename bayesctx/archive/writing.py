@@ -1,4 +1,4 @@
-"""write_shards(): write a stream as a folder of files; a killed run can be continued."""
+"""write_shards(): write a stream of patches as a folder of files; killed runs can be resumed."""
 
 from __future__ import annotations
 
@@ -85,13 +85,13 @@ def write_shards(
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     num_patches : int
         Number of patches, a multiple of ``patches_per_image``.
     path : path-like
         The folder: new, empty, or begun with the same settings.
     seed : int
-        Names the stream.
+        Seed of the stream.
     start : int
         First patch of the stream.
     patches_per_image : int
@@ -122,8 +122,8 @@ def write_shards(
 
     Notes
     -----
-    A run that was killed continues when it is repeated: it loses the shards that were being
-    written. Damaged files are written again.
+    The same call resumes a run that was killed, of which only the unfinished shards are lost.
+    Damaged files are written again.
     """
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
     folder, num_workers = _check_folder(path), check_workers(num_workers)
@@ -203,11 +203,11 @@ def plan_shards(
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     num_patches : int
         Number of patches.
     path : path-like
-        The folder. Existing shards and the space on its disk count; nothing is left in it.
+        The folder. Existing shards and the space on its disk are considered; nothing is written.
     seed, start, patches_per_image, shard_size, num_workers, verify : int
         As for ``write_shards``.
 
@@ -252,7 +252,7 @@ class _Writing(IterableDataset):
         worker, own = get_worker_info(), list(self.missing.items())
         if worker is not None:
             own = own[worker.id :: worker.num_workers]
-            # how a loader ends a worker that is slow to stop: it removes its unfinished file
+            # a loader ends slow workers by this signal: exit so that the unfinished file is removed
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         for name, (first, last) in own:
             try:

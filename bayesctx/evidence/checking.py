@@ -1,4 +1,4 @@
-"""Checks of what is known of an image: every value gets one form, or is refused with the reason."""
+"""Checks of the context of an image: values are converted to one form or refused."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ LEAST_OPTICS = -sys.float_info.max  # of an aberration
 def check_context(
     context: Mapping[str, object] | None, domains: Mapping[str, tuple] | None = None
 ) -> dict[str, Value]:
-    """Check what is known of an image and bring it into one form.
+    """Check the context of an image and convert its values to one form.
 
     Parameters
     ----------
     context : mapping or Dataset, optional
-        Values by the names of ``CONTEXT``; what is left out is inferred. A number or name is
+        Values by the names of ``CONTEXT``; other variables are inferred. A number or name is
         observed. A list, set or ``range`` gives candidates, equally probable; repeat one to give it
         more weight. A univariate distribution of Pyro or torch is soft evidence and is truncated to
         the domain. An array, Series or DataArray of one dimension holds one observed value per
@@ -47,7 +47,7 @@ def check_context(
     -------
     dict
         Name to value: ``float`` or ``str``, ``list`` of candidates, ``ndarray`` of shape (image,),
-        or ``Distribution``. Checked once more it stays the same.
+        or ``Distribution``. Checking it again does not change it.
 
     Raises
     ------
@@ -60,9 +60,8 @@ def check_context(
     Warns
     -----
     UserWarning
-        If a number is beyond a bound by at most 25 % of it (dose), 5 % (others) or nothing
-        (sampling): then the bound is used. If more than 1 % of the mass of a distribution is
-        outside and cut off.
+        If a number exceeds a bound by at most 25 % (dose) or 5 % (others but sampling), in which
+        case the bound is used. If more than 1 % of the mass of a distribution is cut off.
 
     Notes
     -----
@@ -101,8 +100,8 @@ def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
     TypeError
         If an argument is not of its type, or a value is not one number.
     ValueError
-        See ``check_context``; a value beyond the domain is refused, however near it is. For an
-        unknown aberration, and for a width that is negative or not finite.
+        See ``check_context``; a value beyond the domain is always refused. For an unknown
+        aberration, and for a width that is negative or not finite.
     """
     for record, kind in ((probe, Probe), (detector, Detector)):
         if not isinstance(record, kind):
@@ -175,7 +174,7 @@ def _check(
 
 
 def _check_value(variable: Variable, value: object, domain: tuple, margin: float) -> Value:
-    """One value in its one form."""
+    """One value in its final form."""
     if value is None:
         raise TypeError(
             f"{variable.label} was expected to have a value, got None; leave it out to infer it"
@@ -194,7 +193,7 @@ def _check_value(variable: Variable, value: object, domain: tuple, margin: float
 def _check_candidates(
     variable: Variable, values: Sequence | set | frozenset, domain: tuple, margin: float
 ) -> list | float | str:
-    """Candidates in a list, or the only one."""
+    """Candidates as a list, or a single one by itself."""
     if isinstance(values, tuple) and not variable.is_name:
         raise TypeError(
             f"{variable.label} was expected as a number, a list of candidates or a distribution, "
@@ -287,7 +286,7 @@ def _check_numbers(
             f"{variable.label} {values[worst]:g} is beyond {nearest[worst]:g}, where the domain "
             f"of the model ends, and is taken as {nearest[worst]:g}; check it, or leave it out"
         )
-    # of -0.0 and 0.0 one form
+    # 0.0 for -0.0
     return nearest + 0.0
 
 
@@ -320,7 +319,7 @@ def _check_distribution(variable: Variable, value: Distribution, domain: tuple) 
 
 
 def _to_array(variable: Variable, value: object) -> np.ndarray | None:
-    """What is an array or one of its scalars as an array in the unit of the variable, else None."""
+    """Arrays and their scalars as an array in the unit of the variable, other values as None."""
     if not hasattr(value, "__array__"):
         return None
     try:

@@ -248,10 +248,10 @@ def _log_density(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: T
     """Log likelihood of a few patches."""
     mean, _, dark = _expect(crystal, column, nuisances)
     mean, width = mean.clamp(min=1e-6), crystal.readout
-    reading = patches / nuisances[:, GAIN].exp()[:, None, None] - dark
+    electrons = patches / nuisances[:, GAIN].exp()[:, None, None] - dark
     half = math.ceil(4 * width)
-    count = (reading.floor() - half).clamp(min=0)
-    beyond = reading - count
+    count = (electrons.floor() - half).clamp(min=0)
+    beyond = electrons - count
     term, total, shift = torch.ones_like(mean), torch.ones_like(mean), beyond / width**2
     for j in range(1, 2 * half + 2):
         # exp((2 j beyond - j²) / (2 width²)) over that of j - 1
