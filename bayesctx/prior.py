@@ -56,7 +56,7 @@ class Prior:
     dirichlet_alpha : mapping of str to float
         Parameters, for every class, of the Dirichlet distribution of the abundances in a crystal,
         from which all sites but the central one are drawn.
-    nuisances : mapping of str to Distribution
+    nuisances : mapping
         A number, a tuple of candidates or a distribution by the names of ``NUISANCES``. One that
         is left out is zero; the gain must be given. A distribution is truncated to what can be
         simulated, with a warning if more than 1 % of its mass is cut off.
@@ -85,7 +85,7 @@ class Prior:
     )
     defects: tuple[str, ...] = DEFECTS
     dirichlet_alpha: Mapping[str, float] = field(default_factory=lambda: dict(DIRICHLET_ALPHA))
-    nuisances: Mapping[str, Distribution] = field(
+    nuisances: Mapping[str, object] = field(
         default_factory=lambda: {name: d for name, (_, d) in NUISANCES.items()}
     )
     sampling: float = 0.25

@@ -209,3 +209,9 @@ def test_memory_is_that_of_the_machine_or_of_its_control_group():
     assert 2**20 < checks._memory() <= machine
     with pytest.raises(ValueError, match="of memory was expected, got a lot, which take"):
         checks.check_memory(machine + 1, "a lot")
+
+
+def test_a_prior_is_needed():
+    for use in (lambda: simulate("tmd", 2, seed=0), lambda: simulate_micrograph(None, seed=0)):
+        with pytest.raises(TypeError, match="a Prior was expected, got .*; use reference_prior()"):
+            use()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from pyro import poutine
 
-from bayesctx import DefectModel, Prior, reference_prior, tmd_prior
+from bayesctx import DefectModel, Prior, checks, reference_prior, tmd_prior
 from bayesctx.defects import DEFECTS
 from bayesctx.inference.image import one_image
 from bayesctx.inference.patches import each_patch
@@ -136,3 +136,25 @@ def test_outcomes_are_classes_then_dopants():
     assert len(classes) == 15
     assert [DEFECTS[c] for c in classes[-3:]] == ["D_M"] * 3
     assert sorted(np.unique(classes)) == list(range(13))
+
+
+@pytest.mark.parametrize(
+    ("sizes", "error", "message"),
+    [
+        ({"hidden": 0}, ValueError, "hidden was expected to be at least 1"),
+        ({"width": 2.5}, TypeError, "width was expected as a whole number"),
+        ({"num_components": 10**9}, ValueError, "num_components was expected to be at least 1"),
+        ({"width": 10**6}, ValueError, "1 GB of memory was expected, got networks of 1000000 and"),
+        ({"num_features": 10**5, "num_components": 100}, ValueError, "and 20000100 outputs"),
+        ({"seed": -1}, ValueError, "seed was expected to be at least 0"),
+    ],
+)
+def test_impossible_sizes_are_refused(sizes, error, message, monkeypatch):
+    monkeypatch.setattr(checks, "_memory", lambda: 1e9)
+    with pytest.raises(error, match=message):
+        DefectModel(tmd_prior(), **sizes)
+
+
+def test_a_model_needs_a_prior():
+    with pytest.raises(TypeError, match="a Prior was expected, got 'tmd'; use reference_prior()"):
+        DefectModel("tmd")

@@ -197,7 +197,7 @@ ALPHA = dict(tmd_prior().dirichlet_alpha)
         ({"dirichlet_alpha": ALPHA | {"V_X": -0.1}}, ValueError, "dirichlet_alpha of V_X .*-0.1"),
         ({"dirichlet_alpha": ALPHA | {"V_X": math.nan}}, ValueError, "dirichlet_alpha of V_X"),
         ({"dirichlet_alpha": ALPHA | {"VX": 1.0}}, ValueError, "did you mean 'V_X'"),
-        ({"dirichlet_alpha": dict.fromkeys(ALPHA, 0.0)}, ValueError, "a metal site can hold"),
+        ({"dirichlet_alpha": dict.fromkeys(ALPHA, 0.0)}, ValueError, "classes of a metal site"),
         ({"nuisances": NUISANCE | {"source_siez": 1.0}}, ValueError, "did you mean 'source_size'"),
         ({"nuisances": NUISANCE | {"tilt": -1.0}}, ValueError, r"tilt \[deg\] .* 0 and 45, got -1"),
         ({"nuisances": NUISANCE | {"tilt": dist.Uniform(-1.0, 1.0)}}, ValueError, "lower bound of"),

@@ -448,7 +448,7 @@ def test_only_own_temporary_files_are_removed(folder, written):
         ({"start": 10**30}, ValueError, "start was expected to be .* at most"),
         ({"shard_size": 0}, ValueError, "shard_size was expected to be at least 1"),
         ({"patches_per_image": 3}, ValueError, "patches_per_image was expected to divide"),
-        ({"prior": "tmd"}, TypeError, "a Prior was expected, got str"),
+        ({"prior": "tmd"}, TypeError, "a Prior was expected, got .tmd."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_refused_before_anything_is_done(

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from .. import __version__
 from ..checks import check_keys, check_mapping, check_seed, check_whole_number
 from ..prior import Prior
-from ..simulation.stream import check_window
+from ..simulation.stream import check_prior, check_window
 from ..storage import add_checksum, parse_json, replacing, split_checksum
 from .shard import digest
 
@@ -63,10 +63,7 @@ class Archive:
     shard_size: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prior, Prior):
-            raise TypeError(
-                f"a Prior was expected, got {type(self.prior).__name__}; see reference_prior()"
-            )
+        check_prior(self.prior)
         least = {"start": 0, "num_patches": 1, "patches_per_image": 1, "shard_size": 1}
         checked = {n: check_whole_number(n, getattr(self, n), b, 2**53) for n, b in least.items()}
         for name, value in (checked | {"seed": check_seed(self.seed)}).items():

@@ -13,6 +13,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
+from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
@@ -23,6 +24,7 @@ from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materi
 
 __all__ = ["DefectModel"]
 
+MOST_UNITS = 10**6  # of a layer
 NUM_ALTERNATIVES = tuple(sum(g.defect == h.defect for g in HYPOTHESES) for h in HYPOTHESES)
 
 
@@ -49,6 +51,13 @@ class DefectModel(nn.Module):
         ``training.fit_outliers``.
     card : dict
         Training, scores and fitted limits; written into the file of the model.
+
+    Raises
+    ------
+    TypeError
+        If ``prior`` is no prior, or a size or the seed no integer.
+    ValueError
+        If a size or the seed is out of range, or the networks do not fit into memory.
     """
 
     shares_context = True
@@ -65,15 +74,21 @@ class DefectModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(prior, Prior):
+            raise TypeError(
+                f"a Prior was expected, got {shorten(prior)}; use reference_prior() or another one"
+            )
         self.prior = prior
-        self.sizes = {
+        sizes = {
             "num_features": num_features,
             "num_components": num_components,
             "hidden": hidden,
             "width": width,
         }
+        self.sizes = {n: check_whole_number(n, v, 1, MOST_UNITS) for n, v in sizes.items()}
+        _check_memory(**self.sizes)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(check_seed(seed))
             self.encoder = Encoder(num_features, prior.num_pixels, width)
             self.likelihood = ContrastLikelihood(num_features, num_components, hidden)
             layers = (
@@ -308,3 +323,10 @@ class DefectModel(nn.Module):
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _check_memory(num_features: int, num_components: int, hidden: int, width: int) -> None:
+    """Raise for networks that do not fit into memory, by the largest of their matrices."""
+    outputs = num_components * (2 * num_features + 1)
+    weights = max(width**2, width * num_features, hidden**2, hidden * outputs)
+    check_memory(4 * weights, f"networks of {width} and {hidden} units and {outputs} outputs")

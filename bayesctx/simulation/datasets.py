@@ -22,7 +22,7 @@ from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, ge
 from .rendering import detect
 from .scene import name_species, place_crystal
 from .spectra import add_columns, image_spectra
-from .stream import check_size
+from .stream import check_prior, check_size
 
 __all__ = ["simulate", "simulate_micrograph"]
 
@@ -62,7 +62,7 @@ def simulate(
     Raises
     ------
     TypeError
-        If ``num_patches``, ``seed`` or ``start`` is not an integer.
+        If ``prior`` is no prior, or ``num_patches``, ``seed`` or ``start`` no integer.
     ValueError
         If a number is out of range, or the patches do not fit into memory.
 
@@ -153,7 +153,8 @@ def simulate_micrograph(
     Raises
     ------
     TypeError
-        If ``seed``, ``num_pixels`` or ``index`` is not an integer, or ``sampling`` not a number.
+        If ``prior`` is no prior, ``seed``, ``num_pixels`` or ``index`` no integer, or ``sampling``
+        no number.
     ValueError
         If ``seed`` or ``index`` is negative, or the image is smaller than a patch, larger than
         1000 Å or 8192 pixels, or does not fit into memory.
@@ -191,6 +192,7 @@ def simulate_micrograph(
 
 def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, float]:
     """Pixels of a micrograph that is neither smaller than a patch nor too large to compute."""
+    check_prior(prior)
     num_pixels = check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
     sampling = check_number(sampling, CONTEXT["sampling"].label)
     least = prior.num_pixels * prior.sampling

@@ -9,12 +9,19 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..checks import check_memory, check_seed, check_whole_number
+from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..prior import Prior
 from ..tensors import join, take
 from .latents import BLOCK, MAX_INDEX, Latents, Patches, draw_block, draw_latents, render_patches
 
-__all__ = ["PatchStream", "check_size", "check_window", "deal", "rank_of_process"]
+__all__ = [
+    "PatchStream",
+    "check_prior",
+    "check_size",
+    "check_window",
+    "deal",
+    "rank_of_process",
+]
 
 COPIES = 3  # of the patches of a batch while its blocks are joined and the last one is cut
 
@@ -155,6 +162,25 @@ def rank_of_process() -> tuple[int, int]:
     return 0, 1
 
 
+def check_prior(prior: object) -> None:
+    """Raise for what is no prior.
+
+    Parameters
+    ----------
+    prior : object
+        What should be a prior.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            f"a Prior was expected, got {shorten(prior)}; use reference_prior() or another one"
+        )
+
+
 def check_size(prior: Prior, num_patches: int) -> None:
     """Raise for more patches than memory can hold.
 
@@ -167,9 +193,12 @@ def check_size(prior: Prior, num_patches: int) -> None:
 
     Raises
     ------
+    TypeError
+        If ``prior`` is no prior.
     ValueError
         If they take more than the memory of this machine.
     """
+    check_prior(prior)
     pixels = prior.num_pixels
     what = f"{num_patches} patches of {pixels} x {pixels} pixels"
     check_memory(COPIES * num_patches * pixels**2 * 4, what)  # in single precision
