@@ -42,10 +42,13 @@ def shorten(value: object) -> str:
     Returns
     -------
     str
-        At most 60 characters.
+        One line of at most 80 characters.
     """
-    text = str(value) if isinstance(value, Real) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        text = " ".join((str(value) if isinstance(value, Real) else repr(value)).split())
+    except ValueError:  # an integer with more digits than Python prints
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_number(

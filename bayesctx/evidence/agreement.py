@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch.distributions import Distribution
 
+from ..checks import shorten
 from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
 from ..crystal import HOSTS
 from .inversion import density, in_double
@@ -131,6 +132,5 @@ def _require(
         if isinstance(value, np.ndarray):
             value, place = value[image].item(), f" of image {image}"
         if value is not None and not isinstance(value, Distribution):
-            text = str(value)
-            values.append(f"{name} {text if len(text) <= 80 else text[:77] + '...'}")
+            values.append(f"{name} {value if isinstance(value, str) else shorten(value)}")
     raise ValueError(f"{expected}, got {' and '.join(values)}{place}; check them or leave one out")

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
+from ..checks import shorten
 from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe, Variable
 from ..storage import warn
 from .agreement import check_agreement
@@ -106,7 +107,8 @@ def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
     for record, kind in ((probe, Probe), (detector, Detector)):
         if not isinstance(record, kind):
             raise TypeError(
-                f"a {kind.__name__} was expected, got {_show(record)}; use bayesctx.{kind.__name__}"
+                f"a {kind.__name__} was expected, got {shorten(record)}; "
+                f"use bayesctx.{kind.__name__}"
             )
     values = (probe.beam_energy, probe.convergence_semiangle, *detector.edges)
     names = ("beam_energy", *ANGLES)
@@ -114,18 +116,18 @@ def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
     for name, value in checked.items():
         if not isinstance(value, float):
             raise TypeError(
-                f"{CONTEXT[name].label} was expected as one number, got {_show(value)}; "
+                f"{CONTEXT[name].label} was expected as one number, got {shorten(value)}; "
                 "compute one image for each"
             )
     if not isinstance(probe.aberrations, Mapping):
         raise TypeError(
             "aberrations were expected as a mapping such as {'C10': -20.0}, got "
-            f"{_show(probe.aberrations)}; {{}} is none"
+            f"{shorten(probe.aberrations)}; {{}} is none"
         )
     unknown = [name for name in probe.aberrations if name not in ABERRATIONS]
     if unknown:
         raise ValueError(
-            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {_show(unknown[0])}; "
+            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {shorten(unknown[0])}; "
             "use these names (C10 is minus the defocus)"
         )
     aberrations = {n: _check_optics(n, v, LEAST_OPTICS) for n, v in probe.aberrations.items()}
@@ -141,7 +143,7 @@ def _check_optics(name: str, value: object, least: float) -> float:
     if not (is_number and least <= number <= -LEAST_OPTICS):
         unit, bound = "rad" if name.startswith("phi") else "Å", ">= 0" if least == 0 else "finite"
         raise ValueError(
-            f"{name} [{unit}] was expected as one number, {bound}, got {_show(value)}; "
+            f"{name} [{unit}] was expected as one number, {bound}, got {shorten(value)}; "
             "0 leaves it out"
         )
     return float(number)
@@ -161,10 +163,10 @@ def _check(
     checked = {}
     for name, value in context.items():
         if not isinstance(name, str) or name not in CONTEXT:
-            close = difflib.get_close_matches(_show(name), CONTEXT, 1)
+            close = difflib.get_close_matches(shorten(name), CONTEXT, 1)
             hint = f"did you mean {close[0]!r}?" if close else "leave a variable out to infer it"
             known = ", ".join(v.label for v in CONTEXT.values())
-            raise ValueError(f"unknown context variable {_show(name)}; known are {known}; {hint}")
+            raise ValueError(f"unknown context variable {shorten(name)}; known are {known}; {hint}")
         variable = CONTEXT[name]
         checked[name] = _check_value(
             variable, value, domains.get(name, variable.domain), variable.margin * at_bounds
@@ -197,7 +199,7 @@ def _check_candidates(
     if isinstance(values, tuple) and not variable.is_name:
         raise TypeError(
             f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got the tuple {_show(values)}; use a list for candidates, or for a range "
+            f"got the tuple {shorten(values)}; use a list for candidates, or for a range "
             "pyro.distributions.Uniform(low, high)"
         )
     some = list(itertools.islice(values, MOST_CANDIDATES + 1))
@@ -230,14 +232,14 @@ def _check_name(variable: Variable, value: object, domain: tuple) -> str:
     """A name of the domain."""
     if not isinstance(value, str):
         raise TypeError(
-            f"{variable.name} was expected as a name, got {_show(value)}; choose from "
+            f"{variable.name} was expected as a name, got {shorten(value)}; choose from "
             f"{', '.join(domain)}"
         )
     if value not in domain:
         spelled = [name for name in domain if name.lower() == value.lower()]
         close = spelled or difflib.get_close_matches(value, domain, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(domain)}"
-        raise ValueError(f"{variable.name} {_show(value)} is not known to this model; {hint}")
+        raise ValueError(f"{variable.name} {shorten(value)} is not known to this model; {hint}")
     return str(value)
 
 
@@ -248,14 +250,14 @@ def _to_number(variable: Variable, value: object, domain: tuple) -> float:
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise TypeError(
             f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got {_show(value)}; give it in {variable.unit}"
+            f"got {shorten(value)}; give it in {variable.unit}"
         )
     try:
         return float(value)
     except (OverflowError, ValueError):
         raise ValueError(
             f"{variable.label} was expected between {domain[0]:g} and {domain[1]:g}, got "
-            f"{_show(value)}; leave it out to infer it"
+            f"{shorten(value)}; leave it out to infer it"
         ) from None
 
 
@@ -307,13 +309,14 @@ def _check_distribution(variable: Variable, value: Distribution, domain: tuple) 
     if low == high:
         raise ValueError(
             f"{variable.label} was expected to be {low:g}, all that this model covers, got "
-            f"{_show(value)}; leave it out"
+            f"{shorten(value)}; leave it out"
         )
     truncated, mass = truncate(value, low, high, variable.label)
     if mass < 1 - FEW_OUTSIDE:
         warn(
-            f"{variable.label}: {100 * (1 - mass):.0f} % of the mass of {_show(value)} is outside "
-            f"of {low:g} to {high:g}, which the model covers, and is cut off; check its unit"
+            f"{variable.label}: {100 * (1 - mass):.0f} % of the mass of {shorten(value)} is "
+            f"outside of {low:g} to {high:g}, which the model covers, and is cut off; check its "
+            "unit"
         )
     return truncated
 
@@ -340,7 +343,7 @@ def _to_array(variable: Variable, value: object) -> np.ndarray | None:
     if array.dtype.kind not in ("OUT" if variable.is_name else "Oiuf"):
         kind = "names" if variable.is_name else f"numbers in {variable.unit}"
         raise TypeError(
-            f"{variable.label} was expected as {kind}, got {_show(value)}; convert it to {kind}"
+            f"{variable.label} was expected as {kind}, got {shorten(value)}; convert it to {kind}"
         )
     factor = _factor(variable, value)
     return array if factor == 1 else array * factor
@@ -357,16 +360,6 @@ def _factor(variable: Variable, value: object) -> float:
     if text not in factors:
         raise ValueError(
             f"{variable.label} was expected in {variable.unit or 'names'}, got values in "
-            f"{_show(text)}; convert them"
+            f"{shorten(text)}; convert them"
         )
     return factors[text]
-
-
-def _show(value: object) -> str:
-    """A value in one short line."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:
-        # of integers with more digits than Python prints
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."
