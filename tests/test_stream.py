@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 from torch.utils.data import DataLoader
 
-from bayesctx import HOSTS, Prior, simulate, tmd_prior
+from bayesctx import HOSTS, Prior, checks, simulate, tmd_prior
 from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
 from bayesctx.simulation import (
@@ -203,6 +203,14 @@ def contents(folder):
 def written(tmp_path_factory):
     """The window as shards."""
     return write_shards(tmd_prior(), NUM, tmp_path_factory.mktemp("stream") / "whole", **SIZES)
+
+
+def test_a_batch_of_shards_must_fit_into_memory(written, monkeypatch):
+    """Not more than the folder holds: a large number alone asks for no memory."""
+    assert len(list(open_shards(written, batch_size=2**50))) == 1
+    monkeypatch.setattr(checks, "_memory", lambda: 1e6)
+    with pytest.raises(ValueError, match="of memory was expected, got .* patches of 32 x 32"):
+        open_shards(written, batch_size=2**50)
 
 
 @pytest.fixture

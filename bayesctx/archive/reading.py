@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ..checks import check_whole_number
 from ..simulation import Patches, rank_of_process
-from ..simulation.stream import check_window, deal
+from ..simulation.stream import check_size, check_window, deal
 from ..storage import as_path
 from ..tensors import join
 from .manifest import Archive, damaged, read_manifest
@@ -108,7 +108,8 @@ def open_shards(
     TypeError
         If ``path`` is no path, or a number of another type.
     ValueError
-        If the folder holds no shards, is incomplete or damaged, or does not hold these patches.
+        If the folder holds no shards, is incomplete or damaged, or does not hold these patches, or
+        if a batch does not fit into memory.
     """
     folder = as_path(path)
     archive, records, _ = read_manifest(folder)
@@ -118,6 +119,7 @@ def open_shards(
     )
     batch_size = check_whole_number("batch_size", batch_size, 1, 2**53)
     check_window(archive.seed, first, last, archive.patches_per_image, batch_size=batch_size)
+    check_size(archive.prior, min(batch_size, archive.num_patches))
     if first < archive.start or last > archive.stop:
         raise ValueError(
             f"patches from {archive.start} to {archive.stop} were expected, got {first} to {last}; "
