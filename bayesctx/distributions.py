@@ -150,10 +150,7 @@ def _constraint(value: Distribution) -> object:
 
 
 def _family(value: Distribution) -> tuple[str | None, list[float]]:
-    """Name of a distribution that can be written and its parameters, of log_uniform as logarithms.
-
-    The name of any other distribution is None.
-    """
+    """Name (None if it cannot be written) and parameters, of log_uniform as logarithms."""
     name = NAMES.get(type(value))
     if name is not None:
         return name, [float(getattr(value, n)) for n in FAMILIES[name]]

@@ -190,10 +190,7 @@ def _collect(found: Tensor, ess: Tensor, pairs: Tensor, shape: torch.Size) -> Ev
 def _climb(
     crystal: Crystal, column: Tensor, patches: Tensor, start: Tensor, box: Box, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Modes, log likelihoods, expected gains of one more step, and covariances.
-
-    By Fisher scoring with Levenberg's damping.
-    """
+    """Modes by damped Fisher scoring, log likelihoods, gains of one more step, and covariances."""
     best, damping = start, torch.full((len(start),), 1e-2, dtype=torch.float64)
     value = log_density(crystal, column, best, patches)
     gradient, information = score(crystal, column, best, patches, box)
@@ -217,10 +214,8 @@ def _climb(
 
 
 def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Tensor:
-    """Newton's step inside of the box.
-
-    By the primal-dual active set method of Hintermüller, Ito and Kunisch (2002).
-    """
+    """Newton's step inside of the box."""
+    # by the primal-dual active set method of Hintermüller, Ito and Kunisch (2002)
     low, high = (box.low - place).double(), (box.high - place).double()
     step, held = torch.zeros_like(gradient), (~box.free).expand_as(low)
     for _ in range(ACTIVE):
@@ -241,10 +236,7 @@ def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Ten
 
 
 def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """Starts of fits by correlation with templates, and their approximate log likelihoods.
-
-    Two for every patch and column: shapes (column, patch, 2, nuisance) and (column, patch, 2).
-    """
+    """Two starts (column, patch, 2, nuisance) by templates, and their log likelihoods."""
     middle = (box.low + box.high) / 2
     angle = (
         torch.arange(ANGLES, dtype=torch.float32) * (PERIOD / ANGLES) if box.free[0] else middle[:1]
@@ -304,11 +296,7 @@ def _sample(
     num_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log evidence and effective number of draws of every pair; mode and covariance for repetition.
-
-    These are moments of the draws with the square roots of their weights, which are wider than the
-    posterior.
-    """
+    """Log evidence and effective number of draws of pairs; mode and covariance for repetition."""
     num, free = len(column), box.free
     size = int(free.sum())
     lower = torch.linalg.cholesky(covariance[:, free][:, :, free] * WIDER**2).float()
@@ -335,6 +323,7 @@ def _sample(
     share = (log_weight - total[:, None].clamp(min=-1e300)).exp()
     # draws surround one of the equivalent orientations; the others have the same evidence
     symmetry = math.log(MONOLAYER_1H.rotation_order) if free[0] else 0.0
+    # for repetition: moments with the square roots of the weights, wider than the posterior
     flat = (log_weight / 2).softmax(1).float()[..., None]
     mean = (flat * drawn).sum(1)
     rest = drawn - mean[:, None]

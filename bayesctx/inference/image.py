@@ -240,11 +240,8 @@ def _keep(posterior: Tensor) -> Tensor:
 def _site_likelihood(
     table: Table, features: Tensor, cells: Tensor, sites: SitePrior, others: Tensor, own: float
 ) -> tuple[Tensor, Tensor]:
-    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch).
-
-    ``others`` are the log weights of the cells, ``own`` is the power of the density of the patch
-    itself that they contain.
-    """
+    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch)."""
+    # others are log weights of the cells; they contain the density of the patch to the power own
     pairs, which = cells[:, 1:3].unique(dim=0, return_inverse=True)
     kept = table[pairs[:, 0], pairs[:, 1]][:, None]
     by_assignment = torch.nn.functional.one_hot(cells[:, 0], len(sites.assignments)).to(features)

@@ -157,10 +157,8 @@ def _digest(path: Path, size: int) -> bytes:
 
 
 def _check_seal(path: Path) -> None:
-    """Raise if a file is not as it was saved, since a damaged one can crash HDF5.
-
-    Files of earlier versions, and those written by xarray, have no checksum.
-    """
+    """Raise if a file is not as it was saved, since a damaged one can crash HDF5."""
+    # files of earlier versions, and those written by xarray, have no checksum
     size = max(0, path.stat().st_size - SEAL_SIZE)
     with path.open("rb") as file:
         file.seek(size)

@@ -29,10 +29,8 @@ PAIRS = torch.tensor([i for i, s in enumerate(SPECIES) if len(s.slots) == 2])
 
 @functools.cache
 def _table(device: torch.device) -> LookUp:
-    """Positions in the table of responses of all columns, shape (host, dopant, column).
-
-    First every species, then the upper atoms of the pairs, then the lower ones.
-    """
+    """Positions in the table of responses of all columns, shape (host, dopant, column)."""
+    # first every species, then the upper atoms of the pairs, then the lower ones
     columns = []
     for host in HOSTS:
         for dopant in METALS:
@@ -42,11 +40,8 @@ def _table(device: torch.device) -> LookUp:
 
 
 def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
-    """Relative rms error of the ratio of columns that are added without their interference.
-
-    It decreases with the spatial frequency of the inner edge of the detector and increases with the
-    tilt (benchmarks/additivity.py).
-    """
+    """Relative rms error of the ratio of columns that are added without their interference."""
+    # fitted in benchmarks/additivity.py to the frequency of the innermost detected wave
     frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
     flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
     return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
@@ -113,10 +108,7 @@ def image_spectra(
 def _split(
     share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor
 ) -> list[Tensor]:
-    """Shares of the atoms of pairs that scatter separately in a tilted crystal.
-
-    They are subtracted from the shares of the pairs in place.
-    """
+    """Subtract from pairs in place, and return, the shares of atoms that scatter separately."""
     upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
     slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
     alone = share[:, PAIRS] * (
