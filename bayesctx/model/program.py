@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import json
 from collections.abc import Mapping
 
 import pyro
@@ -143,8 +145,9 @@ class DefectModel(nn.Module):
     @property
     def domains(self) -> dict[str, tuple]:
         """Smallest and largest value of every continuous variable in the training."""
-        trained = Prior.from_dict(self.card["prior"]) if "prior" in self.card else self.prior
-        return {name: trained.domain(name) for name in CONTINUOUS}
+        if "prior" not in self.card:
+            return _domains(self.prior)
+        return _trained_domains(json.dumps(self.card["prior"]))
 
     def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
         """Compute the contrast features of patches, and their log density ratio as outliers.
@@ -330,3 +333,14 @@ def _check_memory(num_features: int, num_components: int, hidden: int, width: in
     outputs = num_components * (2 * num_features + 1)
     weights = max(width**2, width * num_features, hidden**2, hidden * outputs)
     check_memory(4 * weights, f"networks of {width} and {hidden} units and {outputs} outputs")
+
+
+@functools.lru_cache(maxsize=16)
+def _trained_domains(prior: str) -> dict[str, tuple]:
+    """Domains of the prior on a card, read once: every call of ``infer`` asks for them."""
+    return _domains(Prior.from_dict(json.loads(prior)))
+
+
+def _domains(prior: Prior) -> dict[str, tuple]:
+    """Smallest and largest value of every continuous variable under a prior."""
+    return {name: prior.domain(name) for name in CONTINUOUS}
