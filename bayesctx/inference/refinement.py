@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -15,7 +15,15 @@ from ..likelihood import UNDERFLOW, describe
 from ..model import NUM_PLAIN, DefectModel, Materials, class_members, outcome_classes
 from .cases import Case
 from .folding import FoldedNetwork
-from .terms import Noise, PatchPosterior, Terms, draw_noise, draw_terms, summarise
+from .terms import (
+    Noise,
+    PatchPosterior,
+    Terms,
+    draw_noise,
+    draw_terms,
+    join_patches,
+    summarise,
+)
 
 __all__ = ["Level", "fold_model", "levels_of", "refined_patches"]
 
@@ -167,7 +175,7 @@ def refined_patches(
         prior = log_prior[at] if len(log_prior) > 1 else log_prior.expand(len(at), -1, -1)
         noise = draw_noise(len(at), num_draws, generator)
         parts.append(_climb(model, levels, rows[at], own, prior, num_draws, noise))
-    return _join(parts)
+    return join_patches(parts)
 
 
 def _climb(
@@ -207,15 +215,7 @@ def _climb(
         noise.of(rest),
     )
     order = torch.cat([settled.nonzero()[:, 0], rest.nonzero()[:, 0]]).argsort()
-    joined = _join([easy, hard])
-    return PatchPosterior(*(getattr(joined, f.name)[order] for f in fields(joined)))
-
-
-def _join(parts: Sequence[PatchPosterior]) -> PatchPosterior:
-    """Put the posteriors of patches one after the other."""
-    return PatchPosterior(*(
-        torch.cat([getattr(p, f.name) for p in parts]) for f in fields(PatchPosterior)
-    ))  # fmt: skip
+    return join_patches([easy, hard], order)
 
 
 def _log_prior(materials: Materials, class_weight: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -11,7 +12,16 @@ from torch import Tensor
 from ..defects import DEFECTS
 from ..model import NUM_PLAIN, Materials, outcome_classes
 
-__all__ = ["Noise", "PatchPosterior", "Summary", "Terms", "draw_noise", "draw_terms", "summarise"]
+__all__ = [
+    "Noise",
+    "PatchPosterior",
+    "Summary",
+    "Terms",
+    "draw_noise",
+    "draw_terms",
+    "join_patches",
+    "summarise",
+]
 
 NUM_BATCHES = 8  # of draws, whose differences give the standard error
 
@@ -255,6 +265,25 @@ def draw_terms(
     return PatchPosterior(
         found.defect, found.material, found.ess, draw, host, dopant, outcome, log_likelihood
     )
+
+
+def join_patches(parts: Sequence[PatchPosterior], order: Tensor | None = None) -> PatchPosterior:
+    """Put the posteriors of different patches together.
+
+    Parameters
+    ----------
+    parts : sequence of PatchPosterior
+        One after the other.
+    order : Tensor of int, shape (image,), optional
+        Where each patch of the result is among them. Default: as they come.
+
+    Returns
+    -------
+    PatchPosterior
+        Of all patches.
+    """
+    joined = (torch.cat([getattr(p, f.name) for p in parts]) for f in fields(PatchPosterior))
+    return PatchPosterior(*(v if order is None else v[order] for v in joined))
 
 
 def _zeros(*shape: int) -> Tensor:
