@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..defects import DEFECTS
 from ..distributions import encode
 from ..model import (
     NUM_PLAIN,
@@ -199,7 +198,8 @@ def each_patch(
         place = torch.cartesian_prod(*(torch.arange(n) for n in joint.shape[:3]))
         terms = Terms(*place.T, joint.flatten(0, 2), peak.flatten())
         noise = draw_noise(len(rows), num_draws, generator)
-        parts.append(draw_terms(terms, summarise(terms, own), own, num_draws, noise))
+        found = summarise(terms, own)
+        parts.append(draw_terms(terms, found, own, num_draws, noise))
     return join_patches(parts)
 
 

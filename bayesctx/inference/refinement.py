@@ -22,13 +22,14 @@ from .terms import (
     draw_noise,
     draw_terms,
     join_patches,
+    standard_error,
     summarise,
 )
 
 __all__ = ["Level", "fold_model", "levels_of", "refined_patches"]
 
 TOLERANCE = 0.01  # standard error of a class probability that is settled
-LEFT_OUT = 1e-3  # of the posterior of a patch: hypotheses that are not weighed again
+LEFT_OUT = 3e-3  # of the posterior of a patch: hypotheses that are not weighed again
 SAMPLE = 128  # draws, each in one material, by which hidden units are found that stay linear
 ROWS_AT_ONCE = 2**15  # of the network: 26 MB of parameters
 PATCHES_AT_ONCE = 256
@@ -174,11 +175,11 @@ def refined_patches(
         own = materials.map(lambda f, at=at: f[at] if len(f) > 1 else f)
         prior = log_prior[at] if len(log_prior) > 1 else log_prior.expand(len(at), -1, -1)
         noise = draw_noise(len(at), num_draws, generator)
-        parts.append(_climb(model, levels, rows[at], own, prior, num_draws, noise))
+        parts.append(_solve_chunk(model, levels, rows[at], own, prior, num_draws, noise))
     return join_patches(parts)
 
 
-def _climb(
+def _solve_chunk(
     model: DefectModel,
     levels: Sequence[Level],
     rows: Tensor,
@@ -187,35 +188,25 @@ def _climb(
     num_draws: int,
     noise: Noise,
 ) -> PatchPosterior:
-    """Posterior of some patches, by the first level and where it does not settle them by the next."""
+    """Posterior of some patches by the first level, or by the second if that does not settle it."""
     active = log_prior > -math.inf
     terms = _weigh(model, levels[0], rows, materials, log_prior, active)
     found = summarise(terms, materials)
-    settled = found.error <= TOLERANCE
-    if len(levels) == 1 or bool(settled.all()):
+    if len(levels) == 1:
         return draw_terms(terms, found, materials, num_draws, noise)
+    settled = standard_error(terms, found, materials.dopant.shape[-1]) <= TOLERANCE
     share = torch.zeros_like(log_prior)
     share[active] = found.share
-    rest = ~settled
-
-    def of(chosen: Tensor) -> Materials:
-        return materials.map(lambda f: f[chosen] if len(f) > 1 else f)
-
-    first = terms.of(settled)
-    easy = draw_terms(
-        first, summarise(first, of(settled)), of(settled), num_draws, noise.of(settled)
-    )
-    hard = _climb(
-        model,
-        levels[1:],
-        rows[rest],
-        of(rest),
-        log_prior[rest].masked_fill(~_most_probable(share[rest]), -math.inf),
-        num_draws,
-        noise.of(rest),
-    )
-    order = torch.cat([settled.nonzero()[:, 0], rest.nonzero()[:, 0]]).argsort()
-    return join_patches([easy, hard], order)
+    active &= _most_probable(share)
+    parts = []
+    for level, patches in zip(levels, (settled, ~settled), strict=True):
+        own = materials.map(lambda f, patches=patches: f[patches] if len(f) > 1 else f)
+        given = rows[patches], own, log_prior[patches], active[patches]
+        weighed = terms.of(patches) if level is levels[0] else _weigh(model, level, *given)
+        found = summarise(weighed, own)
+        parts.append(draw_terms(weighed, found, own, num_draws, noise.of(patches)))
+    order = torch.cat([settled.nonzero()[:, 0], (~settled).nonzero()[:, 0]]).argsort()
+    return join_patches(parts, order)
 
 
 def _log_prior(materials: Materials, class_weight: Tensor) -> Tensor:
@@ -250,25 +241,29 @@ def _weigh(
     """Terms of patches under the hypotheses that are not left out."""
     patch, host, hypothesis = active.nonzero().T
     _tabulate(model, level, host.unique().tolist(), materials)
-    num_draws = level.dose.numel()
-    joint = torch.empty(len(patch), num_draws, dtype=torch.float32)
+    joint = torch.empty(len(patch), level.dose.numel(), dtype=torch.float32)
     log_peak = torch.empty(len(patch), dtype=torch.float32)
     pair = host * active.shape[2] + hypothesis
     order = pair.argsort(stable=True)
     for members in order.split(pair.bincount()[pair.unique()].tolist()):
         first = members[0]
         slopes = level.slopes[int(host[first])][hypothesis[first]]
-        density = rows[patch[members]] @ slopes.mT
-        peak = density.amax(1)
-        density.sub_(peak[:, None]).clamp_(min=UNDERFLOW).exp_()
-        components = density.split(num_draws, 1)
-        for component in components[1:]:
-            components[0].add_(component)
-        joint[members], log_peak[members] = components[0], peak
+        joint[members], log_peak[members] = _density(slopes, rows[patch[members]], joint.shape[1])
     log_scale = log_peak + log_prior[active]
     top = torch.full((len(rows),), -math.inf).scatter_reduce(0, patch, log_scale, "amax")
     joint *= (log_scale - top[patch]).exp()[:, None]
     return Terms(patch, host, _outcomes(materials.dopant.shape[-1])[hypothesis], joint, top)
+
+
+def _density(slopes: Tensor, rows: Tensor, num_draws: int) -> tuple[Tensor, Tensor]:
+    """Density under every draw relative to the best component, and the log of the latter."""
+    components = rows @ slopes.mT
+    peak = components.amax(1)
+    components.sub_(peak[:, None]).clamp_(min=UNDERFLOW).exp_()
+    first, *others = components.split(num_draws, 1)
+    for other in others:
+        first.add_(other)
+    return first, peak
 
 
 def _tabulate(model: DefectModel, level: Level, hosts: Sequence[int], materials: Materials) -> None:

@@ -20,10 +20,12 @@ __all__ = [
     "draw_noise",
     "draw_terms",
     "join_patches",
+    "standard_error",
     "summarise",
 ]
 
-NUM_BATCHES = 8  # of draws, whose differences give the standard error
+NUM_RUNS = 8  # of the draws of the context, whose differences give the standard error
+SMALLEST = 1e-38  # sums below are zero in single precision
 
 
 @dataclass(frozen=True)
@@ -74,12 +76,12 @@ class Terms:
     joint: Tensor
     log_peak: Tensor
 
-    def of(self, chosen: Tensor) -> Terms:
+    def of(self, patches: Tensor) -> Terms:
         """Select some patches.
 
         Parameters
         ----------
-        chosen : Tensor of bool, shape (patch,)
+        patches : Tensor of bool, shape (patch,)
             Which ones.
 
         Returns
@@ -87,16 +89,15 @@ class Terms:
         Terms
             Of these patches, numbered anew.
         """
-        kept = chosen[self.patch]
-        patch = (chosen.cumsum(0) - 1)[self.patch[kept]]
-        return Terms(
-            patch, self.host[kept], self.outcome[kept], self.joint[kept], self.log_peak[chosen]
-        )
+        kept = patches[self.patch]
+        patch = (patches.cumsum(0) - 1)[self.patch[kept]]
+        own = self.host[kept], self.outcome[kept], self.joint[kept]
+        return Terms(patch, *own, self.log_peak[patches])
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Sums over the terms of patches.
+    """Posterior of patches, summed over their terms.
 
     Attributes
     ----------
@@ -108,16 +109,12 @@ class Summary:
         Probabilities of the materials.
     ess : Tensor, shape (patch,)
         Effective number of draws of the context.
-    error : Tensor, shape (patch,)
-        Standard error of the class probability that is known worst, by the draws of the context;
-        infinite where they are too few to tell.
     """
 
     share: Tensor
     defect: Tensor
     material: Tensor
     ess: Tensor
-    error: Tensor
 
 
 @dataclass(frozen=True)
@@ -138,12 +135,12 @@ class Noise:
     dopant: Tensor
     order: Tensor
 
-    def of(self, chosen: Tensor) -> Noise:
+    def of(self, patches: Tensor) -> Noise:
         """Select some patches.
 
         Parameters
         ----------
-        chosen : Tensor of bool, shape (patch,)
+        patches : Tensor of bool, shape (patch,)
             Which ones.
 
         Returns
@@ -151,23 +148,23 @@ class Noise:
         Noise
             Of these patches.
         """
-        return Noise(self.offset[chosen], self.dopant[chosen], self.order)
+        return Noise(self.offset[patches], self.dopant[patches], self.order)
 
 
 def draw_noise(num_patches: int, num_draws: int, generator: torch.Generator) -> Noise:
-    """Draw the random numbers for the joint draws of patches.
+    """Draw the random numbers behind the joint draws of patches.
 
     Parameters
     ----------
     num_patches, num_draws : int
-        Numbers of patches and of draws of each.
+        Numbers of patches and of joint draws of each.
     generator : torch.Generator
         Source of randomness.
 
     Returns
     -------
     Noise
-        The same whatever becomes of the patches.
+        As many numbers whatever the posterior of the patches.
     """
     offset = torch.rand(num_patches, generator=generator, dtype=torch.float32)
     dopant = torch.rand(num_patches, num_draws, generator=generator, dtype=torch.float32)
@@ -189,28 +186,54 @@ def summarise(terms: Terms, materials: Materials) -> Summary:
     Summary
         Of these patches.
     """
-    num_patches, num_draws = len(terms.log_peak), terms.joint.shape[1]
-    weight = _zeros(num_patches, num_draws).index_add_(0, terms.patch, terms.joint)
-    total = weight.sum(1).clamp(min=1e-38)
+    num_patches, num_dopants = len(terms.log_peak), materials.dopant.shape[-1]
+    weight = _zeros(num_patches, terms.joint.shape[1]).index_add_(0, terms.patch, terms.joint)
+    total = weight.sum(1).clamp(min=SMALLEST)
     share = terms.joint.sum(1) / total[terms.patch]
-    classes = outcome_classes(materials.dopant.shape[-1])[terms.outcome]
-    place = terms.patch * len(DEFECTS) + classes
-    defect = _zeros(num_patches * len(DEFECTS)).index_add_(0, place, share)
-    defect = defect.view(num_patches, -1)
-    num_batches = math.gcd(num_draws, NUM_BATCHES)
-    if num_batches > 1:
-        # draws of one batch are a Sobol sequence of their own: how far batches differ tells the
-        # error of the sum over all of them also where it is smaller than that of random draws
-        batches = terms.joint.unflatten(1, (num_batches, -1)).sum(-1) / total[terms.patch, None]
-        mass = _zeros(num_patches * len(DEFECTS), num_batches).index_add_(0, place, batches)
-        mass = mass.view(num_patches, -1, num_batches)
-        moved = mass - defect[..., None] * mass.sum(1, keepdim=True)
-        variance = moved.square().sum(-1) * num_batches / (num_batches - 1)
-        error = variance.amax(1).sqrt()
-    else:
-        error = torch.full_like(total, math.inf)
-    ess = total.square() / weight.square().sum(1).clamp(min=1e-38)
-    return Summary(share, defect, _material(terms, share, materials), ess, error)
+    defect = _zeros(num_patches * len(DEFECTS))
+    defect.index_add_(0, _class_places(terms, num_dopants), share)
+    return Summary(
+        share=share,
+        defect=defect.view(num_patches, len(DEFECTS)),
+        material=_material(terms, share, materials),
+        ess=total.square() / weight.square().sum(1).clamp(min=SMALLEST),
+    )
+
+
+def standard_error(terms: Terms, found: Summary, num_dopants: int) -> Tensor:
+    """Estimate how well the draws of the context settle the class of patches.
+
+    Parameters
+    ----------
+    terms : Terms
+        Of some patches.
+    found : Summary
+        Of the same terms.
+    num_dopants : int
+        Dopants that were enumerated.
+
+    Returns
+    -------
+    Tensor, shape (patch,)
+        Standard error of the class probability that is known worst; infinite where the draws are
+        too few to tell.
+
+    Notes
+    -----
+    The draws are split into eight runs of the Sobol sequence. The spread of the runs tells the
+    error also where it is smaller than that of as many random draws.
+    """
+    num_patches, num_draws = len(terms.log_peak), terms.joint.shape[1]
+    num_runs = math.gcd(num_draws, NUM_RUNS)
+    if num_runs == 1:
+        return torch.full_like(terms.log_peak, math.inf)
+    mass = _zeros(num_patches * len(DEFECTS), num_runs)
+    runs = terms.joint.unflatten(1, (num_runs, -1)).sum(-1)
+    mass = mass.index_add_(0, _class_places(terms, num_dopants), runs)
+    mass = mass.view(num_patches, len(DEFECTS), num_runs)
+    mass = mass / mass.sum((1, 2), keepdim=True).clamp(min=SMALLEST)
+    moved = mass - found.defect[..., None] * mass.sum(1, keepdim=True)
+    return (moved.square().sum(-1) * (num_runs / (num_runs - 1))).amax(1).sqrt()
 
 
 def draw_terms(
@@ -236,32 +259,30 @@ def draw_terms(
     PatchPosterior
         Of these patches.
     """
-    num_patches, num_context = len(terms.log_peak), terms.joint.shape[1]
-    num_hosts, num_dopants = materials.dopant.shape[-2:]
+    num_patches, (num_hosts, num_dopants) = len(terms.log_peak), materials.dopant.shape[-2:]
     weights = materials.host_weight, materials.dopant_weight
     host_weight, dopant_weight = (w.expand(num_patches, *w.shape[1:]) for w in weights)
     at = torch.arange(num_patches)[:, None]
 
-    term, draw = _systematic(terms, found.share, num_draws, noise.offset)
-    term, draw = term[:, noise.order], draw[:, noise.order]
+    term, draw = _systematic(terms, found.share, num_draws, noise)
     host, outcome = terms.host[term], terms.outcome[term]
     edges = dopant_weight.cumsum(-1)[at, host]
     dopant = (edges < noise.dopant[..., None] * edges[..., -1:]).sum(-1)
     dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, dopant)
 
     is_plain = terms.outcome < NUM_PLAIN
-    place = (terms.patch * num_hosts + terms.host)[is_plain]
-    plain = _zeros(num_patches * num_hosts, num_context).index_add_(0, place, terms.joint[is_plain])
-    doped = torch.full((num_patches, num_hosts, num_dopants), -1)
+    place = terms.patch * num_hosts + terms.host
+    plain = _zeros(num_patches * num_hosts, terms.joint.shape[1])
+    plain.index_add_(0, place[is_plain], terms.joint[is_plain])
+    doped = torch.full((num_patches * num_hosts, num_dopants), -1)
     rest = (~is_plain).nonzero()[:, 0]
-    doped[terms.patch[rest], terms.host[rest], terms.outcome[rest] - NUM_PLAIN] = rest
-    found_doped = doped[at, host, dopant]
-    of_dopant = terms.joint[found_doped.clamp(min=0), draw] * (found_doped >= 0)
-    given = (
-        plain[at * num_hosts + host, draw]
-        + of_dopant / dopant_weight[at, host, dopant].clamp(min=1e-38)
-    ) / host_weight[at, host]
-    log_likelihood = given.clamp(min=1e-38).log() + terms.log_peak[:, None]
+    doped[place[rest], terms.outcome[rest] - NUM_PLAIN] = rest
+    place = at * num_hosts + host
+    holding = doped[place, dopant]
+    of_dopant = terms.joint[holding.clamp(min=0), draw] * (holding >= 0)
+    of_dopant = of_dopant / dopant_weight[at, host, dopant].clamp(min=SMALLEST)
+    given = ((plain[place, draw] + of_dopant) / host_weight[at, host]).clamp(min=SMALLEST)
+    log_likelihood = given.log() + terms.log_peak[:, None]
     return PatchPosterior(
         found.defect, found.material, found.ess, draw, host, dopant, outcome, log_likelihood
     )
@@ -291,6 +312,11 @@ def _zeros(*shape: int) -> Tensor:
     return torch.zeros(shape, dtype=torch.float32)
 
 
+def _class_places(terms: Terms, num_dopants: int) -> Tensor:
+    """Positions of the terms in a flattened array over patches and classes."""
+    return terms.patch * len(DEFECTS) + outcome_classes(num_dopants)[terms.outcome]
+
+
 def _material(terms: Terms, share: Tensor, materials: Materials) -> Tensor:
     """Probabilities of the materials, shape (patch, host, dopant)."""
     num_patches, (num_hosts, num_dopants) = len(terms.log_peak), materials.dopant.shape[-2:]
@@ -305,31 +331,26 @@ def _material(terms: Terms, share: Tensor, materials: Materials) -> Tensor:
     return by_host + doped.view(num_patches, num_hosts, num_dopants)
 
 
-def _systematic(
-    terms: Terms, share: Tensor, num_draws: int, offset: Tensor
-) -> tuple[Tensor, Tensor]:
+def _systematic(terms: Terms, share: Tensor, num_draws: int, noise: Noise) -> tuple[Tensor, Tensor]:
     """Draw terms and draws of the context by systematic resampling, shapes (patch, num_draws)."""
     last = torch.ones_like(terms.patch, dtype=torch.bool)
     last[:-1] = terms.patch[1:] != terms.patch[:-1]
     first = last.roll(1)
-    edge = share.double().cumsum(0)
-    start = edge - share
-    start = start - start[first][terms.patch]
-    place = num_draws * start + offset[terms.patch]
-    until = (num_draws * (start + share) + offset[terms.patch]).floor().long()
+    before = share.double().cumsum(0) - share
+    start = before - before[first][terms.patch]
+    until = (num_draws * (start + share) + noise.offset[terms.patch]).floor().long()
     until[last] = num_draws
-    since = until.roll(1)
-    since[first] = 0
-    chosen = (until > since).nonzero()[:, 0]
-    since, until = since[chosen, None], until[chosen, None]
-    # within a term the draws are counted off the same way, from where the term begins
-    cumulated = terms.joint[chosen].cumsum(1)
-    pace = num_draws * share[chosen, None] / cumulated[:, -1:]
-    begun = (place[chosen, None] - since).float()
-    counted = (cumulated * pace + begun).floor_().clamp_(min=0).int()
-    counted = torch.minimum(counted, (until - since).int())
-    counted[:, -1:] = (until - since).int()
-    times = counted.diff(dim=1, prepend=torch.zeros_like(counted[:, :1]))
-    cell = torch.repeat_interleave(torch.arange(times.numel()), times.flatten())
-    cell = cell.view(-1, num_draws)
-    return chosen[cell // times.shape[1]], cell % times.shape[1]
+    since = until.roll(1).masked_fill(first, 0)
+    term = torch.repeat_interleave((until - since).clamp(min=0))
+    term = term.view(len(terms.log_peak), num_draws)[:, noise.order]
+    place = (noise.order + 1 - noise.offset[:, None]) / num_draws
+    within = ((place - start[term]) / share[term]).float().clamp(0, 1)
+    # the first draw of the context by which a fraction of the term is reached, by bisection
+    cumulated, num_context = terms.joint.cumsum(1).view(-1), terms.joint.shape[1]
+    begin, last_draw = term * num_context, num_context - 1
+    target = within * cumulated[begin + last_draw]
+    draw = torch.zeros_like(term)
+    for step in (2**k for k in reversed(range(num_context.bit_length()))):
+        further = (draw + (step - 1)).clamp_(max=last_draw)
+        draw += step * (cumulated[begin + further] < target)
+    return term, draw.clamp_(max=last_draw)
