@@ -28,7 +28,7 @@ matrix:
 
 .venv/ready: pyproject.toml constraints.txt
 	$(STEP) "1 of 3: an empty environment in .venv"
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
 	$(PYTHON) -m venv .venv
 	$(STEP) "2 of 3: torch, 0.2 GB to download without CUDA, up to 3 GB with it"
 	$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch

@@ -91,7 +91,8 @@ def describe(
     unit = (metal + chalcogen)[..., :1]
     relative = (strength / unit)[..., chosen, :]
     material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
-    lattice = energy.new_tensor([h.lattice_constant for h in HOSTS.values()])[host]
+    constants = [h.lattice_constant for h in HOSTS.values()]
+    lattice = torch.tensor(constants, dtype=energy.dtype).to(energy)[host]
     cutoff = 2 * angle * 1e-3 / wavelength(energy)
     blur = context["defocus"] * (angle * 1e-3) ** 2 / wavelength(energy)
     values = [
@@ -121,7 +122,7 @@ def describe(
 def _responses(columns: LookUp, energy: Tensor, angle: Tensor, detector: Detector) -> Tensor:
     """Responses to a uniform aperture at a few frequencies, shape (*batch, column, frequency)."""
     coefficients = load_table().coefficients(columns, energy, detector)
-    frequency = energy.new_tensor(FREQUENCIES)
+    frequency = torch.tensor(FREQUENCIES, dtype=energy.dtype).to(energy)
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
     values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)

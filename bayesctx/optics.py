@@ -88,7 +88,7 @@ def as_tensor(value: float | Tensor, like: Tensor) -> Tensor:
     Tensor
         Of the value.
     """
-    return value if isinstance(value, Tensor) else like.new_tensor(value)
+    return value if isinstance(value, Tensor) else torch.tensor(value, dtype=like.dtype).to(like)
 
 
 def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
+import numpy as np
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution as Distribution
@@ -141,9 +142,16 @@ class Prior:
         Raises
         ------
         ValueError
-            If no host, dopant or condition of the prior agrees with the context.
+            If no host, dopant or condition of the prior agrees with the context, or a value is an
+            array over images.
         """
         known = check_context(context)
+        arrays = [name for name, value in known.items() if isinstance(value, np.ndarray)]
+        if arrays:
+            raise ValueError(
+                f"one value of {arrays[0]} was expected, got an array; condition the prior for "
+                "each image by itself"
+            )
         hosts, dopants = choose_materials(self.hosts, self.dopants, known)
         conditions = condition_on(self.conditions, known)
         if not conditions:

@@ -17,6 +17,8 @@ from pathlib import Path
 
 __all__ = [
     "add_checksum",
+    "as_path",
+    "existing_file",
     "explain",
     "parse_json",
     "remove_stale",
@@ -45,6 +47,69 @@ REASONS = {
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
+def as_path(path: str | os.PathLike) -> Path:
+    """Check the type of a path.
+
+    Parameters
+    ----------
+    path : path-like
+        What should be the path of a file or folder.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    TypeError
+        If it is no path.
+    ValueError
+        If it holds a null character.
+    """
+    if not isinstance(path, str | os.PathLike):
+        raise TypeError(f"a path was expected, got {type(path).__name__}; give a str or a Path")
+    if "\0" in os.fsdecode(path):
+        raise ValueError(f"a path was expected, {os.fsdecode(path)!r} holds a null; remove it")
+    return Path(os.fsdecode(path))
+
+
+def existing_file(path: str | os.PathLike, what: str) -> Path:
+    """Check that a file can be read.
+
+    Parameters
+    ----------
+    path : path-like
+        The file.
+    what : str
+        What it should be, for errors.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If it is no path.
+    OSError
+        If there is no such file, or it cannot be read.
+    """
+    path = as_path(path)
+    if not os.path.exists(path):
+        raise FileNotFoundError(
+            f"{what} was expected at {path}, there is no such file; correct its name"
+        )
+    if not os.path.isfile(path):
+        raise OSError(f"{what} was expected, {path} is a folder or a device; name a file")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(
+            f"{what} was expected, {path} may not be read; change its permissions"
+        )
+    return path
+
+
 @contextmanager
 def replacing(path: str | os.PathLike) -> Iterator[Path]:
     """Write to a temporary file that takes the place of another one when it is complete.
@@ -70,7 +135,7 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     File and folder are flushed to the disk, so that a power cut leaves the old or the new file.
     A killed process leaves its temporary file, which the next call in that folder removes.
     """
-    target = Path(os.path.realpath(path))
+    target = Path(os.path.realpath(as_path(path)))
     if os.path.exists(target) and not os.path.isfile(target):
         raise OSError(f"a file to write was expected, {path} is something else; name another one")
     with scratch_file(target.parent) as temporary:
@@ -81,9 +146,9 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
             _flush(temporary)
             os.replace(temporary, target)
             _flush(target.parent)
-        except Exception as error:
+        except (OSError, RuntimeError) as error:
             cause = _cause(error, temporary)
-            if cause is None:
+            if cause is None or cause.errno is None:
                 raise
             raise explain(cause, path) from error
 
@@ -111,7 +176,7 @@ def scratch_file(folder: Path) -> Iterator[Path]:
             path.unlink()
 
 
-def _cause(error: Exception, temporary: Path) -> OSError | None:
+def _cause(error: OSError | RuntimeError, temporary: Path) -> OSError | None:
     """The error of the operating system behind one that was raised while a file was written."""
     if isinstance(error, OSError) and (error.errno in FULL or not temporary.exists()):
         return error
@@ -151,7 +216,7 @@ def explain(error: OSError, path: str | os.PathLike) -> OSError:
         + f"{os.strerror(error.errno)}; name another one",
     )
     absolute = Path(path).absolute()
-    folder = absolute if absolute.is_dir() else absolute.parent
+    folder = absolute if os.path.isdir(absolute) else absolute.parent
     return OSError(error.errno, reason.format(path=path, folder=folder))
 
 
@@ -167,7 +232,8 @@ def remove_stale(folder: Path) -> None:
     for file in folder.glob(f"{PREFIX}{_host()}-*{SUFFIX}"):
         process = file.name.removeprefix(f"{PREFIX}{_host()}-").partition("-")[0]
         if process.isdecimal() and not _is_running(int(process)):
-            file.unlink(missing_ok=True)
+            with suppress(OSError):  # of another user, or removed by another process
+                file.unlink()
 
 
 def _host() -> str:
@@ -189,12 +255,15 @@ def _is_running(process: int) -> bool:
 
 
 def _flush(path: Path) -> None:
-    """Make the system write a file, or the entries of a folder, to the disk."""
+    """Make the system write a file, or the entries of a folder, to the disk, if it can."""
     if path.is_dir() and os.name != "posix":
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
     finally:
         os.close(descriptor)
 

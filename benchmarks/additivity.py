@@ -13,6 +13,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
+from bayesctx.context import ANGLES
 from bayesctx.optics import wavelength
 
 EDGES = (0.0, 0.8, 1.0, 1.2, 1.5, 1.8, 2.2, 3.0, 6.5)  # 1/Å
@@ -25,27 +26,21 @@ of the simulator represents the change of the ratios.
 """
 
 
-def draw_optics(rng: np.random.Generator) -> dict:
-    """Conditions of the reference prior."""
+def draw_optics(rng: np.random.Generator) -> tuple[bc.Probe, bc.Detector]:
+    """Probe and detector of the reference prior, without aberrations but defocus."""
     image = bc.simulate(bc.reference_prior(), 1, seed=int(rng.integers(2**31)), noise=False)
-    names = (
-        "beam_energy",
-        "convergence_semiangle",
-        "inner_collection_angle",
-        "outer_collection_angle",
-    )
-    return {n: float(image[n][0]) for n in (*names, "source_size", "focal_spread")} | {
-        "aberrations": {"C10": -float(image.defocus[0])}
-    }
+    names = ("beam_energy", *ANGLES, "defocus", "source_size", "focal_spread")
+    values = {n: float(image[n][0]) for n in names}
+    return bc.Probe.of(values), bc.Detector.of(values)
 
 
 def evaluate(case: int, seed: int) -> tuple[float, list[float]]:
     """Innermost frequency; logarithms at the defect, the furthest metal and chalcogen column."""
     torch.set_num_threads(1)
     rng = np.random.default_rng((seed, case))
-    columns, drawn, _ = draw_case(rng)
-    optics = draw_optics(rng) | {"cell": drawn["cell"]}
-    defect, cell = columns[-1], np.array(drawn["cell"])
+    columns, _, _, place, _ = draw_case(rng)
+    probe, detector = draw_optics(rng)
+    defect, cell = columns[-1], np.array(place["cell"])
 
     def distance(column: tuple) -> float:
         step = np.array(column[:2]) - defect[:2]
@@ -56,13 +51,13 @@ def evaluate(case: int, seed: int) -> tuple[float, list[float]]:
     ]
     change = []
     for x, y, _ in (defect, *hosts):
-        at = {"x": np.array([x]), "y": np.array([y])}
+        at = {"x": np.array([x]), "y": np.array([y]), "cell": place["cell"]}
         with_, without = (
-            float(bc.column_image(columns, **optics, **at, interference=i).item())
+            float(bc.column_image(columns, probe, detector, **at, interference=i).item())
             for i in (True, False)
         )
         change.append(float(np.log(with_ / without)))
-    return optics["inner_collection_angle"] * 1e-3 / wavelength(optics["beam_energy"]), change
+    return detector.inner_collection_angle * 1e-3 / wavelength(probe.beam_energy), change
 
 
 def main() -> None:

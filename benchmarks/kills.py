@@ -27,6 +27,7 @@ sizes = {"num_features": 4, "num_components": 1, "hidden": 8, "width": 8}
 model = bc.DefectModel(bc.tmd_prior(), **sizes)
 print("ready", flush=True)
 options = {"batch_size": 64, "checkpoint_interval": 1, "num_workers": 0, "progress": False}
+options["num_held_out"] = 0
 bc.train(model, num_patches=64 * 60, checkpoint=sys.argv[1] + "/run.checkpoint", **options)
 bc.save_model(model, sys.argv[1] + "/model.safetensors")
 """
@@ -139,6 +140,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as scratch:
             rng = random.Random(arguments.seed)
             found = measure(script, Path(scratch), arguments.kills, rng)
+        print(name, found, flush=True)
         rows.append([name, found.kills, found.runs, found.unfinished, found.differing])
     header = ["command", "kills", "runs", "kills that left an unfinished file", "runs that differ"]
     body = INTRODUCTION.format(kills=arguments.kills) + table(header, rows)

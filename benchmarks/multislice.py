@@ -71,18 +71,11 @@ def compare(file: Path) -> list[tuple[str, float, float, float, float]]:
     for name, (low, high) in DETECTORS.items():
         chosen = [i for i in range(len(edges) - 1) if edges[i] >= low and edges[i + 1] <= high]
         truth, first, second = (arrays[n][chosen].sum(0).T for n in ("rings", "rings_A", "rings_B"))
-        optics = {
-            "beam_energy": run["energy_eV"],
-            "convergence_semiangle": run["semiangle_mrad"],
-            "inner_collection_angle": edges[chosen[0]],
-            "outer_collection_angle": edges[chosen[-1] + 1],
-            "x": run["scan_x_A"],
-            "y": run["scan_y_A"],
-            "aberrations": run["aberrations_abtem_polar"],
-            "cell": run["cell_A"],
-        }
+        probe = bc.Probe(run["energy_eV"], run["semiangle_mrad"], run["aberrations_abtem_polar"])
+        detector = bc.Detector(edges[chosen[0]], edges[chosen[-1] + 1])
+        place = {"x": run["scan_x_A"], "y": run["scan_y_A"], "cell": run["cell_A"]}
         images = [
-            bc.column_image(c, **optics, interference=i).values
+            bc.column_image(c, probe, detector, **place, interference=i).values
             for c, i in ((columns, True), (columns, False), (atoms, False))
         ]
         rows.append(
@@ -121,8 +114,8 @@ def reference(folder: Path) -> str:
     return table(["run", *DETECTORS], lines)
 
 
-def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
-    """A random defect in a random host under random conditions."""
+def draw_case(rng: np.random.Generator) -> tuple[list, bc.Probe, list[bc.Detector], dict, str]:
+    """Columns of a random defect in a random host, probe, detectors, place, and its name."""
     host = rng.choice(list(bc.HOSTS))
     material = bc.HOSTS[host]
     dopant = rng.choice(bc.DOPANTS[material.metal])
@@ -159,29 +152,30 @@ def draw_case(rng: np.random.Generator) -> tuple[list, dict, str]:
     outer = np.minimum(inner * np.exp(rng.uniform(np.log(1.5), np.log(5), NUM_DETECTORS)), 300)
     tilt = rng.uniform(0, 5) * (rng.random() < 0.5)
     azimuth = rng.uniform(0, 2 * np.pi)
-    optics = {
-        "beam_energy": float(np.exp(rng.uniform(np.log(30e3), np.log(300e3)))),
-        "convergence_semiangle": semiangle,
-        "inner_collection_angle": inner,
-        "outer_collection_angle": outer,
+    energy = float(np.exp(rng.uniform(np.log(30e3), np.log(300e3))))
+    aberrations = {n: rng.uniform(*limits) for n, limits in ABERRATIONS.items()}
+    probe = bc.Probe(energy, semiangle, aberrations)
+    detectors = [bc.Detector(*map(float, edges)) for edges in zip(inner, outer, strict=True)]
+    place = {
         "x": centre[0] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
         "y": centre[1] + np.linspace(-WINDOW, WINDOW, NUM_PROBES),
-        "aberrations": {n: rng.uniform(*limits) for n, limits in ABERRATIONS.items()},
         "tilt": (tilt * np.cos(azimuth), tilt * np.sin(azimuth)),
         "cell": cell,
     }
-    return columns, optics, f"{host} {name}"
+    return columns, probe, detectors, place, f"{host} {name}"
 
 
 def block(seed: int, number: int, folder: Path) -> xr.DataArray:
     """Multislice of one random case, two independent halves, cached in a file."""
     file = folder / f"case-{seed}-{number}.nc"
     if not file.exists():
-        columns, optics, _ = draw_case(np.random.default_rng(seed))
+        columns, probe, detectors, place, _ = draw_case(np.random.default_rng(seed))
         halves = [
             bc.multislice_image(
                 columns,
-                **optics,
+                probe,
+                detectors,
+                **place,
                 num_configurations=BLOCK // 2,
                 seed=2 * (seed + 100_003 * number) + half,
             )
@@ -200,13 +194,9 @@ def compare_case(
     Frozen phonons are added until the halves agree, and up to 256 if the fast image differs by more
     than 2 %, since halves of few phonons may agree by chance.
     """
-    columns, optics, _ = draw_case(np.random.default_rng(seed))
-    angles = zip(optics["inner_collection_angle"], optics["outer_collection_angle"], strict=True)
-    detectors = [
-        {"inner_collection_angle": float(a), "outer_collection_angle": float(b)} for a, b in angles
-    ]
+    columns, probe, detectors, place, _ = draw_case(np.random.default_rng(seed))
     fast, plain = (
-        [bc.column_image(columns, **(optics | d), interference=i).values for d in detectors]
+        [bc.column_image(columns, probe, d, **place, interference=i).values for d in detectors]
         for i in (True, False)
     )
     total = 0
@@ -247,7 +237,7 @@ def column_ratio(image: xr.DataArray, columns: list, cell: tuple[float, float]) 
 def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
     """Errors of one random case on all of its detectors."""
     torch.set_num_threads(1)
-    columns, optics, name = draw_case(np.random.default_rng(seed))
+    columns, probe, _, place, name = draw_case(np.random.default_rng(seed))
     found = []
     for halves, fast, plain in zip(*compare_case(seed, max_noise, folder), strict=True):
         truth = halves.mean("half")
@@ -255,13 +245,13 @@ def evaluate(seed: int, max_noise: float, folder: Path) -> list[dict]:
             n: float(halves[n]) for n in ("inner_collection_angle", "outer_collection_angle")
         }
         ratios = [
-            column_ratio(i, columns, optics["cell"])
+            column_ratio(i, columns, place["cell"])
             for i in (truth, truth.copy(data=fast), halves[0], halves[1])
         ]
         error, of_truth = rms(fast, truth.values), noise(halves.values)
         found.append(detector | {
             "seed": seed, "name": name,
-            "energy": optics["beam_energy"] / 1e3, "tilt": float(np.hypot(*optics["tilt"])),
+            "energy": probe.beam_energy / 1e3, "tilt": float(np.hypot(*place["tilt"])),
             "error": error, "without": rms(plain, truth.values), "noise": of_truth,
             "net": float(np.sqrt(max(0, error**2 - of_truth**2))),
             "phonons": int(halves["num_configurations"]),
@@ -341,10 +331,8 @@ def gratings() -> str:
         for energy in (80e3, 200e3, 300e3):
             own = bc.multislice_image(
                 [(PLACE, PLACE, [(element, 0.0)])],
-                beam_energy=energy,
-                convergence_semiangle=25,
-                inner_collection_angle=[a for a, _ in detectors],
-                outer_collection_angle=[b for _, b in detectors],
+                bc.Probe(beam_energy=energy, convergence_semiangle=25),
+                [bc.Detector(*edges) for edges in detectors],
                 x=np.array([PLACE]),
                 y=np.array([PLACE]),
                 cell=(EDGE, EDGE),

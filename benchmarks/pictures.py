@@ -22,7 +22,13 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 FIGURES = Path(__file__).parents[1] / "docs" / "figures"
-DETECTORS = ((80e3, 40.0, 100.0), (60e3, 60.0, 200.0), (80e3, 80.0, 250.0))
+CONDITIONS = (
+    (80e3, bc.Detector(40.0, 100.0)),
+    (60e3, bc.Detector(60.0, 200.0)),
+    (80e3, bc.Detector(80.0, 250.0)),
+)
+"""Beam energy in eV, and the detector."""
+
 SEMIANGLE = 30.0  # mrad
 NUM_SETS = 3  # independent sets of frozen phonons, from which the sampling error is estimated
 SOURCE = 0.8  # Å, full width at half maximum
@@ -73,19 +79,10 @@ CLASSES = {
 }  # fmt: skip
 
 
-def name_of(detector: Sequence[float]) -> str:
-    energy, inner, outer = detector
+def name_of(condition: tuple[float, bc.Detector]) -> str:
+    energy, detector = condition
+    inner, outer = detector.edges
     return f"{inner:.0f}–{outer:.0f} mrad, {energy / 1e3:.0f} keV"
-
-
-def optics_of(detector: Sequence[float]) -> dict:
-    energy, inner, outer = detector
-    return {
-        "beam_energy": energy,
-        "convergence_semiangle": SEMIANGLE,
-        "inner_collection_angle": inner,
-        "outer_collection_angle": outer,
-    }
 
 
 def save(figure: Figure, name: str, num_colours: int | None = None) -> None:
@@ -156,23 +153,25 @@ def trigonometric(at: np.ndarray, nodes: np.ndarray, period: float) -> np.ndarra
 
 
 def multislice_of_patch(num_configurations: int, seed: int) -> list[xr.DataArray]:
-    """The slow image on every detector; those of one beam energy share a calculation."""
+    """The slow image of every condition; those of one beam energy share a calculation."""
     columns, cell, _ = patch_of_defects()
     found = {}
-    for energy in sorted({d[0] for d in DETECTORS}):
+    for energy in sorted({e for e, _ in CONDITIONS}):
         x, y = band_limited_scan(cell, energy)
-        rings = [d for d in DETECTORS if d[0] == energy]
-        optics = optics_of((energy, *np.array(rings).T[1:])) | {
-            "x": x,
-            "y": y,
-            "cell": cell,
-            "aberrations": ABERRATIONS,
-        }
+        detectors = [d for e, d in CONDITIONS if e == energy]
         slow = bc.multislice_image(
-            columns, **optics, num_configurations=num_configurations, seed=seed, progress=True
+            columns,
+            bc.Probe(energy, SEMIANGLE, ABERRATIONS),
+            detectors,
+            x=x,
+            y=y,
+            cell=cell,
+            num_configurations=num_configurations,
+            seed=seed,
+            progress=True,
         )
-        found |= dict(zip(rings, slow, strict=True))
-    return [found[d].rename("truth").reset_coords(drop=True) for d in DETECTORS]
+        found |= {(energy, d): image for d, image in zip(detectors, slow, strict=True)}
+    return [found[c].rename("truth").reset_coords(drop=True) for c in CONDITIONS]
 
 
 def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> list[xr.Dataset]:
@@ -183,7 +182,7 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
     sets = []
     for one in range(seed, seed + NUM_SETS):
         files = (
-            [folder / f"{num_configurations}_{one}_{i}.nc" for i in range(len(DETECTORS))]
+            [folder / f"{num_configurations}_{one}_{i}.nc" for i in range(len(CONDITIONS))]
             if folder
             else []
         )
@@ -202,31 +201,28 @@ def truth_of_patch(num_configurations: int, seed: int, folder: Path | None) -> l
 
 
 def with_fast_images(truths: Sequence[xr.Dataset]) -> list[xr.Dataset]:
-    """Add the fast image of every detector, with and without interference; not cached."""
+    """Add the fast image of every condition, with and without interference; not cached."""
     columns, cell, _ = patch_of_defects()
     found = []
-    for detector, data in zip(DETECTORS, truths, strict=True):
-        optics = optics_of(detector) | {
-            "x": data.x.values,
-            "y": data.y.values,
-            "cell": cell,
-            "aberrations": ABERRATIONS,
-        }
+    for (energy, detector), data in zip(CONDITIONS, truths, strict=True):
+        probe = bc.Probe(energy, SEMIANGLE, ABERRATIONS)
+        place = {"x": data.x.values, "y": data.y.values, "cell": cell}
         fast, plain = (
-            bc.column_image(columns, **optics, interference=i).values for i in (True, False)
+            bc.column_image(columns, probe, detector, **place, interference=i).values
+            for i in (True, False)
         )
         found.append(data.assign(fast=(("y", "x"), fast), plain=(("y", "x"), plain)))
     return found
 
 
 def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
-    """Multislice, fast image, difference and profile; returns the numbers of every detector."""
+    """Multislice, fast image, difference and profile; returns the numbers of every condition."""
     from matplotlib.patheffects import withStroke
 
     _, cell, labels = patch_of_defects()
     figure = new_figure((11.5, 7.9))
-    axes, rows = figure.subplots(len(DETECTORS), 4, width_ratios=(1, 1, 1, 1.35)), []
-    for row, detector, data in zip(axes, DETECTORS, found, strict=True):
+    axes, rows = figure.subplots(len(CONDITIONS), 4, width_ratios=(1, 1, 1, 1.35)), []
+    for row, condition, data in zip(axes, CONDITIONS, found, strict=True):
         peak = float(data.truth.max())
         error = data.fast - data.truth
         rms, noise, plain = (100 * float((v**2).mean() / (data.truth**2).mean()) ** 0.5 for v in (
@@ -234,7 +230,7 @@ def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
         net = max(0.0, rms**2 - noise**2) ** 0.5
         rows.append(
             [
-                name_of(detector),
+                name_of(condition),
                 *(
                     f"{v:.2f}"
                     for v in (rms, noise, net, plain, 100 * float(abs(error).max()) / peak)
@@ -259,7 +255,7 @@ def draw_agreement(found: Sequence[xr.Dataset]) -> list[list[str]]:
             extent=extent,
         )
         figure.colorbar(shown, ax=row[2], label="% of the peak", shrink=0.85)
-        row[0].set_ylabel(name_of(detector), fontsize=9)
+        row[0].set_ylabel(name_of(condition), fontsize=9)
         row[2].set_xlabel(f"rms {rms:.2f} %, noise of the truth {noise:.2f} %", fontsize=8)
         draw_profile(row[3], data, cell)
         for ax in row[:3]:
@@ -338,28 +334,22 @@ def surroundings(host: str, defect: str, dopant: str, radius: float = 14.0) -> t
 def draw_gallery(host: str, dopant: str) -> None:
     """Every class in a host under the six conditions of the 576 cases."""
     axis = np.arange(-3.6, 3.61, 0.1)
-    names = ("beam_energy", "inner_collection_angle", "outer_collection_angle")
-    cases = [tuple(c[n] for n in names) for c in bc.tmd_prior().conditions]
+    cases = [(c["beam_energy"], bc.Detector.of(c)) for c in bc.tmd_prior().conditions]
     figure = new_figure((12, 5.75))
     axes = figure.subplots(len(cases), len(DEFECTS), gridspec_kw={"hspace": 0.03, "wspace": 0.03})
     for row, case in zip(axes, cases, strict=True):
-        place = {
-            "x": axis,
-            "y": axis,
-            "source_size": SOURCE,
-            "cell": (36.0, 36.0),
-            "interference": False,
-        }
+        energy, detector = case
+        optics = bc.Probe(energy, SEMIANGLE, source_size=SOURCE), detector
+        place = {"x": axis, "y": axis, "cell": (36.0, 36.0), "interference": False}
         images = [
-            bc.column_image(surroundings(host, d, dopant)[0], **optics_of(case), **place)
-            for d in DEFECTS
+            bc.column_image(surroundings(host, d, dopant)[0], *optics, **place) for d in DEFECTS
         ]
         # white is a quarter above the perfect crystal: an adatom on a metal column saturates
         white = 1.25 * max(float(images[DEFECTS.index(d)].max()) for d in ("M", "X2"))
         for ax, image in zip(row, images, strict=True):
             ax.imshow(image, cmap="gray", vmin=0, vmax=white, extent=(-3.6, 3.6, 3.6, -3.6))
             ax.set(xticks=[], yticks=[])
-        energy, inner, outer = case
+        inner, outer = detector.edges
         text = f"{energy / 1e3:.0f} keV\n{inner:.0f}–{outer:.0f} mrad\nwhite {100 * white:.2f} %"
         row[0].set_ylabel(text, rotation=0, ha="right", va="center", fontsize=8)
     for ax, defect in zip(axes[0], DEFECTS, strict=True):
@@ -372,15 +362,12 @@ def draw_gallery(host: str, dopant: str) -> None:
 # contrast against atomic number
 
 
-def peak(column: tuple, detector: Sequence[float]) -> float:
+def peak(column: tuple, condition: tuple[float, bc.Detector]) -> float:
     """Intensity over the middle of an isolated column, in % of the beam."""
+    energy, detector = condition
+    probe = bc.Probe(energy, SEMIANGLE, source_size=SOURCE)
     image = bc.column_image(
-        [(0.0, 0.0, column)],
-        **optics_of(detector),
-        x=[0.0],
-        y=[0.0],
-        source_size=SOURCE,
-        interference=False,
+        [(0.0, 0.0, column)], probe, detector, x=[0.0], y=[0.0], interference=False
     )
     return 100 * float(image.item())
 
@@ -389,8 +376,8 @@ def draw_contrast() -> list[list[str]]:
     """Peaks of single atoms and pairs; returns the exponents of the atomic number."""
     number = np.array(list(ATOMIC_NUMBERS.values()), float)
     figure, rows = new_figure((11, 4.6)), []
-    for ax, detector in zip(figure.subplots(1, len(DETECTORS)), DETECTORS, strict=True):
-        single = {e: peak(((e, 0.0),), detector) for e in ATOMIC_NUMBERS}
+    for ax, condition in zip(figure.subplots(1, len(CONDITIONS)), CONDITIONS, strict=True):
+        single = {e: peak(((e, 0.0),), condition) for e in ATOMIC_NUMBERS}
         values = np.array(list(single.values()))
         slope, offset = np.polyfit(np.log(number), np.log(values), 1)
         residual = np.log(values) - offset - slope * np.log(number)
@@ -402,7 +389,7 @@ def draw_contrast() -> list[list[str]]:
             )
         )
         scatter = 100 * float(residual.std())
-        rows.append([name_of(detector), f"{slope:.2f} ± {error:.2f}", f"{scatter:.0f}"])
+        rows.append([name_of(condition), f"{slope:.2f} ± {error:.2f}", f"{scatter:.0f}"])
         span = np.array([7.0, 85.0])
         ax.loglog(span, np.exp(offset) * span**slope, color="#B8B8B8", linewidth=1.5, zorder=0)
         ax.loglog(number, values, "o", color="#0072B2", markersize=4)
@@ -415,7 +402,7 @@ def draw_contrast() -> list[list[str]]:
                 textcoords="offset points",
                 fontsize=8,
             )
-        stacks = {n: peak(columns_of(d, "MoS2", "W")[v], detector) for n, (d, v) in PAIRS.items()}
+        stacks = {n: peak(columns_of(d, "MoS2", "W")[v], condition) for n, (d, v) in PAIRS.items()}
         shown = stacks | {n: single[n] for n in ("S", "Mo")}
         for value in shown.values():
             ax.plot(
@@ -427,7 +414,7 @@ def draw_contrast() -> list[list[str]]:
             )
         mark_stacks(ax, shown, single)
         ax.set_title(
-            f"{name_of(detector)}:  $Z^{{{slope:.2f}}}$, scatter {scatter:.0f} %", fontsize=9
+            f"{name_of(condition)}:  $Z^{{{slope:.2f}}}$, scatter {scatter:.0f} %", fontsize=9
         )
         ax.set(
             xlim=(7, 260), xlabel="atomic number Z", ylim=(0.7 * values.min(), 2.2 * values.max())

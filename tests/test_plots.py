@@ -292,7 +292,7 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
         "beam energy [eV]",
         "inner collection angle [mrad]",
         "dose [e/Å²]",
-        "what the sublattices are",
+        "assignment of the sublattices",
     ]
     by_label = dict(zip(labels, axes, strict=True))
     assert by_label["beam energy [eV]"].lines[0].get_xdata() == [80e3, 80e3]

@@ -352,6 +352,13 @@ def test_what_is_given_replaces_the_prior():
     assert float(context["inner_collection_angle"].min()) >= 60
 
 
+@pytest.mark.parametrize("name", ["dose", "host"])
+def test_arrays_over_images_are_refused(name):
+    values = {"dose": np.array([1e4, 1e5]), "host": np.array(["MoS2", "WS2"])}
+    with pytest.raises(ValueError, match=f"one value of {name} was expected, got an array; condit"):
+        reference_prior().given({name: values[name]})
+
+
 def test_what_is_given_weeds_out_conditions():
     prior = tmd_prior()
     assert len(prior.given({"beam_energy": 80e3}).conditions) == 2

@@ -9,7 +9,7 @@ import warnings
 import pytest
 
 from bayesctx import storage
-from bayesctx.storage import parse_json, remove_stale, replacing, warn
+from bayesctx.storage import existing_file, parse_json, remove_stale, replacing, warn
 
 
 def write(path, content, error=None):
@@ -49,6 +49,32 @@ def test_folders_and_devices_are_not_replaced(tmp_path):
         with pytest.raises(OSError, match="a file to write was expected, .* is something else"):
             write(path, "new")
     assert entries(tmp_path) == []
+
+
+def test_what_is_no_path_is_refused():
+    for path in (3, None, b"file"):
+        with pytest.raises(TypeError, match="a path was expected, got .*; give a str or a Path"):
+            write(path, "new")
+    with pytest.raises(ValueError, match="holds a null; remove it"):
+        write("a\0b", "new")
+    with pytest.raises(OSError, match="the system reports: File name too long; name another one"):
+        write("x" * 300, "new")
+
+
+def test_a_file_to_read_must_be_one(tmp_path):
+    with pytest.raises(FileNotFoundError, match="a model was expected at .*there is no such file"):
+        existing_file(tmp_path / "nowhere", "a model")
+    with pytest.raises(OSError, match="a model was expected, .* is a folder or a device"):
+        existing_file(tmp_path, "a model")
+    write(tmp_path / "file", "new")
+    assert existing_file(str(tmp_path / "file"), "a model") == tmp_path / "file"
+
+
+def test_a_file_that_may_not_be_read_says_so(tmp_path, monkeypatch):
+    write(tmp_path / "file", "new")
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(PermissionError, match="may not be read; change its permissions"):
+        existing_file(tmp_path / "file", "a model")
 
 
 @pytest.mark.parametrize(
@@ -101,6 +127,30 @@ def test_a_full_disk_is_found_behind_what_a_library_makes_of_it(error, tmp_path,
         write(path, "half", error)
     assert raised.value.errno == errno.ENOSPC
     assert raised.value.__cause__ is error
+    assert path.read_text() == "old"
+    assert entries(tmp_path) == ["file"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP])
+def test_a_file_system_that_cannot_flush_is_written_all_the_same(code, tmp_path, monkeypatch):
+    def refuse(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write(tmp_path / "file", "new")
+    assert (tmp_path / "file").read_text() == "new"
+
+
+def test_a_file_that_cannot_take_its_place_says_why(tmp_path, monkeypatch):
+    path = tmp_path / "file"
+    write(path, "old")
+
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(source), str(target))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(PermissionError, match="a writable folder was expected"):
+        write(path, "new")
     assert path.read_text() == "old"
     assert entries(tmp_path) == ["file"]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -179,10 +180,10 @@ def read_manifest(folder: Path) -> tuple[Archive, dict[str, dict[str, object]], 
     """
     try:
         return _parse((folder / NAME).read_bytes().decode())
-    except (FileNotFoundError, NotADirectoryError) as error:
+    except OSError as error:
         raise ValueError(
-            f"a folder of shards was expected, there is no {NAME} in {folder}; "
-            "write one by write_shards"
+            f"a folder of shards was expected, there is no {NAME} in {folder} that can be read "
+            f"({error.strerror}); write one by write_shards"
         ) from error
     except (ValueError, TypeError) as error:
         raise ValueError(
@@ -248,12 +249,9 @@ def find_records(
     ValueError
         If the folder holds something else.
     """
-    if not (folder / NAME).exists():
-        others = (
-            [p.name for p in folder.iterdir() if not p.name.startswith(".")]
-            if folder.is_dir()
-            else []
-        )
+    if not os.path.exists(folder / NAME):
+        entries = folder.iterdir() if os.path.isdir(folder) else ()
+        others = [p.name for p in entries if not p.name.startswith(".")]
         if others:
             raise ValueError(
                 f"a new or empty folder was expected, {folder} holds {others[0]}; name another one"

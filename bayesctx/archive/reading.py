@@ -11,6 +11,7 @@ from torch.utils.data import IterableDataset
 from ..checks import check_whole_number
 from ..simulation import Patches, rank_of_process
 from ..simulation.stream import check_window, deal
+from ..storage import as_path
 from ..tensors import join
 from .manifest import Archive, damaged, read_manifest
 from .shard import open_shard, read_images
@@ -105,11 +106,11 @@ def open_shards(
     Raises
     ------
     TypeError
-        If a number is none.
+        If ``path`` is no path, or a number of another type.
     ValueError
         If the folder holds no shards, is incomplete or damaged, or does not hold these patches.
     """
-    folder = Path(path)
+    folder = as_path(path)
     archive, records, _ = read_manifest(folder)
     first, last = (
         end if value is None else check_whole_number(name, value, 0, 2**53)

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from ..checks import check_whole_number
 from ..prior import Prior
 from ..simulation import BLOCK, Patches, PatchStream
-from ..storage import explain, remove_stale, scratch_file
+from ..storage import as_path, explain, remove_stale, scratch_file
 from ..tensors import join
 from .manifest import Archive, find_records, write_manifest
 from .shard import write_shard
@@ -158,10 +158,10 @@ def write_shards(
 
 def _check_folder(path: str | os.PathLike) -> Path:
     """A folder that exists, or one that can be made in an existing folder."""
-    folder = Path(path)
-    if folder.exists() and not folder.is_dir():
+    folder = as_path(path)
+    if os.path.exists(folder) and not os.path.isdir(folder):
         raise ValueError(f"a folder was expected, {folder} is a file; name another one")
-    if not folder.absolute().parent.is_dir():
+    if not os.path.isdir(folder.absolute().parent):
         raise explain(FileNotFoundError(errno.ENOENT, ""), folder)
     return folder
 
@@ -364,4 +364,4 @@ def _check_disk(folder: Path, num_bytes: int) -> None:
 
 def _existing(folder: Path) -> Path:
     """The folder, or the one that it will be made in."""
-    return folder if folder.is_dir() else folder.absolute().parent
+    return folder if os.path.isdir(folder) else folder.absolute().parent

@@ -6,6 +6,7 @@ import argparse
 import math
 import tempfile
 from collections.abc import Callable
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -106,8 +107,9 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         try:
             if path.is_dir():
                 raise IsADirectoryError(f"{text} is a folder")
-            # as long a name as that of the temporary file that the content will go to
-            with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}."):
+            with suppress(FileNotFoundError):
+                path.lstat()  # refuses a name that is too long
+            with tempfile.TemporaryFile(dir=path.parent):
                 pass
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(

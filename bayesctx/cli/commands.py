@@ -6,6 +6,7 @@ import argparse
 import os
 import signal
 import sys
+import textwrap
 import threading
 import warnings
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,12 @@ from contextlib import ExitStack, contextmanager, redirect_stderr, redirect_stdo
 from typing import Never, TextIO
 
 from .. import __version__
+from ..context import CONTEXT
 from .arguments import OPTIONS
 
 __all__ = ["HELP", "delayed_interrupt", "main", "tolerant_streams"]
 
-# stated again, because the table in context.py needs torch; a test compares the two
-UNITS = """Variables and units: host, dopant, beam_energy [eV], convergence_semiangle [mrad],
-inner_collection_angle [mrad], outer_collection_angle [mrad], defocus [Å], dose [e/Å²],
-sampling [Å/px]."""
+UNITS = textwrap.fill(f"Variables and units: {', '.join(v.label for v in CONTEXT.values())}.", 98)
 
 HELP = {
     "bayesctx": f"""Posteriors of defects in STEM images of doped two-dimensional materials:

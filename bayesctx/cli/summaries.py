@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -51,7 +52,7 @@ def describe_result(result: xr.DataTree) -> str:
     )
     lines = [f"{len(probabilities)} sites; {support}"]
     if not is_crystal.all():
-        lines.append(f"{(~is_crystal).sum()} more sites, without crystal, are left out")
+        lines.append(f"sites without crystal, left out of the counts: {(~is_crystal).sum()}")
     return "\n".join([*lines, "", *_composition(probabilities), "", *_context(result)])
 
 
@@ -81,10 +82,8 @@ def _describe_variable(result: xr.DataTree, name: str) -> str:
     known, shares = result["constant_data"], result["class_posterior"].to_dataset()
     if name in known:
         value = known[name].values.ravel()[0]
-        # a known host gives a micrograph its scale
-        by_lattice = name == "sampling" and {"host", "site_x"} <= set(known)
         text = value if isinstance(value, str) else format(value, ".6g")
-        return f"{text} ({'by the lattice' if by_lattice else 'given'})"
+        return f"{text} ({'by the lattice' if _is_measured(result, name, value) else 'given'})"
     if name in shares:
         values, names = shares[name].values.ravel(), shares[name][shares[name].dims[-1]].values
         likely = [i for i in np.argsort(-values)[:6] if values[i] >= 0.01]
@@ -93,6 +92,14 @@ def _describe_variable(result: xr.DataTree, name: str) -> str:
         return ""
     draws, before = result["posterior"][name].values, result["prior"][name].values
     return f"{_spread(draws)} (prior {_spread(before)})"
+
+
+def _is_measured(result: xr.DataTree, name: str, value: object) -> bool:
+    """Whether the pixel size of a micrograph is the one that its lattice implies."""
+    if name != "sampling" or "site_x" not in result["constant_data"]:
+        return False
+    told = json.loads(result.attrs["context"]).get("sampling")
+    return not isinstance(told, float) or not np.isclose(value, told, rtol=1e-6)
 
 
 def _spread(draws: np.ndarray) -> str:

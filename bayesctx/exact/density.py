@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
+from ..defects import SITES, SPECIES
 from ..fourier import FWHM, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders
@@ -73,9 +73,8 @@ def held_nuisances(prior: Prior) -> dict[str, float]:
         raise ValueError(
             f"scan_step = {prior.sampling} was expected, the pixels of a patch, got {held['scan_step']}"
         )
-    if any(
-        prior.dirichlet_alpha[d] for d in prior.dirichlet_alpha if d not in ("M", "X2", "hollow")
-    ):
+    perfect = {classes[0] for classes in SITES.values()}
+    if any(prior.dirichlet_alpha[d] for d in prior.dirichlet_alpha if d not in perfect):
         raise ValueError(
             "a dirichlet_alpha of zero was expected for every defect: the neighbours must be perfect"
         )

@@ -10,11 +10,13 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from ..crystal import MONOLAYER_1H
 from .density import Box, Crystal, log_density, score
 
 __all__ = ["Evidence", "evidence"]
 
-ANGLES, SHIFTS = 24, (-0.16, 0.0, 0.16)  # rad over a third of a turn, Å: where a fit may start
+TURN = 2 * math.pi / MONOLAYER_1H.num_turns  # rad; a crystal turned by it is the same crystal
+ANGLES, SHIFTS = 24, (-0.16, 0.0, 0.16)  # angles in a TURN, and Å: where a fit may start
 APART = math.radians(20)  # of a second start from the first
 ROUNDS = (6, 10)  # of Fisher scoring, before and after the second sieve
 ACTIVE = 6  # rounds in which a step finds the bounds that hold it
@@ -89,7 +91,8 @@ def evidence(
 
     Notes
     -----
-    Draws come from Student's t around up to two modes of every column, a third of a turn being the same by symmetry.
+    Draws come from Student's t around up to two modes of every column. Orientations that the
+    rotation axis of the crystal makes equivalent count as one mode.
     """
     generator = torch.Generator().manual_seed(seed)
     starts, fits = zip(
@@ -168,9 +171,14 @@ def _distinct(pairs: Tensor, mode: Tensor, box: Box) -> Tensor:
     """Whether a pair is a mode of its own: second fits often end in the first."""
     kept = torch.ones(len(pairs), dtype=torch.bool)
     again = (pairs[1:, :3] == pairs[:-1, :3]).all(1).nonzero()[:, 0] + 1
-    turned = (mode[again, 0] - mode[again - 1, 0] + math.pi / 3) % (2 * math.pi / 3) - math.pi / 3
+    turned = _wrap(mode[again, 0] - mode[again - 1, 0])
     kept[again] = (turned.abs() > APART / 2) & box.free[0]
     return kept
+
+
+def _wrap(angle: Tensor) -> Tensor:
+    """Smallest equivalent of a difference of rotations, in rad."""
+    return (angle + TURN / 2) % TURN - TURN / 2
 
 
 def _collect(found: Tensor, ess: Tensor, pairs: Tensor, shape: torch.Size) -> Evidence:
@@ -239,9 +247,7 @@ def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple
     """
     middle = (box.low + box.high) / 2
     angle = (
-        torch.arange(ANGLES, dtype=torch.float32) * (2 * math.pi / 3 / ANGLES)
-        if box.free[0]
-        else middle[:1]
+        torch.arange(ANGLES, dtype=torch.float32) * (TURN / ANGLES) if box.free[0] else middle[:1]
     )
     shifts = [
         torch.tensor(SHIFTS, dtype=torch.float32) if box.free[i] else middle[i : i + 1]
@@ -260,9 +266,7 @@ def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple
     )
     first = match.argmax(1)
     # (column, patch, place)
-    turned = (places[:, 0] - places[first, 0][..., None] + math.pi / 3) % (
-        2 * math.pi / 3
-    ) - math.pi / 3
+    turned = _wrap(places[:, 0] - places[first, 0][..., None])
     second = match.movedim(1, -1).masked_fill(turned.abs() < APART, -1.0).argmax(-1)
     chosen = torch.stack([first, second], -1)
     found = match.movedim(1, -1).gather(-1, chosen)
@@ -328,8 +332,8 @@ def _sample(
     log_weight = log_p - log_q - box.log_volume()
     total = log_weight.logsumexp(1)
     share = (log_weight - total[:, None].clamp(min=-1e300)).exp()
-    # a third of a turn is the same crystal
-    symmetry = math.log(3) if free[0] else 0.0
+    # the draws are around one of the equivalent orientations
+    symmetry = math.log(MONOLAYER_1H.num_turns) if free[0] else 0.0
     flat = (log_weight / 2).softmax(1).float()[..., None]
     mean = (flat * drawn).sum(1)
     rest = drawn - mean[:, None]

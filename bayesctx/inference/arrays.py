@@ -224,6 +224,11 @@ def describe_image(
     rng = np.random.default_rng([seed, int(images[0])])
     log_prior = np.array([a.log_weight for a in alternatives])
     weight = softmax(np.array([a.log_posterior for a in alternatives]))
+    if not np.isfinite(weight).all():
+        raise ValueError(
+            f"finite evidence of the image was expected, got {[a.log_posterior for a in alternatives][:3]}; "
+            "check the weights of the model"
+        )
     weighted = list(zip(weight.tolist(), alternatives, strict=True))
     numbers = rng.multinomial(num_draws, weight)
     order = rng.permutation(num_draws)

@@ -172,8 +172,18 @@ def log_marginal(
 
     Parameters
     ----------
-    table, features, materials, possible, sites, correlation
-        As for ``one_image``.
+    table : Table, shape (draw, host, ...)
+        The tabulated likelihood.
+    features : Tensor, shape (patch, feature)
+        Contrast features.
+    materials : Materials, shapes (host, ...)
+        What was enumerated.
+    possible : Tensor of bool, shape (draw,)
+        Draws of the context with a detector outside of the probe's cone.
+    sites : SitePrior
+        Sublattices, their assignments, and the abundances expected on each kind of site.
+    correlation : float
+        Correlation of the evidence of two patches.
 
     Returns
     -------

@@ -1,8 +1,7 @@
-"""What was handed to ``infer``: values, layout, valid pixels and the pixel size that coordinates state."""
+"""What was handed to ``infer``: values, layout, valid pixels and pixel size."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -12,22 +11,17 @@ import xarray as xr
 
 from ..micrograph import check_image
 from ..prior import Prior
-from ..storage import warn
 from ..tensors import interpolation_matrix
+from .coordinates import pixel_size
 
 __all__ = ["Inputs", "read_inputs", "resample_patches"]
 
 LAYOUTS = {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}
 NAMED = (("y", "x"), ("patch", "y", "x"), ("image", "y", "x"), ("image", "patch", "y", "x"))
 AT_ONCE = 256  # patches whose layers stay in the cache: twice as fast as 1024
+LEAST_CONTRAST = 0.01  # of the largest value: single precision has 5 digits of it
+LARGEST = 1e6  # contrast in single precision, and one over the least, whose squares lose nothing
 LARGEST_PATCH = 4  # widths of the patch of the model; what is larger is a micrograph
-UNEQUAL = 0.002  # relative difference of two spacings that rounding does not explain
-ANGSTROM = {
-    "å": 1.0, "a": 1.0, "ang": 1.0, "angstrom": 1.0, "angstroms": 1.0, "nm": 10.0, "nanometer": 10.0,
-    "nanometre": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4, "μm": 1e4, "micrometer": 1e4, "mm": 1e7, "m": 1e10,
-}  # fmt: skip
-"""Units of length that coordinates are read in, in Å."""
-PIXEL_UNITS = ("", "1", "px", "pixel", "pixels", "index")
 
 
 @dataclass(frozen=True)
@@ -68,7 +62,7 @@ def read_inputs(
     image : DataArray, ndarray, masked array or Tensor
         See ``infer``.
     valid : array of bool or None
-        Pixels of a micrograph that are part of the image; those that are masked or not finite are not.
+        Pixels of a micrograph that are part of the image; masked or not finite ones are not.
     patch_extent : float
         Width of the patch of the model in Å.
     num_pixels : int
@@ -86,32 +80,32 @@ def read_inputs(
     TypeError, ValueError
         For what is no image, or of a size, shape or type that is not covered.
     """
-    values, masked = _as_array(image)
-    dims = _dimensions(image, values)
-    spacing = _spacing(image) if isinstance(image, xr.DataArray) else None
-    _check_size(values, dims)
+    observed, masked = _as_array(image)
+    dims = _dimensions(image, observed)
+    if not observed.size:
+        raise ValueError(
+            f"at least one image was expected, got an array of shape {observed.shape}; "
+            "pass one with pixels"
+        )
+    spacing = pixel_size(image) if isinstance(image, xr.DataArray) else None
     step = sampling if isinstance(sampling, float) else spacing
     largest = LARGEST_PATCH * (num_pixels if step is None else max(patch_extent / step, 1.0))
-    is_large = max(values.shape[-2:]) > largest
-    if len(dims) > 2 and is_large:
+    if len(dims) > 2 and max(observed.shape[-2:]) > largest:
         raise ValueError(
-            f"patches of at most {largest:.0f} pixels a side were expected, got {values.shape} with "
-            f"dimensions {dims}; these are whole micrographs: sum the frames of a series or call "
-            "infer for each image"
+            f"patches of at most {largest:.0f} pixels a side were expected, got {observed.shape} "
+            f"with dimensions {dims}; these are whole micrographs: sum the frames of a series or "
+            "call infer for each image"
         )
+    values = observed.astype(np.float64)
     if len(dims) == 2 and max(values.shape) > num_pixels:
         usable = _valid_pixels(values, masked, valid)
-        if not usable.any():
-            raise ValueError(
-                f"valid pixels were expected, all {usable.size} are masked or not finite; check the mask"
-            )
-        filled = np.where(usable, values, np.median(values[usable]))
+        filled = np.where(usable, values, _median(values[usable]))
         check_image(filled)
-        return Inputs(dims, values, filled.astype(np.float64), usable, spacing, True)
+        return Inputs(dims, observed, filled, usable, spacing, True)
     _check_patches(values, masked, valid)
-    flat = values.astype(np.float64)
     shape = {(): (1, 1), ("patch",): (1, -1), ("image",): (-1, 1)}.get(dims[:-2], values.shape[:2])
-    return Inputs(dims, values, flat.reshape(*shape, *flat.shape[-2:]), None, spacing, False)
+    patches = values.reshape(*shape, *values.shape[-2:])
+    return Inputs(dims, observed, patches, None, spacing, False)
 
 
 def _as_array(image: object) -> tuple[np.ndarray, np.ndarray | None]:
@@ -122,25 +116,27 @@ def _as_array(image: object) -> tuple[np.ndarray, np.ndarray | None]:
             f"an image was expected, got a Dataset with the images {names}; pass one of them, "
             f"for example data[{(names or ['intensity'])[0]!r}]"
         )
-    values = image.values if isinstance(image, xr.DataArray) else image
-    if isinstance(image, xr.DataArray) and isinstance(image.data, np.ma.MaskedArray):
-        values = image.data
-    if isinstance(values, torch.Tensor):
-        values = values.detach().cpu().numpy()
-    masked = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     try:
-        array = np.asarray(values)
-    except (TypeError, ValueError) as error:
+        held = image.data if isinstance(image, xr.DataArray) else image
+        if isinstance(held, torch.Tensor):
+            held = held.detach().cpu()
+            held = (held.float() if held.dtype == torch.bfloat16 else held).numpy()
+        masked = np.ma.getmaskarray(held) if isinstance(held, np.ma.MaskedArray) else None
+        array = np.asarray(held)
+    except (TypeError, ValueError, RuntimeError, OSError) as error:
         raise TypeError(
-            f"an array of numbers was expected as the image, got {type(image).__name__} ({error}); "
-            "pass a DataArray or a numpy array"
+            f"an array of numbers in memory was expected as the image, got {type(image).__name__} "
+            f"({' '.join(str(error).split())[:120]}); pass a DataArray or a numpy array"
         ) from error
     if array.dtype.kind not in "iuf":
         raise TypeError(
             f"an image of real numbers was expected, got {type(image).__name__} of {array.dtype}; "
             "pass the recorded counts"
         )
-    return array, masked
+    # netCDF stores neither half nor extended precision
+    stored = {np.dtype(np.float16): np.float32, np.dtype(np.longdouble): np.float64}
+    with np.errstate(over="ignore"):
+        return array.astype(stored.get(array.dtype, array.dtype), copy=False), masked
 
 
 def _dimensions(image: object, values: np.ndarray) -> tuple[str, ...]:
@@ -151,55 +147,11 @@ def _dimensions(image: object, values: np.ndarray) -> tuple[str, ...]:
     dims = tuple(map(str, image.dims)) if named else LAYOUTS.get(values.ndim)
     if dims not in NAMED:
         raise ValueError(
-            "dimensions (y, x), (patch, y, x), (image, y, x) or (image, patch, y, x) were expected, "
-            f"got {dims or values.shape}; transpose the image or select one detector"
+            "dimensions (y, x), (patch, y, x), (image, y, x) or (image, patch, y, x) were "
+            f"expected, got {str(dims or values.shape)[:80]}; transpose the image or select one "
+            "detector"
         )
     return dims
-
-
-def _spacing(image: xr.DataArray) -> float | None:
-    """Size of a pixel in Å by the coordinates y and x, None where they are positions in pixels."""
-    steps = {}
-    for axis in ("y", "x"):
-        if axis not in image.coords or image.sizes[axis] < 2:
-            continue
-        places = np.asarray(image[axis].values, float)
-        step = np.diff(places)
-        if not np.isfinite(step).all() or np.ptp(step) > UNEQUAL * max(abs(step.mean()), 1e-30):
-            raise ValueError(
-                f"equally spaced coordinates were expected along {axis}, got steps from "
-                f"{step.min():g} to {step.max():g}; resample the image or drop the coordinate"
-            )
-        steps[axis] = (abs(float(step.mean())), str(image[axis].attrs.get("units", "")).strip())
-    if not steps:
-        return None
-    sizes = [size for size, _ in steps.values()]
-    units = {unit.lower() for _, unit in steps.values()}
-    if len(units) > 1 or max(sizes) > (1 + UNEQUAL) * min(sizes):
-        text = " and ".join(f"{size:g} {unit} along {axis}" for axis, (size, unit) in steps.items())
-        raise ValueError(f"square pixels were expected, got {text}; resample the image")
-    (unit,) = units
-    if unit in ANGSTROM:
-        return sizes[0] * ANGSTROM[unit]
-    if unit not in PIXEL_UNITS:
-        raise ValueError(
-            f"coordinates in a unit of length were expected, got {unit!r}; known are "
-            f"{', '.join(ANGSTROM)}"
-        )
-    if not math.isclose(sizes[0], 1.0, rel_tol=UNEQUAL) and unit == "":
-        warn(
-            f"the coordinates of the image have a spacing of {sizes[0]:g} and no unit, so they are not "
-            "used; set their attribute 'units' or give sampling [Å/px]"
-        )
-    return None
-
-
-def _check_size(values: np.ndarray, dims: tuple[str, ...]) -> None:
-    """Raise for arrays without a pixel."""
-    if not values.size:
-        raise ValueError(
-            f"at least one image was expected, got shape {values.shape} with dimensions {dims}"
-        )
 
 
 def _valid_pixels(values: np.ndarray, masked: np.ndarray | None, valid: object) -> np.ndarray:
@@ -207,20 +159,42 @@ def _valid_pixels(values: np.ndarray, masked: np.ndarray | None, valid: object) 
     usable = np.isfinite(values)
     if masked is not None:
         usable &= ~masked
-    if valid is None:
-        return usable
-    given = np.asarray(valid)
-    if given.dtype != bool or given.shape != values.shape:
+    if valid is not None:
+        usable &= _as_mask(valid, values.shape)
+    if not usable.any():
         raise ValueError(
-            f"valid was expected as an array of bool of shape {values.shape}, got {given.dtype} of "
-            f"shape {given.shape}; True marks pixels of the image"
+            f"valid pixels were expected, all {usable.size} are masked or not finite; "
+            "check the mask"
         )
-    return usable & given
+    return usable
+
+
+def _as_mask(valid: object, shape: tuple[int, ...]) -> np.ndarray:
+    """Pixels that the user marked as part of the image."""
+    try:
+        given = np.asarray(valid)
+    except (TypeError, ValueError, RuntimeError):  # a ragged list, a tensor on no device
+        given = np.array(None)
+    if given.dtype != bool or given.shape != shape:
+        raise ValueError(
+            f"valid was expected as an array of bool of shape {shape}, got {type(valid).__name__} "
+            f"of {given.dtype} of shape {given.shape}; True marks pixels of the image"
+        )
+    return given
+
+
+def _median(values: np.ndarray) -> float:
+    """Median, of values whose sum may be too large for a number."""
+    return float(np.quantile(values, 0.5, method="lower"))
 
 
 def _check_patches(values: np.ndarray, masked: np.ndarray | None, valid: object) -> None:
     """Raise for patches with pixels that are missing, and for what cannot be dark-field images."""
-    if valid is not None or (masked is not None and masked.any()):
+    if valid is not None:
+        raise ValueError(
+            "a micrograph (y, x) was expected where valid is given, got patches; leave valid out"
+        )
+    if masked is not None and masked.any():
         raise ValueError(
             "whole patches were expected, got some with masked pixels; leave those patches out"
         )
@@ -228,16 +202,16 @@ def _check_patches(values: np.ndarray, masked: np.ndarray | None, valid: object)
     finite = np.isfinite(flat).all((-2, -1))
     if not finite.all():
         raise ValueError(
-            f"finite intensities were expected, patch {int(np.argmin(finite))} has pixels that are NaN "
-            "or infinite; leave it out"
+            f"finite intensities were expected, patch {int(np.argmin(finite))} has pixels that are "
+            "NaN or infinite; leave it out"
         )
     low, high = flat.min((-2, -1)), flat.max((-2, -1))
     flawed = (low == high) | (high <= 0)
     if flawed.any():
         first = int(np.argmax(flawed))
         raise ValueError(
-            f"patches with contrast and counts above zero were expected, patch {first} has intensities "
-            f"from {low[first]} to {high[first]}; leave it out"
+            f"patches with contrast and counts above zero were expected, patch {first} has "
+            f"intensities from {low[first]} to {high[first]}; leave it out"
         )
 
 
@@ -251,8 +225,8 @@ def resample_patches(
     inputs : Inputs
         Patches of one pixel size.
     known : mapping
-        The checked context; its ``sampling`` or that of the coordinates is the pixel size, by default
-        that of the model.
+        The checked context; its ``sampling`` or that of the coordinates is the pixel size, by
+        default that of the model.
     prior : Prior
         Gives the pixels of the model.
 
@@ -272,16 +246,29 @@ def resample_patches(
     extent = min(shape) * step
     if not as_they_are and extent < num_pixels * prior.sampling * (1 - 1e-6):
         raise ValueError(
-            f"patches of at least {num_pixels * prior.sampling:g} Å were expected, got {shape[0]} x "
-            f"{shape[1]} pixels of {step:g} Å; cut them wider or check the sampling"
+            f"patches of at least {num_pixels * prior.sampling:g} Å were expected, got "
+            f"{shape[0]} x {shape[1]} pixels of {step:g} Å; cut them wider or check the sampling"
         )
     ratio = prior.sampling / step
     offset = (torch.arange(num_pixels, dtype=torch.float32) - (num_pixels - 1) / 2) * ratio
     along_y, along_x = (interpolation_matrix(offset + (n - 1) / 2, n, ratio) for n in shape)
     flat = inputs.values.reshape(-1, *shape)
     for first in range(0, len(flat), AT_ONCE):
-        patches = torch.from_numpy(flat[first : first + AT_ONCE].astype(np.float32))
+        patches = torch.from_numpy(_in_single_precision(flat[first : first + AT_ONCE]))
         yield patches if as_they_are else along_y @ patches @ along_x.mT
+
+
+def _in_single_precision(patches: np.ndarray) -> np.ndarray:
+    """Patches whose contrast single precision cannot hold centred and scaled, others as they are.
+
+    Counts with a usual gain are kept, since the exact model needs them.
+    """
+    peak = np.abs(patches).max((-2, -1), keepdims=True)
+    unit = np.ldexp(patches, -np.frexp(peak)[1])  # exact: an offset may leave few digits
+    centred = unit - unit.mean((-2, -1), keepdims=True)
+    spread = centred.std((-2, -1), keepdims=True)
+    fits = (spread > LEAST_CONTRAST) & (peak * spread > 1 / LARGEST) & (peak < LARGEST**2)
+    return np.where(fits, patches, centred / spread).astype(np.float32)
 
 
 def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -> float:
@@ -291,13 +278,13 @@ def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -
         return prior.sampling
     if isinstance(given, list | torch.distributions.Distribution):
         raise ValueError(
-            f"one sampling [Å/px] was expected for patches, got {given}; only the lattice of a micrograph "
-            "can tell pixel sizes apart"
+            "one sampling [Å/px] was expected for patches, got several; "
+            "only the lattice of a micrograph can tell pixel sizes apart"
         )
     sizes = np.unique(np.asarray(given, float))
     if len(sizes) > 1:
         raise ValueError(
-            "one sampling [Å/px] was expected for patches, got several; resample them or call infer for "
-            "each"
+            "one sampling [Å/px] was expected for patches, got several; resample them or call "
+            "infer for each"
         )
     return float(sizes[0])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ..context import CALIBRATION_ERROR, CONTEXT
@@ -75,29 +76,49 @@ class Scale:
     log_weight: float
 
 
-def place_sites(image: np.ndarray) -> Placement:
+def place_sites(image: np.ndarray, valid: np.ndarray) -> Placement:
     """Fit the lattice of a micrograph and list its sites.
 
     Parameters
     ----------
     image : ndarray, shape (y, x)
         Intensities in any unit, in double precision.
+    valid : ndarray of bool, shape (y, x)
+        Pixels that are part of the image.
 
     Returns
     -------
     Placement
-        Every lattice site whose centre lies in the image.
+        Every lattice site whose centre lies in the image, a lattice constant or more from the nearest
+        pixel that is not valid.
 
     Raises
     ------
     ValueError
-        If there is no hexagonal lattice in the image, see ``fit_lattice``.
+        If there is no hexagonal lattice in the image, see ``fit_lattice``, or no site is left.
     """
-    lattice = fit_lattice(image)
+    unit = np.ldexp(image, -np.frexp(np.abs(image).max())[1])  # exact, of any unit
+    centred = unit - np.median(unit)
+    scaled = centred / np.abs(centred).mean()
+    lattice = fit_lattice(scaled)
     positions, sublattice = find_sites(lattice, image.shape, margin=0)
-    centred = image - np.median(image)
-    spread = np.abs(centred).mean()
-    return Placement((centred / spread).astype(np.float32), lattice, positions, sublattice)
+    near = _distance_to_invalid(valid, positions) < lattice.lattice_constant
+    if near.all():
+        raise ValueError(
+            "sites a lattice constant away from masked pixels were expected, got none; mask less"
+        )
+    return Placement(scaled.astype(np.float32), lattice, positions[~near], sublattice[~near])
+
+
+def _distance_to_invalid(valid: np.ndarray, positions: np.ndarray) -> np.ndarray:
+    """Distance of sites to the nearest pixel that is not valid, in px."""
+    if valid.all():
+        return np.full(len(positions), np.inf)
+    distance = ndimage.distance_transform_edt(valid)
+    y, x = (
+        np.rint(p).astype(int).clip(0, n - 1) for p, n in zip(positions.T, valid.shape, strict=True)
+    )
+    return distance[y, x]
 
 
 def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator[Tensor]:

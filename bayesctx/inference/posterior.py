@@ -38,6 +38,7 @@ __all__ = ["infer"]
 
 MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
+UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
 
 
 @functools.cache
@@ -79,7 +80,7 @@ def infer(
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite never are;
-        sites on such pixels are left out.
+        sites less than a lattice constant from such pixels are left out.
 
     Returns
     -------
@@ -124,6 +125,7 @@ def infer(
         known = check_images(known, inputs.values.shape[0], inputs.dims)
     solve = _solve_micrograph if inputs.is_micrograph else _solve_patches
     posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
+    _check_probabilities(posterior)
     _warn_of_few_draws(posterior, num_draws)
     warn_of_outliers(surprise, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, surprise, inputs, sites, known, model, seed)
@@ -133,11 +135,23 @@ def _as_model(model: object) -> PatchModel:
     """The model to use; the shipped one by default."""
     if model is None:
         return _reference()
-    if not isinstance(model, PatchModel):
+    # not isinstance of the Protocol: since Python 3.12 that misses the buffers of a Module
+    methods = (getattr(model, name, None) for name in ("encode", "tabulate", "frozen", "hash"))
+    if isinstance(model, type) or not all(map(callable, methods)):
         raise TypeError(
-            f"a DefectModel or an ExactModel was expected as the model, got {model!r}; read a file by "
-            "load_model"
+            "a DefectModel or an ExactModel was expected as the model, got "
+            f"{' '.join(repr(model).split())[:80]}; read a file by load_model"
         )
+    if isinstance(model, torch.nn.Module):
+        found = {(p.dtype, p.device.type) for p in model.parameters()}
+        if found != {(torch.float32, "cpu")}:
+            listed = " and ".join(
+                f"{dtype} on {device}" for dtype, device in sorted(found, key=str)
+            )
+            raise TypeError(
+                f"a model in single precision on the CPU was expected, got {listed}; "
+                "convert it by model.float().cpu()"
+            )
     return model
 
 
@@ -148,6 +162,18 @@ def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
             "patches that are images of their own, (image, y, x), were expected by "
             f"{type(model).__name__}, got {inputs.dims}"
         )
+
+
+def _check_probabilities(posterior: Posterior) -> None:
+    """Raise where a probability is not finite or not normalised."""
+    for name in ("defect", "host", "dopant"):
+        total = getattr(posterior, name).sum(-1).ravel()
+        wrong = ~(np.abs(total - 1) < UNNORMALISED)
+        if wrong.any():
+            raise ValueError(
+                f"probabilities of {name} that sum to one were expected, the model gives "
+                f"{total[wrong][0]:g} for {wrong.sum()} of {wrong.size}; check the weights of the model"
+            )
 
 
 def _warn_of_few_draws(posterior: Posterior, num_draws: int) -> None:
@@ -237,7 +263,7 @@ def _solve_micrograph(
             f"one value for the micrograph was expected for {arrays[0]}, got an array; call infer for "
             "each image"
         )
-    placement = place_sites(inputs.values)
+    placement = place_sites(inputs.values, inputs.valid)
     prior = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
     encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 from pathlib import Path
 
+import numpy as np
 import xarray as xr
 
 from ..storage import replacing
 
 __all__ = ["load", "save", "to_arviz"]
+
+SEAL = b"\nbayesctx sha256 "
+"""Before the checksum in hexadecimal digits with which a file ends."""
+SEAL_SIZE = len(SEAL) + 64
+CHUNK = 2**20
+UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
+GROUPS = (
+    "posterior", "class_posterior", "log_likelihood", "prior", "sample_stats", "observed_data",
+    "constant_data",
+)  # fmt: skip
 
 
 def to_arviz(tree: xr.DataTree) -> object:
@@ -25,7 +37,13 @@ def to_arviz(tree: xr.DataTree) -> object:
     -------
     DataTree or arviz.InferenceData
         The tree itself for ArviZ 1 and later, its conversion for ArviZ 0.
+
+    Raises
+    ------
+    TypeError
+        If it is no DataTree.
     """
+    _check_tree(tree)
     if int(importlib.metadata.version("arviz").split(".")[0]) >= 1:
         return tree
     import arviz
@@ -50,9 +68,17 @@ def save(tree: xr.DataTree, path: str | os.PathLike) -> Path:
 
     Raises
     ------
+    TypeError
+        If it is no DataTree, or what is named is no path.
     OSError
         If it cannot be written; the old file stays as it was.
+
+    Notes
+    -----
+    The file ends in the SHA-256 of what comes before, which readers of netCDF do not look at.
     """
+    _check_tree(tree)
+    file = _as_path(path)
     encoding = {
         f"/{name}": {
             v: {"zlib": True, "complevel": 1}
@@ -61,9 +87,12 @@ def save(tree: xr.DataTree, path: str | os.PathLike) -> Path:
         }
         for name, node in tree.children.items()
     }
-    with replacing(path) as temporary:
+    with replacing(file) as temporary:
         tree.to_netcdf(temporary, engine="netcdf4", encoding=encoding)
-    return Path(path)
+        seal = SEAL + _digest(temporary, temporary.stat().st_size)
+        with temporary.open("ab") as end:
+            end.write(seal)
+    return file
 
 
 def load(path: str | os.PathLike) -> xr.DataTree:
@@ -81,22 +110,86 @@ def load(path: str | os.PathLike) -> xr.DataTree:
 
     Raises
     ------
+    TypeError
+        If what is named is no path.
+    FileNotFoundError
+        If there is no such file.
     ValueError
-        If the file is truncated or not a result of this package.
+        If the file is damaged, truncated or not a result of this package.
     """
-    if not Path(path).exists():
+    file = _as_path(path)
+    if not os.path.isfile(file):  # a path that is too long is none either
         raise FileNotFoundError(
-            f"a result written by bayesctx was expected at {path}, there is no such file"
+            f"a result written by bayesctx was expected at {file}, there is no such file; "
+            "check the path"
         )
     try:
-        with xr.open_datatree(path, engine="netcdf4") as tree:
+        _check_seal(file)
+        with xr.open_datatree(file, engine="netcdf4") as tree:
             loaded = tree.load()
-    except (OSError, RuntimeError, KeyError) as error:
+        _check_content(loaded)
+    except (OSError, RuntimeError, LookupError, AttributeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160]
         raise ValueError(
-            f"a result written by bayesctx was expected, {path} is truncated or foreign ({error}); infer it again"
+            f"a result written by bayesctx was expected, {file} is damaged, truncated or foreign "
+            f"({reason}); infer it again"
         ) from error
-    if loaded.attrs.get("package") != "bayesctx":
-        raise ValueError(
-            f"a result written by bayesctx was expected, {path} carries no such mark; infer it again"
-        )
     return loaded
+
+
+def _check_tree(tree: object) -> None:
+    """Raise for what is no DataTree."""
+    if not isinstance(tree, xr.DataTree):
+        raise TypeError(
+            f"a DataTree was expected, got {type(tree).__name__}; pass what infer returned"
+        )
+
+
+def _as_path(path: object) -> Path:
+    """A path of the file system."""
+    try:
+        text = os.fsdecode(path)
+    except TypeError:
+        raise TypeError(
+            f"a path such as 'result.nc' was expected, got {type(path).__name__}; name a file"
+        ) from None
+    if not text or "\0" in text:
+        raise ValueError(f"a path such as 'result.nc' was expected, got {text[:40]!r}; name a file")
+    return Path(text)
+
+
+def _digest(path: Path, size: int) -> bytes:
+    """SHA-256 of the first bytes of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while size and (chunk := file.read(min(size, CHUNK))):
+            digest.update(chunk)
+            size -= len(chunk)
+    return digest.hexdigest().encode()
+
+
+def _check_seal(path: Path) -> None:
+    """Raise if a file is not as it was saved: a damaged one can end the process within HDF5.
+
+    Files of earlier versions, and those written by xarray, have no checksum.
+    """
+    size = max(0, path.stat().st_size - SEAL_SIZE)
+    with path.open("rb") as file:
+        file.seek(size)
+        seal = file.read()
+    if seal.startswith(SEAL) and seal != SEAL + _digest(path, size):
+        raise ValueError("its checksum is another one")
+
+
+def _check_content(tree: xr.DataTree) -> None:
+    """Raise if a file holds no result of ``infer``."""
+    if tree.attrs.get("package") != "bayesctx":
+        raise ValueError("it carries no such mark")
+    absent = [n for n in GROUPS if n not in tree.children]
+    if absent:
+        raise ValueError(f"it has no group {absent[0]}")
+    shares = tree["class_posterior"].to_dataset()
+    for name in ("defect", "host", "dopant"):
+        values = shares[name].values
+        if not (np.abs(values.sum(-1) - 1) < UNNORMALISED).all() or (values < 0).any():
+            raise ValueError(f"the probabilities of {name} do not sum to one")

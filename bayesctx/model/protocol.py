@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol, runtime_checkable
+from typing import Protocol
 
 from torch import Tensor
 
@@ -21,16 +21,39 @@ class Table(Protocol):
         """Sizes (*batch, draw, host, ...) of the table."""
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Density, shape (*batch, patch, draw, host, outcome), over exp of its peak, shape (*batch, patch)."""
+        """Density of patches relative to its peak.
+
+        Parameters
+        ----------
+        features : Tensor, shape (*batch, patch, feature)
+            What ``encode`` made of them.
+
+        Returns
+        -------
+        density : Tensor, shape (*batch, patch, draw, host, outcome)
+            Density over exp(peak).
+        peak : Tensor, shape (*batch, patch)
+            Log of the largest density.
+        """
 
     def log_prob(self, features: Tensor) -> Tensor:
-        """Log density of patches, shape (*batch, patch, draw, host, outcome)."""
+        """Log density of patches.
+
+        Parameters
+        ----------
+        features : Tensor, shape (*batch, patch, feature)
+            What ``encode`` made of them.
+
+        Returns
+        -------
+        Tensor, shape (*batch, patch, draw, host, outcome)
+            In nats.
+        """
 
     def __getitem__(self, index: object) -> Table:
         """Select by the leading dimensions."""
 
 
-@runtime_checkable
 class PatchModel(Protocol):
     """A likelihood of patches together with the prior of everything behind them.
 
@@ -59,13 +82,51 @@ class PatchModel(Protocol):
         """Correlation of the evidence of patches of one image about its context."""
 
     def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Features of patches, shape (patch, feature), and their surprise in nats, shape (patch,)."""
+        """Compute what the likelihood is a density of.
+
+        Parameters
+        ----------
+        patches : Tensor, shape (patch, y, x)
+            Intensities.
+
+        Returns
+        -------
+        features : Tensor, shape (patch, feature)
+            Contrast features, or the pixels themselves.
+        surprise : Tensor, shape (patch,), or None
+            How much each patch looks like an outlier, in nats.
+        """
 
     def tabulate(self, context: Mapping[str, Tensor], materials: Materials) -> Table:
-        """Tabulate the likelihood for draws of the context, each of shape (*batch, draw)."""
+        """Tabulate the likelihood for draws of the context.
+
+        Parameters
+        ----------
+        context : mapping of str to Tensor, shape (*batch, draw)
+            By the names of ``prior.CONTINUOUS``.
+        materials : Materials
+            Hosts and dopants to enumerate.
+
+        Returns
+        -------
+        Table
+            Of every outcome.
+        """
 
     def frozen(self) -> PatchModel:
-        """Return the model as it is used for inference, without changing the caller's."""
+        """Return the model as it is used for inference, without changing the caller's.
+
+        Returns
+        -------
+        PatchModel
+            The same or a copy.
+        """
 
     def hash(self) -> str:
-        """Return a short name of everything that the likelihood depends on."""
+        """Return a short name of everything that the likelihood depends on.
+
+        Returns
+        -------
+        str
+            Stored in every result.
+        """

@@ -18,7 +18,14 @@ from torch import Tensor
 from ..checks import check_keys, check_mapping, check_number, check_whole_number
 from ..encoder import BAND_LIMIT, MAX_ORDER, REACH, SPACING
 from ..prior import Prior
-from ..storage import add_checksum, parse_json, replacing, split_checksum, warn
+from ..storage import (
+    add_checksum,
+    existing_file,
+    parse_json,
+    replacing,
+    split_checksum,
+    warn,
+)
 from .program import DefectModel
 
 __all__ = ["load_model", "save_model"]
@@ -58,7 +65,7 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
     card = model.card | {
         "format": FORMAT,
         "sizes": model.sizes,
-        "prior": model.card.get("prior", model.prior.to_dict()),
+        "prior": model.card.get("prior") or model.prior.to_dict(),
     }
     tensors = {n: v.detach().cpu().contiguous() for n, v in model.state_dict().items()}
     body = json.dumps(card)
@@ -83,8 +90,10 @@ def load_model(path: str | os.PathLike | None = None) -> DefectModel:
 
     Raises
     ------
+    TypeError
+        If ``path`` is no path.
     OSError
-        If there is no such file.
+        If there is no such file, or it cannot be read.
     ValueError
         If the file is damaged or not a model of this package.
 
@@ -98,6 +107,7 @@ def load_model(path: str | os.PathLike | None = None) -> DefectModel:
             resources.files("bayesctx").joinpath("reference.safetensors")
         ) as shipped:
             return load_model(shipped)
+    path = existing_file(path, "a model written by bayesctx")
     try:
         text, state = _read(path)
         card = _check_card(text, state)
@@ -109,6 +119,10 @@ def load_model(path: str | os.PathLike | None = None) -> DefectModel:
         raise ValueError(
             f"a model written by bayesctx was expected, {path} is truncated or foreign "
             f"({' '.join(str(error).split())}); write it again with save_model"
+        ) from error
+    except OSError as error:
+        raise OSError(
+            f"a model written by bayesctx was expected, {path} cannot be read ({error}); copy it anew"
         ) from error
     if card["format"] == OLD_FORMAT:
         warn(f"{path} has no checksum, so damage cannot be noticed; write it again with save_model")

@@ -146,7 +146,7 @@ def _draw_bars(ax: Axes, result: xr.DataTree, name: str, true: str | None) -> No
         ax.plot(names.index(true), 1.06, marker="v", color=TRUTH, clip_on=False)
     if name == "assignment":
         names = [" ".join(SHORT[s] for s in n.split("-")) for n in names]
-    title = CONTEXT[name].title if name in CONTEXT else "what the sublattices are"
+    title = CONTEXT[name].title if name in CONTEXT else "assignment of the sublattices"
     ax.set_xticks(at, names, rotation=90, fontsize="small")
     ax.set(
         xlabel=f"{title} (given)" if name in result["constant_data"] else title,

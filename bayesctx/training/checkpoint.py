@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from ..model import DefectModel
-from ..storage import parse_json, replacing
+from ..storage import existing_file, parse_json, replacing
 
 __all__ = ["resume", "write_checkpoint"]
 
@@ -79,7 +79,7 @@ def resume(
     Raises
     ------
     OSError
-        If the file cannot be read.
+        If there is no such file, or it cannot be read.
     ValueError
         If the file is damaged, foreign or of another run.
     """
@@ -109,7 +109,7 @@ def _settings(model: DefectModel, run: dict) -> dict[str, object]:
 
 def _read(path: Path) -> dict[str, object]:
     """State in a file whose checksum is right."""
-    with open(path, "rb") as file:
+    with open(existing_file(path, "a checkpoint of a training run"), "rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
             raise _refuse(path, "it does not begin like one")
         digest, payload = file.read(hashlib.sha256().digest_size), file.read()

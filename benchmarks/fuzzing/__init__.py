@@ -1,0 +1,1 @@
+"""Inputs of every kind that a user, a script or a damaged disk may hand to the package."""
