@@ -16,7 +16,7 @@ from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
 from .cases import Case
 from .image import ImagePosterior
-from .terms import PatchPosterior
+from .patches import PatchPosterior
 
 __all__ = [
     "Alternative",

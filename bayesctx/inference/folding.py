@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
-__all__ = ["FoldedNetwork"]
+from ..likelihood import describe
+from ..model import DefectModel
+from .cases import Case
+
+__all__ = ["FoldedNetwork", "fold_model"]
 
 TOLERANCE = 0.01  # of what a unit may add to the outputs by not being linear
+SAMPLE = 128  # draws, each in one material, that stand for all that the network will be given
 ROWS_AT_ONCE = 1024  # whose hidden layers stay in the cache of the CPU
 silu, linear = nn.functional.silu, nn.functional.linear
 
 
 class FoldedNetwork(nn.Module):
-    """A network of two hidden layers, evaluated faster and at several doses at once.
+    """A network of two hidden layers without the units that stay linear.
 
     Weight decay leaves most hidden units of a trained network so close to zero that their
     activation is a linear function of their input. Such units are replaced by the linear map
@@ -25,14 +32,6 @@ class FoldedNetwork(nn.Module):
         Three linear layers with SiLU between them.
     inputs : Tensor, shape (row, input)
         Rows that stand for all that the network will be given.
-    direction : Tensor, shape (input,)
-        What the inputs gain for every unit of log dose.
-
-    Attributes
-    ----------
-    log_ratio : Tensor, shape (dose, *batch)
-        Log doses at which the network is evaluated relative to those of the inputs, the batch
-        dimensions as the leading ones of the inputs.
 
     Notes
     -----
@@ -40,7 +39,7 @@ class FoldedNetwork(nn.Module):
     weights in the next layer, for all rows.
     """
 
-    def __init__(self, net: nn.Sequential, inputs: Tensor, direction: Tensor) -> None:
+    def __init__(self, net: nn.Sequential, inputs: Tensor) -> None:
         super().__init__()
         first, second, third = (m for m in net if isinstance(m, nn.Linear))
         before = first(inputs)
@@ -59,28 +58,22 @@ class FoldedNetwork(nn.Module):
         self.first = first.weight[kept], first.bias[kept]
         self.second = weight[kept_second], shift[kept_second]
         self.third = last, bias
-        self.direction = direction
-        self.log_ratio = direction.new_zeros(1, 1)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Evaluate the network.
 
         Parameters
         ----------
-        inputs : Tensor, shape (*batch, *row, input)
+        inputs : Tensor, shape (*batch, input)
             Inputs of the network.
 
         Returns
         -------
-        Tensor, shape (dose, *batch, *row, output)
-            Outputs at every dose.
+        Tensor, shape (*batch, output)
+            Its outputs.
         """
-        ratio = self.log_ratio.view(
-            *self.log_ratio.shape, *[1] * (inputs.ndim + 1 - self.log_ratio.ndim)
-        )
-        rows = inputs + ratio * self.direction
-        parts = [self._evaluate(part) for part in rows.flatten(0, -2).split(ROWS_AT_ONCE)]
-        return torch.cat(parts).view(*rows.shape[:-1], -1)
+        parts = [self._evaluate(part) for part in inputs.flatten(0, -2).split(ROWS_AT_ONCE)]
+        return torch.cat(parts).view(*inputs.shape[:-1], -1)
 
     def _evaluate(self, rows: Tensor) -> Tensor:
         """Outputs of some rows."""
@@ -95,3 +88,37 @@ def _straight(before: Tensor, after: Tensor, weight: Tensor) -> tuple[Tensor, Te
     offset = mean - slope * before.mean(0)
     departure = (after - slope * before - offset).abs().amax(0)
     return slope, offset, departure * weight.norm(dim=0) > TOLERANCE
+
+
+def fold_model(model: DefectModel, case: Case) -> DefectModel:
+    """Copy a model with a network that is faster for what is drawn and enumerated in a case.
+
+    Parameters
+    ----------
+    model : DefectModel
+        The model.
+    case : Case
+        Context and materials that the network will be given.
+
+    Returns
+    -------
+    DefectModel
+        With the same encoder.
+    """
+    generator = torch.Generator().manual_seed(0)
+
+    def some(size: int) -> Tensor:
+        return torch.randint(size, (SAMPLE,), generator=generator)
+
+    def pick(values: Tensor, *at: Tensor) -> Tensor:
+        return values[(image % len(values), *at)]
+
+    image, draw = some(len(case.images)), some(case.possible.shape[1])
+    host, dopant = (some(n) for n in case.materials.dopant.shape[-2:])
+    context = {n: pick(v, draw) for n, v in case.context.items()}
+    materials = pick(case.materials.host, host), pick(case.materials.dopant, host, dopant)
+    shared = (model.encoder, model.outliers)
+    folded = copy.deepcopy(model, {id(m): m for m in shared})
+    inputs = describe(*materials, context).flatten(0, 1)
+    folded.likelihood.net = FoldedNetwork(model.likelihood.net, inputs)
+    return folded

@@ -1,104 +1,85 @@
-"""Posterior of patches that are images of their own: cases put together, then solved."""
+"""Posterior of patches that are images of their own: cases tabulated, refined and drawn from."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..distributions import encode
-from ..model import (
-    NUM_PLAIN,
-    DefectModel,
-    Materials,
-    PatchModel,
-    SitePrior,
-    Table,
-    outcome_classes,
-)
-from ..prior import Prior
+from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, SitePrior, Table
 from .cases import Case, rows_of
-from .refinement import fold_model, levels_of, refined_patches
-from .terms import PatchPosterior, Terms, draw_noise, draw_terms, join_patches, summarise
+from .folding import fold_model
+from .refinement import SMALLEST, Block, Tally, empty_tally, log_prior_of, weigh
 
-__all__ = [
-    "BUDGET",
-    "Plan",
-    "each_patch",
-    "join_cases",
-    "plan_draws",
-    "solve_patches",
-    "split_case",
-]
+__all__ = ["BUDGET", "PatchPosterior", "each_patch", "plan_draws", "solve_patches", "split_case"]
 
 BUDGET = 2**23  # numbers that are held at once
 MOST_ENTRIES = 200_000  # of the tables of images that each have their own
-# draws of the context for every patch, or one for eight that are returned, and for those whose
-# class they do not settle: two seeds then differ by 0.02 in p(class) at the 90 % quantile
-FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 2048
-NUM_DOSES = 8  # with which a draw is combined: more do not change the error, four double it
+PATCHES_AT_ONCE = 512  # that share a table of the likelihood under many draws
+# draws of the context for every patch, or one for eight that are returned, doubled up to ALL for
+# patches whose class they do not settle
+FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 4096
+TOLERANCE = 0.01  # standard error of a class probability that is settled
+REST = 0.25  # of it: standard error of the terms together that are not weighed under more draws
 
 
 @dataclass(frozen=True)
-class Plan:
-    """Numbers of draws of the context.
+class PatchPosterior:
+    """Posterior of patches that are images of their own.
 
     Attributes
     ----------
-    num_first : int
-        For every patch.
-    num_base, num_doses : int
-        Draws and doses of each for patches whose class the first do not settle.
+    defect : Tensor, shape (image, defect_class)
+        Class probabilities.
+    material : Tensor, shape (image, host, dopant)
+        Probabilities of the materials that were enumerated.
+    ess : Tensor, shape (image,)
+        Effective number of draws of the context.
+    draw, host, dopant, outcome : Tensor of int, shape (image, num_draws)
+        Joint draws: index of the draw of the context, of the host, the dopant and the outcome.
+    log_likelihood : Tensor, shape (image, num_draws)
+        Log density of the contrast given the drawn host, dopant and context.
     """
 
-    num_first: int
-    num_base: int
-    num_doses: int
+    defect: Tensor
+    material: Tensor
+    ess: Tensor
+    draw: Tensor
+    host: Tensor
+    dopant: Tensor
+    outcome: Tensor
+    log_likelihood: Tensor
 
 
-def plan_draws(model: PatchModel, known: Mapping[str, object], num_draws: int) -> Plan:
-    """Choose the numbers of draws of the context for patches that are images of their own.
+def plan_draws(model: PatchModel, num_draws: int) -> list[int]:
+    """Choose numbers of draws of the context for patches that are images of their own.
 
     Parameters
     ----------
     model : PatchModel
         An ``ExactModel`` evaluates every draw anew, so that it gets no more than the first.
-    known : mapping
-        The checked context.
     num_draws : int
         Joint draws to return; where they are few, so are the draws of the context.
 
     Returns
     -------
-    Plan
-        A draw is combined with several doses where the dose is independent of the other variables.
+    list of int
+        Draws for all patches, then more and more for those whose class is not settled.
     """
-    num_first = min(num_draws, max(FIRST, num_draws // RETURNED_FOR_EACH))
-    if not isinstance(model, DefectModel):
-        return Plan(num_first, num_first, 1)
-    most = max(num_first, min(ALL // FIRST * num_first, ALL))
-    num_doses = min(NUM_DOSES, most // num_first) if _is_dose_free(model.prior, known) else 1
-    return Plan(num_first, most // num_doses, num_doses)
-
-
-def _is_dose_free(prior: Prior, known: Mapping[str, object]) -> bool:
-    """Whether the dose is drawn, from one distribution under all conditions of the prior."""
-    if isinstance(known.get("dose"), np.ndarray):
-        return False
-    shared = {n: v for n, v in known.items() if not isinstance(v, np.ndarray) and n != "sampling"}
-    doses = [c["dose"] for c in prior.given(shared).conditions]
-    return not isinstance(doses[0], float | int) and len({repr(encode(d)) for d in doses}) == 1
+    first = min(num_draws, max(FIRST, num_draws // RETURNED_FOR_EACH))
+    steps = int(math.log2(ALL // FIRST)) if isinstance(model, DefectModel) else 0
+    return [first] + [first * 2**k for k in range(1, steps + 1) if first * 2**k <= ALL]
 
 
 def solve_patches(
     cases: Sequence[Case],
     features: Tensor,
     model: PatchModel,
-    plan: Plan,
+    plan: Sequence[int],
     *,
     num_draws: int,
     seed: int,
@@ -108,12 +89,12 @@ def solve_patches(
     Parameters
     ----------
     cases : sequence of Case
-        With ``plan.num_base`` draws of the latent context.
+        With as many draws of the latent context as the plan has in the end.
     features : Tensor, shape (image, feature)
         Of all images.
     model : PatchModel
         The model.
-    plan : Plan
+    plan : sequence of int
         From ``plan_draws``.
     num_draws : int
         Joint draws to return.
@@ -126,26 +107,28 @@ def solve_patches(
         Images with what was enumerated and drawn for them, and their posterior.
     """
     weight = SitePrior.of_patches(model.prior, 1).mean[0]
-    if not isinstance(model, DefectModel) or cases[0].possible.shape[1] == 1:
-        for case in cases:
-            generator = torch.Generator().manual_seed(seed)
-            for part in split_case(case):
-                table = model.tabulate(part.context, part.materials)
-                given = table, features[part.images], part.materials, part.possible, weight
-                yield part, each_patch(*given, num_draws=num_draws, generator=generator)
-        return
-    folded = fold_model(model, cases)
-    for case in join_cases(cases):
+    for case in cases:
         generator = torch.Generator().manual_seed(seed)
-        is_shared = len(case.possible) == 1
-        images = torch.arange(len(case.images))
-        for part in [case] if is_shared else [rows_of(case, i) for i in images.split(1)]:
-            levels = levels_of(part, plan.num_first, plan.num_doses)
-            given = folded, levels, features[part.images], part.materials, weight
-            found = refined_patches(*given, num_draws=num_draws, generator=generator)
-            context = levels[-1].context
-            possible = torch.ones_like(context["dose"], dtype=torch.bool)
-            yield replace(part, context=context, possible=possible), found
+        levels = [min(n, case.possible.shape[1]) for n in plan]
+        own = fold_model(model, case) if levels[-1] > levels[0] else model
+        table = None
+        for part in split_case(case, levels[0]):
+            rows, is_shared = features[part.images], len(part.possible) == 1
+            if table is None or not is_shared:
+                first = {n: v[:, : levels[0]] for n, v in part.context.items()}
+                table = own.tabulate(first, part.materials)
+            log_prior = log_prior_of(part.materials, weight)
+            blocks = [_tabulated(table, rows, log_prior, part.possible[:, : levels[0]])]
+            tally = empty_tally(*blocks[0].active.shape).add(blocks[0])
+            active = blocks[0].active
+            for start, stop in itertools.pairwise(dict.fromkeys(levels)):
+                active = active & _unsettled(tally)
+                for images in [active] if is_shared else _one_by_one(active):
+                    if images.any():
+                        given = _draws_of(part, images, start, stop), start, rows, part.materials
+                        blocks.append(weigh(own, *given, log_prior, images))
+                        tally = tally.add(blocks[-1])
+            yield part, _draw(blocks, tally, part.materials, num_draws, generator)
 
 
 def each_patch(
@@ -158,7 +141,7 @@ def each_patch(
     num_draws: int,
     generator: torch.Generator,
 ) -> PatchPosterior:
-    """Posterior of patches, each with a context of its own, under all draws of a table.
+    """Posterior of patches, each with a context of its own, under the draws of a table.
 
     Parameters
     ----------
@@ -182,102 +165,155 @@ def each_patch(
     PatchPosterior
         For all patches.
     """
-    shared = table.shape[0] == 1
-    classes = outcome_classes(materials.dopant.shape[-1])
-    parts = []
+    block = _tabulated(table, features, log_prior_of(materials, class_weight), possible)
+    tally = empty_tally(*block.active.shape).add(block)
+    return _draw([block], tally, materials, num_draws, generator)
+
+
+def _tabulated(table: Table, features: Tensor, log_prior: Tensor, possible: Tensor) -> Block:
+    """All terms under the draws of a table."""
+    joint, log_peak = [], []
     for rows in torch.arange(len(features)).split(max(1, BUDGET // math.prod(table.shape[1:]))):
-        f = features[rows][None] if shared else features[rows][:, None]
-        density, peak = (table if shared else table[rows]).density(f)
-        own = materials.map(lambda v, rows=rows: v[rows] if len(v) > 1 else v)
-        allowed = possible[rows] if len(possible) > 1 else possible
-        weight = class_weight[classes].repeat(*own.host.shape, 1)
-        weight[..., NUM_PLAIN:] *= own.dopant_weight
-        weight *= own.host_weight[..., None]
-        joint = density.flatten(0, 1) * weight[:, None] * allowed[..., None, None]
-        joint = joint.permute(0, 2, 3, 1)  # (patch, host, outcome, draw)
-        place = torch.cartesian_prod(*(torch.arange(n) for n in joint.shape[:3]))
-        terms = Terms(*place.T, joint.flatten(0, 2), peak.flatten())
-        noise = draw_noise(len(rows), num_draws, generator)
-        found = summarise(terms, own)
-        parts.append(draw_terms(terms, found, own, num_draws, noise))
-    return join_patches(parts)
+        pick = table if table.shape[0] == 1 else table[rows]
+        own = features[rows][None] if table.shape[0] == 1 else features[rows][:, None]
+        density, peak = pick.density(own)
+        prior, allowed = (v[rows] if len(v) > 1 else v for v in (log_prior, possible))
+        density = density.flatten(0, 1) * prior.exp()[:, None] * allowed[..., None, None]
+        joint.append(density.permute(0, 2, 3, 1))  # (patch, host, outcome, draw)
+        log_peak.append(peak.flatten())
+    together = torch.cat(joint)
+    active = torch.ones(together.shape[:3], dtype=torch.bool)
+    return Block(0, active, together.flatten(0, 2), torch.cat(log_peak))
 
 
-def join_cases(cases: Sequence[Case]) -> list[Case]:
-    """Join cases with the same draws of the context, so that they share a table.
-
-    Parameters
-    ----------
-    cases : sequence of Case
-        Of different images.
-
-    Returns
-    -------
-    list of Case
-        Joined ones have all hosts and dopants, at the weights of every image.
-    """
-    groups: dict[object, list[Case]] = {}
-    for i, case in enumerate(cases):
-        shared = len(case.possible) == 1 and len(case.materials.host) == 1
-        values = (*case.context.values(), case.possible)
-        key = tuple(v.numpy().tobytes() for v in values) if shared else i
-        groups.setdefault(key, []).append(case)
-    return [_side_by_side(group) if len(group) > 1 else group[0] for group in groups.values()]
+def _unsettled(tally: Tally) -> Tensor:
+    """Terms that are to be weighed under more draws, shape (patch, host, outcome)."""
+    ranked, order = tally.term_error.flatten(1).sort(1)
+    rest = ranked.square().cumsum(1).sqrt() <= REST * TOLERANCE
+    rest = torch.zeros_like(rest).scatter(1, order, rest).view(tally.total.shape)
+    return ~rest & (tally.standard_error > TOLERANCE)[:, None, None]
 
 
-def _side_by_side(cases: Sequence[Case]) -> Case:
-    """One case of those with the same draws."""
-    together: dict[int, dict[int, int]] = {}
-    for case in cases:
-        materials = case.materials.row(0)
-        for host, dopants in zip(materials.host.tolist(), materials.dopant.tolist(), strict=True):
-            places = together.setdefault(host, {})
-            for dopant in dopants:
-                places.setdefault(dopant, len(places))
-    hosts = {host: i for i, host in enumerate(together)}
-    shape = len(cases), len(hosts), max(map(len, together.values()))
-    dopant = torch.zeros(shape[1:], dtype=torch.long)
-    for host, places in together.items():
-        dopant[hosts[host], list(places.values())] = torch.tensor(list(places))
-    host_weight = torch.zeros(shape[:2], dtype=torch.float32)
-    dopant_weight = torch.zeros(shape, dtype=torch.float32)
-    for c, case in enumerate(cases):
-        own = case.materials.row(0)
-        for i, host in enumerate(own.host.tolist()):
-            host_weight[c, hosts[host]] = own.host_weight[i]
-            at = torch.tensor([together[host][d] for d in own.dopant[i].tolist()])
-            dopant_weight[c, hosts[host]].index_add_(0, at, own.dopant_weight[i])
-    owner = torch.repeat_interleave(torch.tensor([len(c.images) for c in cases]))
-    materials = Materials(
-        torch.tensor(list(hosts)).expand(len(owner), -1),
-        dopant.expand(len(owner), -1, -1),
-        host_weight[owner],
-        dopant_weight[owner],
-    )
-    images = np.concatenate([c.images for c in cases])
-    return replace(cases[0], images=images, materials=materials)
+def _one_by_one(active: Tensor) -> list[Tensor]:
+    """Terms of one image at a time."""
+    images = active.any(2).any(1).nonzero()[:, 0]
+    return [active & (torch.arange(len(active)) == i)[:, None, None] for i in images]
 
 
-def split_case(case: Case, most: int = MOST_ENTRIES) -> list[Case]:
+def _draws_of(case: Case, active: Tensor, start: int, stop: int) -> dict[str, Tensor]:
+    """Some draws of the context of the images that are active, which share them."""
+    image = int(active.any(2).any(1).nonzero()[0]) if len(case.possible) > 1 else 0
+    at = start + case.possible[image, start:stop].nonzero()[:, 0]
+    return {n: v[image % len(v), at] for n, v in case.context.items()}
+
+
+def _draw(
+    blocks: Sequence[Block],
+    tally: Tally,
+    materials: Materials,
+    num_draws: int,
+    generator: torch.Generator,
+) -> PatchPosterior:
+    """Draw from the posterior of patches."""
+    share, num_outcomes = tally.share, tally.total.shape[2]
+    at = torch.arange(len(share))[:, None]
+    cell, within = _systematic(share.flatten(1), num_draws, generator)
+    host, outcome = cell // num_outcomes, cell % num_outcomes
+    weights = (w.expand(len(share), *w.shape[1:]) for w in materials.fields()[2:])
+    host_weight, dopant_weight = weights
+    edges = dopant_weight.cumsum(-1)[at, host]
+    u = torch.rand(cell.shape, generator=generator, dtype=torch.float32)
+    dopant = (edges < u[..., None] * edges[..., -1:]).sum(-1)
+    dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, dopant)
+    block, term, draw = _locate(blocks, tally, cell, within)
+
+    log_likelihood = torch.empty(cell.shape, dtype=torch.float32)
+    for i, b in enumerate(blocks):
+        chosen = block == i
+        patch, of_host = chosen.nonzero()[:, 0], host[chosen]
+        given = share[patch, of_host], dopant[chosen], dopant_weight[patch, of_host]
+        density = _density(b, b.row[patch, of_host], draw[chosen], *given)
+        density = (density / host_weight[patch, of_host]).clamp(min=SMALLEST)
+        log_likelihood[chosen] = density.log() + b.log_peak[patch]
+        draw[chosen] += b.start
+    plain, doped = share[..., :NUM_PLAIN].sum(-1, keepdim=True), share[..., NUM_PLAIN:]
+    # the crystal has its dopant whether or not the central site holds it
+    material = plain * materials.dopant_weight + doped
+    found = tally.defect, material, tally.ess
+    return PatchPosterior(*found, draw, host, dopant, outcome, log_likelihood)
+
+
+def _locate(
+    blocks: Sequence[Block], tally: Tally, cell: Tensor, within: Tensor
+) -> tuple[Tensor, ...]:
+    """Block, row and column at a fraction of the sum of a term, shapes (patch, num_draws)."""
+    patch = torch.arange(len(cell))[:, None]
+    left = within * tally.total.flatten(1)[patch, cell].double()
+    found = [torch.zeros_like(cell) for _ in range(3)]
+    for i, block in enumerate(blocks):
+        row = block.row.flatten(1)[patch, cell]
+        here = (row >= 0) & (left >= 0)
+        patches, rows = here.nonzero()[:, 0], row[here]
+        scale = (block.log_peak - tally.log_peak)[patches].double().exp()
+        size = block.joint.shape[1]
+        sums = block.joint.double().flatten().cumsum(0)
+        before = torch.where(rows > 0, sums[rows * size - 1], 0)
+        target = before + left[here] / scale
+        column = torch.searchsorted(sums, target, right=True) - rows * size
+        new = torch.full_like(rows, i), rows, column.clamp(0, size - 1)
+        for values, value in zip(found, new, strict=True):
+            values[here] = value
+        # what is not reached in this block is sought in the next
+        rest = (target - sums[rows * size + size - 1]) * scale
+        left[here] = torch.where(rest >= 0, rest, -1.0)
+    return tuple(found)
+
+
+def _density(
+    block: Block, rows: Tensor, draw: Tensor, share: Tensor, dopant: Tensor, weight: Tensor
+) -> Tensor:
+    """Density of the features and one host given a dopant and the context, shape (chosen,)."""
+    is_known = rows >= 0
+    joint = block.joint[rows.clamp(min=0), draw[:, None]] * is_known
+    holding = joint[:, NUM_PLAIN:].gather(1, dopant[:, None])[:, 0]
+    holding = holding / weight.gather(1, dopant[:, None])[:, 0].clamp(min=SMALLEST)
+    # terms that were not weighed under this draw enter by their share of the posterior
+    rest = share.sum(1) / (share * is_known).sum(1).clamp(min=SMALLEST)
+    return (joint[:, :NUM_PLAIN].sum(1) + holding) * rest
+
+
+def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Draw categories in random order, and where in each of them, shapes (row, draw)."""
+    edges = weight.double().cumsum(-1)
+    u = torch.rand(len(weight), 1, generator=generator, dtype=torch.float32).double()
+    order = torch.randperm(num_draws, generator=generator)
+    place = ((order + u) / num_draws) * edges[:, -1:]
+    chosen = torch.searchsorted(edges, place, right=True).clamp(max=weight.shape[1] - 1)
+    size = weight.gather(1, chosen).double()
+    within = (place - edges.gather(1, chosen) + size) / size.clamp(min=SMALLEST)
+    return chosen, within.clamp(0, 1)
+
+
+def split_case(case: Case, num_draws: int, most: int = MOST_ENTRIES) -> list[Case]:
     """Split a case into parts whose tables of the likelihood stay small.
 
     Parameters
     ----------
     case : Case
         Of patches that are images of their own.
+    num_draws : int
+        Draws of the context in a table.
     most : int
         Entries (draw, host, hypothesis) of the table of a part.
 
     Returns
     -------
     list of Case
-        The case itself where its images share one table.
+        Of 512 images where they share one table.
     """
-    rows = max(len(v) for v in (*case.context.values(), case.materials.host))
-    if rows == 1:
-        return [case]
-    num_draws = next(iter(case.context.values())).shape[1]
+    images = torch.arange(len(case.images))
+    if max(len(v) for v in (*case.context.values(), case.materials.host)) == 1:
+        return [rows_of(case, p) for p in images.split(PATCHES_AT_ONCE)]
     num_hosts, num_dopants = case.materials.dopant.shape[-2:]
     per_image = num_draws * num_hosts * (NUM_PLAIN + 2 + num_dopants)
-    parts = torch.arange(len(case.images)).split(max(1, most // per_image))
-    return [rows_of(case, p) for p in parts]
+    return [rows_of(case, p) for p in images.split(max(1, most // per_image))]

@@ -200,8 +200,8 @@ def _solve_patches(
     features, surprise = _encode(resample_patches(inputs, known, model.prior), model)
     features = features.unflatten(0, shape)
     if shape[1] == 1:
-        plan = plan_draws(model, known, num_draws)
-        cases = list(group_images(model.prior, known, shape[0], plan.num_base, seed))
+        plan = plan_draws(model, num_draws)
+        cases = list(group_images(model.prior, known, shape[0], plan[-1], seed))
         given = cases, features[:, 0], model, plan
         solved = solve_patches(*given, num_draws=num_draws, seed=seed)
         parts = [
