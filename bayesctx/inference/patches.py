@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,9 +22,9 @@ MOST_ENTRIES = 200_000  # of the tables of images that each have their own
 PATCHES_AT_ONCE = 512  # that share a table of the likelihood under many draws
 # draws of the context for every patch, or one for eight that are returned, doubled up to ALL for
 # patches whose class they do not settle
-FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 4096
+FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 8192
 TOLERANCE = 0.01  # standard error of a class probability that is settled
-REST = 0.25  # of it: standard error of the terms together that are not weighed under more draws
+REST = 0.5  # of it: standard error of the terms together that are not weighed under more draws
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def solve_patches(
         Images with what was enumerated and drawn for them, and their posterior.
     """
     weight = SitePrior.of_patches(model.prior, 1).mean[0]
-    for case in cases:
+    for case in map(_computable, cases):
         generator = torch.Generator().manual_seed(seed)
         levels = [min(n, case.possible.shape[1]) for n in plan]
         own = fold_model(model, case) if levels[-1] > levels[0] else model
@@ -125,7 +125,7 @@ def solve_patches(
                 active = active & _unsettled(tally)
                 for images in [active] if is_shared else _one_by_one(active):
                     if images.any():
-                        given = _draws_of(part, images, start, stop), start, rows, part.materials
+                        given = *_draws_of(part, images, start, stop), start, rows, part.materials
                         blocks.append(weigh(own, *given, log_prior, images))
                         tally = tally.add(blocks[-1])
             yield part, _draw(blocks, tally, part.materials, num_draws, generator)
@@ -200,11 +200,23 @@ def _one_by_one(active: Tensor) -> list[Tensor]:
     return [active & (torch.arange(len(active)) == i)[:, None, None] for i in images]
 
 
-def _draws_of(case: Case, active: Tensor, start: int, stop: int) -> dict[str, Tensor]:
+def _computable(case: Case) -> Case:
+    """The case with a draw that can be in the place of those that cannot, which have no density."""
+    first = case.possible.long().argmax(1, keepdim=True)
+    context = {
+        n: torch.where(case.possible, v, v.gather(1, first)) if len(v) == len(first) else v
+        for n, v in case.context.items()
+    }
+    return replace(case, context=context)
+
+
+def _draws_of(
+    case: Case, active: Tensor, start: int, stop: int
+) -> tuple[dict[str, Tensor], Tensor]:
     """Some draws of the context of the images that are active, which share them."""
-    image = int(active.any(2).any(1).nonzero()[0]) if len(case.possible) > 1 else 0
-    at = start + case.possible[image, start:stop].nonzero()[:, 0]
-    return {n: v[image % len(v), at] for n, v in case.context.items()}
+    image = int(active.any(2).any(1).nonzero()[0])
+    draws = {n: v[image % len(v), start:stop] for n, v in case.context.items()}
+    return draws, case.possible[image % len(case.possible), start:stop]
 
 
 def _draw(
@@ -282,7 +294,9 @@ def _density(
     return (joint[:, :NUM_PLAIN].sum(1) + holding) * rest
 
 
-def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _systematic(
+    weight: Tensor, num_draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
     """Draw categories in random order, and where in each of them, shapes (row, draw)."""
     edges = weight.double().cumsum(-1)
     u = torch.rand(len(weight), 1, generator=generator, dtype=torch.float32).double()

@@ -183,6 +183,7 @@ def log_prior_of(materials: Materials, class_weight: Tensor) -> Tensor:
 def weigh(
     model: DefectModel,
     context: Mapping[str, Tensor],
+    possible: Tensor,
     start: int,
     features: Tensor,
     materials: Materials,
@@ -197,6 +198,8 @@ def weigh(
         The model.
     context : mapping of str to Tensor, shape (draw,)
         The draws.
+    possible : Tensor of bool, shape (draw,)
+        Which of them can be.
     start : int
         Position of the first.
     features : Tensor, shape (patch, feature)
@@ -230,9 +233,10 @@ def weigh(
                 components = components.unflatten(1, of_outcome.shape[:2]).transpose(1, 2)
                 joint[row[own, host, outcome], at[0] : at[-1] + 1] = log_sum_exp(components)
     joint += log_prior.expand(active.shape)[active][:, None]
+    joint.masked_fill_(~possible, -math.inf)
     peak = torch.full((len(rows),), -math.inf, dtype=torch.float32)
     peak = peak.scatter_reduce(0, patch, joint.amax(1), "amax")
-    joint = joint.sub_(peak[patch][:, None]).clamp_(min=UNDERFLOW).exp_()
+    joint = joint.sub_(peak[patch][:, None]).clamp_(min=UNDERFLOW).exp_() * possible
     return Block(start, active, joint, peak)
 
 
