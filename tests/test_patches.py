@@ -93,7 +93,7 @@ def test_a_folded_network_keeps_the_density(model, features):
 
 
 def test_two_seeds_agree(images):
-    # the standard error of each is at most 0.01 where 8192 draws settle the patch
+    # the standard error of each is at most 0.007 where 8192 draws settle the patch
     first, second = (class_probabilities(images, seed=s) for s in (0, 1))
     changes = np.abs(first - second).max(1)
     assert np.quantile(changes, 0.75) < 3 * 2**0.5 * TOLERANCE
@@ -133,7 +133,7 @@ def test_patches_do_not_depend_on_their_company(images):
 
 
 def test_an_open_host_is_a_mixture_over_given_hosts(images):
-    # P(class) = sum over hosts of P(host) P(class | host); both are settled to 0.01
+    # P(class) = sum over hosts of P(host) P(class | host); both are settled to 0.007
     hosts = ["MoS2", "WSe2"]
     result = infer(images, {"host": hosts})["class_posterior"]
     mixture = sum(
