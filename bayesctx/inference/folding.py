@@ -11,7 +11,7 @@ from ..likelihood import describe
 from ..model import DefectModel
 from .cases import Case
 
-__all__ = ["FoldedNetwork", "fold_model"]
+__all__ = ["fold_model"]
 
 TOLERANCE = 0.01  # of what a unit may add to the outputs by not being linear
 SAMPLE = 128  # draws, each in one material, that stand for all that the network will be given
@@ -19,24 +19,12 @@ ROWS_AT_ONCE = 1024  # whose hidden layers stay in the cache of the CPU
 silu, linear = nn.functional.silu, nn.functional.linear
 
 
-class FoldedNetwork(nn.Module):
-    """A network of two hidden layers without the units that stay linear.
+class _Folded(nn.Module):
+    """Three linear layers with SiLU between them, without the units that stay linear for inputs.
 
     Weight decay leaves most hidden units of a trained network so close to zero that their
-    activation is a linear function of their input. Such units are replaced by the linear map
-    that they are, which is folded into the next layer.
-
-    Parameters
-    ----------
-    net : Sequential
-        Three linear layers with SiLU between them.
-    inputs : Tensor, shape (row, input)
-        Rows that stand for all that the network will be given.
-
-    Notes
-    -----
-    A unit is folded if its activation departs from a line by less than 0.01 over the norm of its
-    weights in the next layer, for all rows.
+    activation is a linear function of their input. Those whose activation departs from a line by
+    less than 0.01 over the norm of their weights in the next layer are folded into that layer.
     """
 
     def __init__(self, net: nn.Sequential, inputs: Tensor) -> None:
@@ -60,18 +48,7 @@ class FoldedNetwork(nn.Module):
         self.third = last, bias
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Evaluate the network.
-
-        Parameters
-        ----------
-        inputs : Tensor, shape (*batch, input)
-            Inputs of the network.
-
-        Returns
-        -------
-        Tensor, shape (*batch, output)
-            Its outputs.
-        """
+        """Outputs of the network, shape (*batch, output)."""
         parts = [self._evaluate(part) for part in inputs.flatten(0, -2).split(ROWS_AT_ONCE)]
         return torch.cat(parts).view(*inputs.shape[:-1], -1)
 
@@ -120,5 +97,5 @@ def fold_model(model: DefectModel, case: Case) -> DefectModel:
     shared = (model.encoder, model.outliers)
     folded = copy.deepcopy(model, {id(m): m for m in shared})
     inputs = describe(*materials, context).flatten(0, 1)
-    folded.likelihood.net = FoldedNetwork(model.likelihood.net, inputs)
+    folded.likelihood.net = _Folded(model.likelihood.net, inputs)
     return folded
