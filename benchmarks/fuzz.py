@@ -127,9 +127,12 @@ TEXT = f"""Every input must end in success, with finite and normalised posterior
 `ValueError`, `TypeError` or `OSError` of one line that says what was expected, what came and what
 to do. Everything else is a fault: another exception, a traceback of a command, more than
 {LIMIT:.0f} s of the CPU or {PATIENCE * LIMIT:.0f} s by the clock, more than
-{MEMORY / 2**30:.0f} GiB of address space, a process that dies, a warning that is not of the package, damage of a file that goes unnoticed, a file left behind, or a global
-setting that is not as it was (generators and default type of torch, settings and parameters of
-Pyro, filters of warnings, threads, environment, working directory)."""
+{MEMORY / 2**30:.0f} GiB of address space, a process that dies, a warning that is not of the
+package, damage of a file that goes unnoticed, a temporary file left behind, or a global setting
+that is not as it was: generators and default type of torch, settings and parameters of Pyro,
+filters of warnings, threads, environment, working directory. Inputs called equivalent are pairs of
+images that say the same in another unit, type, layout or container, or differ only under a mask:
+their probabilities must be equal within 0.01."""
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ def test_a_host_implies_one_pixel_size():
 
 
 def test_every_host_belongs_to_one_pixel_size():
-    """With nothing stated, hosts of like lattice constants share a pixel size and weigh by their number."""
+    """Nothing known: hosts of similar lattice constant share a pixel size, by their number."""
     found = scales(WSE2, {})
     assert sorted(h for s in found for h in s.hosts) == sorted(HOSTS)
     for scale in found:
@@ -45,7 +45,7 @@ def test_every_host_belongs_to_one_pixel_size():
 
 
 @pytest.mark.parametrize("factor", [0.98, 1.0, 1.02])
-def test_a_stated_pixel_size_speaks_for_the_hosts_that_it_fits(factor):
+def test_a_stated_pixel_size_is_evidence_for_the_hosts_that_it_fits(factor):
     best = scales(WSE2, {"sampling": factor * SAMPLING})[0]
     assert "WSe2" in best.hosts
     assert abs(best.sampling / SAMPLING - 1) < 0.01
@@ -67,7 +67,7 @@ def test_soft_pixel_sizes_are_weighed():
     wide = scales(WSE2, {"sampling": dist.Uniform(0.15, 0.25)})
     assert "WSe2" in exact[0].hosts
     assert exact[0].log_weight > wide[0].log_weight
-    # every host lies in the range: they weigh by their number, times their pixel size, which the blur is
+    # all hosts are in the range: weighted by their number times their pixel size, as the blur is
     # relative to and which differs by 6 % from the mean at most
     numbers = sorted(len(s.hosts) / 12 for s in wide)
     assert np.allclose(sorted(np.exp(s.log_weight) for s in wide), numbers, rtol=0.07)

@@ -55,8 +55,9 @@ def test_what_is_no_path_is_refused():
     for path in (3, None, b"file"):
         with pytest.raises(TypeError, match="a path was expected, got .*; give a str or a Path"):
             write(path, "new")
-    with pytest.raises(ValueError, match="holds a null; remove it"):
-        write("a\0b", "new")
+    for path in ("a\0b", ""):
+        with pytest.raises(ValueError, match="without null characters was expected, got .*; name"):
+            write(path, "new")
     with pytest.raises(OSError, match="the system reports: File name too long; name another one"):
         write("x" * 300, "new")
 
@@ -233,3 +234,22 @@ def test_warnings_show_the_line_of_the_caller():
         warnings.simplefilter("always")
         warn("doubtful")
     assert caught[0].filename == __file__
+
+
+def test_folders_are_made_with_those_above_them(tmp_path):
+    assert storage.make_folder(tmp_path / "a" / "b").is_dir()
+    assert storage.make_folder(tmp_path / "a" / "b") == tmp_path / "a" / "b"
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("file", "is a file; name another one"),
+        ("file/below", "is a file; name another one"),
+        ("x" * 300, "name too long; name another one"),
+    ],
+)
+def test_folders_that_cannot_be_made_say_why(name, reason, tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match=f"(?i)expected.*{reason}"):
+        storage.make_folder(tmp_path / name)

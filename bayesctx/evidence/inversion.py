@@ -208,8 +208,9 @@ def tabulate(law: Distribution, low: float, high: float) -> Table:
     Returns
     -------
     Table
-        By the ``cdf``; else by integrals of the density, on a grid that holds draws to find narrow
-        peaks; else by the probabilities of the points that were drawn; else by the draws.
+        From the ``cdf``; else from integrals of the density, on a grid that includes draws in order
+        to resolve narrow peaks; else from the probabilities of the points that were drawn; else
+        from the draws.
 
     Raises
     ------
@@ -246,7 +247,7 @@ def tabulate(law: Distribution, low: float, high: float) -> Table:
 
 
 def _ladder(draws: np.ndarray) -> np.ndarray:
-    """Positions that follow a density: a thousand quantiles, and ever wider steps beyond them."""
+    """Grid positions: a thousand quantiles, and steps of increasing width beyond them."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
         return draws
@@ -266,7 +267,7 @@ def _draws(law: Distribution) -> np.ndarray | None:
 
 
 def _finite(low: float, high: float, draws: np.ndarray | None) -> tuple[float, float]:
-    """Bounds of an interval; in the place of infinite ones, some far outside of the draws."""
+    """Bounds of an interval; infinite ones are replaced by some far outside of the draws."""
     if np.isfinite(high - low):
         return low, high
     finite = np.zeros(0) if draws is None else draws[np.isfinite(draws)]

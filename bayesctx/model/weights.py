@@ -122,7 +122,8 @@ def load_model(path: str | os.PathLike | None = None) -> DefectModel:
         ) from error
     except OSError as error:
         raise OSError(
-            f"a model written by bayesctx was expected, {path} cannot be read ({error}); copy it anew"
+            f"a model written by bayesctx was expected, {path} cannot be read ({error}); "
+            "copy it again"
         ) from error
     if card["format"] == OLD_FORMAT:
         warn(f"{path} has no checksum, so damage cannot be noticed; write it again with save_model")
@@ -170,7 +171,7 @@ def _check_card(text: str, state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _check_shapes(sizes: object, prior: Prior, state: Mapping[str, Tensor]) -> None:
-    """Raise unless the sizes of the card are those of the tensors: a model takes memory by them."""
+    """Raise unless the sizes of the card, which determine memory, are those of the tensors."""
     check_keys(sizes, "size of a model", SIZES)
     features, components, hidden, width = (
         check_whole_number(name, sizes[name], 1, 10**6) for name in SIZES

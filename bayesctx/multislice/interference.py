@@ -1,4 +1,4 @@
-"""Interference between the columns of a crystal, which the sum of their images leaves out."""
+"""Interference between the columns of a crystal, which the sum of their images omits."""
 
 from __future__ import annotations
 

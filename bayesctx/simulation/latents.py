@@ -139,7 +139,7 @@ def draw_latents(
 ) -> Latents:
     """Draw the latent variables and random numbers of one block of patches.
 
-    Takes a seventh of the time of computing the images.
+    This takes a seventh of the time of computing the images.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""Patches outside the prior: bilayer, grain boundary, amorphous film, far from focus, vacuum."""
+"""Patches outside of the prior: bilayer, grain boundary, amorphous film, defocus, vacuum."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Images from Fourier coefficients: scan pixels, contamination, noise, pixels of the model."""
+"""Images from Fourier coefficients: scan pixels, contamination, noise, pixels of a patch."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["BOX", "Extent", "detect", "measure_extent", "render"]
 
 BOX = 18.5  # Å, period of the cell around a patch: 5 Å of crystal on either side
 GROUP = (8, 64)  # largest numbers of images and patches that are rendered together on a CPU
-LARGE_GROUP = (512, 8192)  # and on a GPU, where the cost of a small call is that of its launch
+LARGE_GROUP = (512, 8192)  # and on a GPU, where small calls take as long as their launch
 AT_ONCE = 128  # patches of one image whose spectra fit into the cache
 
 
@@ -36,7 +36,7 @@ class Extent:
     num_native : Tensor of int, shape (image,)
         Scan pixels along each side of a patch.
     between : Tensor of bool, shape (image,)
-        Whether the pixels of the model have to be interpolated from the scan pixels.
+        Whether the pixels of a patch are interpolated from the scan pixels.
     """
 
     num_modes: Tensor
@@ -167,7 +167,7 @@ def render(
     Returns
     -------
     Tensor, shape (image, patch, y, x)
-        Intensity on the pixels of the model, interpolated from the scan pixels.
+        Intensity on the pixels of a patch, interpolated from the scan pixels.
 
     Notes
     -----
@@ -232,7 +232,7 @@ def _render_group(
 
 
 def _resample(prior: Prior, noisy: Tensor, step: Tensor, middle: Tensor, phase: Tensor) -> Tensor:
-    """Interpolate scan pixels at the pixels of the model, whose centre is at middle + phase."""
+    """Interpolate scan pixels at the pixels of a patch, whose centre is at middle + phase."""
     target = pixel_axis(prior.num_pixels, prior.sampling, step.device)
     along_x, along_y = interpolation_matrix(
         target / step[:, None, None] + middle + phase,

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+import sympy  # noqa: F401 (torch imports it late, and it adds a filter of warnings)
 import torch
 import xarray as xr
 from tqdm import TMonitor

@@ -232,8 +232,8 @@ def _complaint_of_file(tree: xr.DataTree) -> str:
 
 def _valid(rng: Rng, image: object) -> object:
     """An array of bool of the shape of an image, or something else."""
-    shape = getattr(image, "shape", (5, 5))
-    shape = tuple(shape) if isinstance(shape, tuple) and len(shape) < 5 else (5, 5)
+    is_array = isinstance(image, np.ndarray | xr.DataArray) and image.ndim < 5
+    shape = image.shape if is_array else (5, 5)
     kinds = (
         lambda: np.ones(shape, bool), lambda: rng.random(shape) < 0.99,
         lambda: rng.random(shape) < 0.5, lambda: np.zeros(shape, bool), lambda: np.ones(shape),

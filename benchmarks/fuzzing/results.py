@@ -47,7 +47,7 @@ def result_case(rng: Rng, folder: Path) -> Case:
         whole = None
     else:
         path, text = put(rng, source, folder)
-        whole = bc.load(source)
+        whole = None if text == "a file of another kind" else bc.load(source)
 
     def use() -> xr.DataTree:
         tree = bc.load(path)
