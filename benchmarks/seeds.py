@@ -18,10 +18,10 @@ CONTEXTS = {
     "host, beam energy": {"host": "WSe2", "beam_energy": 80e3},
 }
 
-NOTE = """Differences of the class probabilities between two seeds: quantiles over the patches of the
-largest over the classes, then over patches and classes. The first row of each pair ends after the
-draws that every patch gets. CPU seconds of one run with 1000 returned draws; the ratio is to the
-first row."""
+NOTE = """Differences of the class probabilities between two seeds: quantiles over the patches of
+the largest over the classes, then over patches and classes. The first row of each pair
+ends after the draws that every patch gets. CPU seconds of one run with 1000 returned
+draws; the ratio is to the first row."""
 
 
 def class_probabilities(

@@ -1,4 +1,4 @@
-"""Posterior of single patches: sums over many draws of the context, refined where few do not settle."""
+"""Posterior of single patches: sums over draws of the context, refined where few do not do."""
 
 import numpy as np
 import pytest

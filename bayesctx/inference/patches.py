@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -20,6 +20,7 @@ __all__ = ["BUDGET", "PatchPosterior", "each_patch", "plan_draws", "solve_patche
 BUDGET = 2**23  # numbers that are held at once
 MOST_ENTRIES = 200_000  # of the tables of images that each have their own
 PATCHES_AT_ONCE = 512  # that share a table of the likelihood under many draws
+MOST_FOLDED = 128  # images by whose contexts the network is folded
 # draws of the context for every patch, or one for eight that are returned, doubled up to ALL for
 # patches whose class they do not settle
 FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 8192
@@ -78,7 +79,7 @@ def plan_draws(model: PatchModel, num_draws: int) -> list[int]:
 
 
 def solve_patches(
-    cases: Sequence[Case],
+    cases: Iterable[Case],
     features: Tensor,
     model: PatchModel,
     plan: Sequence[int],
@@ -90,7 +91,7 @@ def solve_patches(
 
     Parameters
     ----------
-    cases : sequence of Case
+    cases : iterable of Case
         With as many draws of the latent context as the plan has in the end.
     features : Tensor, shape (image, feature)
         Of all images.
@@ -109,12 +110,14 @@ def solve_patches(
         Images with what was enumerated and drawn for them, and their posterior.
     """
     weight = SitePrior.of_patches(model.prior, 1).mean[0]
-    for case in map(_computable, cases):
+    for case in cases:
         generator = torch.Generator().manual_seed(seed)
         levels = [min(n, case.possible.shape[1]) for n in plan]
-        own = fold_model(model, case) if levels[-1] > levels[0] else model
+        some = torch.linspace(0, len(case.images) - 1, MOST_FOLDED).long().unique()
+        is_refined = levels[-1] > levels[0]
+        own = fold_model(model, _computable(rows_of(case, some))) if is_refined else model
         table = None
-        for part in split_case(case, levels[0]):
+        for part in map(_computable, split_case(case, levels[0])):
             rows, is_shared = features[part.images], len(part.possible) == 1
             if table is None or not is_shared:
                 first = {n: v[:, : levels[0]] for n, v in part.context.items()}

@@ -202,7 +202,7 @@ def _solve_patches(
     features = features.unflatten(0, shape)
     if shape[1] == 1:
         plan = plan_draws(model, num_draws)
-        cases = list(group_images(model.prior, known, shape[0], plan[-1], seed))
+        cases = group_images(model.prior, known, shape[0], plan[-1], seed)
         given = cases, features[:, 0], model, plan
         solved = solve_patches(*given, num_draws=num_draws, seed=seed)
         parts = [
