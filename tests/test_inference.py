@@ -155,7 +155,7 @@ def test_many_returned_draws_rest_on_more_of_the_context(patches, untrained):
         infer(patches.intensity[:1], {"host": "MoS2"}, untrained, num_draws=n)["posterior"]
         for n in (1000, 4096)
     )
-    assert len(np.unique(few.dose)) <= 128 < len(np.unique(many.dose)) <= 512
+    assert len(np.unique(few.dose)) < len(np.unique(many.dose))
 
 
 def test_seed_decides(patches, untrained):

@@ -31,7 +31,7 @@ from .cases import Case, check_images, group_images, rows_of, tabulate
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
-from .patches import each_patch, split_case
+from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales
 from .tree import Sites, build_tree
@@ -41,10 +41,6 @@ __all__ = ["infer"]
 MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
-# draws of the context for a patch alone, or one for eight that are returned: more change the
-# score of the classes by 0.001 nats, but the posterior of the context is too narrow if ten of them
-# carry it
-DRAWS_ALONE, RETURNED_FOR_EACH = 128, 8
 
 
 @functools.cache
@@ -81,8 +77,9 @@ def infer(
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
-        Draws that are returned, and draws of the latent context; a patch that is an image of its
-        own has at most 128 of the latter, or an eighth of the former.
+        Draws that are returned, and draws of the latent context. A patch that is an image of its own
+        has 128 of the latter, or an eighth of the former, and up to 8192 until the standard error of
+        its class probabilities is below 0.007.
     seed : int
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
@@ -218,33 +215,20 @@ def _solve_patches(
     shape = inputs.values.shape[:2]
     features, surprise = _encode(resample_patches(inputs, known, model.prior), model)
     features = features.unflatten(0, shape)
-    single = shape[1] == 1
-    context_draws = max(DRAWS_ALONE, num_draws // RETURNED_FOR_EACH) if single else num_draws
-    cases = group_images(model.prior, known, shape[0], min(num_draws, context_draws), seed)
-    solve = _patches_of_case if single else _images_of_case
-    parts = [p for case in cases for p in solve(case, features, known, model, num_draws, seed)]
+    if shape[1] == 1:
+        plan = plan_draws(model, num_draws)
+        cases = group_images(model.prior, known, shape[0], plan[-1], seed)
+        given = cases, features[:, 0], model, plan
+        solved = solve_patches(*given, num_draws=num_draws, seed=seed)
+        parts = [
+            describe_patches(*case_and_found, latent_names(known)) for case_and_found in solved
+        ]
+    else:
+        cases = group_images(model.prior, known, shape[0], num_draws, seed)
+        rest = features, known, model, num_draws, seed
+        parts = [p for case in cases for p in _images_of_case(case, *rest)]
     surprise = None if surprise is None else surprise.reshape(shape)
     return join_images(parts), surprise, None
-
-
-def _patches_of_case(
-    case: Case,
-    features: Tensor,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-) -> list[Posterior]:
-    """Posterior of patches that are images of their own."""
-    weight = SitePrior.of_patches(model.prior, 1).mean[0]
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for part in split_case(case):
-        table, own = model.tabulate(part.context, part.materials), features[part.images, 0]
-        enumerated = table, own, part.materials, part.possible, weight
-        found = each_patch(*enumerated, num_draws=num_draws, generator=generator)
-        parts.append(describe_patches(part, found, latent_names(known)))
-    return parts
 
 
 def _images_of_case(
