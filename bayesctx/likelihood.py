@@ -85,11 +85,12 @@ def describe(
     energy, angle = context["beam_energy"], context["convergence_semiangle"]
     detector = Detector.of(context)
     host, dopant = torch.broadcast_tensors(host, dopant)
-    columns = _hypothesis_table(host.device)[host, dopant]
+    wanted = torch.cat([torch.tensor([METAL, CHALCOGEN]), chosen]).to(host.device)
+    columns = _hypothesis_table(host.device)[host[..., None], dopant[..., None], wanted]
     strength = _responses(columns, energy, angle, detector)  # (*batch, hypothesis, frequency)
-    metal, chalcogen = (strength[..., i : i + 1, :] for i in (METAL, CHALCOGEN))
+    metal, chalcogen = (strength[..., i : i + 1, :] for i in (0, 1))
     unit = (metal + chalcogen)[..., :1]
-    relative = (strength / unit)[..., chosen, :]
+    relative = (strength / unit)[..., 2:, :]
     material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
     constants = [h.lattice_constant for h in HOSTS.values()]
     lattice = torch.tensor(constants, dtype=energy.dtype).to(energy)[host]
