@@ -77,9 +77,9 @@ def infer(
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
-        Draws that are returned, and draws of the latent context. A patch that is an image of its own
-        has 128 of the latter, or an eighth of the former, and up to 8192 until the standard error of
-        its class probabilities is below 0.007.
+        Draws that are returned, and draws of the latent context. A patch that is an image of its
+        own has 128 of the latter, or an eighth of the former, and up to 8192 until the standard
+        error of its class probabilities is below 0.007.
     seed : int
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
