@@ -35,7 +35,8 @@ class Inputs:
     observed : ndarray
         The input.
     values : ndarray
-        Intensities in double precision: (y, x) of a micrograph, (image, patch, y, x) of patches.
+        Intensities: (y, x) of a micrograph as handed in, (image, patch, y, x) of patches in double
+        precision.
     valid : ndarray of bool, shape (y, x)
         Pixels of a micrograph that are part of the image.
     sampling : float, optional
@@ -96,12 +97,11 @@ def read_inputs(
             f"with dimensions {dims}; these are whole micrographs: sum the frames of a series or "
             "call infer for each image"
         )
+    if len(dims) == 2 and max(observed.shape) > num_pixels:
+        usable = _valid_pixels(observed, masked, valid)
+        check_image(observed, usable)
+        return Inputs(dims, observed, observed, usable, spacing, True)
     values = observed.astype(np.float64)
-    if len(dims) == 2 and max(values.shape) > num_pixels:
-        usable = _valid_pixels(values, masked, valid)
-        filled = np.where(usable, values, _median(values[usable]))
-        check_image(filled)
-        return Inputs(dims, observed, filled, usable, spacing, True)
     _check_patches(values, masked, valid)
     shape = {(): (1, 1), ("patch",): (1, -1), ("image",): (-1, 1)}.get(dims[:-2], values.shape[:2])
     patches = values.reshape(*shape, *values.shape[-2:])
@@ -181,11 +181,6 @@ def _as_mask(valid: object, shape: tuple[int, ...]) -> np.ndarray:
             f"of {given.dtype} of shape {given.shape}; True marks pixels of the image"
         )
     return given
-
-
-def _median(values: np.ndarray) -> float:
-    """Median, of values whose sum may be too large for a number."""
-    return float(np.quantile(values, 0.5, method="lower"))
 
 
 def _check_patches(values: np.ndarray, masked: np.ndarray | None, valid: object) -> None:

@@ -185,7 +185,7 @@ def _constants(
 ) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
-        n: ((), v, {"units": _unit(n)}) if isinstance(v, float | str) else (image, v, {"units": _unit(n)})
+        n: (() if isinstance(v, float | str) else image, v, {"units": _unit(n)})
         for n, v in known.items()
         if isinstance(v, float | str | np.ndarray)
     }  # fmt: skip
@@ -194,7 +194,8 @@ def _constants(
         variables["site_y"] = ("patch", y, {"units": "px"})
         variables["site_x"] = ("patch", x, {"units": "px"})
         variables["sublattice"] = ("patch", sites.sublattice.astype(np.int8), {"units": "1"})
-        variables["crystal"] = ("patch", sites.crystal.astype(np.int8), {"units": "1"})
+        crystal = {"units": "1", "long_name": "whether there is crystal at the site"}
+        variables["crystal"] = ("patch", sites.crystal.astype(np.int8), crystal)
         variables["sampling"] = ((), sites.sampling, {"units": _unit("sampling")})
     return xr.Dataset(variables)
 
