@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 import xarray as xr
 
+from .. import __version__
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
@@ -102,7 +102,7 @@ def build_tree(
     })  # fmt: skip
     tree.attrs = {
         "package": "bayesctx",
-        "version": importlib.metadata.version("bayesctx"),
+        "version": __version__,
         "model": model.hash(),
         "seed": seed,
         "context": json.dumps({n: _plain(v) for n, v in known.items()}),
