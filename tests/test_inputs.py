@@ -6,8 +6,7 @@ import torch
 import xarray as xr
 
 from bayesctx import CONTEXT, infer, reference_prior, simulate, simulate_micrograph
-from bayesctx.inference.coordinates import pixel_size
-from bayesctx.inference.inputs import read_inputs
+from bayesctx.inference.inputs import pixel_size, read_inputs
 
 NAMES = [name for name in CONTEXT if name != "sampling"]
 ROUNDING = 1e-4  # of probabilities, by single precision within the networks

@@ -8,8 +8,8 @@ from bayesctx import infer, load_model, reference_prior, simulate
 from bayesctx.defects import DEFECTS
 from bayesctx.inference import patches as module
 from bayesctx.inference.cases import group_images
-from bayesctx.inference.folding import fold_model
 from bayesctx.inference.patches import TOLERANCE, plan_draws, solve_patches
+from bayesctx.inference.refinement import fold_model
 from bayesctx.model import SitePrior, outcome_classes
 
 NUM_PATCHES = 12

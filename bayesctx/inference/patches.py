@@ -12,8 +12,7 @@ from torch import Tensor
 
 from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, SitePrior, Table
 from .cases import Case, rows_of
-from .folding import fold_model
-from .refinement import SMALLEST, Block, Tally, empty_tally, log_prior_of, weigh
+from .refinement import SMALLEST, Block, Tally, empty_tally, fold_model, log_prior_of, weigh
 
 __all__ = ["BUDGET", "PatchPosterior", "each_patch", "plan_draws", "solve_patches", "split_case"]
 

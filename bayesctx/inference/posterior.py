@@ -17,7 +17,6 @@ from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
-from .absence import add_absent_sites
 from .arrays import (
     Alternative,
     Posterior,
@@ -34,7 +33,7 @@ from .inputs import Inputs, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales
-from .tree import Sites, build_tree
+from .tree import Sites, add_absent_sites, build_tree
 
 __all__ = ["infer"]
 

@@ -17,9 +17,8 @@ from ..evidence import check_imaging
 from ..fourier import column_spectra, structure_factor, synthesize
 from ..optics import wavelength
 from ..responses import load_table
-from .interference import interference_image
+from .interference import interference_image, sheared_parts
 from .kernel import scattering_kernel
-from .shear import sheared_parts
 from .tabulation import fit_response
 
 __all__ = ["FRACTION", "column_image", "column_response"]
