@@ -571,3 +571,8 @@ def test_version(capsys):
         run("--version")
     assert stop.value.code == 0
     assert capsys.readouterr().out == f"bayesctx {bc.__version__}\n"
+
+
+def test_long_arguments_are_shortened_in_errors(capsys):
+    assert main(["simulate", "--num-patches", "9" * 400]) == 2
+    assert len(capsys.readouterr().err) < 1000

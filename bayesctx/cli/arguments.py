@@ -10,6 +10,8 @@ from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
+from ..checks import shorten
+
 __all__ = [
     "FOLDER_FLAGS",
     "OPTIONS",
@@ -48,7 +50,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         if not (value.is_finite() and least <= value <= most and value == int(value)):
             raise argparse.ArgumentTypeError(
                 f"a whole number from {least} to {most}, such as 1000 or 10e3, was expected, "
-                f"got {text!r}; correct it"
+                f"got {shorten(text)}; correct it"
             )
         return int(value)
 
@@ -76,7 +78,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
             value = math.nan
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(
-                f"a number from {low:g} to {high:g} was expected, got {text!r}; correct it"
+                f"a number from {low:g} to {high:g} was expected, got {shorten(text)}; correct it"
             )
         return value
 
@@ -102,7 +104,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         path = Path(text)
         if suffixes and path.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(
-                f"a file that ends in {' or '.join(suffixes)} was expected, got {text!r}; "
+                f"a file that ends in {' or '.join(suffixes)} was expected, got {shorten(text)}; "
                 "change its ending"
             )
         try:
@@ -114,8 +116,8 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
                 pass
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(
-                f"a file in a folder that can be written was expected, got {text!r} ({error}); "
-                "name another one"
+                f"a file in a folder that can be written was expected, got {shorten(text)} "
+                f"({error}); name another one"
             ) from error
         return path
 
@@ -144,7 +146,8 @@ def stream_to_write(text: str) -> Path:
     # ".5" or ".2026" may be part of the name of a folder, ".csv" asks for another format
     if path.suffix[1:2].isalpha() and path.suffix.lower() != ".nc" and not path.is_dir():
         raise argparse.ArgumentTypeError(
-            f"a file that ends in .nc, or a folder, was expected, got {text!r}; change its ending"
+            f"a file that ends in .nc, or a folder, was expected, got {shorten(text)}; change its "
+            "ending"
         )
     if path.suffix.lower() == ".nc" or not path.exists():
         return file_to_write()(text)
@@ -180,7 +183,7 @@ def picture_to_write(text: str) -> Path:
     formats = new_figure((1, 1)).canvas.get_supported_filetypes()
     if Path(text).suffix[1:].lower() not in formats:
         raise argparse.ArgumentTypeError(
-            f"a picture such as result.png or result.pdf was expected, got {text!r}; "
+            f"a picture such as result.png or result.pdf was expected, got {shorten(text)}; "
             f"known are {', '.join(formats)}"
         )
     return file_to_write()(text)

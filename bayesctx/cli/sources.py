@@ -10,6 +10,8 @@ import numpy as np
 import pyro.distributions as dist
 import xarray as xr
 
+from ..checks import shorten
+
 __all__ = ["read_context", "read_image"]
 
 MOST_VALUES = 10**9  # of an image: 4 GB in single precision
@@ -49,7 +51,7 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
         name, _, value = text.partition("=")
         if not name or not value:
             raise ValueError(
-                f"NAME=VALUE was expected, got {text!r}; "
+                f"NAME=VALUE was expected, got {shorten(text)}; "
                 "put file names before --context and --select"
             )
         if name in found:
@@ -68,7 +70,7 @@ def _value(name: str, text: str) -> object:
         return _range(name, *text.split("..")) if text.count("..") == 1 else _scalar(text)
     if not all(parts) or ".." in text:
         raise ValueError(
-            f"{name} was expected as single values between commas, got {text!r}; "
+            f"{name} was expected as single values between commas, got {shorten(text)}; "
             "a range low..high stands alone"
         )
     return [_scalar(part) for part in parts]

@@ -80,6 +80,11 @@ def in_double(value: Any) -> Any:
     -------
     Distribution, Tensor or object
         The copy; what is neither distribution nor tensor is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If a tensor holds no numbers.
     """
     if isinstance(value, Distribution):
         changed = copy.copy(value)
@@ -87,6 +92,11 @@ def in_double(value: Any) -> Any:
         changed.__dict__["_validate_args"] = False
         return changed
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(
+                "a distribution with numbers as parameters was expected, got one with tensors on "
+                "the device meta, which hold none; build it on the CPU"
+            )
         value = value.detach().cpu()
         return value.double() if value.is_floating_point() else value
     return value

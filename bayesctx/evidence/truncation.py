@@ -183,7 +183,7 @@ def truncate(
         If less than 1 % of the mass is inside, or nothing can be computed of the distribution.
     """
     if isinstance(distribution, TorchDistributionMixin):
-        ends = evaluate(distribution.icdf, np.array([0.0, 1.0]))
+        ends = evaluate(in_double(distribution).icdf, np.array([0.0, 1.0]))
         # distributions hold their bounds in single precision
         if ends is not None and low - 1e-6 * abs(low) <= ends[0] <= ends[1]:
             if ends[1] <= high + 1e-6 * abs(high):

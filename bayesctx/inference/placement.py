@@ -105,7 +105,9 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
     positions, sublattice = positions[own], sublattice[own]
     found = find_crystal(image, lattice, positions)
     if not found.present.any():
-        raise ValueError("crystal was expected at some site, got none; crop the image to the crystal")
+        raise ValueError(
+            "crystal was expected at some site, got none; crop the image to the crystal"
+        )
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
         image[~found.pixels] = np.nan

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checks import check_keys, check_mapping, check_number, check_whole_number
+from ..checks import check_keys, check_mapping, check_number, check_whole_number, shorten
 from ..encoder import BAND_LIMIT, MAX_ORDER, REACH, SPACING
 from ..prior import Prior
 from ..storage import (
@@ -54,6 +54,8 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
 
     Raises
     ------
+    TypeError
+        If it is not a ``DefectModel``.
     OSError
         If it cannot be written; the old file stays as it was.
 
@@ -62,6 +64,8 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
     The first entry of the card, ``sha256``, is the checksum of the rest of the card's text and of
     name, type, shape and bytes of every tensor.
     """
+    if not isinstance(model, DefectModel):
+        raise TypeError(f"a DefectModel was expected, got {shorten(model)}; train or load one")
     card = model.card | {
         "format": FORMAT,
         "sizes": model.sizes,
