@@ -247,7 +247,7 @@ WRONG_USAGE = {
     "exponent": ("simulate --num-patches 1e999999999 --out new", "a whole number"),
     "no folder": ("simulate --out absent/new.nc", "that can be written was expected"),
     "long name": (f"simulate --out {260 * 'n'}.nc", "that can be written was expected"),
-    "is a folder": ("simulate --out folder.nc", "folder.nc is a folder"),
+    "is a folder": ("simulate --out folder.nc", "it is a folder"),
     "is a file": ("simulate --out file", "file is another file"),
     "negative seed": ("simulate --seed -1 --num-patches 1 --out new", "a whole number from 0 to"),
     "large seed": ("infer image.nc --seed 1e20 --out new.nc", "from 0 to 4294967295"),

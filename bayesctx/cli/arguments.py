@@ -109,7 +109,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
             )
         try:
             if path.is_dir():
-                raise IsADirectoryError(f"{text} is a folder")
+                raise IsADirectoryError("it is a folder")
             with suppress(FileNotFoundError):
                 path.lstat()  # refuses a name that is too long
             with tempfile.TemporaryFile(dir=path.parent):
@@ -117,7 +117,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(
                 f"a file in a folder that can be written was expected, got {shorten(text)} "
-                f"({error}); name another one"
+                f"({getattr(error, 'strerror', None) or error}); name another one"
             ) from error
         return path
 

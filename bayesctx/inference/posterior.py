@@ -174,7 +174,7 @@ def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
     if not model.shares_context and (inputs.is_micrograph or inputs.values.shape[1] > 1):
         raise ValueError(
             "patches that are images of their own, (image, y, x), were expected by "
-            f"{type(model).__name__}, got {inputs.dims}"
+            f"{type(model).__name__}, got {inputs.dims}; cut patches, or use a DefectModel"
         )
 
 
