@@ -4,7 +4,8 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# errors only: what a step does is said by STEP
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 STEP := @echo "bayesctx set-up, step"
 
 .PHONY: demo test lint slow matrix clean
@@ -29,11 +30,11 @@ matrix:
 .venv/ready: pyproject.toml constraints.txt
 	$(STEP) "1 of 3: an empty environment in .venv"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
-	$(PYTHON) -m venv .venv
+	@$(PYTHON) -m venv .venv
 	$(STEP) "2 of 3: torch, 0.2 GB to download without CUDA, up to 3 GB with it"
-	$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(STEP) "3 of 3: the other libraries, 0.2 GB to download, and bayesctx itself"
-	$(PIP) -c constraints.txt -e ".[plot,test]"
+	@$(PIP) -c constraints.txt -e ".[plot,test]"
 	@echo "bayesctx set-up: done, $$(du -sh .venv | cut -f1) in .venv"
 	@touch $@
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import math
 import operator
+import os
 from collections.abc import Collection, Mapping
 from numbers import Real
 
@@ -13,10 +14,12 @@ __all__ = [
     "check_keys",
     "check_known",
     "check_mapping",
+    "check_memory",
     "check_number",
     "check_seed",
     "check_sequence",
     "check_whole_number",
+    "check_workers",
     "shorten",
 ]
 
@@ -25,6 +28,7 @@ MAX_SEED = 2**63 - 1
 
 LARGEST = 1e38  # of a number in single precision, with a margin
 MOST = 1000  # values of a sequence
+MOST_WORKERS = 32  # processes, or four per core if these are more
 
 
 def shorten(value: object) -> str:
@@ -38,10 +42,13 @@ def shorten(value: object) -> str:
     Returns
     -------
     str
-        At most 60 characters.
+        One line of at most 80 characters.
     """
-    text = str(value) if isinstance(value, Real) else repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    try:
+        text = " ".join((str(value) if isinstance(value, Real) else repr(value)).split())
+    except ValueError:  # an integer with more digits than Python prints
+        text = f"a {type(value).__name__}"
+    return text if len(text) <= 80 else text[:77] + "..."
 
 
 def check_number(
@@ -134,6 +141,59 @@ def check_seed(value: object) -> int:
         The seed.
     """
     return check_whole_number("seed", value, 0, MAX_SEED)
+
+
+def check_workers(value: object) -> int:
+    """Check a number of worker processes.
+
+    Parameters
+    ----------
+    value : object
+        An integer from 0 to 32, or to four per core if these are more.
+
+    Returns
+    -------
+    int
+        The number.
+    """
+    most = max(MOST_WORKERS, 4 * (os.cpu_count() or 1))
+    return check_whole_number("num_workers", value, 0, most)
+
+
+def check_memory(num_bytes: int, what: str) -> None:
+    """Check that something fits into the memory of this machine.
+
+    Parameters
+    ----------
+    num_bytes : int
+        Memory that it takes.
+    what : str
+        What takes it, with its size, for the error.
+
+    Raises
+    ------
+    ValueError
+        If it takes more than the machine, or the control group of this process, has.
+    """
+    memory = _memory()
+    if num_bytes > memory:
+        raise ValueError(
+            f"a size that fits into {memory / 1e9:.3g} GB of memory was expected, got {what}, "
+            f"which take {num_bytes / 1e9:.3g} GB; choose fewer"
+        )
+
+
+def _memory() -> float:
+    """Memory of this machine or control group in bytes, infinite if it is not known."""
+    try:
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, OSError, ValueError):  # not a POSIX system
+        return math.inf
+    try:
+        with open("/sys/fs/cgroup/memory.max") as file:
+            return min(total, int(file.read()))
+    except (OSError, ValueError):  # no control group, or "max"
+        return total
 
 
 def check_mapping(value: object, label: str) -> Mapping:

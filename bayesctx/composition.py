@@ -1,4 +1,4 @@
-"""Conditions, materials and abundances of a prior, and their checks."""
+"""Checks of the conditions, materials and abundances of a prior."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def as_tuple(value: object) -> tuple:
     Returns
     -------
     tuple
-        The values, empty for None.
+        The values; empty for None.
     """
     if isinstance(value, list | tuple):
         return tuple(value)
@@ -179,15 +179,16 @@ def check_alpha(values: object) -> dict[str, float]:
     TypeError
         If a value is of another type.
     ValueError
-        If a class is missing or unknown, a number negative, or all that a site can hold are zero.
+        If a class is missing or unknown, a number is negative, or the numbers of all classes of a
+        kind of site are zero.
     """
     check_keys(values, "defect in dirichlet_alpha", DEFECTS)
     checked = {d: check_number(values[d], f"dirichlet_alpha of {d}", (0.0, 1e6)) for d in DEFECTS}
     for site, classes in SITES.items():
         if not any(checked[d] for d in classes):
             raise ValueError(
-                f"dirichlet_alpha above zero was expected for one of {', '.join(classes)}, which a "
-                f"{site} site can hold, all are zero; raise one"
+                f"dirichlet_alpha above zero was expected for one of {', '.join(classes)}, the "
+                f"classes of a {site} site, all are zero; increase one"
             )
     return checked
 
@@ -195,7 +196,7 @@ def check_alpha(values: object) -> dict[str, float]:
 def choose_materials(
     hosts: tuple[str, ...], dopants: Mapping[str, tuple[str, ...]], known: Mapping[str, object]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """Choose the materials that agree with what is known of an image.
+    """Choose the materials that agree with the context of an image.
 
     Parameters
     ----------
@@ -204,7 +205,8 @@ def choose_materials(
     dopants : mapping of str to tuple of str
         Dopants of every host.
     known : mapping
-        A checked context. A host that it names may have a dopant that is new to it.
+        A checked context. With the host known the dopant may be any other metal, also one that
+        the prior does not have for this host.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""What may be known of an image: names, units, domains; records of the probe and of a detector.
+"""The imaging context: names, units and domains of its variables, records of probe and detector.
 
-Imports neither torch nor xarray; values are checked in ``evidence``.
+This module imports neither torch nor xarray; values are checked in ``evidence``.
 """
 
 from __future__ import annotations
@@ -81,17 +81,17 @@ CONTEXT = {
         Variable("defocus", "Å", "defocus", (-100.0, 100.0), _LENGTH_SLIPS),
         # the electron dose of a real image is known to some ten per cent
         Variable("dose", "e/Å²", "dose", (1e2, 1e8), (("e/nm²", 0.01),), margin=0.25),
-        # lengths scale with it: what is beyond the domain has no near value that would do
+        # all lengths scale with it, so that the bound is no substitute for a value beyond it
         Variable("sampling", "Å/px", "sampling", (0.02, 0.6), _LENGTH_SLIPS, margin=0.0),
     )
 }
-"""Every variable of the context and what the physics of this package covers."""
+"""Every variable of the context, with the domain that the physics of this package covers."""
 
 CALIBRATION_ERROR = 0.02
-"""Relative error (rms) that is assumed of a pixel size that a microscope recorded."""
+"""Relative error (rms) that is assumed for a pixel size that a microscope recorded."""
 
 MIN_ANGLE_RATIO = 1.05
-"""Smallest ratio of outer to inner collection angle: of narrower rings the model has seen none."""
+"""Smallest ratio of outer to inner collection angle; narrower rings were not in the training."""
 
 ADF_RULE = f"{ANGLES[0]} <= {ANGLES[1]} and {MIN_ANGLE_RATIO:g} * {ANGLES[1]} < {ANGLES[2]}"
 """The rule of ``is_annular_dark_field`` in words, for errors."""

@@ -27,10 +27,12 @@ ATOMIC_NUMBERS = {
 CHALCOGENS = ("S", "Se", "Te")
 
 THERMAL_DISPLACEMENT = {
-    "O": 0.085, "S": 0.075, "Se": 0.070, "Te": 0.068, "Ti": 0.078, "V": 0.075, "Cr": 0.072, "Mn": 0.071, "Fe": 0.070,
-    "Co": 0.070, "Nb": 0.065, "Mo": 0.060, "Ta": 0.055, "W": 0.050, "Re": 0.050,
+    "O": 0.085, "S": 0.075, "Se": 0.070, "Te": 0.068, "Ti": 0.078, "V": 0.075, "Cr": 0.072,
+    "Mn": 0.071, "Fe": 0.070, "Co": 0.070, "Nb": 0.065, "Mo": 0.060, "Ta": 0.055, "W": 0.050,
+    "Re": 0.050,
 }  # fmt: skip
-"""Root mean square thermal displacement along one axis, in Å: typical values at room temperature, good to 25 %."""
+"""Root mean square thermal displacement along one axis in Å, typical of room temperature (± 25 %).
+"""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class StructureType:
         Kinds of site in the cell, one of each; ``kind`` is an index into it everywhere.
     offsets : tuple of float
         Position of each site along the long diagonal of the cell, in lattice constants.
-    num_turns : int
+    rotation_order : int
         Order of the rotation axis through every site; mirror planes pass through it as well.
     first_shell : float
         Radius in lattice constants that separates the nearest neighbours of a site from the next.
@@ -54,7 +56,7 @@ class StructureType:
     name: str
     sites: tuple[str, ...]
     offsets: tuple[float, ...]
-    num_turns: int
+    rotation_order: int
     first_shell: float
 
     @property
@@ -95,7 +97,7 @@ MONOLAYER_1H = StructureType(
     name="1H",
     sites=("metal", "chalcogen", "hollow"),
     offsets=(0.0, 1 / math.sqrt(3), -1 / math.sqrt(3)),
-    num_turns=3,
+    rotation_order=3,
     first_shell=0.7,
 )
 """The trigonal prismatic monolayer of the transition-metal dichalcogenides."""

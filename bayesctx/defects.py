@@ -1,10 +1,10 @@
 """What a lattice site can hold: one table of the defect classes and their columns of atoms.
 
-Four vocabularies are read off this table. A *class* is what is inferred, for example ``V_X``. A *species* is one
-column of atoms that a class can stand for: which of the two chalcogens is missing makes two species of ``V_X``. A
-*hypothesis* joins the species that no image can tell apart, those that are mirror images of each other in the plane
-of the layer. An *outcome* is a class together with the element on the site: the classes without a dopant, then the
-class of the dopant once for every dopant that is considered.
+The table defines four terms. A *class* is what is inferred, for example ``V_X``. A *species* is
+one column of atoms of a class: ``V_X`` has two, with the upper or the lower chalcogen missing. A
+*hypothesis* is a set of species with the same image, that is, mirror images of each other in the
+plane of the layer. An *outcome* is a class together with the element on the site: the classes
+without the dopant, then the class of the dopant once for every dopant that is considered.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ __all__ = [
 ]
 
 Atoms = tuple[tuple[str, float], ...]
-"""A column: ``(element, z)`` pairs in order of the beam, z in Å along the beam, 0 in the metal plane."""
+"""A column: ``(element, z)`` pairs in order of the beam, z in Å along it, 0 in the metal plane."""
 
 Slots = tuple[tuple[str, str], ...]
-"""A column in any host: pairs of a role that an element plays and the plane that it lies in."""
+"""A column in any host: pairs of the role of an element, such as "metal", and its plane."""
 
 ADATOM_HEIGHT = 1.0
 """Height of an adatom above the outer chalcogen plane, in Å."""
@@ -103,21 +103,21 @@ CLASSES = (
         _on("metal", (_ADATOM, ("metal", MIDDLE))) + _on("hollow", (_ADATOM,)),
     ),
 )
-"""The thirteen classes of a lattice site; the first class on a kind of site is that of the perfect crystal."""
+"""The thirteen classes of a lattice site; the first on a kind of site is the perfect crystal."""
 
 
 @dataclass(frozen=True)
 class Species:
-    """One column of atoms that a class can stand for, in any host.
+    """One column of atoms of a class, in any host.
 
     Attributes
     ----------
     defect : str
         Name of the class.
     site : str
-        Kind of site that the column stands on.
+        Kind of site of the column.
     slots : tuple of (str, str)
-        Roles of the elements and the planes that they lie in, in order of the beam.
+        Role of every element and the plane that it lies in, in order of the beam.
     """
 
     defect: str
@@ -140,7 +140,7 @@ class Species:
         Returns
         -------
         bool
-            An image cannot tell such columns apart; they are one hypothesis.
+            True for columns with the same image; they are one hypothesis.
         """
         reflected = {(role, MIRRORED.get(plane, plane)) for role, plane in other.slots}
         same_class = (self.defect, self.site) == (other.defect, other.site)
@@ -183,7 +183,7 @@ SITES = {
     site: tuple(c.name for c in CLASSES if any(site == s for s, _ in c.columns))
     for site in MONOLAYER_1H.sites
 }
-"""The classes that each kind of site can carry, that of the perfect crystal first."""
+"""The classes that each kind of site can hold, that of the perfect crystal first."""
 
 SPECIES = tuple(Species(c.name, site, slots) for c in CLASSES for site, slots in c.columns)
 """Every species; its index names a column of atoms in a material."""
@@ -200,11 +200,11 @@ DOPED = next(c.name for c in CLASSES if any(r == "dopant" for _, s in c.columns 
 """The class that holds the dopant."""
 
 UNDOPED = tuple(d for d in DEFECTS if d != DOPED)
-"""The classes that are the same whatever the dopant: the first outcomes of a site."""
+"""The classes without the dopant: the first outcomes of a site."""
 
 
 def columns_of(defect: str, host: str, dopant: str) -> tuple[Atoms, ...]:
-    """Return the columns of atoms that a defect class can stand for, all equally probable.
+    """Return the columns of atoms of a defect class, which are equally probable.
 
     Parameters
     ----------
@@ -218,8 +218,8 @@ def columns_of(defect: str, host: str, dopant: str) -> tuple[Atoms, ...]:
     Returns
     -------
     tuple of tuple
-        Alternatives, each a column ``((element, z), ...)`` sorted along the beam, z in Å; the upper side of the layer
-        (z < 0) faces the gun. An empty column is ``()``.
+        Alternatives, each a column ``((element, z), ...)`` sorted along the beam, z in Å; the upper
+        side of the layer (z < 0) faces the gun. An empty column is ``()``.
 
     Examples
     --------
@@ -230,7 +230,7 @@ def columns_of(defect: str, host: str, dopant: str) -> tuple[Atoms, ...]:
 
 
 def formula_of(column: Atoms) -> str:
-    """Name the atoms of a column from the gun downwards, e.g. ``'Mo'``, ``'S2'``, ``'OS'``, ``'-'`` if empty.
+    """Chemical formula of a column.
 
     Parameters
     ----------
@@ -240,7 +240,7 @@ def formula_of(column: Atoms) -> str:
     Returns
     -------
     str
-        Chemical formula of the column.
+        Elements from the gun downwards, such as ``'Mo'``, ``'S2'`` or ``'OS'``; ``'-'`` if empty.
     """
     elements = [element for element, _ in column]
     if len(elements) == 2 and elements[0] == elements[1]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.distributions.transforms import ExpTransform
 
 from .checks import LARGEST, check_number, check_sequence, shorten
-from .evidence import TINY, truncate
+from .evidence import TINY, Truncated, truncate
 
 __all__ = [
     "check_value",
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 FAMILIES = {"Uniform": ("low", "high"), "Normal": ("loc", "scale"), "HalfNormal": ("scale",)}
-"""Distributions besides ``log_uniform`` that can be written to a file, and their parameters."""
+"""Distributions that can be written to a file, besides ``log_uniform``, and their parameters."""
 
 NAMES = {getattr(module, n): n for module in (dist, torch.distributions) for n in FAMILIES}
 
@@ -150,10 +150,7 @@ def _constraint(value: Distribution) -> object:
 
 
 def _family(value: Distribution) -> tuple[str | None, list[float]]:
-    """Name of a distribution that can be written and its parameters, of log_uniform as logarithms.
-
-    The name of any other distribution is None.
-    """
+    """Name (None if it cannot be written) and parameters, of log_uniform as logarithms."""
     name = NAMES.get(type(value))
     if name is not None:
         return name, [float(getattr(value, n)) for n in FAMILIES[name]]
@@ -253,7 +250,7 @@ def encode(value: object) -> object:
     Parameters
     ----------
     value : float, tuple or Distribution
-        Uniform, Normal, HalfNormal or log-uniform.
+        Uniform, Normal, HalfNormal or log-uniform, or one of them truncated.
 
     Returns
     -------
@@ -269,11 +266,13 @@ def encode(value: object) -> object:
         return list(value)
     if not isinstance(value, torch.distributions.Distribution):
         return value
+    if isinstance(value, Truncated):
+        return {"Truncated": [encode(value.base), value.low, value.high]}
     name, parameters = _family(value)
     if name is None:
         raise ValueError(
             f"a distribution among {', '.join(FAMILIES)} and log_uniform was expected, "
-            f"got {value}; others cannot be written"
+            f"got {value}; use one of them, since others cannot be written to a file"
         )
     if name == "log_uniform":
         return {name: [_shortest(math.exp(p), p) for p in parameters]}
@@ -312,7 +311,7 @@ def decode(value: object) -> object:
     if not isinstance(value, Mapping):
         return tuple(value) if isinstance(value, list) else value
     name, arguments = next(iter(value.items()), (None, None))
-    known = {**FAMILIES, "log_uniform": ("low", "high")}
+    known = {**FAMILIES, "log_uniform": ("low", "high"), "Truncated": ("base", "low", "high")}
     if len(value) != 1 or name not in known:
         raise ValueError(
             f"a distribution among {', '.join(known)} was expected, got {shorten(dict(value))}; "
@@ -323,10 +322,35 @@ def decode(value: object) -> object:
             f"a list of {', '.join(known[name])} was expected for {name}, "
             f"got {shorten(arguments)}; correct it"
         )
+    base = _decode_base(arguments[0]) if name == "Truncated" else None
     numbers = [
-        check_number(a, f"{p} of {name}") for a, p in zip(arguments, known[name], strict=True)
+        check_number(a, f"{p} of {name}")
+        for a, p in zip(arguments, known[name], strict=True)
+        if p != "base"
     ]
+    if base is not None:
+        return _truncate_base(base, *numbers)
     if name == "log_uniform":
         return log_uniform(*numbers)
     _check_parameters(name, numbers, "the prior")
     return getattr(dist, name)(*map(_single, numbers))
+
+
+def _decode_base(value: object) -> Distribution:
+    """The distribution that is truncated, which is not truncated itself."""
+    if not isinstance(value, Mapping) or "Truncated" in value:
+        raise ValueError(
+            f"a distribution was expected as base of Truncated, got {shorten(value)}; correct it"
+        )
+    return decode(value)
+
+
+def _truncate_base(base: Distribution, low: float, high: float) -> Truncated:
+    """A distribution truncated to an interval in which it has mass."""
+    found = Truncated(base, low, high) if low < high else None
+    if found is None or not found.mass > 0:
+        raise ValueError(
+            f"an interval in which {base} has mass was expected, got {low:g} to {high:g}; "
+            "correct its bounds"
+        )
+    return found

@@ -199,7 +199,7 @@ def structure_factor(
         Complex, rows by ``optics.mode_orders``.
     """
     x, y = (phases(positions[..., i] * (-2 * math.pi / cell[i]), num_modes[i]) for i in (0, 1))
-    # one real product of cosines and sines serves both orders qy and -qy, which halves the work
+    # the real product of cosines and sines gives both orders qy and -qy, at half the cost
     parts = torch.view_as_real(y * weights[..., None]).flatten(-2).mT @ torch.view_as_real(
         x
     ).flatten(-2)

@@ -1,4 +1,4 @@
-"""Information in bits: entropies of posteriors, with the log score where the truth is known."""
+"""Information in bits: entropy of posteriors, and their log score if the truth is known."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def entropy(
     truth : DataArray or ndarray, optional
         True values, by name or by index.
     variable : str
-        A variable of ``class_posterior``: defect, host, dopant or reading.
+        A variable of ``class_posterior``: defect, host, dopant or, of a micrograph, assignment.
 
     Returns
     -------
@@ -68,7 +68,7 @@ def entropy_reduction(
     Parameters
     ----------
     before, after : DataTree
-        From ``infer`` on the same patches or image, with less and with more context.
+        From ``infer`` on the same image or patches, with less and with more context.
     truth : DataArray or ndarray, optional
         True values, by name or by index.
     variable : str
@@ -77,16 +77,16 @@ def entropy_reduction(
     Returns
     -------
     Dataset
-        ``entropy_reduction`` in bits and, with the truth, ``log_score_gain`` in bits. Either may be
-        negative for a single patch. A mean reduction that exceeds the mean gain is overconfidence,
-        not information.
+        ``entropy_reduction`` in bits and, with the truth, ``log_score_gain`` in bits. Both may be
+        negative for a single patch. The difference of a mean reduction and a smaller mean gain is
+        due to overconfidence.
 
     Raises
     ------
     ValueError
-        If the results are not of the same patches, or the truth does not fit. Compared are the
-        sizes and, where both results have them, the observed intensities (missing pixels included)
-        and the positions of the sites (to ``SAME_SITE``).
+        If the results are not of the same patches, or the truth does not fit. The sizes are
+        compared and, where both results have them, the observed intensities (missing pixels
+        included) and the positions of the sites (to 1 px).
     """
     first, second = (
         entropy(before, truth, variable=variable),

@@ -1,4 +1,4 @@
-"""The neural likelihood: hypotheses by their physics, and the density of the features."""
+"""The neural likelihood: physical inputs of hypotheses, and the density of the features."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ METAL, CHALCOGEN = (
     next(i for i, h in enumerate(HYPOTHESES) if h.defect == SITES[site][0])
     for site in ("metal", "chalcogen")
 )
-# whether the column stands on another kind of site than the first hypothesis of its class
+# whether the column is on another kind of site than the first hypothesis of its class
 ON_SECOND_SITE = torch.tensor([
     float(h.site != next(g.site for g in HYPOTHESES if g.defect == h.defect)) for h in HYPOTHESES
 ], dtype=torch.float32)  # fmt: skip
 FREQUENCIES = (0.0, 0.35, 0.7)  # 1/Å, at which the responses are evaluated
 SITE_INPUTS = len(DEFECTS) + 1
 NUM_INPUTS = SITE_INPUTS + 19
-"""Inputs of the network: the site, three of its own response, six of the material, ten of the conditions."""
+"""Inputs of the network: class and site, 3 of the column's response, 6 of the host, 10 others."""
 
 
 @functools.cache
@@ -64,7 +64,7 @@ def describe(
     context: Mapping[str, Tensor],
     hypotheses: Sequence[int] | None = None,
 ) -> Tensor:
-    """Describe hypotheses by their physics: what the network sees in the place of names.
+    """Inputs of the network for hypotheses: responses and conditions instead of names.
 
     Parameters
     ----------
@@ -78,18 +78,19 @@ def describe(
     Returns
     -------
     Tensor, shape (*batch, hypothesis, input)
-        The class, the response of the column relative to the host's columns at three spatial frequencies, and the
-        conditions, all of order one.
+        The class, the response of the column relative to the host's columns at three spatial
+        frequencies, and the conditions, all of order one.
     """
     chosen = torch.arange(len(HYPOTHESES)) if hypotheses is None else torch.tensor(hypotheses)
     energy, angle = context["beam_energy"], context["convergence_semiangle"]
     detector = Detector.of(context)
     host, dopant = torch.broadcast_tensors(host, dopant)
-    columns = _hypothesis_table(host.device)[host, dopant]
+    wanted = torch.cat([torch.tensor([METAL, CHALCOGEN]), chosen]).to(host.device)
+    columns = _hypothesis_table(host.device)[host[..., None], dopant[..., None], wanted]
     strength = _responses(columns, energy, angle, detector)  # (*batch, hypothesis, frequency)
-    metal, chalcogen = (strength[..., i : i + 1, :] for i in (METAL, CHALCOGEN))
+    metal, chalcogen = (strength[..., i : i + 1, :] for i in (0, 1))
     unit = (metal + chalcogen)[..., :1]
-    relative = (strength / unit)[..., chosen, :]
+    relative = (strength / unit)[..., 2:, :]
     material = torch.cat([metal / unit, chalcogen / unit], -1)[..., 0, :]
     constants = [h.lattice_constant for h in HOSTS.values()]
     lattice = torch.tensor(constants, dtype=energy.dtype).to(energy)[host]

@@ -59,7 +59,7 @@ def _flat(
 def log_score(
     probabilities: xr.DataArray, truth: xr.DataArray | np.ndarray, *, dim: str = "defect_class"
 ) -> xr.DataArray:
-    """Logarithmic score: log probability that a posterior gives to the truth.
+    """Logarithmic score: log probability of the truth under a posterior.
 
     Parameters
     ----------
@@ -335,8 +335,9 @@ def coverage(draws: xr.Dataset, truth: xr.Dataset, *, seed: int = 0) -> xr.DataA
 
     Notes
     -----
-    Every variable is scaled by the range of its true values; the reference points are uniform in
-    that range and do not depend on the data, so that a posterior equal to the prior passes too.
+    Every variable is scaled by the range of its true values. The reference points are uniform in
+    that range and do not depend on the data, so that a posterior equal to the prior is accepted,
+    too.
 
     References
     ----------

@@ -1,14 +1,17 @@
-"""Nuisances of an image: unit, distribution and domain of what is not recorded with it."""
+"""Nuisances of an image, which are not recorded with it: units, distributions and domains."""
 
 from __future__ import annotations
 
 import math
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions import TorchDistribution as Distribution
 
-from .checks import check_known, check_mapping
-from .distributions import check_value, log_uniform
+from .checks import check_known, check_mapping, shorten
+from .distributions import check_value, log_uniform, quantile
+from .evidence import FEW_OUTSIDE, truncate
+from .storage import warn
 
 __all__ = ["NUISANCES", "check_nuisances"]
 
@@ -45,8 +48,7 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "readout": ("1", dist.Uniform(0.0, 0.5)),
     "additivity": ("1", dist.HalfNormal(1.0)),
 }
-"""Unit and distribution of everything that shapes an image and is not recorded with it
-(docs/physics.md)."""
+"""Unit and default distribution of every nuisance (docs/physics.md)."""
 
 DOMAINS = {
     "rotation": (-100.0, 100.0), "offset_x": (-5.0, 5.0), "offset_y": (-5.0, 5.0),
@@ -74,19 +76,27 @@ def check_nuisances(values: object) -> dict[str, object]:
     Returns
     -------
     dict
-        Of ``float``, ``tuple`` of candidates or ``Distribution`` by name.
+        Of ``float``, ``tuple`` of candidates or ``Distribution`` by name. A distribution that
+        exceeds what can be simulated is truncated to it.
 
     Raises
     ------
     TypeError
         If a value is of another type.
     ValueError
-        If a name is unknown, a value cannot be simulated, or the gain is missing.
+        If a name is unknown, a value cannot be simulated, less than 1 % of the mass of a
+        distribution can be, or the gain is missing.
+
+    Warns
+    -----
+    UserWarning
+        If more than 1 % of the mass of a distribution is cut off.
     """
     checked = {}
     for name, value in check_mapping(values, "nuisances").items():
         check_known(name, "nuisance", NUISANCES)
-        checked[name] = check_value(value, f"{name} [{NUISANCES[name][0]}]", DOMAINS[name])
+        label = f"{name} [{NUISANCES[name][0]}]"
+        checked[name] = _truncate(check_value(value, label, DOMAINS[name]), label, DOMAINS[name])
     if "gain" not in checked:
         raise ValueError("the nuisance gain was expected, it is missing; give 1.0 for counts")
     if checked.get("readout") and not checked.get("scan_step"):
@@ -95,3 +105,22 @@ def check_nuisances(values: object) -> dict[str, object]:
             "the scan, got none; give the size of the pixels in Å"
         )
     return checked
+
+
+def _truncate(value: object, label: str, domain: tuple[float, float]) -> object:
+    """A number or candidates as they are, a distribution truncated where its draws need it."""
+    if not isinstance(value, torch.distributions.Distribution):
+        return value
+    # within the domain draws of the distribution itself are kept, and with them earlier streams
+    ends = quantile(value, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    low, high = (bound + s * 1e-6 * abs(bound) for bound, s in zip(domain, (-1, 1), strict=True))
+    if low <= float(ends[0]) and float(ends[1]) <= high:  # to the rounding of single precision
+        return value
+    truncated, mass = truncate(value, *domain, label)
+    if mass < 1 - FEW_OUTSIDE:
+        warn(
+            f"{label}: {100 * (1 - mass):.0f} % of the mass of {shorten(value)} is outside of "
+            f"{domain[0]:g} to {domain[1]:g}, which can be simulated, and is cut off; check its "
+            "unit"
+        )
+    return truncated

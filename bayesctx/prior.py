@@ -46,7 +46,7 @@ class Prior:
     conditions : tuple of mapping
         Alternative imaging conditions, equally probable: for each of ``CONTINUOUS`` a number, a
         tuple of candidates or a distribution. Variables are independent, except that the detector
-        lies outside of the probe's cone.
+        is outside of the probe's cone.
     hosts : tuple of str
         Equally probable hosts; repeat one to give it more weight.
     dopants : mapping of str to tuple of str
@@ -56,9 +56,10 @@ class Prior:
     dirichlet_alpha : mapping of str to float
         Parameters, for every class, of the Dirichlet distribution of the abundances in a crystal,
         from which all sites but the central one are drawn.
-    nuisances : mapping of str to Distribution
+    nuisances : mapping
         A number, a tuple of candidates or a distribution by the names of ``NUISANCES``. One that
-        is left out is zero; the gain must be given.
+        is left out is zero; the gain must be given. A distribution is truncated to what can be
+        simulated, with a warning if more than 1 % of its mass is cut off.
     sampling : float
         Size of the pixels of a patch in Å.
     num_pixels : int
@@ -84,7 +85,7 @@ class Prior:
     )
     defects: tuple[str, ...] = DEFECTS
     dirichlet_alpha: Mapping[str, float] = field(default_factory=lambda: dict(DIRICHLET_ALPHA))
-    nuisances: Mapping[str, Distribution] = field(
+    nuisances: Mapping[str, object] = field(
         default_factory=lambda: {name: d for name, (_, d) in NUISANCES.items()}
     )
     sampling: float = 0.25
@@ -131,13 +132,13 @@ class Prior:
         Parameters
         ----------
         context : mapping
-            As for ``infer``, one value per variable. Conditions with a number are weighed by what is
-            given of it; a variable that has candidates or a distribution gets the given value.
+            As for ``infer``, one value per variable. Conditions with a number are weighted by its
+            probability under the given value; candidates and distributions are replaced by it.
 
         Returns
         -------
         Prior
-            The prior of what is left open.
+            The prior given the context.
 
         Raises
         ------
@@ -157,7 +158,7 @@ class Prior:
         if not conditions:
             raise ValueError(
                 f"one of the {len(self.conditions)} conditions of the prior was expected, "
-                f"got {dict(known)}; none agrees"
+                f"got {dict(known)}; correct the context, or add a condition that agrees with it"
             )
         given = copy.copy(self)  # only what changes is checked: this is done for every image
         changed = {"hosts": hosts, "dopants": dopants, "conditions": tuple(conditions)}
@@ -206,8 +207,8 @@ class Prior:
         Returns
         -------
         dict of str to Tensor, shape (*batch,)
-            By the names of ``CONTINUOUS``. Where no try was possible, the first one of the batch
-            that was takes its place.
+            By the names of ``CONTINUOUS``. Where no try is possible, the first possible one of the
+            batch is taken.
 
         Raises
         ------
@@ -257,7 +258,8 @@ class Prior:
         Raises
         ------
         ValueError
-            If a distribution is none of Uniform, Normal, HalfNormal and ``log_uniform``.
+            If a distribution is none of Uniform, Normal, HalfNormal and ``log_uniform``, truncated
+            or not.
         """
         return json.loads(json.dumps(self._fields(), default=encode))
 
@@ -268,8 +270,8 @@ class Prior:
         Parameters
         ----------
         values : mapping
-            As returned by ``to_dict``. ``concentration``, the former name of
-            ``dirichlet_alpha``, is understood.
+            From ``to_dict``. ``concentration`` is accepted as the former name of
+            ``dirichlet_alpha``.
 
         Returns
         -------

@@ -236,7 +236,7 @@ class ResponseTable:
         return (columns.weight.to(share)[..., None, :] @ picked)[..., 0, :]
 
     def _pick(self, columns: LookUp, share: Tensor, knot: Tensor) -> Tensor:
-        """Mix by gathering only the entries needed, shape (*batch, column, term * order)."""
+        """Mix by gathering the needed entries, shape (*batch, column, term * order)."""
         place = knot[..., None, :, None] * len(self.columns) + columns.entry[..., None, :]
         weight = share[..., None, :, None] * columns.weight.to(share)[..., None, :]
         rows = self._splines(share).view(-1, NUM_TERMS * NUM_ORDERS)

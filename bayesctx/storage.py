@@ -1,4 +1,4 @@
-"""Files that are written completely or not at all, JSON from untrusted files, and warnings."""
+"""Files that are written completely or not at all, JSON of untrusted files, and warnings."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from .checks import shorten
 
 __all__ = [
     "add_checksum",
@@ -67,13 +69,17 @@ def as_path(path: str | os.PathLike) -> Path:
     TypeError
         If it is no path.
     ValueError
-        If it holds a null character.
+        If it is empty or contains a null character.
     """
     if not isinstance(path, str | os.PathLike):
         raise TypeError(f"a path was expected, got {type(path).__name__}; give a str or a Path")
-    if "\0" in os.fsdecode(path):
-        raise ValueError(f"a path was expected, {os.fsdecode(path)!r} holds a null; remove it")
-    return Path(os.fsdecode(path))
+    text = os.fsdecode(path)
+    if not text or "\0" in text:
+        raise ValueError(
+            f"a path without null characters was expected, got {shorten(text)}; name a file or "
+            "folder"
+        )
+    return Path(text)
 
 
 def existing_file(path: str | os.PathLike, what: str) -> Path:
@@ -167,13 +173,13 @@ def scratch_file(folder: Path) -> Iterator[Path]:
     Yields
     ------
     Path
-        A file that does not exist, of a name by which ``remove_stale`` knows it.
+        A file that does not exist yet; its name is one that ``remove_stale`` removes.
     """
     path = folder / f"{PREFIX}{_host()}-{os.getpid()}-{uuid.uuid4().hex[:8]}{SUFFIX}"
     try:
         yield path
     finally:
-        with suppress(OSError):  # it is gone, or the error that is raised above says more
+        with suppress(OSError):  # it is gone, or another error is being raised
             os.truncate(path, 0)  # HDF5 keeps a file open that it failed to write
             path.unlink()
 
@@ -182,7 +188,7 @@ def _cause(error: OSError | RuntimeError, temporary: Path) -> OSError | None:
     """The error of the operating system behind one that was raised while a file was written."""
     if isinstance(error, OSError) and (error.errno in FULL or not temporary.exists()):
         return error
-    # HDF5 reports a full disk as 'HDF error' or 'Permission denied': try to write on
+    # HDF5 reports a full disk as 'HDF error' or 'Permission denied': appending gives the cause
     try:
         with open(temporary, "ab") as file:
             file.write(bytes(PROBE))
@@ -195,7 +201,7 @@ def _cause(error: OSError | RuntimeError, temporary: Path) -> OSError | None:
 
 
 def explain(error: OSError, path: str | os.PathLike) -> OSError:
-    """Say what an error of the operating system means for a file that was to be written.
+    """Translate an error of the operating system for a file that was to be written.
 
     Parameters
     ----------
@@ -254,8 +260,8 @@ def remove_stale(folder: Path) -> None:
     Parameters
     ----------
     folder : Path
-        Its own entries are looked at. Files of other programs, of other machines and of
-        processes that run are left alone.
+        Only its own entries are checked, not those of folders in it. Files of other programs, of
+        other machines and of running processes are kept.
     """
     for file in folder.glob(f"{PREFIX}{_host()}-*{SUFFIX}"):
         process = file.name.removeprefix(f"{PREFIX}{_host()}-").partition("-")[0]
@@ -265,12 +271,12 @@ def remove_stale(folder: Path) -> None:
 
 
 def _host() -> str:
-    """Eight characters for the name of this machine: folders may be shared between machines."""
+    """Eight characters that identify this machine, since machines may share a folder."""
     return f"{zlib.crc32(platform.node().encode()):08x}"
 
 
 def _is_running(process: int) -> bool:
-    """Whether there is a process of that number."""
+    """Whether there is a process with this id."""
     if os.name != "posix":
         return True
     try:
@@ -352,7 +358,8 @@ def split_checksum(text: str) -> tuple[str, str | None]:
     Returns
     -------
     body : str
-        The text that was summed: the same value can be written in several ways.
+        The text of which the checksum was computed: the same values can be written in several
+        ways.
     checksum : str or None
         None if the text has another form; ``body`` is then all of it.
     """
@@ -360,7 +367,7 @@ def split_checksum(text: str) -> tuple[str, str | None]:
     return ("{" + found[2], found[1]) if found else (text, None)
 
 
-INSIDE = ("bayesctx", "torch")  # frames that are not the user's; those of torch are its decorators
+INSIDE = ("bayesctx", "torch")  # modules that are not the user's; torch wraps some functions
 
 
 def warn(message: str) -> None:

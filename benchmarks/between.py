@@ -104,7 +104,7 @@ def main() -> None:
         num=arguments.num_patches, draws=arguments.num_draws, name=arguments.model.name
     )
     body += table(["known", "patches", "number", "exact", "neural", "exact - neural"], rows)
-    write("between", "Between the cases", body, arguments.seed)
+    write("between", "Conditions between the cases", body, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -105,7 +105,7 @@ def main() -> None:
             ]
         )
     body += table(["material", "dopant columns", "right (%)", "exact: right (%)", "entropy"], rows)
-    write("cases", "Case by case", body, arguments.seed)
+    write("cases", "Accuracy by case", body, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -102,7 +102,7 @@ def main() -> None:
         num=arguments.num_images, limit=limit, pixels=arguments.num_pixels, materials=materials
     )
     body += table(["claim", "images", "10 %", "median", "90 %", "warned of (%)"], rows)
-    write("claims", "Evidence against claims about the context", body, arguments.seed)
+    write("claims", "Evidence against wrong context", body, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -111,7 +111,7 @@ def main() -> None:
         num=arguments.num_patches, host=arguments.host, dopant=arguments.dopant
     )
     body += table(["patches", "number", "saw all", "saw neither", "loss"], rows)
-    write("left_out", "A host and a dopant that training never saw", body, arguments.seed)
+    write("left_out", "A host and a dopant outside of the training", body, arguments.seed)
 
 
 if __name__ == "__main__":

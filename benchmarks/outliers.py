@@ -153,7 +153,7 @@ def main() -> None:
             ["file", "detector", "sites", "median (nats)", "beyond (%)"],
             rows_of_files(arguments.files, model),
         )
-    write("outliers", "What the prior cannot make", body, SEED)
+    write("outliers", "Detection of outliers", body, SEED)
 
 
 if __name__ == "__main__":

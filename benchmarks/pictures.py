@@ -479,7 +479,7 @@ def main() -> None:
     body += f"phonons on a patch of MoS2 with ten defects, in %:\n\n{agreement}\n\n"
     body += "Peak intensity of a single atom against its atomic number, 15 elements from O to Re:"
     body += f"\n\n{contrast}"
-    write("pictures", "The numbers of the pictures", body, arguments.seed)
+    write("pictures", "Numbers of the figures", body, arguments.seed)
 
 
 if __name__ == "__main__":

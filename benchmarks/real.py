@@ -41,6 +41,18 @@ ASSIGNMENTS = (
 )
 METAL_FIRST = ("metal-chalcogen-hollow", "metal-hollow-chalcogen")
 
+INTRODUCTION = """\
+WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 jiadongdan). Known:
+host and beam energy, and as soft evidence that ADF1 starts between 60 and 110 mrad, and that ADF2
+starts between 25 and 55 and ends where ADF1 starts. The dopant, the convergence, the outer angle of
+ADF1, focus and dose are unknown. There was no training on real data; the power of the counts of the
+abundances was chosen with knowledge of these results (docs/model.md). Single and double chalcogen
+vacancies are one class, as in the labels, which were made semi-automatically: their vacancies are
+uncertain to 10-50 %. Accuracies and calibration errors in %, log score and entropy in bits per
+site.
+
+"""
+
 
 def match(result: xr.DataTree, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
     """Labels that lie on a site, and the site of each."""
@@ -174,16 +186,9 @@ def main() -> None:
     parts = [evaluate(path, model, arguments.num_draws) for path in arguments.files]
     scores, assignments, confusions = (sum((p[k] for p in parts), []) for k in range(3))
     body = (
-        "WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 "
-        "jiadongdan). Known: host and beam energy; softly that ADF1 starts between 60 and 110 "
-        "mrad, and that ADF2 starts between 25 and 55 and ends where ADF1 starts. The dopant, the "
-        "convergence, the outer angle of ADF1, focus and dose are latent. No training on real "
-        "data; the weight of the composition's counts was chosen with these files in view "
-        "(docs/model.md). Single and double chalcogen vacancies count as one, as in the labels, "
-        "which were made semi-automatically: their vacancies are uncertain to 10-50 %. "
-        "Accuracies and calibration errors in %, log score and entropy in bits per site.\n\n"
+        INTRODUCTION
         + table(SCORES, scores)
-        + "\n\nLabels (rows) and answers (columns):\n\n"
+        + "\n\nLabels (rows) and most probable classes (columns):\n\n"
         + table(["file", "detector", "label", *LABELS, "other"], confusions)
         + "\n\nAssignments of the lattice. The detector determines which sublattice is the metal; "
         "with latent angles one detector alone is not sufficient.\n\n"

@@ -97,7 +97,7 @@ def main() -> None:
     body = INTRODUCTION.format(num=len(truth), model=arguments.model.name) + table(
         ["patches", "network", "parameters", *KNOWN], rows
     )
-    write("scaling", "What more patches and larger networks would bring", body, arguments.seed)
+    write("scaling", "Training patches and size of the networks", body, arguments.seed)
 
 
 if __name__ == "__main__":

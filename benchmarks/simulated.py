@@ -92,7 +92,7 @@ def main() -> None:
         + "\n\nThe same for doses above 10^5.5 e/Å²:\n\n"
         + table(header[:-1], [r[:-1] for r in high])
     )
-    write("simulated", "What context is worth, on simulated patches", body, arguments.seed)
+    write("simulated", "Accuracy and information by known context", body, arguments.seed)
 
 
 if __name__ == "__main__":

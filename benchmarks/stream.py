@@ -102,7 +102,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as scratch:
         body = measure(arguments.out or Path(scratch), arguments)
-    write("stream", "Speed of simulation", body, arguments.seed)
+    write("stream", "Writing and reading patches", body, arguments.seed)
 
 
 if __name__ == "__main__":

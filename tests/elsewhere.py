@@ -1,4 +1,4 @@
-"""A device that only pretends to be one: tensors on it lie on the CPU, but do not mix with those that say so."""
+"""A simulated device: its tensors are on the CPU, but operations refuse to mix them with others."""
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -27,7 +27,7 @@ class Elsewhere(torch.Tensor):
         return _run(func, args, kwargs or {})
 
 
-class Pretending(TorchDispatchMode):
+class Simulated(TorchDispatchMode):
     """Within it ``DEVICE`` computes, and refuses operands from the CPU as a GPU does."""
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -95,7 +95,14 @@ class Harmful:
 
 @pytest.mark.parametrize(
     "content",
-    [{"run": "{}"}, {"run": "[]", "history": torch.ones(1)}, [1], {"run": 3}, Harmful()],
+    [
+        {"run": "{}"},
+        {"run": "{}", "history": torch.ones(1)},
+        {"run": "[]"},
+        [1],
+        {"run": 3},
+        Harmful(),
+    ],
 )
 def test_a_right_checksum_of_something_else_does_not_help(content, tmp_path, capsys):
     torch.save(content, tmp_path / "payload")

@@ -25,7 +25,7 @@ def test_a_site_has_three_neighbours_at_a_over_root_three():
 
 
 def test_lattice_constants_agree_with_another_calculation():
-    """The six of Liu et al., Phys. Rev. B 88, 085433 (2013), doi:10.1103/PhysRevB.88.085433 (PBE)."""
+    """Against Liu et al., Phys. Rev. B 88, 085433 (2013), doi:10.1103/PhysRevB.88.085433, PBE."""
     published = {
         "MoS2": 3.190,
         "MoSe2": 3.326,
@@ -40,7 +40,7 @@ def test_lattice_constants_agree_with_another_calculation():
 
 @pytest.mark.parametrize("host", HOSTS.values(), ids=lambda h: h.name)
 def test_bonds_are_as_long_as_the_radii_of_the_atoms(host):
-    """Metal to chalcogen against covalent radii, Cordero et al., Dalton Trans. 2832 (2008), doi:10.1039/b801115j."""
+    """Metal to chalcogen, against covalent radii of Cordero et al. (2008), doi:10.1039/b801115j."""
     radius = {
         "Mo": 1.54,
         "W": 1.62,
@@ -52,5 +52,5 @@ def test_bonds_are_as_long_as_the_radii_of_the_atoms(host):
         "Te": 1.38,
     }
     bond = math.hypot(host.lattice_constant / math.sqrt(3), host.chalcogen_separation / 2)
-    # covalent radii are known to 0.05 Å each and bonds of these metallic layers are shorter than single bonds
+    # covalent radii are known to 0.05 Å each; bonds of these layers are shorter than single bonds
     assert 0.88 < bond / (radius[host.metal] + radius[host.chalcogen]) < 1.02

@@ -10,11 +10,12 @@ import torch
 import xarray as xr
 from samples import digest, double_precision
 
-from bayesctx import reference_prior, simulate, simulate_micrograph, tmd_prior
+from bayesctx import checks, reference_prior, simulate, simulate_micrograph, tmd_prior
 from bayesctx.crystal import HOSTS
 from bayesctx.defects import DEFECTS, SITES
 from bayesctx.nuisances import NUISANCES
 from bayesctx.prior import CONTINUOUS
+from bayesctx.simulation import PatchStream
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +130,7 @@ def test_counts_scale_with_the_dose():
             {"seed": 0, "num_pixels": 10**9},
             "at most 1000 Å and 8192 pixels was expected, got 10000",
         ),
-        ({"seed": 0, "sampling": np.nan}, "got 512 pixels of nan Å; change"),
+        ({"seed": 0, "sampling": np.nan}, r"sampling \[Å/px\] was expected between.*got nan"),
         ({"seed": 0, "sampling": -0.2}, "got 512 pixels of -0.2 Å; change"),
     ],
 )
@@ -180,3 +181,37 @@ def test_default_dtype_before_the_import_does_not_matter():
         check=True,
     )
     assert found.stdout.strip() == digest(*draws())
+
+
+def test_sizes_beyond_memory_are_refused_at_once(monkeypatch):
+    """The memory of a small machine: 1 MB holds 85 patches three times, and 122 x 122 pixels."""
+    with pytest.raises(ValueError, match="num_patches was expected to be at least 1 and at most"):
+        simulate(tmd_prior(), 10**12, seed=0)
+    monkeypatch.setattr(checks, "_memory", lambda: 1e6)
+    fits = r"fits into 0.001 GB of memory was expected, got {}, which take .* GB; choose fewer"
+    with pytest.raises(ValueError, match=fits.format("100 patches of 32 x 32 pixels")):
+        simulate(tmd_prior(), 100, seed=0)
+    with pytest.raises(ValueError, match=fits.format("200 x 200 pixels")):
+        simulate_micrograph(tmd_prior(), seed=0, num_pixels=200)
+    with pytest.raises(ValueError, match=fits.format("128 patches of 32 x 32 pixels")):
+        PatchStream(tmd_prior(), seed=0, batch_size=128)
+    assert simulate(tmd_prior(), 2, seed=0).sizes["image"] == 2
+
+
+@pytest.mark.parametrize("sampling", ["0.2", None, [0.2]])
+def test_a_pixel_size_is_a_number(sampling):
+    with pytest.raises(TypeError, match=r"a number was expected for sampling \[Å/px\], got"):
+        simulate_micrograph(tmd_prior(), seed=0, sampling=sampling)
+
+
+def test_memory_is_that_of_the_machine_or_of_its_control_group():
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    assert 2**20 < checks._memory() <= machine
+    with pytest.raises(ValueError, match="of memory was expected, got a lot, which take"):
+        checks.check_memory(machine + 1, "a lot")
+
+
+def test_a_prior_is_needed():
+    for use in (lambda: simulate("tmd", 2, seed=0), lambda: simulate_micrograph(None, seed=0)):
+        with pytest.raises(TypeError, match="a Prior was expected, got .*; use reference_prior()"):
+            use()

@@ -45,7 +45,7 @@ def test_the_perfect_class_of_a_site_stands_first():
 
 @pytest.mark.parametrize("species", range(len(SPECIES)))
 def test_a_hypothesis_joins_mirror_images_and_nothing_else(species):
-    """Reflected in the plane of the layer, columns of one hypothesis and of no other are the same."""
+    """Only columns of the same hypothesis are mirror images in the plane of the layer."""
     column = SPECIES[species].column("WSe2", "Ti")
     reflected = tuple(sorted(((e, -z) for e, z in column), key=lambda atom: atom[1]))
     for other, hypothesis in zip(SPECIES, HYPOTHESIS_OF_SPECIES, strict=True):

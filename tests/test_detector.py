@@ -3,7 +3,7 @@ import pytest
 import torch
 from scipy.stats import poisson
 
-from bayesctx.simulation.detector import EXACT_RATE, poisson_counts
+from bayesctx.simulation.rendering import EXACT_RATE, poisson_counts
 
 
 @pytest.mark.parametrize("mean", [0.01, 0.3, 1.0, 3.9, EXACT_RATE, 5.0, 8.0, 30.0, 1000.0])

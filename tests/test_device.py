@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from elsewhere import DEVICE, Elsewhere, Pretending
+from elsewhere import DEVICE, Elsewhere, Simulated
 
 from bayesctx import DefectModel, limit_prior, reference_prior, tmd_prior
 from bayesctx.simulation import PatchStream, draw_block, draw_latents, render_patches
@@ -20,7 +20,7 @@ def swapping():
 
 
 def test_devices_do_not_mix():
-    with Pretending():
+    with Simulated():
         there = torch.arange(3.0).to(DEVICE)
         assert isinstance(there + 1, Elsewhere)
         with pytest.raises(RuntimeError, match="mixes devices"):
@@ -35,7 +35,7 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise)
     """On a GPU images of several blocks and of different extents are computed together."""
     options = {"patches_per_image": patches_per_image, "noise": noise}
     here = join([draw_block(prior(), 0, b, **options) for b in range(3)])
-    with Pretending():
+    with Simulated():
         there = render_patches(
             prior(), join([draw_latents(prior(), 0, b, **options) for b in range(3)]), DEVICE
         )
@@ -78,7 +78,7 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
         ]
 
     here = learn("cpu")
-    with Pretending():
+    with Simulated():
         there = learn(DEVICE)
     # the random parts of the context differ between the steps
     assert len({len(known) for known in asked}) > 3
@@ -92,7 +92,7 @@ def test_batches_of_a_training_lie_where_its_model_is(swapping, num_workers):
     model = DefectModel(reference_prior(), num_features=6, num_components=2, hidden=16, width=4)
     sizes = {"seed": 0, "start": 0, "stop": 1536, "batch_size": 512, "num_workers": num_workers}
     here = list(fit._load(model, **sizes))
-    with Pretending():
+    with Simulated():
         there = list(fit._load(model.to(DEVICE), **sizes))
         assert len(there) == len(here) == 3
         for a, b in zip(here, there, strict=True):

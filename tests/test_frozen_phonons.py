@@ -3,6 +3,7 @@ import itertools
 import numpy as np
 import pytest
 from samples import CELL, PROBE, crystal, rms
+from scipy.integrate import trapezoid
 
 from bayesctx import Detector, Probe, column_image, multislice_image
 from bayesctx.crystal import THERMAL_DISPLACEMENT
@@ -32,7 +33,7 @@ def test_weak_atom_has_its_born_cross_section():
         lorentz_factor(80e3) * scattering_factor("O", turned / wavelength(80e3))
     ) ** 2 * theta
     mean = (density.mean(-1) * incident[:, None]).sum(0) / incident.sum()
-    cross_section = 2 * np.pi * np.trapezoid(mean, theta[:, 0])
+    cross_section = 2 * np.pi * trapezoid(mean, theta[:, 0])
     # 2 % for the second Born term and the pixels at the edges
     assert float(image.sum()) * 0.25 == pytest.approx(cross_section, rel=0.02)
 

@@ -6,8 +6,7 @@ import torch
 import xarray as xr
 
 from bayesctx import CONTEXT, infer, reference_prior, simulate, simulate_micrograph
-from bayesctx.inference.coordinates import pixel_size
-from bayesctx.inference.inputs import read_inputs
+from bayesctx.inference.inputs import pixel_size, read_inputs
 
 NAMES = [name for name in CONTEXT if name != "sampling"]
 ROUNDING = 1e-4  # of probabilities, by single precision within the networks
@@ -177,7 +176,7 @@ def test_coordinates_state_the_pixel_size(step, units, sampling):
 
 WRONG = {
     "names": ([f"p{i}" for i in range(8)], "Å", "numbers were expected along y"),
-    "times": (STEPS.astype("M8[s]"), "Å", "numbers were expected along y"),
+    "times": (STEPS.astype("M8[ns]"), "Å", "numbers were expected along y"),
     "complex": (STEPS + 1j, "Å", "numbers were expected along y"),
     "not finite": (np.where(STEPS == 3, np.nan, STEPS), "Å", "finite coordinates were expected"),
     "all equal": (0 * STEPS, "Å", "equally spaced coordinates were expected"),

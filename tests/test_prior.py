@@ -1,7 +1,8 @@
-"""The prior: exact copies, checked values, quantiles, and what conditioning leaves of it."""
+"""The prior: exact copies, checked values, quantiles, and conditioning on a context."""
 
 import json
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,9 @@ import pytest
 import torch
 from scipy import stats
 
+from bayesctx import simulate
 from bayesctx.distributions import decode, encode, log_uniform, quantile
+from bayesctx.nuisances import NUISANCES
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, Prior, limit_prior, reference_prior, tmd_prior
 
 PRIORS = {
@@ -194,7 +197,7 @@ ALPHA = dict(tmd_prior().dirichlet_alpha)
         ({"dirichlet_alpha": ALPHA | {"V_X": -0.1}}, ValueError, "dirichlet_alpha of V_X .*-0.1"),
         ({"dirichlet_alpha": ALPHA | {"V_X": math.nan}}, ValueError, "dirichlet_alpha of V_X"),
         ({"dirichlet_alpha": ALPHA | {"VX": 1.0}}, ValueError, "did you mean 'V_X'"),
-        ({"dirichlet_alpha": dict.fromkeys(ALPHA, 0.0)}, ValueError, "a metal site can hold"),
+        ({"dirichlet_alpha": dict.fromkeys(ALPHA, 0.0)}, ValueError, "classes of a metal site"),
         ({"nuisances": NUISANCE | {"source_siez": 1.0}}, ValueError, "did you mean 'source_size'"),
         ({"nuisances": NUISANCE | {"tilt": -1.0}}, ValueError, r"tilt \[deg\] .* 0 and 45, got -1"),
         ({"nuisances": NUISANCE | {"tilt": dist.Uniform(-1.0, 1.0)}}, ValueError, "lower bound of"),
@@ -359,7 +362,7 @@ def test_arrays_over_images_are_refused(name):
         reference_prior().given({name: values[name]})
 
 
-def test_what_is_given_weeds_out_conditions():
+def test_conditions_that_contradict_the_context_are_removed():
     prior = tmd_prior()
     assert len(prior.given({"beam_energy": 80e3}).conditions) == 2
     assert (
@@ -367,7 +370,9 @@ def test_what_is_given_weeds_out_conditions():
         == 2
     )
     assert len(prior.given({"outer_collection_angle": dist.Uniform(220.0, 280.0)}).conditions) == 2
-    with pytest.raises(ValueError, match="none agrees"):
+    with pytest.raises(
+        ValueError, match="conditions of the prior was expected.*; correct the context"
+    ):
         prior.given({"beam_energy": 100e3})
 
 
@@ -396,3 +401,64 @@ def test_the_limit_prior_covers_its_cases_and_what_lies_between():
         low, high = between.domain(name)
         assert all(low <= c[name] <= high for c in limit_prior().conditions)
         assert high > 1.05 * low
+
+
+@pytest.mark.parametrize(
+    ("name", "law", "low", "high"),
+    [
+        ("source_size", dist.Normal(0.5, 1.0), 0.0, 5.0),
+        ("source_size", torch.distributions.Normal(0.5, 1.0), 0.0, 5.0),
+        ("gain", dist.Normal(0.0, 1.0), 1e-12, 1e12),
+        ("additivity", dist.HalfNormal(20.0), 0.0, 10.0),
+        ("vibration", dist.Gamma(0.5, 0.1), 0.0, 5.0),
+    ],
+)
+def test_nuisances_are_truncated_to_what_can_be_simulated(name, law, low, high):
+    with pytest.warns(UserWarning, match=rf"{name} \[.*% of the mass of .* is cut off; check its"):
+        prior = Prior((POINT,), nuisances={"gain": 1.0, name: law})
+    drawn = simulate(prior, 64, seed=0)[name].values
+    assert low <= drawn.min() < drawn.max() <= high
+    # truncated once, it is kept as it is
+    assert Prior((POINT,), nuisances=prior.nuisances).nuisances[name] is prior.nuisances[name]
+
+
+def test_nuisances_that_cannot_be_simulated_are_refused():
+    for law in (dist.Normal(-50.0, 1.0), dist.HalfNormal(1e4)):
+        with pytest.raises(ValueError, match=r"source_size \[Å\] was expected to have mass"):
+            Prior((POINT,), nuisances={"gain": 1.0, "source_size": law})
+
+
+def test_the_usual_nuisances_are_not_truncated():
+    """Their quantiles, and with them the streams of all seeds, are those of the distributions."""
+    kept = reference_prior().nuisances
+    assert all(kept[name] is law for name, (_, law) in NUISANCES.items())
+
+
+def test_truncated_distributions_survive_json():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        nuisances = {"gain": log_uniform(0.1, 10.0), "source_size": dist.Normal(0.5, 1.0)}
+        prior = Prior((POINT | {"dose": dist.Uniform(1e3, 1e5)},), nuisances=nuisances)
+        prior = prior.given({"dose": dist.Normal(1e4, 5e3)})
+    again = Prior.from_dict(json.loads(json.dumps(prior.to_dict())))
+    assert again == prior
+    assert prior.to_dict()["nuisances"]["source_size"] == {
+        "Truncated": [{"Normal": [0.5, 1.0]}, 0.0, 5.0]
+    }
+    assert simulate(again, 8, seed=0).identical(simulate(prior, 8, seed=0))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([{"Normal": [0, 1]}, 5, -5], "an interval in which Normal.* has mass was expected, got 5"),
+        ([{"Normal": [0, 1]}, 90, 99], "an interval in which .* correct its bounds"),
+        ([{"Normal": [0, 1]}, 0, float("inf")], "high of Truncated was expected between"),
+        ([3, 0, 1], "a distribution was expected as base of Truncated, got 3; correct it"),
+        ([{"Truncated": [{"Normal": [0, 1]}, 0, 1]}, 0, 1], "as base of Truncated"),
+        ([{"Normal": [0, 1]}, 0], "a list of base, low, high was expected for Truncated"),
+    ],
+)
+def test_truncated_distributions_of_files_are_checked(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        decode({"Truncated": arguments})

@@ -71,16 +71,16 @@ def test_what_is_no_result_is_refused(kind, result, tmp_path):
 
 @pytest.mark.parametrize("place", [None, 3, ["result.nc"], object()])
 def test_a_path_is_needed(place, result):
-    with pytest.raises(TypeError, match="a path such as 'result.nc' was expected"):
+    with pytest.raises(TypeError, match="a path was expected, got .*; give a str or a Path"):
         save(result, place)
-    with pytest.raises(TypeError, match="a path such as 'result.nc' was expected"):
+    with pytest.raises(TypeError, match="a path was expected, got .*; give a str or a Path"):
         load(place)
 
 
 @pytest.mark.parametrize("place", ["", "a\0b"])
 def test_a_path_is_one_of_a_file_system(place, result):
     for use in (lambda: save(result, place), lambda: load(place)):
-        with pytest.raises(ValueError, match="a path such as 'result.nc' was expected"):
+        with pytest.raises(ValueError, match="a path without null characters was expected"):
             use()
 
 

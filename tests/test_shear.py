@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from bayesctx.context import Detector, Probe
-from bayesctx.multislice import shear
+from bayesctx.multislice import interference as shear
 
 
 @pytest.mark.parametrize("interference", [True, False])

@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 from torch.utils.data import DataLoader
 
-from bayesctx import HOSTS, Prior, simulate, tmd_prior
+from bayesctx import HOSTS, Prior, checks, simulate, tmd_prior
 from bayesctx.archive import open_shards, plan_shards, reading, write_shards, writing
 from bayesctx.cli import main
 from bayesctx.simulation import (
@@ -203,6 +203,14 @@ def contents(folder):
 def written(tmp_path_factory):
     """The window as shards."""
     return write_shards(tmd_prior(), NUM, tmp_path_factory.mktemp("stream") / "whole", **SIZES)
+
+
+def test_a_batch_of_shards_must_fit_into_memory(written, monkeypatch):
+    """Not more than the folder holds: a large number alone asks for no memory."""
+    assert len(list(open_shards(written, batch_size=2**50))) == 1
+    monkeypatch.setattr(checks, "_memory", lambda: 1e6)
+    with pytest.raises(ValueError, match="of memory was expected, got .* patches of 32 x 32"):
+        open_shards(written, batch_size=2**50)
 
 
 @pytest.fixture
@@ -448,7 +456,7 @@ def test_only_own_temporary_files_are_removed(folder, written):
         ({"start": 10**30}, ValueError, "start was expected to be .* at most"),
         ({"shard_size": 0}, ValueError, "shard_size was expected to be at least 1"),
         ({"patches_per_image": 3}, ValueError, "patches_per_image was expected to divide"),
-        ({"prior": "tmd"}, TypeError, "a Prior was expected, got str"),
+        ({"prior": "tmd"}, TypeError, "a Prior was expected, got .tmd."),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_refused_before_anything_is_done(

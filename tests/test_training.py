@@ -5,7 +5,15 @@ import pytest
 import torch
 from torch import distributed
 
-from bayesctx import DefectModel, reference_prior, tmd_prior, train
+from bayesctx import (
+    DefectModel,
+    calibrate,
+    checks,
+    reference_prior,
+    score_model,
+    tmd_prior,
+    train,
+)
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation import PatchStream
 from bayesctx.training import ask, conditional_log_score, fit_width
@@ -56,7 +64,7 @@ def test_log_score_is_of_a_normalised_posterior(batch, known, untrained):
 
 @pytest.mark.parametrize("num_images", [4, 2, 8, 5])
 def test_scores_among_images_are_those_of_single_densities(untrained, num_images):
-    """Every patch under the context of every image of its group, by the density that the Pyro program observes."""
+    """Every patch with the context of every image of its group, by the Pyro program's density."""
     size = 8 if num_images == 5 else num_images  # which does not divide them
     batch = next(
         iter(PatchStream(reference_prior(), seed=0, stop=512, batch_size=512, patches_per_image=64))
@@ -105,7 +113,7 @@ def test_what_is_known_is_kept(batch):
     assert float(question.context["beam_energy"].std()) > 1e4
 
 
-def test_a_known_dopant_speaks_for_its_hosts(batch):
+def test_a_known_dopant_weights_the_hosts_that_take_it(batch):
     question = ask(
         batch,
         reference_prior(),
@@ -204,8 +212,54 @@ def test_batches_are_whole_images():
         train(small(), num_patches=100, batch_size=100)
     with pytest.raises(ValueError, match="num_patches was expected to be at least 1"):
         train(small(), num_patches=0)
-    with pytest.raises(ValueError, match="contrast_images was expected to be at least 1, got 0"):
-        train(small(), num_patches=64, batch_size=64, contrast_images=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"contrast_images": 0}, ValueError, "contrast_images was expected to be at least 1"),
+        ({"num_patches": 1e6}, TypeError, "num_patches was expected as a whole number"),
+        ({"num_patches": 10**15}, ValueError, "num_patches was expected to be at least 1 and"),
+        ({"batch_size": 16 * 10**9}, ValueError, "batch_size was expected to be at least 16 and"),
+        ({"seed": -1}, ValueError, "seed was expected to be at least 0"),
+        ({"seed": 2**63 - 1}, ValueError, "seed was expected to be at least 0 and at most"),
+        ({"learning_rate": 0.0}, ValueError, "learning_rate was expected between"),
+        ({"learning_rate": "fast"}, TypeError, "a number was expected for learning_rate"),
+        ({"context_weight": -1.0}, ValueError, "context_weight was expected between 0 and"),
+        ({"num_held_out": 10**9}, ValueError, "num_held_out was expected to be at least 0 and"),
+        ({"num_workers": 10**5}, ValueError, "num_workers was expected to be at least 0 and"),
+        ({"checkpoint_interval": 0}, ValueError, "checkpoint_interval was expected to be at least"),
+        ({"checkpoint": 3}, TypeError, "a path was expected, got int; give a str or a Path"),
+    ],
+)
+def test_a_run_with_impossible_settings_is_refused_at_once(options, error, message):
+    model = small()
+    with pytest.raises(error, match=message):
+        train(model, **{"num_patches": 64, "batch_size": 64} | options)
+    assert model.card == {}
+
+
+def test_a_batch_beyond_memory_is_refused(monkeypatch):
+    monkeypatch.setattr(checks, "_memory", lambda: 1e9)
+    with pytest.raises(ValueError, match="1 GB of memory was expected, got batches of 4096"):
+        train(small(), num_patches=4096, batch_size=4096)
+
+
+def test_a_model_is_needed():
+    with pytest.raises(TypeError, match="a DefectModel was expected, got Prior"):
+        train(tmd_prior(), num_patches=64)
+
+
+@pytest.mark.parametrize("function", [calibrate, score_model])
+def test_too_many_held_out_patches_are_refused(function):
+    with pytest.raises(ValueError, match="num_patches was expected to be at least 1 and at most"):
+        function(small(), num_patches=10**9)
+
+
+def test_every_seed_can_be_used():
+    found = train(small(), num_patches=16, batch_size=16, seed=2**63 - 3, num_held_out=0,
+                  num_workers=0, progress=False)  # fmt: skip
+    assert np.isfinite(found.loss.values).all()
 
 
 @pytest.mark.parametrize("batch_size", [48, 64, 128])
@@ -224,7 +278,7 @@ def test_a_step_sees_its_part_of_the_stream_wherever_the_run_starts(batch_size):
 
 
 def _train_as(rank, size, file, results):
-    """Train as one of several processes; every step asks about a part of the context, which most do not."""
+    """Train as one of several processes; every step has a part of the context known."""
     from bayesctx.training import fit
 
     fit.PARTLY_KNOWN = 1.0
@@ -278,7 +332,7 @@ def test_shares_of_a_batch_are_whole_blocks(monkeypatch):
 
 
 def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
-    """A model that learnt a little, then made too wide: the fit finds a smaller factor, and back the score."""
+    """Of a model that was made too wide the fit finds a smaller width and restores the score."""
     model = small()
     train(
         model,

@@ -309,3 +309,9 @@ def test_truncated_is_what_it_says():
     assert truncated.mass == pytest.approx(0.5)
     assert truncated.icdf(U).numpy() == pytest.approx(exact.ppf(U.numpy()), rel=1e-9)
     assert truncated.support.upper_bound == 0.0
+
+
+def test_parameters_without_numbers_are_refused():
+    nowhere = dist.Normal(*torch.ones(2, device="meta"), validate_args=False)
+    with pytest.raises(ValueError, match="numbers as parameters .* meta"):
+        truncate(nowhere, 0.0, 1.0)

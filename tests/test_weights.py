@@ -228,3 +228,9 @@ def test_a_failed_save_leaves_the_old_file(tiny, tmp_path, monkeypatch, error):
 def test_a_missing_folder_is_named(tiny, tmp_path):
     with pytest.raises(FileNotFoundError, match="there is no .*nowhere; create it first"):
         save_model(tiny, tmp_path / "nowhere" / "model.safetensors")
+
+
+@pytest.mark.parametrize("thing", [None, "model.safetensors", {}], ids=["None", "str", "dict"])
+def test_only_models_are_saved(thing, tmp_path):
+    with pytest.raises(TypeError, match="a DefectModel was expected, got .*; train or load one"):
+        save_model(thing, tmp_path / "x.safetensors")

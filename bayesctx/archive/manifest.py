@@ -1,9 +1,8 @@
-"""The manifest of a folder of shards: what the folder holds, and which files are complete."""
+"""The manifest of a folder of shards: its settings, prior and complete files."""
 
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import os
 from collections.abc import Mapping
@@ -12,9 +11,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from .. import __version__
 from ..checks import check_keys, check_mapping, check_seed, check_whole_number
 from ..prior import Prior
-from ..simulation.stream import check_window
+from ..simulation.stream import check_prior, check_window
 from ..storage import add_checksum, parse_json, replacing, split_checksum
 from .shard import digest
 
@@ -25,7 +25,7 @@ FORMAT = "bayesctx shards 2"
 OLD_FORMAT = "bayesctx shards 1"  # without a checksum
 NUMBERS = ("seed", "start", "num_patches", "patches_per_image", "shard_size")
 RECORD = ("name", "bytes", "sha256", "start", "count")
-MOST_SHARDS = 10_000  # the manifest lists all of them, and is written after each
+MOST_SHARDS = 10_000  # the manifest lists all of them and is written after each
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class Archive:
     Attributes
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     seed : int
-        Names the stream.
+        Seed of the stream.
     start : int
         First patch.
     num_patches : int
@@ -63,10 +63,7 @@ class Archive:
     shard_size: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.prior, Prior):
-            raise TypeError(
-                f"a Prior was expected, got {type(self.prior).__name__}; see reference_prior()"
-            )
+        check_prior(self.prior)
         least = {"start": 0, "num_patches": 1, "patches_per_image": 1, "shard_size": 1}
         checked = {n: check_whole_number(n, getattr(self, n), b, 2**53) for n, b in least.items()}
         for name, value in (checked | {"seed": check_seed(self.seed)}).items():
@@ -119,14 +116,14 @@ class Archive:
         return {name: (first, last) for name, first, last in described}
 
     def settings(self) -> dict[str, object]:
-        """Everything that the content of the shards depends on, as JSON values.
+        """Settings of the shards as JSON values.
 
         Returns
         -------
         dict
             The head of the manifest.
         """
-        head = {"format": FORMAT, "version": importlib.metadata.version("bayesctx")}
+        head = {"format": FORMAT, "version": __version__}
         numbers = {name: getattr(self, name) for name in NUMBERS}
         return head | numbers | {"prior": self.prior.to_dict()}
 
@@ -226,7 +223,7 @@ def _parse(text: str) -> tuple[Archive, dict[str, dict[str, object]], str]:
 def find_records(
     folder: Path, archive: Archive, *, verify: bool = False, progress: bool = False
 ) -> dict[str, dict[str, object]]:
-    """Find the shards that an earlier run finished.
+    """Find the complete shards of an earlier run.
 
     Parameters
     ----------
@@ -284,7 +281,7 @@ def damaged(
     verify: bool,
     progress: bool = False,
 ) -> list[str]:
-    """Find the shards that are not as they were written.
+    """Find the shards that are missing or damaged.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""open_shards(): read a folder of shards as the stream that it was written from."""
+"""open_shards(): read a folder of shards as a stream of patches."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.utils.data import IterableDataset
 
 from ..checks import check_whole_number
 from ..simulation import Patches, rank_of_process
-from ..simulation.stream import check_window, deal
+from ..simulation.stream import check_size, check_window, deal
 from ..storage import as_path
 from ..tensors import join
 from .manifest import Archive, damaged, read_manifest
@@ -60,7 +60,7 @@ class ShardStream(IterableDataset):
                 file.close()
 
     def __getstate__(self) -> dict[str, object]:
-        """Fix the rank: a spawned worker of a loader has no process group to ask."""
+        """Store the rank, since a spawned worker of a loader has no process group."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
     def _pieces(self, first: int, last: int) -> Iterator[tuple[str, tuple[int, int]]]:
@@ -108,7 +108,8 @@ def open_shards(
     TypeError
         If ``path`` is no path, or a number of another type.
     ValueError
-        If the folder holds no shards, is incomplete or damaged, or does not hold these patches.
+        If the folder holds no shards, is incomplete or damaged, or does not hold these patches, or
+        if a batch does not fit into memory.
     """
     folder = as_path(path)
     archive, records, _ = read_manifest(folder)
@@ -118,6 +119,7 @@ def open_shards(
     )
     batch_size = check_whole_number("batch_size", batch_size, 1, 2**53)
     check_window(archive.seed, first, last, archive.patches_per_image, batch_size=batch_size)
+    check_size(archive.prior, min(batch_size, archive.num_patches))
     if first < archive.start or last > archive.stop:
         raise ValueError(
             f"patches from {archive.start} to {archive.stop} were expected, got {first} to {last}; "

@@ -33,7 +33,7 @@ LABELS = {
     "host": tuple(HOSTS),
     "dopant": tuple(METALS),
 }
-"""Names of what is stored by its index."""
+"""Names of the variables that are stored as an index."""
 
 Variables = Mapping[str, tuple[tuple[str, ...], np.ndarray, dict[str, object]]]
 
@@ -48,7 +48,7 @@ def write_shard(
     path : Path
         The file.
     batches : iterable of Patches
-        Written one by one: one of them is in memory.
+        Written one by one, so that one of them is in memory.
     num_images : int
         Images of all batches.
     attributes : mapping
@@ -104,7 +104,7 @@ def digest(path: Path) -> str:
 
 
 def _define(file: netCDF4.Dataset, variables: Variables, num_images: int) -> None:
-    """Lay out a file for a number of images like these."""
+    """Create the dimensions and variables of a file."""
     for dims, values, _ in variables.values():
         for dim, size in zip(dims, values.shape, strict=True):
             if dim not in file.dimensions:
@@ -221,7 +221,7 @@ def read_images(file: netCDF4.Dataset, first: int, last: int) -> Patches:
 
 
 def _read_images(file: netCDF4.Dataset, first: int, last: int) -> Patches:
-    """Read images; names and numbers that cannot be are errors."""
+    """Read images; indices without a name and infinite numbers are errors."""
     file.set_auto_maskandscale(False)
 
     def read(name: str) -> torch.Tensor:

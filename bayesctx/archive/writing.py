@@ -1,4 +1,4 @@
-"""write_shards(): write a stream as a folder of files; a killed run can be continued."""
+"""write_shards(): write a stream of patches as a folder of files; killed runs can be resumed."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from tqdm import tqdm
 
-from ..checks import check_whole_number
+from ..checks import check_workers
 from ..prior import Prior
 from ..simulation import BLOCK, Patches, PatchStream
 from ..storage import as_path, explain, make_folder, remove_stale, scratch_file
@@ -32,7 +32,6 @@ __all__ = ["ShardPlan", "plan_shards", "write_shards"]
 SHARD_SIZE = 65536  # patches: some 150 MB
 STRIDE = BLOCK * max(1, 2048 // BLOCK)  # patches that are drawn and written at once
 MARGIN = 2**26  # bytes of the disk that are left free
-MOST_WORKERS = 32  # or four per core, if these are more
 SAMPLE = 3.0  # s that are measured for a plan
 
 
@@ -86,13 +85,13 @@ def write_shards(
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     num_patches : int
         Number of patches, a multiple of ``patches_per_image``.
     path : path-like
         The folder: new, empty, or begun with the same settings.
     seed : int
-        Names the stream.
+        Seed of the stream.
     start : int
         First patch of the stream.
     patches_per_image : int
@@ -123,11 +122,11 @@ def write_shards(
 
     Notes
     -----
-    A run that was killed continues when it is repeated: it loses the shards that were being
-    written. Damaged files are written again.
+    The same call resumes a run that was killed, of which only the unfinished shards are lost.
+    Damaged files are written again.
     """
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
-    folder, num_workers = _check_folder(path), _check_workers(num_workers)
+    folder, num_workers = _check_folder(path), check_workers(num_workers)
     records = find_records(folder, archive, verify=verify, progress=progress)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     if missing:
@@ -160,12 +159,6 @@ def _check_folder(path: str | os.PathLike) -> Path:
     if not os.path.isdir(folder.absolute().parent):
         raise explain(FileNotFoundError(errno.ENOENT, ""), folder)
     return folder
-
-
-def _check_workers(num_workers: int) -> int:
-    """A number of processes that a machine can run."""
-    most = max(MOST_WORKERS, 4 * (os.cpu_count() or 1))
-    return check_whole_number("num_workers", num_workers, 0, most)
 
 
 def _events(writing: _Writing, num_workers: int) -> Iterator[int | dict[str, object] | OSError]:
@@ -206,11 +199,11 @@ def plan_shards(
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
     num_patches : int
         Number of patches.
     path : path-like
-        The folder. Existing shards and the space on its disk count; nothing is left in it.
+        The folder. Existing shards and the space on its disk are considered; nothing is written.
     seed, start, patches_per_image, shard_size, num_workers, verify : int
         As for ``write_shards``.
 
@@ -225,7 +218,7 @@ def plan_shards(
         If ``write_shards`` would refuse the settings or the folder.
     """
     archive = Archive(prior, seed, start, num_patches, patches_per_image, shard_size)
-    folder, num_workers = _check_folder(path), _check_workers(num_workers)
+    folder, num_workers = _check_folder(path), check_workers(num_workers)
     records = find_records(folder, archive, verify=verify)
     missing = {n: w for n, w in archive.shards().items() if n not in records}
     per_shard, per_patch = _measure_bytes(archive, folder)
@@ -255,7 +248,7 @@ class _Writing(IterableDataset):
         worker, own = get_worker_info(), list(self.missing.items())
         if worker is not None:
             own = own[worker.id :: worker.num_workers]
-            # how a loader ends a worker that is slow to stop: it removes its unfinished file
+            # a loader ends slow workers by this signal: exit so that the unfinished file is removed
             signal.signal(signal.SIGTERM, lambda *_: sys.exit())
         for name, (first, last) in own:
             try:

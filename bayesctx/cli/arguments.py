@@ -1,4 +1,4 @@
-"""Options of the verbs, and how their words become numbers and paths."""
+"""Options of the verbs, and conversion of their values to numbers and paths."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
+
+from ..checks import shorten
 
 __all__ = [
     "FOLDER_FLAGS",
@@ -48,7 +50,7 @@ def whole_number(least: int, most: int) -> Callable[[str], int]:
         if not (value.is_finite() and least <= value <= most and value == int(value)):
             raise argparse.ArgumentTypeError(
                 f"a whole number from {least} to {most}, such as 1000 or 10e3, was expected, "
-                f"got {text!r}"
+                f"got {shorten(text)}; correct it"
             )
         return int(value)
 
@@ -76,7 +78,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
             value = math.nan
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(
-                f"a number from {low:g} to {high:g} was expected, got {text!r}"
+                f"a number from {low:g} to {high:g} was expected, got {shorten(text)}; correct it"
             )
         return value
 
@@ -102,18 +104,20 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         path = Path(text)
         if suffixes and path.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(
-                f"a file that ends in {' or '.join(suffixes)} was expected, got {text!r}"
+                f"a file that ends in {' or '.join(suffixes)} was expected, got {shorten(text)}; "
+                "change its ending"
             )
         try:
             if path.is_dir():
-                raise IsADirectoryError(f"{text} is a folder")
+                raise IsADirectoryError("it is a folder")
             with suppress(FileNotFoundError):
                 path.lstat()  # refuses a name that is too long
             with tempfile.TemporaryFile(dir=path.parent):
                 pass
         except (OSError, ValueError) as error:
             raise argparse.ArgumentTypeError(
-                f"a file in a folder that can be written was expected, got {text!r} ({error})"
+                f"a file in a folder that can be written was expected, got {shorten(text)} "
+                f"({getattr(error, 'strerror', None) or error}); name another one"
             ) from error
         return path
 
@@ -139,10 +143,11 @@ def stream_to_write(text: str) -> Path:
         If it cannot be written, or has the ending of another kind of file.
     """
     path = Path(text)
-    # ".5" or ".2026" is part of a name, ".csv" is a format that nobody would find inside
+    # ".5" or ".2026" may be part of the name of a folder, ".csv" asks for another format
     if path.suffix[1:2].isalpha() and path.suffix.lower() != ".nc" and not path.is_dir():
         raise argparse.ArgumentTypeError(
-            f"a file that ends in .nc, or a folder, was expected, got {text!r}"
+            f"a file that ends in .nc, or a folder, was expected, got {shorten(text)}; change its "
+            "ending"
         )
     if path.suffix.lower() == ".nc" or not path.exists():
         return file_to_write()(text)
@@ -150,7 +155,7 @@ def stream_to_write(text: str) -> Path:
         file_to_write()(str(path / "manifest.json"))
         return path
     raise argparse.ArgumentTypeError(
-        f"a folder, or a file that ends in .nc, was expected, {text} is another file"
+        f"a folder, or a file that ends in .nc, was expected, {text} is another file; name another"
     )
 
 
@@ -172,13 +177,13 @@ def picture_to_write(text: str) -> Path:
     ArgumentTypeError
         If it cannot be written, or matplotlib does not know its ending.
     """
-    # imported when used: a picture is an option, and so is matplotlib
+    # imported when used, since matplotlib is optional
     from ..plots import new_figure
 
     formats = new_figure((1, 1)).canvas.get_supported_filetypes()
     if Path(text).suffix[1:].lower() not in formats:
         raise argparse.ArgumentTypeError(
-            f"a picture such as result.png or result.pdf was expected, got {text!r}; "
+            f"a picture such as result.png or result.pdf was expected, got {shorten(text)}; "
             f"known are {', '.join(formats)}"
         )
     return file_to_write()(text)
@@ -186,8 +191,8 @@ def picture_to_write(text: str) -> Path:
 
 PRIORS = ("reference", "tmd", "limit", "between")
 
-# Limits, so that a slip of the keyboard is refused at once instead of filling memory or the process
-# table; they are far above what is useful. A pixel or draw beyond its limit takes more than 4 GB.
+# Limits far above useful values, so that a typing error is refused at once instead of exhausting
+# memory or processes. Beyond the limits of pixels and draws more than 4 GB are needed.
 PATCHES = whole_number(1, 10**12)
 POSITION = whole_number(0, 10**12)
 SEED = whole_number(0, 2**32 - 1)
@@ -212,11 +217,11 @@ FOLDER_FLAGS = {
 def _simulate(add: Callable) -> None:
     """Options of simulate."""
     add("--num-patches", type=PATCHES, default=1000, metavar="N", help="number (default: 1000)")
-    add("--seed", type=SEED, default=0, metavar="N", help="names the stream (default: 0)")
+    add("--seed", type=SEED, default=0, metavar="N", help="of the stream (default: 0)")
     where = "first patch, or which micrograph, of the stream (default: 0)"
     add("--start", type=POSITION, default=0, metavar="I", help=where)
-    add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
-    add("--context", **CONTEXT, help="what is fixed, as for infer")
+    add("--prior", choices=PRIORS, default="reference", help="distribution (default: reference)")
+    add("--context", **CONTEXT, help="values that are not drawn, as for infer")
     add("--micrograph", action="store_true", help="a whole image instead of patches")
     side = "pixels along each side of the micrograph (default: 512)"
     add("--num-pixels", type=PIXELS, default=512, metavar="N", help=side)
@@ -247,13 +252,13 @@ def _train(add: Callable) -> None:
     """Options of train."""
     length = "length of the stream, e.g. 10e6"
     add("--num-patches", type=PATCHES, required=True, metavar="N", help=length)
-    add("--prior", choices=PRIORS, default="reference", help="what may occur (default: reference)")
+    add("--prior", choices=PRIORS, default="reference", help="distribution (default: reference)")
     add("--model", **MODEL, help="from train: the weights to start from (default: random ones)")
     seed = "of random weights and of the stream (default: 0)"
     add("--seed", type=SEED, default=0, metavar="N", help=seed)
     batch = "patches per step, a multiple of 16 (default: 512)"
     add("--batch-size", type=whole_number(1, 2**20), default=512, metavar="N", help=batch)
-    contrast = "images among which the right one is asked for (default: 16)"
+    contrast = "images that are the candidates for that of a patch in the loss (default: 16)"
     add("--contrast", type=whole_number(1, 2**16), default=16, metavar="N", help=contrast)
     rate = "peak of the schedule (default: 5e-3)"
     add("--learning-rate", type=number(1e-9, 1.0), default=5e-3, metavar="RATE", help=rate)
@@ -262,10 +267,10 @@ def _train(add: Callable) -> None:
     add("--threads", type=THREADS, metavar="N", help="threads of torch (default: torch's choice)")
     workers = "processes that simulate (default: 1)"
     add("--workers", type=PROCESSES, default=1, metavar="N", help=workers)
-    device = "where to learn, e.g. cuda; random numbers are drawn on the CPU (default: cpu)"
+    device = "device of the model, e.g. cuda; random numbers are drawn on the CPU (default: cpu)"
     add("--device", default="cpu", metavar="NAME", help=device)
-    held_out = "patches for correlation and scores (default: 9600)"
-    add("--held-out", type=whole_number(0, 10**7), default=9600, metavar="N", help=held_out)
+    held_out = "patches for the calibration that follows, 0 for none (default: 9600)"
+    add("--held-out", type=whole_number(0, 10**6), default=9600, metavar="N", help=held_out)
     out = file_to_write(".safetensors")
     add("--out", type=out, required=True, metavar="FILE", help="safetensors file to write")
 

@@ -1,4 +1,4 @@
-"""The command line: parser, help texts and what a broken pipe or Ctrl-C does."""
+"""The command line: parser, help texts, and handling of broken pipes and Ctrl-C."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ UNITS = textwrap.fill(f"Variables and units: {', '.join(v.label for v in CONTEXT
 
 HELP = {
     "bayesctx": f"""Posteriors of defects in STEM images of doped two-dimensional materials:
-what is given is conditioned on, what is left out is inferred.
+known context is conditioned on, the rest of it is inferred.
 
 {UNITS}
 
@@ -37,13 +37,13 @@ examples:
     "simulate": f"""Simulate labelled patches, or a labelled micrograph, and write them as netCDF.
 
 Everything is drawn from a prior: in 'reference' beam energy and angles vary freely, 'tmd' has the
-576 cases, 'limit' and 'between' are narrower, for benchmarks. What --context fixes is not drawn.
-Patch i of a seed is always the same: --start continues where another run ended.
+576 cases, 'limit' and 'between' are narrower, for benchmarks. Values of --context are not drawn.
+Patch i of a seed is always the same, so that --start continues another run.
 
 --out FILE.nc is one file. A name without an ending is a folder: shards of 65536 patches (150 MB)
-and manifest.json, with the prior and the checksum of every shard. A run that was killed continues
-when the same command is given again; one that the disk cannot hold does not begin. --dry-run
-prints size and time. bayesctx.archive.open_shards reads the folder.
+and manifest.json, with the prior and the checksum of every shard. The same command resumes a run
+that was killed. A run that the disk cannot hold is refused. --dry-run prints size and time.
+bayesctx.archive.open_shards reads the folder.
 
 {UNITS}
 
@@ -52,13 +52,12 @@ examples:
   bayesctx simulate --num-patches 1000 --start 1000 --prior tmd --context host=WSe2 --out more.nc
   bayesctx simulate --num-patches 55e6 --patches-per-image 16 --out patches --dry-run
   bayesctx simulate --micrograph --num-pixels 512 --context host=MoS2 dopant=V,Nb --out image.nc""",
-    "train": """Train a model on patches that are simulated meanwhile, and write it as safetensors.
+    "train": """Train a model on simulated patches, calibrate it, and write it as safetensors.
 
---checkpoint names a file that holds the state of the run: a run that was killed continues when the
-same command is given again. The loss is minus the log probability of the true class, in nats, over
-random subsets of known context. Afterwards patches that were not trained on are used to fit how
-strongly patches of one image are correlated, and to score the model. Several processes started by
-torchrun share every batch and take the same steps as one; --batch-size is that of all together.
+--checkpoint names a file of the state of the run, from which the same command resumes a run that
+was killed. The loss is minus the log probability of the true class, in nats, over random subsets
+of known context. Then the model is calibrated and scored on held-out patches. Several processes
+started by torchrun share every batch and take the same steps as one; --batch-size is the total.
 
 examples:
   bayesctx train --num-patches 10e6 --out model.safetensors --checkpoint run.checkpoint
@@ -74,7 +73,7 @@ patches of one image (patch, y, x), or independent images (image, y, x). A conte
   a number or a name   observed                   host=WSe2 beam_energy=80e3
   a comma list         one of these               dopant=Ti,V
   low..high            anywhere between the two   inner_collection_angle=60..110
-and a variable that is left out is inferred. A micrograph needs host or sampling.
+and other variables are inferred.
 
 {UNITS}
 
@@ -84,8 +83,8 @@ examples:
   bayesctx infer image.npy --context sampling=0.2 dopant=Ti,V --num-draws 4000 --out result.nc""",
     "demo": """Simulate a micrograph, infer its defects twice, and compare both with the truth.
 
-WSe2 doped with Ti, seen by a detector (35-90 mrad) on which a pair of selenium atoms is brighter
-than tungsten. The defects are inferred with the host alone, and with the recorded context;
+WSe2 doped with Ti, on a detector (35-90 mrad) with which a pair of selenium atoms is brighter than
+tungsten. The defects are inferred with the host alone, and with the recorded context;
 entropies and log scores are in bits per site.
 Writes demo.nc, the posterior with the context, and demo.png.
 
@@ -96,7 +95,7 @@ examples:
 
 
 class _Tolerant:
-    """A stream that goes to the null device once its reader is gone."""
+    """A stream that is redirected to the null device once its reader is gone."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -119,7 +118,7 @@ class _Tolerant:
         try:
             yield
         except OSError as error:
-            # what is still in the buffer must go somewhere when Python ends
+            # Python flushes the buffer when it ends, which must not fail again
             null = os.open(os.devnull, os.O_WRONLY)
             os.dup2(null, self._stream.fileno())
             os.close(null)
@@ -129,7 +128,7 @@ class _Tolerant:
 
 @contextmanager
 def tolerant_streams() -> Iterator[None]:
-    """Let stdout and stderr survive a broken pipe while the context is open."""
+    """Ignore broken pipes of stdout and stderr while the context is open."""
     with ExitStack() as stack:
         for redirect, stream in ((redirect_stdout, sys.stdout), (redirect_stderr, sys.stderr)):
             if stream is not None:  # closed by the shell
@@ -139,7 +138,7 @@ def tolerant_streams() -> Iterator[None]:
 
 
 def _flush(stream: _Tolerant) -> None:
-    """Write what is left, where that is possible."""
+    """Flush a stream, where that is possible."""
     with suppress(OSError):
         stream.flush()
 
@@ -148,8 +147,8 @@ def _flush(stream: _Tolerant) -> None:
 def delayed_interrupt() -> Iterator[None]:
     """Raise a KeyboardInterrupt at the end of the context instead of within it.
 
-    The import system calls functions whose exceptions Python prints and drops, and so drops an
-    interrupt that falls into one of them: the program would go on.
+    The import system calls functions whose exceptions Python prints and ignores. An interrupt in
+    one of them would be ignored as well.
     """
     previous = signal.getsignal(signal.SIGINT)
     in_main_thread = threading.current_thread() is threading.main_thread()
@@ -184,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments = _parser().parse_args(argv)
             with delayed_interrupt():
-                # imported when a verb runs: torch and Pyro take seconds, which --help must not
+                # imported when a verb runs, since torch and Pyro take seconds and --help needs none
                 from .verbs import VERBS
             summary = VERBS[arguments.verb](arguments)
             if summary is not None:
@@ -198,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except (MemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
-            _say("error", f"the memory of this machine was not enough for this size ({error})")
+            _say("error", f"more memory was expected, there is too little ({error}); use less data")
             return 1
         except KeyboardInterrupt:
             print("bayesctx: interrupted", file=sys.stderr)
@@ -212,7 +211,7 @@ def _say(kind: str, message: object) -> None:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether this is what Python or torch raises when memory runs out; other faults are ours."""
+    """Whether Python or torch ran out of memory; other errors are faults of the package."""
     words = ("out of memory", "not enough memory", "allocate memory")
     return isinstance(error, MemoryError) or any(w in str(error).lower() for w in words)
 
@@ -233,5 +232,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _refuse(message: str) -> Never:
-    """Answer arguments that argparse does not accept."""
+    """Raise for arguments that argparse does not accept."""
     raise argparse.ArgumentTypeError(f"{message}; see bayesctx --help")

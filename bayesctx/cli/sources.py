@@ -1,4 +1,4 @@
-"""What a command reads: the context from NAME=VALUE, and the image from a file."""
+"""Input of a command: the context from NAME=VALUE, and the image from a file."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import numpy as np
 import pyro.distributions as dist
 import xarray as xr
 
+from ..checks import shorten
+
 __all__ = ["read_context", "read_image"]
 
 MOST_VALUES = 10**9  # of an image: 4 GB in single precision
 
 
 def read_context(texts: Sequence[str] | None) -> dict[str, object]:
-    """Read what is known of an image.
+    """Read the context of an image.
 
     Parameters
     ----------
@@ -49,7 +51,7 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
         name, _, value = text.partition("=")
         if not name or not value:
             raise ValueError(
-                f"NAME=VALUE was expected, got {text!r}; "
+                f"NAME=VALUE was expected, got {shorten(text)}; "
                 "put file names before --context and --select"
             )
         if name in found:
@@ -68,7 +70,7 @@ def _value(name: str, text: str) -> object:
         return _range(name, *text.split("..")) if text.count("..") == 1 else _scalar(text)
     if not all(parts) or ".." in text:
         raise ValueError(
-            f"{name} was expected as single values between commas, got {text!r}; "
+            f"{name} was expected as single values between commas, got {shorten(text)}; "
             "a range low..high stands alone"
         )
     return [_scalar(part) for part in parts]
@@ -130,12 +132,14 @@ def read_image(
             f"--variable and --select belong to netCDF files, got {path}; leave them out"
         )
     if not path.is_file():
-        raise FileNotFoundError(f"an image was expected at {path}, there is no such file")
+        raise FileNotFoundError(
+            f"an image was expected at {path}, there is no such file; correct its name"
+        )
     return _read_array(path) if is_array else _read_netcdf(path, variable, _pairs(select))
 
 
 def _read_array(path: Path) -> np.ndarray:
-    """Read a .npy file; mapped first, so that a false header cannot ask for more than is there."""
+    """Read a .npy file, mapped first so that a wrong header cannot allocate more than it holds."""
     try:
         mapped = np.lib.format.open_memmap(path, mode="r")
     except Exception as error:  # numpy's parsers raise nearly anything
@@ -148,7 +152,7 @@ def _read_netcdf(path: Path, variable: str | None, chosen: dict[str, str]) -> xr
     """Read one variable of a netCDF file."""
     try:
         data = xr.open_dataset(path, engine="netcdf4")
-    except Exception as error:  # so do HDF5 and the decoders of xarray
+    except Exception as error:  # HDF5 and the decoders of xarray raise nearly anything, too
         raise _not_an_image(path, error) from error
     with data:
         image = _select(_choose(data, path, variable), chosen)
@@ -160,7 +164,7 @@ def _read_netcdf(path: Path, variable: str | None, chosen: dict[str, str]) -> xr
 
 
 def _check_size(path: Path, shape: tuple[int, ...]) -> None:
-    """Raise for what memory would not hold."""
+    """Raise for an image that is too large for memory."""
     if math.prod(shape) > MOST_VALUES:
         raise ValueError(
             f"an image of at most {MOST_VALUES} values was expected, {path} has the shape {shape}; "
@@ -185,7 +189,7 @@ def _choose(data: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
         listed = (
             f"those are {', '.join(images)}; choose one by --variable"
             if images
-            else f"it has {', '.join(map(str, data)) or 'none'}"
+            else f"it has {', '.join(map(str, data)) or 'none'}; rename its dimensions"
         )
         raise ValueError(
             f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {path}; "
@@ -199,11 +203,12 @@ def _select(image: xr.DataArray, chosen: dict[str, str]) -> xr.DataArray:
     for dim, label in chosen.items():
         if dim not in image.dims:
             raise ValueError(
-                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}"
+                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}; "
+                "correct --select"
             )
         labels = [str(v) for v in image[dim].values]
         if label not in labels:
             few = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-            raise ValueError(f"{dim} was expected among {few}, got {label!r}")
+            raise ValueError(f"{dim} was expected among {few}, got {label!r}; correct --select")
         image = image.isel({dim: labels.index(label)})
     return image

@@ -16,6 +16,7 @@ from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
+from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
@@ -24,9 +25,6 @@ from .summaries import describe_demo, describe_result, draw_demo, draw_result, s
 
 __all__ = ["VERBS", "refuse_shard_options", "simulate_shards"]
 
-MOST_IN_ONE_FILE = 1_000_000  # patches: 4 GB, held in memory
-LONGEST_SIDE = 1000.0  # Å of a micrograph: simulating more takes over 4 GB
-
 PRIORS = {
     "reference": reference_prior,
     "tmd": tmd_prior,
@@ -34,7 +32,7 @@ PRIORS = {
     "between": partial(limit_prior, between=True),
 }
 
-# the demo: what is true, and what of it is told with the image
+# the context of the demo, and the variables of it that are recorded with the image
 DEMO = {
     "host": "WSe2",
     "dopant": "Ti",
@@ -53,20 +51,22 @@ def _simulate(arguments: argparse.Namespace) -> str:
     context = read_context(arguments.context)
     if "sampling" in context:
         raise ValueError(
-            "sampling is no context of a simulation; a micrograph takes --sampling, "
-            "a patch has that of the prior"
+            "a context without sampling was expected for a simulation, got it in --context; give "
+            "--sampling for a micrograph, patches have that of the prior"
         )
     is_file = arguments.out.suffix.lower() == ".nc"
     if arguments.micrograph and not is_file:
         raise argparse.ArgumentTypeError(
-            f"a file that ends in .nc was expected for a micrograph, got {str(arguments.out)!r}"
+            f"a file that ends in .nc was expected for a micrograph, got {str(arguments.out)!r}; "
+            "change --out"
         )
     prior = PRIORS[arguments.prior]().given(context)
     if not is_file:
         return simulate_shards(arguments, prior)
     refuse_shard_options(arguments)
     if arguments.micrograph:
-        data = _simulate_micrograph(arguments, prior)
+        size = {"num_pixels": arguments.num_pixels, "sampling": arguments.sampling}
+        data = simulate_micrograph(prior, seed=arguments.seed, index=arguments.start, **size)
         what = f"a micrograph of {data.sizes['patch']} sites"
     else:
         data = _simulate_patches(arguments, prior)
@@ -75,23 +75,11 @@ def _simulate(arguments: argparse.Namespace) -> str:
     return f"{what} of {data.sizes['y']} x {data.sizes['x']} px: {arguments.out}"
 
 
-def _simulate_micrograph(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset:
-    """Draw a micrograph of a size that memory can hold."""
-    side = arguments.num_pixels * arguments.sampling
-    if side > LONGEST_SIDE:
-        raise argparse.ArgumentTypeError(
-            f"a micrograph of at most {LONGEST_SIDE:g} Å was expected, {arguments.num_pixels} "
-            f"pixels of {arguments.sampling:g} Å are {side:g} Å; use fewer by --num-pixels"
-        )
-    size = {"num_pixels": arguments.num_pixels, "sampling": arguments.sampling}
-    return simulate_micrograph(prior, seed=arguments.seed, index=arguments.start, **size)
-
-
 def _simulate_patches(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset:
-    """Draw patches, so many that memory can hold them."""
-    if arguments.num_patches > MOST_IN_ONE_FILE:
+    """Draw patches for one file."""
+    if arguments.num_patches > MOST_PATCHES:
         raise argparse.ArgumentTypeError(
-            f"at most {MOST_IN_ONE_FILE} patches were expected in one file, "
+            f"at most {MOST_PATCHES} patches were expected in one file, "
             f"got {arguments.num_patches}; name a folder"
         )
     window = {"seed": arguments.seed, "start": arguments.start}
@@ -99,10 +87,11 @@ def _simulate_patches(arguments: argparse.Namespace, prior: Prior) -> xr.Dataset
 
 
 def _train(arguments: argparse.Namespace) -> str | None:
-    """Train a model and fit to it what follows training; only the first process writes."""
+    """Train and calibrate a model; only the first process writes."""
     if arguments.checkpoint is not None and arguments.checkpoint == arguments.out:
         raise argparse.ArgumentTypeError(
-            f"two files were expected as --checkpoint and --out, got {arguments.out} twice"
+            f"two files were expected as --checkpoint and --out, got {arguments.out} twice; "
+            "change one"
         )
     device = _usable_device(arguments.device)
     if arguments.threads:
@@ -143,7 +132,7 @@ def _usable_device(name: str) -> torch.device:
         reason = str(error).partition("\n")[0]
         raise argparse.ArgumentTypeError(
             f"a device of torch that is usable here, such as cpu, was expected, got {name!r} "
-            f"({reason})"
+            f"({reason}); change --device"
         ) from error
     return device
 
@@ -153,7 +142,7 @@ def _infer(arguments: argparse.Namespace) -> str:
     if arguments.out.exists() and arguments.image.exists():
         if arguments.out.samefile(arguments.image):
             raise argparse.ArgumentTypeError(
-                f"another file than the image was expected as --out, got {arguments.out}"
+                f"another file than the image was expected as --out, got {arguments.out}; change it"
             )
     context = read_context(arguments.context)
     image = read_image(arguments.image, arguments.variable, arguments.select)
@@ -166,7 +155,7 @@ def _infer(arguments: argparse.Namespace) -> str:
 
 
 def _demo(arguments: argparse.Namespace) -> str:
-    """Simulate a micrograph and infer it with little and with much context."""
+    """Simulate a micrograph and infer it with the host and with the recorded context."""
     folder = make_folder(arguments.out_dir)
     out = file_to_write(".nc")(str(folder / "demo.nc"))
     picture = picture_to_write(str(folder / "demo.png"))
@@ -182,10 +171,6 @@ def _demo(arguments: argparse.Namespace) -> str:
 
 
 VERBS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}
-
-
-SHARD_SIZE = 65536
-MOST_SHARDS = 100_000  # their names have five digits
 
 
 def refuse_shard_options(arguments: argparse.Namespace) -> None:
@@ -210,34 +195,28 @@ def refuse_shard_options(arguments: argparse.Namespace) -> None:
 
 
 def simulate_shards(arguments: argparse.Namespace, prior: Prior) -> str:
-    """Write a folder of shards, or find out what that would take.
+    """Write a folder of shards, or plan it.
 
     Parameters
     ----------
     arguments : Namespace
         Of the verb.
     prior : Prior
-        What may occur.
+        Prior of the patches.
 
     Returns
     -------
     str
-        What was done, or would be.
+        Summary of what was written, or the plan of it.
 
     Raises
     ------
-    ArgumentTypeError
-        If there would be too many shards.
+    TypeError, ValueError, OSError
+        See ``archive.write_shards``.
     """
     out: Path = arguments.out
     options = {n: getattr(arguments, n) for n in FOLDER_FLAGS if hasattr(arguments, n)}
     is_dry = options.pop("dry_run", False)
-    num_shards = -(-arguments.num_patches // options.get("shard_size", SHARD_SIZE))
-    if num_shards > MOST_SHARDS:
-        raise argparse.ArgumentTypeError(
-            f"at most {MOST_SHARDS} shards were expected, {arguments.num_patches} patches would be "
-            f"{num_shards}; write fewer patches, or larger shards by --shard-size"
-        )
     workers = {"num_workers": os.cpu_count() or 1}
     options = {"seed": arguments.seed, "start": arguments.start} | workers | options
     size = f"{arguments.num_patches} patches of {prior.num_pixels} x {prior.num_pixels} px"
@@ -249,7 +228,7 @@ def simulate_shards(arguments: argparse.Namespace, prior: Prior) -> str:
 
 
 def _describe_plan(plan: ShardPlan, num_workers: int) -> str:
-    """What is left to do."""
+    """Numbers, size and time of the shards that are missing."""
     room = "which is enough" if plan.fits else "which is TOO LITTLE"
     busy = max(1, min(num_workers, plan.num_shards))
     processes = "1 process" if busy == 1 else f"{busy} processes"

@@ -1,5 +1,10 @@
-"""What is known of an image: checked, truncated to the domain, and held against the prior."""
+"""Checks of the context of an image, truncation of soft evidence, and conditioning of priors."""
 
 from .agreement import condition_on as condition_on
 from .checking import check_context as check_context, check_imaging as check_imaging
-from .truncation import TINY as TINY, Truncated as Truncated, truncate as truncate
+from .truncation import (
+    FEW_OUTSIDE as FEW_OUTSIDE,
+    TINY as TINY,
+    Truncated as Truncated,
+    truncate as truncate,
+)

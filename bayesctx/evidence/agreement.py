@@ -1,4 +1,4 @@
-"""Which values of the context go together, and which conditions of a prior agree with them."""
+"""Consistency of the values of a context, and conditioning of the conditions of a prior."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from torch.distributions import Distribution
 
+from ..checks import shorten
 from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
 from ..crystal import HOSTS
 from .inversion import density, in_double
 
 __all__ = ["check_agreement", "condition_on"]
 
-MOST_REPEATED = 32  # of a condition: the others are weighed to 3 % of the most probable one
+MOST_REPEATED = 32  # largest number of repetitions: weights are rounded to 3 % of the largest
 
 
 def check_agreement(checked: Mapping[str, object]) -> None:
-    """Raise for values that exclude each other; arrays are checked image by image.
+    """Raise for values that contradict each other; arrays are checked image by image.
 
     Parameters
     ----------
@@ -29,8 +30,8 @@ def check_agreement(checked: Mapping[str, object]) -> None:
     ------
     ValueError
         If arrays are of different lengths, a dopant is the metal of its host, or a detector is not
-        a ring outside of the probe's cone. Of candidates one possible combination is enough, and
-        a distribution excludes nothing.
+        a ring outside of the probe's cone. Candidates are accepted if one combination is possible;
+        distributions are not checked.
     """
     lengths = {n: len(v) for n, v in checked.items() if isinstance(v, np.ndarray)}
     for name, length in lengths.items():
@@ -50,7 +51,7 @@ def check_agreement(checked: Mapping[str, object]) -> None:
     known = [_options(checked, name) for name in ANGLES]
     if sum(k is not None for k in known) < 2:
         return
-    # in single precision, as the model computes; an open bound excludes nothing
+    # in single precision, as the model computes; an unknown angle excludes nothing
     open_values = (0.0, math.nan, math.inf)
     convergence, inner, outer = (
         np.asarray([[o]] if k is None else k, np.float32)
@@ -68,7 +69,7 @@ def check_agreement(checked: Mapping[str, object]) -> None:
 def condition_on(
     conditions: Sequence[Mapping[str, object]], known: Mapping[str, object]
 ) -> tuple[dict[str, object], ...]:
-    """Put what is known in its place in alternative imaging conditions.
+    """Condition alternative imaging conditions on the context of an image.
 
     Parameters
     ----------
@@ -80,9 +81,9 @@ def condition_on(
     Returns
     -------
     tuple of dict
-        A number of a condition stays, and the condition is repeated in proportion to the
-        probability that is known of its numbers: none where they contradict. Everything else is
-        replaced by what is known.
+        Conditions with a number of a known variable are repeated in proportion to the probability
+        of that number; contradicting ones are left out. Candidates and distributions are replaced
+        by the known value.
     """
     updated, weights = [], []
     for condition in conditions:
@@ -101,7 +102,7 @@ def condition_on(
 
 
 def _agreement(evidence: object, number: float) -> float:
-    """Probability (density) that evidence gives to a number, up to a constant."""
+    """Probability (density) of a number under the evidence, up to a constant."""
     if isinstance(evidence, Distribution):
         found = density(in_double(evidence), np.array(float(number)))
         return 0.0 if found is None else float(found)
@@ -110,7 +111,7 @@ def _agreement(evidence: object, number: float) -> float:
 
 
 def _options(checked: Mapping[str, object], name: str) -> np.ndarray | None:
-    """Values that a variable can take, shape (image or 1, option); None if it is open or soft."""
+    """Possible values, shape (image or 1, option); None if the variable is unknown or soft."""
     value = checked.get(name)
     if value is None or isinstance(value, Distribution):
         return None
@@ -120,7 +121,7 @@ def _options(checked: Mapping[str, object], name: str) -> np.ndarray | None:
 def _require(
     allowed: np.ndarray, checked: Mapping[str, object], names: Sequence[str], expected: str
 ) -> None:
-    """Raise unless every image has an allowed combination; of candidates one is enough."""
+    """Raise unless every image has an allowed combination of candidates."""
     possible = allowed.reshape(len(allowed), -1).any(1)
     if possible.all():
         return
@@ -131,6 +132,5 @@ def _require(
         if isinstance(value, np.ndarray):
             value, place = value[image].item(), f" of image {image}"
         if value is not None and not isinstance(value, Distribution):
-            text = str(value)
-            values.append(f"{name} {text if len(text) <= 80 else text[:77] + '...'}")
+            values.append(f"{name} {value if isinstance(value, str) else shorten(value)}")
     raise ValueError(f"{expected}, got {' and '.join(values)}{place}; check them or leave one out")

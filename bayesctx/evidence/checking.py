@@ -1,4 +1,4 @@
-"""Checks of what is known of an image: every value gets one form, or is refused with the reason."""
+"""Checks of the context of an image: values are converted to one form or refused."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch.distributions import Distribution
 
+from ..checks import shorten
 from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe, Variable
 from ..storage import warn
 from .agreement import check_agreement
-from .truncation import truncate
+from .truncation import FEW_OUTSIDE, truncate
 
 __all__ = ["Value", "check_context", "check_imaging"]
 
@@ -25,18 +26,17 @@ Value = float | str | list | np.ndarray | Distribution
 
 MOST_CANDIDATES = 1000
 LEAST_OPTICS = -sys.float_info.max  # of an aberration
-FEW_OUTSIDE = 0.01  # share of the mass of a distribution that is cut off without a warning
 
 
 def check_context(
     context: Mapping[str, object] | None, domains: Mapping[str, tuple] | None = None
 ) -> dict[str, Value]:
-    """Check what is known of an image and bring it into one form.
+    """Check the context of an image and convert its values to one form.
 
     Parameters
     ----------
     context : mapping or Dataset, optional
-        Values by the names of ``CONTEXT``; what is left out is inferred. A number or name is
+        Values by the names of ``CONTEXT``; other variables are inferred. A number or name is
         observed. A list, set or ``range`` gives candidates, equally probable; repeat one to give it
         more weight. A univariate distribution of Pyro or torch is soft evidence and is truncated to
         the domain. An array, Series or DataArray of one dimension holds one observed value per
@@ -48,7 +48,7 @@ def check_context(
     -------
     dict
         Name to value: ``float`` or ``str``, ``list`` of candidates, ``ndarray`` of shape (image,),
-        or ``Distribution``. Checked once more it stays the same.
+        or ``Distribution``. Checking it again does not change it.
 
     Raises
     ------
@@ -61,9 +61,8 @@ def check_context(
     Warns
     -----
     UserWarning
-        If a number is beyond a bound by at most 25 % of it (dose), 5 % (others) or nothing
-        (sampling): then the bound is used. If more than 1 % of the mass of a distribution is
-        outside and cut off.
+        If a number exceeds a bound by at most 25 % (dose) or 5 % (others but sampling), in which
+        case the bound is used. If more than 1 % of the mass of a distribution is cut off.
 
     Notes
     -----
@@ -102,13 +101,14 @@ def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
     TypeError
         If an argument is not of its type, or a value is not one number.
     ValueError
-        See ``check_context``; a value beyond the domain is refused, however near it is. For an
-        unknown aberration, and for a width that is negative or not finite.
+        See ``check_context``; a value beyond the domain is always refused. For an unknown
+        aberration, and for a width that is negative or not finite.
     """
     for record, kind in ((probe, Probe), (detector, Detector)):
         if not isinstance(record, kind):
             raise TypeError(
-                f"a {kind.__name__} was expected, got {_show(record)}; use bayesctx.{kind.__name__}"
+                f"a {kind.__name__} was expected, got {shorten(record)}; "
+                f"use bayesctx.{kind.__name__}"
             )
     values = (probe.beam_energy, probe.convergence_semiangle, *detector.edges)
     names = ("beam_energy", *ANGLES)
@@ -116,18 +116,18 @@ def check_imaging(probe: Probe, detector: Detector) -> tuple[Probe, Detector]:
     for name, value in checked.items():
         if not isinstance(value, float):
             raise TypeError(
-                f"{CONTEXT[name].label} was expected as one number, got {_show(value)}; "
+                f"{CONTEXT[name].label} was expected as one number, got {shorten(value)}; "
                 "compute one image for each"
             )
     if not isinstance(probe.aberrations, Mapping):
         raise TypeError(
             "aberrations were expected as a mapping such as {'C10': -20.0}, got "
-            f"{_show(probe.aberrations)}; {{}} is none"
+            f"{shorten(probe.aberrations)}; {{}} is none"
         )
     unknown = [name for name in probe.aberrations if name not in ABERRATIONS]
     if unknown:
         raise ValueError(
-            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {_show(unknown[0])}; "
+            f"aberrations among {', '.join(ABERRATIONS)} were expected, got {shorten(unknown[0])}; "
             "use these names (C10 is minus the defocus)"
         )
     aberrations = {n: _check_optics(n, v, LEAST_OPTICS) for n, v in probe.aberrations.items()}
@@ -143,7 +143,7 @@ def _check_optics(name: str, value: object, least: float) -> float:
     if not (is_number and least <= number <= -LEAST_OPTICS):
         unit, bound = "rad" if name.startswith("phi") else "Å", ">= 0" if least == 0 else "finite"
         raise ValueError(
-            f"{name} [{unit}] was expected as one number, {bound}, got {_show(value)}; "
+            f"{name} [{unit}] was expected as one number, {bound}, got {shorten(value)}; "
             "0 leaves it out"
         )
     return float(number)
@@ -163,10 +163,10 @@ def _check(
     checked = {}
     for name, value in context.items():
         if not isinstance(name, str) or name not in CONTEXT:
-            close = difflib.get_close_matches(_show(name), CONTEXT, 1)
+            close = difflib.get_close_matches(shorten(name), CONTEXT, 1)
             hint = f"did you mean {close[0]!r}?" if close else "leave a variable out to infer it"
             known = ", ".join(v.label for v in CONTEXT.values())
-            raise ValueError(f"unknown context variable {_show(name)}; known are {known}; {hint}")
+            raise ValueError(f"unknown context variable {shorten(name)}; known are {known}; {hint}")
         variable = CONTEXT[name]
         checked[name] = _check_value(
             variable, value, domains.get(name, variable.domain), variable.margin * at_bounds
@@ -176,7 +176,7 @@ def _check(
 
 
 def _check_value(variable: Variable, value: object, domain: tuple, margin: float) -> Value:
-    """One value in its one form."""
+    """One value in its final form."""
     if value is None:
         raise TypeError(
             f"{variable.label} was expected to have a value, got None; leave it out to infer it"
@@ -195,11 +195,11 @@ def _check_value(variable: Variable, value: object, domain: tuple, margin: float
 def _check_candidates(
     variable: Variable, values: Sequence | set | frozenset, domain: tuple, margin: float
 ) -> list | float | str:
-    """Candidates in a list, or the only one."""
+    """Candidates as a list, or a single one by itself."""
     if isinstance(values, tuple) and not variable.is_name:
         raise TypeError(
             f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got the tuple {_show(values)}; use a list for candidates, or for a range "
+            f"got the tuple {shorten(values)}; use a list for candidates, or for a range "
             "pyro.distributions.Uniform(low, high)"
         )
     some = list(itertools.islice(values, MOST_CANDIDATES + 1))
@@ -232,14 +232,14 @@ def _check_name(variable: Variable, value: object, domain: tuple) -> str:
     """A name of the domain."""
     if not isinstance(value, str):
         raise TypeError(
-            f"{variable.name} was expected as a name, got {_show(value)}; choose from "
+            f"{variable.name} was expected as a name, got {shorten(value)}; choose from "
             f"{', '.join(domain)}"
         )
     if value not in domain:
         spelled = [name for name in domain if name.lower() == value.lower()]
         close = spelled or difflib.get_close_matches(value, domain, 1)
         hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(domain)}"
-        raise ValueError(f"{variable.name} {_show(value)} is not known to this model; {hint}")
+        raise ValueError(f"{variable.name} {shorten(value)} is not known to this model; {hint}")
     return str(value)
 
 
@@ -250,14 +250,14 @@ def _to_number(variable: Variable, value: object, domain: tuple) -> float:
     if isinstance(value, bool) or not isinstance(value, Real | Decimal):
         raise TypeError(
             f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got {_show(value)}; give it in {variable.unit}"
+            f"got {shorten(value)}; give it in {variable.unit}"
         )
     try:
         return float(value)
     except (OverflowError, ValueError):
         raise ValueError(
             f"{variable.label} was expected between {domain[0]:g} and {domain[1]:g}, got "
-            f"{_show(value)}; leave it out to infer it"
+            f"{shorten(value)}; leave it out to infer it"
         ) from None
 
 
@@ -288,7 +288,7 @@ def _check_numbers(
             f"{variable.label} {values[worst]:g} is beyond {nearest[worst]:g}, where the domain "
             f"of the model ends, and is taken as {nearest[worst]:g}; check it, or leave it out"
         )
-    # of -0.0 and 0.0 one form
+    # 0.0 for -0.0
     return nearest + 0.0
 
 
@@ -309,19 +309,20 @@ def _check_distribution(variable: Variable, value: Distribution, domain: tuple) 
     if low == high:
         raise ValueError(
             f"{variable.label} was expected to be {low:g}, all that this model covers, got "
-            f"{_show(value)}; leave it out"
+            f"{shorten(value)}; leave it out"
         )
     truncated, mass = truncate(value, low, high, variable.label)
     if mass < 1 - FEW_OUTSIDE:
         warn(
-            f"{variable.label}: {100 * (1 - mass):.0f} % of the mass of {_show(value)} is outside "
-            f"of {low:g} to {high:g}, which the model covers, and is cut off; check its unit"
+            f"{variable.label}: {100 * (1 - mass):.0f} % of the mass of {shorten(value)} is "
+            f"outside of {low:g} to {high:g}, which the model covers, and is cut off; check its "
+            "unit"
         )
     return truncated
 
 
 def _to_array(variable: Variable, value: object) -> np.ndarray | None:
-    """What is an array or one of its scalars as an array in the unit of the variable, else None."""
+    """Arrays and their scalars as an array in the unit of the variable, other values as None."""
     if not hasattr(value, "__array__"):
         return None
     try:
@@ -342,7 +343,7 @@ def _to_array(variable: Variable, value: object) -> np.ndarray | None:
     if array.dtype.kind not in ("OUT" if variable.is_name else "Oiuf"):
         kind = "names" if variable.is_name else f"numbers in {variable.unit}"
         raise TypeError(
-            f"{variable.label} was expected as {kind}, got {_show(value)}; convert it to {kind}"
+            f"{variable.label} was expected as {kind}, got {shorten(value)}; convert it to {kind}"
         )
     factor = _factor(variable, value)
     return array if factor == 1 else array * factor
@@ -359,16 +360,6 @@ def _factor(variable: Variable, value: object) -> float:
     if text not in factors:
         raise ValueError(
             f"{variable.label} was expected in {variable.unit or 'names'}, got values in "
-            f"{_show(text)}; convert them"
+            f"{shorten(text)}; convert them"
         )
     return factors[text]
-
-
-def _show(value: object) -> str:
-    """A value in one short line."""
-    try:
-        text = " ".join(repr(value).split())
-    except ValueError:
-        # of integers with more digits than Python prints
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 80 else f"{text[:77]}..."

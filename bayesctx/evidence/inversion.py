@@ -80,6 +80,11 @@ def in_double(value: Any) -> Any:
     -------
     Distribution, Tensor or object
         The copy; what is neither distribution nor tensor is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If a tensor holds no numbers.
     """
     if isinstance(value, Distribution):
         changed = copy.copy(value)
@@ -87,6 +92,11 @@ def in_double(value: Any) -> Any:
         changed.__dict__["_validate_args"] = False
         return changed
     if isinstance(value, Tensor):
+        if value.is_meta:
+            raise ValueError(
+                "a distribution with numbers as parameters was expected, got one with tensors on "
+                "the device meta, which hold none; build it on the CPU"
+            )
         value = value.detach().cpu()
         return value.double() if value.is_floating_point() else value
     return value
@@ -208,8 +218,9 @@ def tabulate(law: Distribution, low: float, high: float) -> Table:
     Returns
     -------
     Table
-        By the ``cdf``; else by integrals of the density, on a grid that holds draws to find narrow
-        peaks; else by the probabilities of the points that were drawn; else by the draws.
+        From the ``cdf``; else from integrals of the density, on a grid that includes draws in order
+        to resolve narrow peaks; else from the probabilities of the points that were drawn; else
+        from the draws.
 
     Raises
     ------
@@ -246,7 +257,7 @@ def tabulate(law: Distribution, low: float, high: float) -> Table:
 
 
 def _ladder(draws: np.ndarray) -> np.ndarray:
-    """Positions that follow a density: a thousand quantiles, and ever wider steps beyond them."""
+    """Grid positions: a thousand quantiles, and steps of increasing width beyond them."""
     draws = draws[np.isfinite(draws)]
     if not len(draws):
         return draws
@@ -266,7 +277,7 @@ def _draws(law: Distribution) -> np.ndarray | None:
 
 
 def _finite(low: float, high: float, draws: np.ndarray | None) -> tuple[float, float]:
-    """Bounds of an interval; in the place of infinite ones, some far outside of the draws."""
+    """Bounds of an interval; infinite ones are replaced by some far outside of the draws."""
     if np.isfinite(high - low):
         return low, high
     finite = np.zeros(0) if draws is None else draws[np.isfinite(draws)]

@@ -14,10 +14,13 @@ from torch.distributions import Distribution, constraints
 
 from .inversion import NUM_DRAWS, closed_form, density, evaluate, in_double, tabulate
 
-__all__ = ["MIN_MASS", "TINY", "Truncated", "truncate"]
+__all__ = ["FEW_OUTSIDE", "MIN_MASS", "TINY", "Truncated", "truncate"]
 
 MIN_MASS = 0.01
 """Share of its mass that a distribution must have inside of an interval to be truncated to it."""
+
+FEW_OUTSIDE = 0.01
+"""Largest share of the mass of a distribution that is cut off without a warning."""
 
 TINY = 2.0**-25
 """Probability of the outermost quantiles: half a step of uniform numbers in single precision."""
@@ -47,10 +50,10 @@ class Truncated(TorchDistribution):
     -----
     Quantiles are exact where ``base`` has ``cdf`` and ``icdf``. Otherwise the ``cdf``, or else the
     integral of the density, is inverted on a grid whose cells are split until the density in each
-    is constant to 2 %; for a density the first grid holds draws, which find narrow peaks. Of a
-    distribution of points, those that 65536 draws find are weighed by their probability. The last
-    resort are the quantiles of these draws: where there is neither ``cdf`` nor density, or where
-    points and a density are mixed. The draws come from a generator of their own, always the same.
+    is constant to 2 %; for a density the first grid includes draws, which resolve narrow peaks. For
+    a distribution of points, those among 65536 draws are weighted by their probability. Quantiles
+    of these draws are used where there is neither ``cdf`` nor density, or where points and a
+    density are mixed. The draws come from a separate generator with a fixed seed.
     """
 
     arg_constraints: ClassVar = {}
@@ -104,7 +107,7 @@ class Truncated(TorchDistribution):
         Tensor, of the shape, dtype and device of value
             Inside of the interval.
         """
-        # at 0 and 1 the whole interval would count, not only where there is mass
+        # probabilities of 0 and 1 would give the bounds of the interval, also where it has no mass
         p = value.detach().cpu().double().clamp(TINY, 1 - TINY)
         p = (self._below + self.mass * p).numpy()
         if self._table is None:
@@ -180,7 +183,7 @@ def truncate(
         If less than 1 % of the mass is inside, or nothing can be computed of the distribution.
     """
     if isinstance(distribution, TorchDistributionMixin):
-        ends = evaluate(distribution.icdf, np.array([0.0, 1.0]))
+        ends = evaluate(in_double(distribution).icdf, np.array([0.0, 1.0]))
         # distributions hold their bounds in single precision
         if ends is not None and low - 1e-6 * abs(low) <= ends[0] <= ends[1]:
             if ends[1] <= high + 1e-6 * abs(high):

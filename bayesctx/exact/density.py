@@ -21,62 +21,65 @@ from ..simulation.spectra import image_spectra, patch_spectra
 __all__ = ["Box", "Crystal", "FREE", "held_nuisances", "log_density", "score"]
 
 FREE = ("rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level")
-"""The nuisances that are integrated out, in the order of every array over them; the prior holds the others at a number."""
+"""The nuisances that are integrated out, in the order of every array over them; the prior fixes the
+others at a number."""
 
 STILL = (
-    "phase_x",
-    "phase_y",
-    "drift_x",
-    "drift_y",
-    "line_jitter",
-    "tilt",
-    "relaxation",
-    "disorder",
+    "phase_x", "phase_y", "drift_x", "drift_y", "line_jitter", "tilt", "relaxation", "disorder",
     "additivity",
-)
+)  # fmt: skip
+"""The nuisances that must be zero: those of a distorted scan or crystal."""
 
 
 def held_nuisances(prior: Prior) -> dict[str, float]:
-    """Nuisances that the prior holds at a number.
+    """Nuisances that the prior fixes at a number.
 
     Parameters
     ----------
     prior : Prior
-        What may occur.
+        Prior of the patches.
 
     Returns
     -------
     dict of str to float
-        By the names of ``prior.NUISANCES``.
+        By the names of ``nuisances.NUISANCES``.
 
     Raises
     ------
     ValueError
-        If one that cannot be integrated out has a distribution, or neighbours may carry defects.
+        If one that cannot be integrated out has a distribution, scan or crystal are distorted,
+        there is no readout noise, the scan has other pixels than a patch, or neighbouring sites may
+        be defects.
     """
     held = {name: prior.nuisances.get(name, 0.0) for name in NUISANCES if name not in FREE}
     spread = [name for name, value in held.items() if not isinstance(value, float | int)]
     if spread:
         raise ValueError(
-            f"a number was expected for the nuisance {spread[0]}, got {held[spread[0]]}; see limit_prior()"
+            f"a number was expected for the nuisance {spread[0]}, got {held[spread[0]]}; "
+            "see limit_prior()"
         )
     moving = [name for name in STILL if held[name]]
     if moving:
         raise ValueError(
-            f"a perfect crystal was expected, got {moving[0]} = {held[moving[0]]}; see limit_prior()"
+            f"a perfect crystal was expected, got {moving[0]} = {held[moving[0]]}; "
+            "see limit_prior()"
         )
     if not held["readout"] > 0:
         raise ValueError(
-            f"readout noise above zero was expected, got {held['readout']}: without it the counts betray the gain"
+            f"readout noise above zero was expected, got {held['readout']}; set it, since without "
+            "it intensities are multiples of the gain and the likelihood is no density"
         )
     if abs(held["scan_step"] / prior.sampling - 1) > 1e-6:
         raise ValueError(
-            f"scan_step = {prior.sampling} was expected, the pixels of a patch, got {held['scan_step']}"
+            f"a scan_step of {prior.sampling} Å, the pixels of a patch, was expected, got "
+            f"{held['scan_step']}; set it to prior.sampling"
         )
     perfect = {classes[0] for classes in SITES.values()}
     if any(prior.dirichlet_alpha[d] for d in prior.dirichlet_alpha if d not in perfect):
         raise ValueError(
-            "a dirichlet_alpha of zero was expected for every defect: the neighbours must be perfect"
+            "a dirichlet_alpha of zero was expected for every defect, got "
+            f"{dict(prior.dirichlet_alpha)}; the sites around the centre must be perfect, "
+            "see limit_prior()"
         )
     return {name: float(value) for name, value in held.items()}
 
@@ -87,7 +90,7 @@ class Crystal:
     Parameters
     ----------
     prior : Prior
-        Gives the nuisances that are held, see ``held_nuisances``, and the pixels.
+        Gives the fixed nuisances, see ``held_nuisances``, and the pixels.
     host : int
         Index into ``HOSTS``.
     dopants : sequence of int
@@ -108,7 +111,7 @@ class Crystal:
     ) -> None:
         held = held_nuisances(prior)
         source = prior.nuisances.get("source_size", 0.0)
-        # the sharpest image that may occur; a larger source blurs it further
+        # spectra are computed for the smallest source; render blurs them to that of an image
         self.sharpest = (
             float(source.support.lower_bound)
             if isinstance(source, torch.distributions.Distribution)
@@ -145,7 +148,8 @@ class Crystal:
         Parameters
         ----------
         column : Tensor of int, shape (image,)
-            What the centre holds: index into ``SPECIES`` plus ``len(SPECIES)`` times the position of the dopant.
+            Column of the central site: index into ``SPECIES`` plus ``len(SPECIES)`` times the
+            position of the dopant.
         place : Tensor, shape (image, 4)
             The first four of ``FREE``, in rad and Å.
 
@@ -185,19 +189,18 @@ class Crystal:
 
 
 GAIN = FREE.index("gain")
-STEPS = torch.tensor(
-    [0.01, 0.02, 0.02, 0.02], dtype=torch.float32
-)  # of the finite differences of a place
+# finite differences of rotation (rad), offsets and source size (Å)
+STEPS = torch.tensor([0.01, 0.02, 0.02, 0.02], dtype=torch.float32)
 
 
 @dataclass(frozen=True)
 class Box:
-    """Bounds of the nuisances; one that is held has equal bounds.
+    """Bounds of the nuisances; a fixed one has equal bounds.
 
     Attributes
     ----------
     low, high : Tensor, shape (nuisance,)
-        In the order of ``FREE``, the gain by its logarithm.
+        In the order of ``FREE``, with the logarithm of the gain.
     """
 
     low: Tensor
@@ -209,7 +212,7 @@ class Box:
         return self.high > self.low
 
     def log_volume(self) -> float:
-        """Log volume of what is integrated out."""
+        """Log volume of the free nuisances, rotation in rad, lengths in Å."""
         return float((self.high - self.low)[self.free].log().sum())
 
 
@@ -221,21 +224,21 @@ def log_density(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: Te
     crystal : Crystal
         Host and imaging condition.
     column : Tensor of int, shape (image,)
-        What the centre holds, see ``Crystal.render``.
+        Column of the central site, see ``Crystal.render``.
     nuisances : Tensor, shape (image, nuisance)
-        In the order of ``FREE``, the gain by its logarithm.
+        In the order of ``FREE``, with the logarithm of the gain.
     patches : Tensor, shape (image, y, x)
         Intensities.
 
     Returns
     -------
     Tensor, shape (image,)
-        Log density in 1/intensity per pixel.
+        Log density in nats, of intensities in the unit of the patches; double precision.
 
     Notes
     -----
-    Intensity / gain - dark is a Poisson count with normal readout noise: the sum over the counts within four standard
-    deviations, each term from the one before.
+    Intensity / gain - dark level is a Poisson count with normal readout noise. The density is a sum
+    over the counts within four standard deviations, each term computed from the one before.
     """
     rows = torch.arange(len(column)).split(AT_ONCE)
     return torch.cat([_log_density(crystal, column[r], nuisances[r], patches[r]) for r in rows])
@@ -245,10 +248,10 @@ def _log_density(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: T
     """Log likelihood of a few patches."""
     mean, _, dark = _expect(crystal, column, nuisances)
     mean, width = mean.clamp(min=1e-6), crystal.readout
-    reading = patches / nuisances[:, GAIN].exp()[:, None, None] - dark
+    electrons = patches / nuisances[:, GAIN].exp()[:, None, None] - dark
     half = math.ceil(4 * width)
-    count = (reading.floor() - half).clamp(min=0)
-    beyond = reading - count
+    count = (electrons.floor() - half).clamp(min=0)
+    beyond = electrons - count
     term, total, shift = torch.ones_like(mean), torch.ones_like(mean), beyond / width**2
     for j in range(1, 2 * half + 2):
         # exp((2 j beyond - j²) / (2 width²)) over that of j - 1
@@ -266,7 +269,7 @@ def _log_density(crystal: Crystal, column: Tensor, nuisances: Tensor, patches: T
 
 
 def _expect(crystal: Crystal, column: Tensor, nuisances: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Expected counts, shape (image, y, x), counts at the peak of the crystal and of the dark level, (image, 1, 1)."""
+    """Expected counts (image, y, x), and counts of peak and dark level (image, 1, 1)."""
     clean = crystal.render(column, nuisances[:, :4])
     peak = clean.amax((-2, -1), keepdim=True) * crystal.exposure
     background, dark = (
@@ -278,7 +281,7 @@ def _expect(crystal: Crystal, column: Tensor, nuisances: Tensor) -> tuple[Tensor
 def _slopes(
     crystal: Crystal, column: Tensor, nuisances: Tensor, box: Box
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Mean and variance of the intensities, shape (image, pixel), and their slopes, (image, nuisance, pixel)."""
+    """Mean and variance (image, pixel) of intensities, and slopes (image, nuisance, pixel)."""
     gain = nuisances[:, GAIN].exp()[:, None, None]
     expected, peak, dark = _expect(crystal, column, nuisances)
     mean, variance = gain * (expected + dark), gain**2 * (expected + crystal.readout**2)
@@ -288,7 +291,7 @@ def _slopes(
             d_mean.append(torch.zeros_like(mean))
             d_variance.append(torch.zeros_like(mean))
             continue
-        # towards the inside of the box
+        # the step stays inside of the box
         sign = torch.where(nuisances[:, i] + step > box.high[i], -step, step)
         moved = nuisances.clone()
         moved[:, i] += sign
@@ -305,14 +308,14 @@ def _slopes(
 def score(
     crystal: Crystal, column: Tensor, nuisances: Tensor, patches: Tensor, box: Box
 ) -> tuple[Tensor, Tensor]:
-    """Gradient and Fisher information of the log likelihood, intensities taken as normal.
+    """Gradient and Fisher information of the log likelihood, in the normal approximation.
 
     Parameters
     ----------
     crystal : Crystal
         Host and imaging condition.
     column : Tensor of int, shape (image,)
-        What the centre holds.
+        Column of the central site, see ``Crystal.render``.
     nuisances : Tensor, shape (image, nuisance)
         As for ``log_density``.
     patches : Tensor, shape (image, y, x)
@@ -334,6 +337,6 @@ def score(
         by_mean @ rest[..., None] + 0.5 * by_variance @ (rest.square() / variance - 1)[..., None]
     )[..., 0]
     information = by_mean @ d_mean.mT + 0.5 * by_variance @ by_variance.mT
-    # the width of the prior, and one for what is held
+    # 12 / width² is the precision of a uniform prior; fixed nuisances need a positive one as well
     width = torch.where(box.free, (box.high - box.low).clamp(max=2.0), 1.0)
     return gradient.double(), information.double() + torch.diag(12 / width.double() ** 2)

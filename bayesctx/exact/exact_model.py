@@ -1,4 +1,4 @@
-"""The exact model: the simulator's likelihood in the place of a neural one, for patches that are images of their own."""
+"""The exact model: the likelihood of the simulator itself, for patches of different images."""
 
 from __future__ import annotations
 
@@ -22,24 +22,25 @@ from .importance import evidence
 
 __all__ = ["ExactModel", "ExactTable", "columns_of_outcomes", "mean_of_alternatives"]
 
-LOW_ESS = 5.0
+LOW_ESS = 5.0  # effective draws below which a warning is given
 
 
 class ExactModel:
-    """The likelihood of the simulator itself: no network, no training, some tenths of a second for every patch and case.
+    """Likelihood of the simulator itself, with its nuisances integrated out numerically.
 
-    ``infer`` takes it in the place of a ``DefectModel``. It is the yardstick of the neural likelihood: what the physics says of a
-    defect in a perfect crystal whose few nuisances are integrated out.
+    ``infer`` accepts it instead of a ``DefectModel``. It needs no training, takes some tenths of a
+    second per patch, host and imaging condition, and serves as the reference for the accuracy of
+    the neural likelihood. It covers one defect in a perfect crystal with few nuisances.
 
     Parameters
     ----------
     prior : Prior, optional
-        Perfect crystals, and numbers for all nuisances but rotation, offset, source size, background, gain and dark level.
-        Default: ``limit_prior()``.
+        Of perfect crystals, with numbers for all nuisances but rotation, offset, source size,
+        background, gain and dark level. Default: ``limit_prior()``.
     num_draws : int
         Draws of the importance sampling for every column.
     seed : int
-        Of the draws.
+        Seed of the draws.
     progress : bool
         Show a progress bar over the images.
 
@@ -52,14 +53,15 @@ class ExactModel:
     --------
     >>> import bayesctx as bc
     >>> patches = bc.simulate(bc.limit_prior(), 2, seed=0)
-    >>> known = patches[["host", "dopant", "beam_energy", "inner_collection_angle", "outer_collection_angle", "dose"]]
+    >>> energy_and_dose, angles = ["beam_energy", "dose"], list(bc.context.ANGLES[1:])
+    >>> known = patches[["host", "dopant", *energy_and_dose, *angles]]
     >>> result = bc.infer(patches.intensity, known, bc.ExactModel())
     >>> result["class_posterior"].defect.sizes["defect_class"]
     13
     """
 
     shares_context = False
-    """Whether patches of one image may share their context: here their nuisances would have to be shared as well."""
+    """Whether several patches may belong to one image: no, since they would share nuisances."""
 
     def __init__(
         self,
@@ -82,11 +84,11 @@ class ExactModel:
 
     @property
     def correlation(self) -> float:
-        """Patches are images of their own, so their evidence is independent."""
+        """Correlation of the evidence of patches: zero, since no two are of one image."""
         return 0.0
 
     def frozen(self) -> ExactModel:
-        """Return the model itself: it has no modes.
+        """Return the model itself: it has no training mode.
 
         Returns
         -------
@@ -96,7 +98,7 @@ class ExactModel:
         return self
 
     def encode(self, patches: Tensor) -> tuple[Tensor, None]:
-        """Hand patches on: an exact likelihood needs every pixel, and there is no outlier head.
+        """Return the pixels of patches as their features; there is no detection of outliers.
 
         Parameters
         ----------
@@ -106,9 +108,9 @@ class ExactModel:
         Returns
         -------
         pixels : Tensor, shape (patch, pixel)
-            The same.
+            The intensities.
         surprise : None
-            None.
+            Not computed.
         """
         return patches.flatten(-2), None
 
@@ -125,7 +127,7 @@ class ExactModel:
         Returns
         -------
         ExactTable
-            Evaluated when it is asked for a density.
+            Evaluated when ``log_prob`` or ``density`` is called.
         """
         return ExactTable(self, context, materials)
 
@@ -142,7 +144,7 @@ class ExactModel:
 
 
 class ExactTable:
-    """Likelihood of everything that a site can hold, in every host and under every draw of the context.
+    """Likelihood of every outcome of a site, in every host and for every draw of the context.
 
     Parameters
     ----------
@@ -190,7 +192,7 @@ class ExactTable:
         return torch.stack([self._image(i, features[i]) for i in rows])
 
     def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Density of patches over that of the best outcome.
+        """Density of patches relative to that of the best outcome.
 
         Parameters
         ----------
@@ -214,7 +216,7 @@ class ExactTable:
         draws = {n: v[i if len(v) > 1 else 0] for n, v in self.context.items()}
         materials = self.materials.row(i if len(self.materials.host) > 1 else 0)
         num_hosts, num_dopants = materials.dopant.shape
-        # what the prior holds at a number is the same in every draw
+        # variables with a number in the prior are equal in all draws, which may then coincide
         distinct, place = torch.stack(list(draws.values()), -1).unique(dim=0, return_inverse=True)
         crystals = [
             Crystal(prior, int(host), dopants.tolist(), dict(zip(draws, row, strict=True)))
@@ -234,7 +236,8 @@ class ExactTable:
         low = found.ess.flatten(1).gather(1, best)
         if float(low.median()) < LOW_ESS:
             warn(
-                f"the evidence rests on {float(low.median()):.1f} effective draws of the nuisances; raise num_draws",
+                f"the evidence rests on {float(low.median()):.1f} effective draws of the "
+                "nuisances; raise num_draws"
             )
         return add_alternatives(
             found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place],
@@ -244,7 +247,7 @@ class ExactTable:
 
 
 def columns_of_outcomes(num_dopants: int) -> Tensor:
-    """Columns whose evidence tells the outcomes apart, see ``Crystal.render``.
+    """Columns of which the outcomes consist, by the index that ``Crystal.render`` takes.
 
     Parameters
     ----------
@@ -285,7 +288,8 @@ def _box(prior: Prior) -> Box:
         kind = dist.TransformedDistribution if name == "gain" else dist.Uniform
         if not isinstance(value, float | int | kind):
             raise ValueError(
-                f"a number or a {'log-' * (name == 'gain')}uniform distribution was expected for {name}, got {value}"
+                f"a number or a {'log-' * (name == 'gain')}uniform distribution was expected for "
+                f"{name}, got {value}; see limit_prior()"
             )
         low, high = quantile(value, torch.tensor([0.0, 1.0], dtype=torch.float32)).tolist()
         if name == "gain":
@@ -293,9 +297,10 @@ def _box(prior: Prior) -> Box:
         if name == "rotation" and high > low:
             if abs(high - low - 2 * math.pi) > 1e-3:
                 raise ValueError(
-                    f"a full turn was expected for the rotation, got {low:.3g} to {high:.3g} rad"
+                    f"a full turn was expected for the rotation, got {low:.3g} to {high:.3g} rad; "
+                    "see limit_prior()"
                 )
-            # a fit that starts at zero may turn back
+            # fits start at angles of 0 and above, and may end a little below
             low, high = -math.pi, math.pi
         bounds.append((low, high))
     return Box(*torch.tensor(bounds, dtype=torch.float32).T)

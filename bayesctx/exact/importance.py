@@ -1,4 +1,4 @@
-"""Evidence of a patch for every column in its centre: posterior modes by Fisher scoring, importance sampling around them."""
+"""Evidence of patches for every column: modes by Fisher scoring, then importance sampling."""
 
 from __future__ import annotations
 
@@ -15,25 +15,21 @@ from .density import Box, Crystal, log_density, score
 
 __all__ = ["Evidence", "evidence"]
 
-TURN = 2 * math.pi / MONOLAYER_1H.num_turns  # rad; a crystal turned by it is the same crystal
-ANGLES, SHIFTS = 24, (-0.16, 0.0, 0.16)  # angles in a TURN, and Å: where a fit may start
-APART = math.radians(20)  # of a second start from the first
+PERIOD = 2 * math.pi / MONOLAYER_1H.rotation_order  # rad, of the crystal under rotation
+ANGLES, SHIFTS = 24, (-0.16, 0.0, 0.16)  # starts of fits: angles in a period, and offsets in Å
+APART = math.radians(20)  # least angle between the two starts of a patch and column
 ROUNDS = (6, 10)  # of Fisher scoring, before and after the second sieve
-ACTIVE = 6  # rounds in which a step finds the bounds that hold it
-SIEVES = (
-    40.0,
-    60.0,
-    25.0,
-)  # nats below the best column of a patch: by the templates, after a few rounds, and at the mode
-COARSENESS = 0.2  # of what a template explains, its error: it lies up to half a step of the grid beside the patch
-FREEDOM = 5.0  # of Student's t, from which the nuisances are drawn
-WIDER = 1.2  # than the curvature at the mode says
-LOW_ESS, MORE, AGAIN = (
-    16.0,
-    8,
-    4,
-)  # effective draws below which a pair is drawn again, how many times as often, how often at most
-COUNTS = 7.0  # nats below the best column of a patch, beyond which an evidence need not be exact
+ACTIVE = 6  # rounds in which a step finds its active bounds
+# nats below the best column of a patch beyond which a column is left out: by the templates, after a
+# few rounds of the fit, and at the mode
+SIEVES = (40.0, 60.0, 25.0)
+# relative error of the log likelihood by templates, whose grid leaves half a step to the patch
+COARSENESS = 0.2
+FREEDOM = 5.0  # degrees of freedom of Student's t, from which the nuisances are drawn
+WIDER = 1.2  # scale of the draws over that of the curvature at the mode
+LOW_ESS = 16.0  # effective draws below which a pair is drawn again
+MORE, AGAIN = 8, 4  # factor of the number of draws then, and largest number of repetitions
+COUNTS = 7.0  # nats below the best column of a patch within which draws are repeated
 PAIRS_AT_ONCE = 1024
 
 
@@ -44,7 +40,8 @@ class Evidence:
     Attributes
     ----------
     log_evidence : Tensor, shape (patch, crystal, column)
-        Log of the mean likelihood under the prior of the nuisances; minus infinity where a sieve held the column back.
+        Log of the mean likelihood under the prior of the nuisances; minus infinity for columns that
+        a threshold of ``SIEVES`` left out.
     ess : Tensor, shape (patch, crystal, column)
         Effective number of draws, zero where none was made.
     """
@@ -70,24 +67,24 @@ def evidence(
     crystals : sequence of Crystal
         Hosts and imaging conditions.
     columns : Tensor of int, shape (column,)
-        What the centre may hold, see ``Crystal.render``.
+        Columns of the central site, see ``Crystal.render``.
     patches : Tensor, shape (patch, y, x)
         Intensities.
     box : Box
         Bounds of the nuisances.
     num_draws : int
-        Draws of the importance sampling; where less than sixteen of them count, eight times as many around
-        the mean of the first ones.
+        Draws of the importance sampling. Where their effective number is below 16, eight times as
+        many are drawn around the mean of the former ones, up to four times.
     sieves : tuple of float
-        In nats: columns so far below the best one of a patch are left out, by the correlation with templates, after a few
-        rounds of the fit, and at the mode. Infinite: nothing is left out.
+        In nats: columns so far below the best one of a patch are left out, by the correlation with
+        templates, after a few rounds of the fit, and at the mode. Infinite: nothing is left out.
     seed : int
-        Of the draws.
+        Seed of the draws.
 
     Returns
     -------
     Evidence
-        Of all columns.
+        Evidence of all columns, for every patch and crystal.
 
     Notes
     -----
@@ -139,7 +136,7 @@ def _each(
     pairs: Tensor,
     *of_pair: Tensor,
 ) -> tuple[Tensor, ...]:
-    """Apply work(crystal, column, patch, *of_pair) to the pairs of every crystal; results in the order of the pairs."""
+    """Results of work(crystal, column, patch, *of_pair) for all pairs, in their order."""
     groups = [
         rows
         for i in pairs[:, 1].unique()
@@ -159,7 +156,7 @@ def _each(
 
 
 def _log_volume(covariance: Tensor, box: Box) -> Tensor:
-    """Share of the prior that a normal posterior of this covariance fills, by its logarithm."""
+    """Log of the share of the prior that a normal posterior of this covariance fills."""
     free = covariance[:, box.free][:, :, box.free]
     return (
         0.5 * (torch.linalg.slogdet(free)[1] + free.shape[-1] * math.log(2 * math.pi))
@@ -168,7 +165,7 @@ def _log_volume(covariance: Tensor, box: Box) -> Tensor:
 
 
 def _distinct(pairs: Tensor, mode: Tensor, box: Box) -> Tensor:
-    """Whether a pair is a mode of its own: second fits often end in the first."""
+    """Whether a fit found another mode than the first fit of the same patch and column."""
     kept = torch.ones(len(pairs), dtype=torch.bool)
     again = (pairs[1:, :3] == pairs[:-1, :3]).all(1).nonzero()[:, 0] + 1
     turned = _wrap(mode[again, 0] - mode[again - 1, 0])
@@ -178,7 +175,7 @@ def _distinct(pairs: Tensor, mode: Tensor, box: Box) -> Tensor:
 
 def _wrap(angle: Tensor) -> Tensor:
     """Smallest equivalent of a difference of rotations, in rad."""
-    return (angle + TURN / 2) % TURN - TURN / 2
+    return (angle + PERIOD / 2) % PERIOD - PERIOD / 2
 
 
 def _collect(found: Tensor, ess: Tensor, pairs: Tensor, shape: torch.Size) -> Evidence:
@@ -193,10 +190,7 @@ def _collect(found: Tensor, ess: Tensor, pairs: Tensor, shape: torch.Size) -> Ev
 def _climb(
     crystal: Crystal, column: Tensor, patches: Tensor, start: Tensor, box: Box, rounds: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Modes, shape (image, nuisance), log likelihood there, what one more step promises to add, and covariances.
-
-    Fisher scoring, damped as Levenberg does.
-    """
+    """Modes by damped Fisher scoring, log likelihoods, gains of one more step, and covariances."""
     best, damping = start, torch.full((len(start),), 1e-2, dtype=torch.float64)
     value = log_density(crystal, column, best, patches)
     gradient, information = score(crystal, column, best, patches, box)
@@ -220,7 +214,8 @@ def _climb(
 
 
 def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Tensor:
-    """Newton's step inside of the box, by the primal-dual active set method of Hintermüller, Ito and Kunisch (2002)."""
+    """Newton's step inside of the box."""
+    # by the primal-dual active set method of Hintermüller, Ito and Kunisch (2002)
     low, high = (box.low - place).double(), (box.high - place).double()
     step, held = torch.zeros_like(gradient), (~box.free).expand_as(low)
     for _ in range(ACTIVE):
@@ -229,7 +224,7 @@ def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Ten
         rest = (gradient - (information @ fixed[..., None])[..., 0]) * loose
         step = torch.linalg.solve(matrix, rest[..., None])[..., 0] + fixed
         force = gradient - (information @ step[..., None])[..., 0]
-        # a bound holds what would leave it, and what is pressed against it
+        # a bound is active where the step would leave it, or the force points out of the box
         above, below = (
             torch.where(held, force > 0, step > high),
             torch.where(held, force < 0, step < low),
@@ -241,13 +236,10 @@ def _step(information: Tensor, gradient: Tensor, place: Tensor, box: Box) -> Ten
 
 
 def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple[Tensor, Tensor]:
-    """Starts of the fits by correlation with templates: two for every patch and column, shape (column, patch, 2, nuisance).
-
-    The second tensor is the log likelihood that the correlation stands for, shape (column, patch, 2).
-    """
+    """Two starts (column, patch, 2, nuisance) by templates, and their log likelihoods."""
     middle = (box.low + box.high) / 2
     angle = (
-        torch.arange(ANGLES, dtype=torch.float32) * (TURN / ANGLES) if box.free[0] else middle[:1]
+        torch.arange(ANGLES, dtype=torch.float32) * (PERIOD / ANGLES) if box.free[0] else middle[:1]
     )
     shifts = [
         torch.tensor(SHIFTS, dtype=torch.float32) if box.free[i] else middle[i : i + 1]
@@ -278,7 +270,7 @@ def _start(crystal: Crystal, column: Tensor, patches: Tensor, box: Box) -> tuple
 
 
 def _levels(place: Tensor, template: Tensor, values: Tensor, exposure: float, box: Box) -> Tensor:
-    """Add gain, background and dark level to places: by the line of the values against the template."""
+    """Add gain, background and dark level to places, by linear regression on the template."""
     mean = template.mean(-1, keepdim=True)
     slope = ((template - mean) * values).sum(-1) / (template - mean).square().sum(-1).clamp(
         min=1e-12
@@ -304,10 +296,7 @@ def _sample(
     num_draws: int,
     generator: torch.Generator,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Log evidence and effective number of draws of every pair, and where to draw from the next time.
-
-    That is the mean and the covariance of the draws with the square roots of their weights: not narrower than the posterior.
-    """
+    """Log evidence and effective number of draws of pairs; mode and covariance for repetition."""
     num, free = len(column), box.free
     size = int(free.sum())
     lower = torch.linalg.cholesky(covariance[:, free][:, :, free] * WIDER**2).float()
@@ -332,13 +321,14 @@ def _sample(
     log_weight = log_p - log_q - box.log_volume()
     total = log_weight.logsumexp(1)
     share = (log_weight - total[:, None].clamp(min=-1e300)).exp()
-    # the draws are around one of the equivalent orientations
-    symmetry = math.log(MONOLAYER_1H.num_turns) if free[0] else 0.0
+    # draws surround one of the equivalent orientations; the others have the same evidence
+    symmetry = math.log(MONOLAYER_1H.rotation_order) if free[0] else 0.0
+    # for repetition: moments with the square roots of the weights, wider than the posterior
     flat = (log_weight / 2).softmax(1).float()[..., None]
     mean = (flat * drawn).sum(1)
     rest = drawn - mean[:, None]
     spread = (rest.mT @ (flat * rest)).double() + 0.1 * covariance
-    # where no draw has hit the box the next ones keep closer to the mode
+    # where no draw is inside of the box the next ones are closer to the mode
     hit = inside.any(1)
     mean, spread = (
         torch.where(hit[:, None], mean, mode),
@@ -349,7 +339,7 @@ def _sample(
 
 
 def _student(x: Tensor, size: int) -> Tensor:
-    """Log density of Student's t in so many dimensions, of unit scale."""
+    """Log density of Student's t of unit scale in ``size`` dimensions."""
     constant = (
         math.lgamma((FREEDOM + size) / 2)
         - math.lgamma(FREEDOM / 2)

@@ -226,8 +226,8 @@ def describe_image(
     weight = softmax(np.array([a.log_posterior for a in alternatives]))
     if not np.isfinite(weight).all():
         raise ValueError(
-            f"finite evidence of the image was expected, got {[a.log_posterior for a in alternatives][:3]}; "
-            "check the weights of the model"
+            "finite evidence of the image was expected, got "
+            f"{[a.log_posterior for a in alternatives][:3]}; check the weights of the model"
         )
     weighted = list(zip(weight.tolist(), alternatives, strict=True))
     numbers = rng.multinomial(num_draws, weight)

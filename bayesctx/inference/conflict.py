@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -19,7 +19,10 @@ __all__ = ["CLAIMS", "NUM_SITES", "conflict_with", "warn_of_conflict", "warn_of_
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
     "detector": ("inner_collection_angle", "outer_collection_angle")
 }
-"""Variables that are freed together to test a claim. The dose is left out: resampling an image removes noise."""
+"""Variables that are freed together to test a claim.
+
+The dose is left out: resampling an image removes noise.
+"""
 
 # of a micrograph; twice as many, and twice the draws, change no claim by more than 2 nats of 17
 NUM_SITES = 64
@@ -67,9 +70,12 @@ def conflict_with(
 
 
 def warn_of_conflict(
-    conflict: Mapping[str, float], known: Mapping[str, object], limit: float
+    conflict: Mapping[str, float],
+    known: Mapping[str, object],
+    limit: float,
+    doubts: Sequence[str] = (),
 ) -> None:
-    """Warn of the claim that the evidence is strongest against, if it is stronger than for true claims.
+    """Warn of the claim that the evidence is strongest against, if true claims have less.
 
     Parameters
     ----------
@@ -79,6 +85,8 @@ def warn_of_conflict(
         The claims.
     limit : float
         In nats, from the card of the model: 99 % of images with true claims stay below it.
+    doubts : sequence of str
+        What was done to the image, by the names of ``micrograph.diagnose``: a plainer cause.
 
     Warns
     -----
@@ -89,6 +97,13 @@ def warn_of_conflict(
     if strong:
         worst = max(strong, key=strong.get)
         values = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst])
+        if doubts:
+            warn(
+                f"an image as it was recorded was expected, got signs of another "
+                f"({', '.join(doubts)}), which may be why it speaks against {values} by "
+                f"{strong[worst]:.1f} nats; pass the recorded counts first"
+            )
+            return
         warn(
             f"the image speaks against {values}: {strong[worst]:.1f} nats better without it; "
             "check it, or leave it out"
@@ -101,7 +116,7 @@ def warn_of_outliers(surprise: np.ndarray | None, limit: float) -> None:
     Parameters
     ----------
     surprise : ndarray, shape (image, patch), or None
-        In nats.
+        In nats, of patches with crystal.
     limit : float
         In nats; 95 % of the patches of the prior stay below it.
 

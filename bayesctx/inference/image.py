@@ -1,4 +1,4 @@
-"""Posterior of the sites of one image, which share its context and the abundances of its crystal."""
+"""Posterior of the sites of one image, which share its context and abundances."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from .patches import BUDGET
 
 __all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
 
-EVIDENCE_SITES = (
-    1024  # more sites of one image hardly say more of the context: they share nuisances
-)
-KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024
-FLOOR = 1e-6  # of the best density: a patch that no hypothesis explains does not decide the context
-ROUNDS = 50
+# sites that the evidence for the context is computed from; since all share their nuisances, more
+# of them add hardly any
+EVIDENCE_SITES = 1024
+KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024  # of the posterior of the context
+# of the best density: bounds the influence on the context of a patch that no hypothesis explains
+FLOOR = 1e-6
+ROUNDS = 50  # of the variational updates of the abundances
 DOPED_CLASS = DEFECTS.index(DOPED)
 PLAIN_CLASSES = [i for i in range(len(DEFECTS)) if i != DOPED_CLASS]
 
@@ -40,9 +41,9 @@ class ImagePosterior:
     ess : float
         Effective number of draws of the context.
     cells : Tensor of int, shape (cell, 4)
-        The combinations (assignment, draw, host, dopant) that carry the posterior.
+        The most probable combinations (assignment, draw, host, dopant).
     weight : Tensor, shape (cell,)
-        Their probabilities.
+        Their probabilities, normalised.
     log_likelihood : Tensor, shape (cell, patch)
         Log density of the contrast of every patch given the combination.
     """
@@ -79,7 +80,7 @@ def one_image(
     features : Tensor, shape (patch, feature)
         Contrast features.
     materials : Materials, shapes (host, ...)
-        What was enumerated.
+        Hosts and dopants that are enumerated.
     possible : Tensor of bool, shape (draw,)
         Draws of the context with a detector outside of the probe's cone.
     sites : SitePrior
@@ -94,11 +95,11 @@ def one_image(
 
     Notes
     -----
-    p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation): a
-    composite likelihood that counts n patches which share their nuisances as n tau independent ones. The
-    abundances of the crystal, which the sites share, are integrated out by collapsed variational Bayes
-    (CVB0), exact for one patch. The counts of the other sites are tempered as well, since one
-    aberration can make a thousand tungsten columns look like two seleniums.
+    p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation):
+    a composite likelihood in which n patches with common nuisances count as n tau independent ones.
+    The abundances of the crystal, which the sites share, are integrated out by collapsed
+    variational Bayes (CVB0), which is exact for one patch. The counts of the other sites are
+    tempered as well, since an aberration changes the contrast of all columns of an image alike.
 
     References
     ----------
@@ -113,7 +114,7 @@ def one_image(
 
     cells = _keep(posterior) if num > 1 else (posterior >= 0).nonzero()
     index = tuple(cells.T)
-    # what the other patches say of the context: without the patch itself, which adds its own density
+    # evidence of the other patches for the context; a patch itself enters by its own density
     others = log_prior.expand_as(tempered)[index] + tempered[index] * (tau_others / tau)
     own = tau_others * (num == num_used)
     likelihood, log_likelihood = _site_likelihood(table, features, cells, sites, others, own)
@@ -141,7 +142,7 @@ def _joint(
     sites: SitePrior,
     correlation: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Log prior and tempered log evidence, shape (assignment, draw, host, dopant), and sites used."""
+    """Log prior and tempered log evidence (assignment, draw, host, dopant), and sites used."""
     num = len(features)
     most = min(num, EVIDENCE_SITES)
     chosen = torch.arange(num) if num == most else torch.linspace(0, num - 1, most).long()
@@ -156,7 +157,7 @@ def _joint(
 
 
 def _normalise(total: Tensor, possible: Tensor, sites: SitePrior) -> float:
-    """Mean over assignments and possible draws of what was summed over them, by its logarithm."""
+    """Log of the mean over assignments and possible draws, from the log of the sum."""
     return float(total - (possible.sum() * len(sites.assignments)).log())
 
 
@@ -168,7 +169,7 @@ def log_marginal(
     sites: SitePrior,
     correlation: float,
 ) -> float:
-    """Log evidence of an image, summed over everything that was enumerated or drawn.
+    """Log evidence of an image, marginalised over materials, assignments and draws.
 
     Parameters
     ----------
@@ -177,7 +178,7 @@ def log_marginal(
     features : Tensor, shape (patch, feature)
         Contrast features.
     materials : Materials, shapes (host, ...)
-        What was enumerated.
+        Hosts and dopants that are enumerated.
     possible : Tensor of bool, shape (draw,)
         Draws of the context with a detector outside of the probe's cone.
     sites : SitePrior
@@ -195,7 +196,7 @@ def log_marginal(
 
 
 def log_evidence(table: Table, features: Tensor, sites: SitePrior) -> Tensor:
-    """Log evidence of every sublattice being every kind of site.
+    """Log evidence for every kind of site on every sublattice.
 
     Parameters
     ----------
@@ -239,11 +240,8 @@ def _keep(posterior: Tensor) -> Tensor:
 def _site_likelihood(
     table: Table, features: Tensor, cells: Tensor, sites: SitePrior, others: Tensor, own: float
 ) -> tuple[Tensor, Tensor]:
-    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch).
-
-    ``others`` are the log weights of the cells, ``own`` is the power with which they contain the
-    patch itself.
-    """
+    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch)."""
+    # others are log weights of the cells; they contain the density of the patch to the power own
     pairs, which = cells[:, 1:3].unique(dim=0, return_inverse=True)
     kept = table[pairs[:, 0], pairs[:, 1]][:, None]
     by_assignment = torch.nn.functional.one_hot(cells[:, 0], len(sites.assignments)).to(features)
@@ -267,7 +265,7 @@ def _site_likelihood(
 def _share_abundance(likelihood: Tensor, kind: Tensor, alpha: Tensor, tau: float) -> Tensor:
     """Class probabilities of sites that share unknown abundances, shape (patch, defect_class)."""
     prior = alpha[kind]
-    # a class that no hypothesis explains keeps its prior
+    # where no class explains a patch the prior remains
     likelihood = likelihood + FLOOR * likelihood.amax(-1, keepdim=True) + 1e-38
     q = prior * likelihood
     q = q / q.sum(-1, keepdim=True)

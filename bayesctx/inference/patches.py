@@ -1,21 +1,32 @@
-"""Posterior of patches alone: exact sums over classes, hosts and dopants, weighted sums over draws of the context."""
+"""Posterior of patches that are images of their own: cases tabulated, refined and drawn from."""
 
 from __future__ import annotations
 
+import itertools
 import math
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
-from ..defects import DEFECTS
-from ..model import NUM_PLAIN, Materials, Table, outcome_classes
+from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, SitePrior, Table
 from .cases import Case, rows_of
+from .refinement import SMALLEST, Block, Tally, empty_tally, fold_model, log_prior_of, weigh
 
-__all__ = ["BUDGET", "PatchPosterior", "each_patch", "split_case"]
+__all__ = ["BUDGET", "PatchPosterior", "each_patch", "plan_draws", "solve_patches", "split_case"]
 
 BUDGET = 2**23  # numbers that are held at once
 MOST_ENTRIES = 200_000  # of the tables of images that each have their own
+PATCHES_AT_ONCE = 512  # that share a table of the likelihood under many draws
+MOST_FOLDED = 128  # images by whose contexts the network is folded
+# draws of the context for every patch, or one for eight that are returned, doubled up to ALL for
+# patches whose class they do not settle
+FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 8192
+# standard error of a class probability that is settled; two seeds then differ by 0.02 at the 90 %
+# quantile of the patches
+TOLERANCE = 0.007
+REST = 0.5  # of it: standard error of the terms together that are not weighed under more draws
 
 
 @dataclass(frozen=True)
@@ -46,6 +57,84 @@ class PatchPosterior:
     log_likelihood: Tensor
 
 
+def plan_draws(model: PatchModel, num_draws: int) -> list[int]:
+    """Choose numbers of draws of the context for patches that are images of their own.
+
+    Parameters
+    ----------
+    model : PatchModel
+        An ``ExactModel`` evaluates every draw anew, so that it gets no more than the first.
+    num_draws : int
+        Joint draws to return; where they are few, so are the draws of the context.
+
+    Returns
+    -------
+    list of int
+        Draws for all patches, then more and more for those whose class is not settled.
+    """
+    first = min(num_draws, max(FIRST, num_draws // RETURNED_FOR_EACH))
+    steps = int(math.log2(ALL // FIRST)) if isinstance(model, DefectModel) else 0
+    return [first] + [first * 2**k for k in range(1, steps + 1) if first * 2**k <= ALL]
+
+
+def solve_patches(
+    cases: Iterable[Case],
+    features: Tensor,
+    model: PatchModel,
+    plan: Sequence[int],
+    *,
+    num_draws: int,
+    seed: int,
+) -> Iterator[tuple[Case, PatchPosterior]]:
+    """Solve cases of patches that are images of their own.
+
+    Parameters
+    ----------
+    cases : iterable of Case
+        With as many draws of the latent context as the plan has in the end.
+    features : Tensor, shape (image, feature)
+        Of all images.
+    model : PatchModel
+        The model.
+    plan : sequence of int
+        From ``plan_draws``.
+    num_draws : int
+        Joint draws to return.
+    seed : int
+        Of these draws.
+
+    Yields
+    ------
+    tuple of Case and PatchPosterior
+        Images with what was enumerated and drawn for them, and their posterior.
+    """
+    weight = SitePrior.of_patches(model.prior, 1).mean[0]
+    for case in cases:
+        generator = torch.Generator().manual_seed(seed)
+        levels = [min(n, case.possible.shape[1]) for n in plan]
+        some = torch.linspace(0, len(case.images) - 1, MOST_FOLDED).long().unique()
+        is_refined = levels[-1] > levels[0]
+        own = fold_model(model, _computable(rows_of(case, some))) if is_refined else model
+        table = None
+        for part in map(_computable, split_case(case, levels[0])):
+            rows, is_shared = features[part.images], len(part.possible) == 1
+            if table is None or not is_shared:
+                first = {n: v[:, : levels[0]] for n, v in part.context.items()}
+                table = own.tabulate(first, part.materials)
+            log_prior = log_prior_of(part.materials, weight)
+            blocks = [_tabulated(table, rows, log_prior, part.possible[:, : levels[0]])]
+            tally = empty_tally(*blocks[0].active.shape).add(blocks[0])
+            active = blocks[0].active
+            for start, stop in itertools.pairwise(dict.fromkeys(levels)):
+                active = active & _unsettled(tally)
+                for images in [active] if is_shared else _one_by_one(active):
+                    if images.any():
+                        given = *_draws_of(part, images, start, stop), start, rows, part.materials
+                        blocks.append(weigh(own, *given, log_prior, images))
+                        tally = tally.add(blocks[-1])
+            yield part, _draw(blocks, tally, part.materials, num_draws, generator)
+
+
 def each_patch(
     table: Table,
     features: Tensor,
@@ -56,7 +145,7 @@ def each_patch(
     num_draws: int,
     generator: torch.Generator,
 ) -> PatchPosterior:
-    """Posterior of patches, each with a context of its own.
+    """Posterior of patches, each with a context of its own, under the draws of a table.
 
     Parameters
     ----------
@@ -80,99 +169,169 @@ def each_patch(
     PatchPosterior
         For all patches.
     """
-    shared = table.shape[0] == 1
-    size = max(1, BUDGET // math.prod(table.shape[1:]))
-    parts = []
-    for rows in torch.arange(len(features)).split(size):
-        pick = slice(None) if shared else rows
-        f = features[rows][None] if shared else features[rows][:, None]
-        density, peak = (table if shared else table[rows]).density(f)
-        own = Materials(*(v[pick] if len(v) > 1 else v for v in materials.fields()))
-        allowed = possible[pick] if len(possible) > 1 else possible
-        found = _weigh(density.flatten(0, 1), own, allowed, class_weight, num_draws, generator)
-        parts.append((*found[:-1], found[-1] + peak.flatten()[:, None]))
-    return PatchPosterior(*(torch.cat(p) for p in zip(*parts, strict=True)))
+    block = _tabulated(table, features, log_prior_of(materials, class_weight), possible)
+    tally = empty_tally(*block.active.shape).add(block)
+    return _draw([block], tally, materials, num_draws, generator)
 
 
-def _weigh(
-    density: Tensor,
+def _tabulated(table: Table, features: Tensor, log_prior: Tensor, possible: Tensor) -> Block:
+    """All terms under the draws of a table."""
+    joint, log_peak = [], []
+    for rows in torch.arange(len(features)).split(max(1, BUDGET // math.prod(table.shape[1:]))):
+        pick = table if table.shape[0] == 1 else table[rows]
+        own = features[rows][None] if table.shape[0] == 1 else features[rows][:, None]
+        density, peak = pick.density(own)
+        prior, allowed = (v[rows] if len(v) > 1 else v for v in (log_prior, possible))
+        density = density.flatten(0, 1) * prior.exp()[:, None] * allowed[..., None, None]
+        joint.append(density.permute(0, 2, 3, 1))  # (patch, host, outcome, draw)
+        log_peak.append(peak.flatten())
+    together = torch.cat(joint)
+    active = torch.ones(together.shape[:3], dtype=torch.bool)
+    return Block(0, active, together.flatten(0, 2), torch.cat(log_peak))
+
+
+def _unsettled(tally: Tally) -> Tensor:
+    """Terms that are to be weighed under more draws, shape (patch, host, outcome)."""
+    ranked, order = tally.term_error.flatten(1).sort(1)
+    rest = ranked.square().cumsum(1).sqrt() <= REST * TOLERANCE
+    rest = torch.zeros_like(rest).scatter(1, order, rest).view(tally.total.shape)
+    return ~rest & (tally.standard_error > TOLERANCE)[:, None, None]
+
+
+def _one_by_one(active: Tensor) -> list[Tensor]:
+    """Terms of one image at a time."""
+    images = active.any(2).any(1).nonzero()[:, 0]
+    return [active & (torch.arange(len(active)) == i)[:, None, None] for i in images]
+
+
+def _computable(case: Case) -> Case:
+    """The case with a draw that can be in the place of those that cannot, which have no density."""
+    first = case.possible.long().argmax(1, keepdim=True)
+    context = {
+        n: torch.where(case.possible, v, v.gather(1, first)) if len(v) == len(first) else v
+        for n, v in case.context.items()
+    }
+    return replace(case, context=context)
+
+
+def _draws_of(
+    case: Case, active: Tensor, start: int, stop: int
+) -> tuple[dict[str, Tensor], Tensor]:
+    """Some draws of the context of the images that are active, which share them."""
+    image = int(active.any(2).any(1).nonzero()[0])
+    draws = {n: v[image % len(v), start:stop] for n, v in case.context.items()}
+    return draws, case.possible[image % len(case.possible), start:stop]
+
+
+def _draw(
+    blocks: Sequence[Block],
+    tally: Tally,
     materials: Materials,
-    possible: Tensor,
-    class_weight: Tensor,
     num_draws: int,
     generator: torch.Generator,
-) -> tuple[Tensor, ...]:
-    """Posterior of a chunk of patches in the order of ``PatchPosterior``; density has shape (patch, draw, host, outcome)."""
-    num_dopants = materials.dopant.shape[-1]
-    classes = outcome_classes(num_dopants)
-    weight = class_weight[classes].expand(*materials.host.shape, -1).clone()
-    weight[..., NUM_PLAIN:] *= materials.dopant_weight
-    weight *= materials.host_weight[..., None]
-    joint = density * weight[:, None] * possible[..., None, None]
-    total = joint.flatten(1).sum(-1).clamp(min=1e-38)
-    cells = joint.sum(1) / total[:, None, None]
-    defect = torch.zeros(len(joint), len(DEFECTS), dtype=torch.float32).index_add_(
-        1, classes, cells.sum(1)
-    )
+) -> PatchPosterior:
+    """Draw from the posterior of patches."""
+    share, num_outcomes = tally.share, tally.total.shape[2]
+    at = torch.arange(len(share))[:, None]
+    cell, within = _systematic(share.flatten(1), num_draws, generator)
+    host, outcome = cell // num_outcomes, cell % num_outcomes
+    weights = (w.expand(len(share), *w.shape[1:]) for w in materials.fields()[2:])
+    host_weight, dopant_weight = weights
+    edges = dopant_weight.cumsum(-1)[at, host]
+    u = torch.rand(cell.shape, generator=generator, dtype=torch.float32)
+    dopant = (edges < u[..., None] * edges[..., -1:]).sum(-1)
+    dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, dopant)
+    block, term, draw = _locate(blocks, tally, cell, within)
+
+    log_likelihood = torch.empty(cell.shape, dtype=torch.float32)
+    for i, b in enumerate(blocks):
+        chosen = block == i
+        patch, of_host = chosen.nonzero()[:, 0], host[chosen]
+        given = share[patch, of_host], dopant[chosen], dopant_weight[patch, of_host]
+        density = _density(b, b.row[patch, of_host], draw[chosen], *given)
+        density = (density / host_weight[patch, of_host]).clamp(min=SMALLEST)
+        log_likelihood[chosen] = density.log() + b.log_peak[patch]
+        draw[chosen] += b.start
+    plain, doped = share[..., :NUM_PLAIN].sum(-1, keepdim=True), share[..., NUM_PLAIN:]
     # the crystal has its dopant whether or not the central site holds it
-    material = (
-        cells[..., :NUM_PLAIN].sum(-1, keepdim=True) * materials.dopant_weight
-        + cells[..., NUM_PLAIN:]
-    )
-    ess = (joint.flatten(2).sum(-1) / total[:, None]).square().sum(-1).reciprocal()
-
-    chosen = _systematic(joint.flatten(1), num_draws, generator)
-    outcome, chosen = chosen % joint.shape[-1], chosen // joint.shape[-1]
-    host, draw = chosen % joint.shape[2], chosen // joint.shape[2]
-    at = torch.arange(len(joint))[:, None]
-    if num_dopants == 1:
-        dopant = torch.zeros_like(host)
-    else:
-        edges = materials.dopant_weight.cumsum(-1).expand(len(joint), -1, -1)[at, host]
-        u = torch.rand(host.shape, generator=generator, dtype=torch.float32)
-        drawn = (edges < u[..., None] * edges[..., -1:]).sum(-1)
-        dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, drawn)
-    plain = density[..., :NUM_PLAIN] @ class_weight[classes[:NUM_PLAIN]]
-    given = (
-        plain[at, draw, host]
-        + density[at, draw, host, NUM_PLAIN + dopant] * class_weight[DEFECTS.index("D_M")]
-    )
-    return defect, material, ess, draw, host, dopant, outcome, given.clamp(min=1e-38).log()
+    material = plain * materials.dopant_weight + doped
+    found = tally.defect, material, tally.ess
+    return PatchPosterior(*found, draw, host, dopant, outcome, log_likelihood)
 
 
-def _systematic(weight: Tensor, num_draws: int, generator: torch.Generator) -> Tensor:
-    """Draw categories by systematic resampling, in random order, shape (row, draw)."""
-    edges = weight.cumsum(-1)
-    u = (
-        torch.arange(num_draws)
-        + torch.rand(len(weight), 1, generator=generator, dtype=torch.float32)
-    ) / max(num_draws, 1)
-    chosen = torch.searchsorted(edges, u * edges[:, -1:], right=True).clamp(
-        max=weight.shape[-1] - 1
-    )
-    return chosen[:, torch.randperm(num_draws, generator=generator)]
+def _locate(
+    blocks: Sequence[Block], tally: Tally, cell: Tensor, within: Tensor
+) -> tuple[Tensor, ...]:
+    """Block, row and column at a fraction of the sum of a term, shapes (patch, num_draws)."""
+    patch = torch.arange(len(cell))[:, None]
+    left = within * tally.total.flatten(1)[patch, cell].double()
+    found = [torch.zeros_like(cell) for _ in range(3)]
+    for i, block in enumerate(blocks):
+        row = block.row.flatten(1)[patch, cell]
+        here = (row >= 0) & (left >= 0)
+        patches, rows = here.nonzero()[:, 0], row[here]
+        scale = (block.log_peak - tally.log_peak)[patches].double().exp()
+        size = block.joint.shape[1]
+        sums = block.joint.double().flatten().cumsum(0)
+        before = torch.where(rows > 0, sums[rows * size - 1], 0)
+        target = before + left[here] / scale
+        column = torch.searchsorted(sums, target, right=True) - rows * size
+        new = torch.full_like(rows, i), rows, column.clamp(0, size - 1)
+        for values, value in zip(found, new, strict=True):
+            values[here] = value
+        # what is not reached in this block is sought in the next
+        rest = (target - sums[rows * size + size - 1]) * scale
+        left[here] = torch.where(rest >= 0, rest, -1.0)
+    return tuple(found)
 
 
-def split_case(case: Case, most: int = MOST_ENTRIES) -> list[Case]:
+def _density(
+    block: Block, rows: Tensor, draw: Tensor, share: Tensor, dopant: Tensor, weight: Tensor
+) -> Tensor:
+    """Density of the features and one host given a dopant and the context, shape (chosen,)."""
+    is_known = rows >= 0
+    joint = block.joint[rows.clamp(min=0), draw[:, None]] * is_known
+    holding = joint[:, NUM_PLAIN:].gather(1, dopant[:, None])[:, 0]
+    holding = holding / weight.gather(1, dopant[:, None])[:, 0].clamp(min=SMALLEST)
+    # terms that were not weighed under this draw enter by their share of the posterior
+    rest = share.sum(1) / (share * is_known).sum(1).clamp(min=SMALLEST)
+    return (joint[:, :NUM_PLAIN].sum(1) + holding) * rest
+
+
+def _systematic(
+    weight: Tensor, num_draws: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw categories in random order, and where in each of them, shapes (row, draw)."""
+    edges = weight.double().cumsum(-1)
+    u = torch.rand(len(weight), 1, generator=generator, dtype=torch.float32).double()
+    order = torch.randperm(num_draws, generator=generator)
+    place = ((order + u) / num_draws) * edges[:, -1:]
+    chosen = torch.searchsorted(edges, place, right=True).clamp(max=weight.shape[1] - 1)
+    size = weight.gather(1, chosen).double()
+    within = (place - edges.gather(1, chosen) + size) / size.clamp(min=SMALLEST)
+    return chosen, within.clamp(0, 1)
+
+
+def split_case(case: Case, num_draws: int, most: int = MOST_ENTRIES) -> list[Case]:
     """Split a case into parts whose tables of the likelihood stay small.
 
     Parameters
     ----------
     case : Case
         Of patches that are images of their own.
+    num_draws : int
+        Draws of the context in a table.
     most : int
         Entries (draw, host, hypothesis) of the table of a part.
 
     Returns
     -------
     list of Case
-        The case itself where its images share one table.
+        Of 512 images where they share one table.
     """
-    rows = max(len(v) for v in (*case.context.values(), case.materials.host))
-    if rows == 1:
-        return [case]
-    num_draws = next(iter(case.context.values())).shape[1]
+    images = torch.arange(len(case.images))
+    if max(len(v) for v in (*case.context.values(), case.materials.host)) == 1:
+        return [rows_of(case, p) for p in images.split(PATCHES_AT_ONCE)]
     num_hosts, num_dopants = case.materials.dopant.shape[-2:]
     per_image = num_draws * num_hosts * (NUM_PLAIN + 2 + num_dopants)
-    parts = torch.arange(len(case.images)).split(max(1, most // per_image))
-    return [rows_of(case, p) for p in parts]
+    return [rows_of(case, p) for p in images.split(max(1, most // per_image))]

@@ -1,4 +1,4 @@
-"""infer(): from an image and what is known of it to the posterior of its defects and of its context."""
+"""infer(): from an image and what is known of it to the posterior of its defects and context."""
 
 from __future__ import annotations
 
@@ -30,18 +30,16 @@ from .cases import Case, check_images, group_images, rows_of, tabulate
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
-from .patches import each_patch, split_case
-from .placement import Scale, candidate_scales, cut_patches, place_sites
-from .tree import Sites, build_tree
+from .patches import plan_draws, solve_patches
+from .placement import cut_patches, place_sites
+from .scales import Scale, candidate_scales
+from .tree import Sites, add_absent_sites, build_tree
 
 __all__ = ["infer"]
 
 MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
-# draws of the context for a patch alone, or one for eight that are returned: more change the score of
-# the classes by 0.001 nats, but the posterior of the context is too narrow if ten of them carry it
-DRAWS_ALONE, RETURNED_FOR_EACH = 128, 8
 
 
 @functools.cache
@@ -65,57 +63,67 @@ def infer(
     Parameters
     ----------
     image : DataArray or ndarray
-        A micrograph (y, x); patches of one image (patch, y, x); or independent images (image, y, x) or
-        (image, patch, y, x), told apart by the names of the dimensions. An array without names is a
-        micrograph or a patch in two dimensions, and patches of one image in three. Coordinates y and x
-        with a unit of length give the pixel size.
+        A micrograph (y, x); patches of one image (patch, y, x); or independent images (image, y, x)
+        or (image, patch, y, x), told apart by the names of the dimensions. An array without names
+        is a micrograph or a patch in two dimensions, and patches of one image in three. Coordinates
+        y and x with a unit of length give the pixel size.
     context : mapping or Dataset, optional
-        What is known: host, dopant, beam_energy [eV], convergence_semiangle, inner_collection_angle,
-        outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling [Å/px]. A number or name is
-        observed, a list gives candidates, a Pyro distribution is soft evidence; what is left out is
-        inferred. For independent images a value may be an array over them.
+        What is known: host, dopant, beam_energy [eV], convergence_semiangle,
+        inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
+        [Å/px]. A number or name is observed, a list gives candidates, a Pyro distribution is soft
+        evidence; what is left out is inferred. For independent images a value may be an array over
+        them.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
-        Draws that are returned, and draws of the latent context; a patch that is an image of its own has
-        at most 128 of the latter, or an eighth of the former.
+        Draws that are returned, and draws of the latent context. A patch that is an image of its
+        own has 128 of the latter, or an eighth of the former, and up to 8192 until the standard
+        error of its class probabilities is below 0.007.
     seed : int
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
-        Pixels of a micrograph that are part of the image. Pixels that are masked or not finite never are;
-        sites less than a lattice constant from such pixels are left out.
+        Pixels of a micrograph that are part of the image. Pixels that are masked or not finite
+        never are; sites on such pixels are left out, and patches beside them, or beside vacuum, are
+        completed by the crystal.
 
     Returns
     -------
     DataTree
         Groups ``posterior`` (chain, draw, ...), ``class_posterior``, ``log_likelihood``, ``prior``,
-        ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect``
-        (..., patch, defect_class) holds the probability of every class of every site.
+        ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect`` (...,
+        patch, defect_class) holds the probability of every class of every site. Where there is no
+        crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have
+        the abundances of the prior, averaged over the kinds of site, and a log likelihood and a
+        surprise of 0; they are left out of the evidence for the context and of
+        ``posterior.concentration``.
 
     Raises
     ------
     TypeError, ValueError
-        For an image or a context that cannot be, see ``check_context``.
+        For an image or a context that cannot be, see ``check_context``; if the columns of a
+        micrograph are dark.
 
     Warns
     -----
     UserWarning
-        If few draws of the context carry the posterior (``sample_stats.ess``), the evidence is against a
-        claim about an image of several patches (``sample_stats.conflict``), or most patches look like
+        If pixels of a micrograph are no measurement (hot, padding, a scale bar) and are left out,
+        its grey scale was clipped or compressed, or parts of it are without crystal. If few draws
+        of the context carry the posterior (``sample_stats.ess``), the evidence is against a claim
+        about an image of several patches (``sample_stats.conflict``), or most patches look like
         nothing that the prior of the model can make (``sample_stats.surprise``).
 
     Notes
     -----
-    Class, host and dopant are enumerated; the continuous context is summed over quasi-random draws from
-    its prior, weighted by the likelihood. Where a variable is known of every independent image by more
-    than 64 values and others are latent, images of neighbouring values share their draws, at the median
-    of 1/64 of the images.
+    Class, host and dopant are enumerated; the continuous context is summed over quasi-random draws
+    from its prior, weighted by the likelihood. Where a variable is known of every independent image
+    by more than 64 values and others are latent, images of neighbouring values share their draws,
+    at the median of 1/64 of the images.
 
     The patches of one image share its context. In a micrograph the lattice is fitted, every site is
-    classified, and which of its three sublattices is the metal is inferred with the rest; a site at the
-    border is completed by the crystal one translation further in. The lattice constant of a host gives
-    the pixel size; a stated one is evidence with the error of a microscope's calibration (2 %), so that
-    it speaks for hosts.
+    classified, and which of its three sublattices is the metal is inferred with the rest; a site at
+    the border is completed by the crystal one translation further in. The lattice constant of a
+    host gives the pixel size; a stated one is evidence with the error of a microscope's calibration
+    (2 %), so that it speaks for hosts.
     """
     num_draws = check_whole_number("num_draws", num_draws, 1, MOST_DRAWS)
     seed = check_seed(seed)
@@ -130,7 +138,10 @@ def infer(
     posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
     _check_probabilities(posterior)
     _warn_of_few_draws(posterior, num_draws)
-    warn_of_outliers(surprise, float(model.card.get("surprise_limit", math.inf)))
+    # strange patches are told of where there is crystal
+    crystal = slice(None) if sites is None else sites.crystal
+    on_crystal = None if surprise is None else surprise[:, crystal]
+    warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, surprise, inputs, sites, known, model, seed)
 
 
@@ -159,11 +170,11 @@ def _as_model(model: object) -> PatchModel:
 
 
 def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
-    """Raise for several patches of one image where the model takes patches of images of their own."""
+    """Raise for several patches of an image where the model takes images of one patch."""
     if not model.shares_context and (inputs.is_micrograph or inputs.values.shape[1] > 1):
         raise ValueError(
             "patches that are images of their own, (image, y, x), were expected by "
-            f"{type(model).__name__}, got {inputs.dims}"
+            f"{type(model).__name__}, got {inputs.dims}; cut patches, or use a DefectModel"
         )
 
 
@@ -175,7 +186,8 @@ def _check_probabilities(posterior: Posterior) -> None:
         if wrong.any():
             raise ValueError(
                 f"probabilities of {name} that sum to one were expected, the model gives "
-                f"{total[wrong][0]:g} for {wrong.sum()} of {wrong.size}; check the weights of the model"
+                f"{total[wrong][0]:g} for {wrong.sum()} of {wrong.size}; check the weights "
+                "of the model"
             )
 
 
@@ -184,8 +196,8 @@ def _warn_of_few_draws(posterior: Posterior, num_draws: int) -> None:
     drawn = set(posterior.draws) & set(CONTINUOUS)
     if drawn and float(np.median(posterior.ess)) < min(LOW_ESS, num_draws / 2):
         warn(
-            f"the posterior rests on {np.median(posterior.ess):.0f} effective draws of the context; "
-            "give more of it or raise num_draws"
+            f"the posterior rests on {np.median(posterior.ess):.0f} effective draws of the "
+            "context; give more of it or raise num_draws"
         )
 
 
@@ -198,37 +210,24 @@ def _encode(patches: Iterable[Tensor], model: PatchModel) -> tuple[Tensor, np.nd
 def _solve_patches(
     inputs: Inputs, known: Mapping[str, object], model: PatchModel, num_draws: int, seed: int
 ) -> tuple[Posterior, np.ndarray | None, None]:
-    """Posterior of independent images that are one patch each, or of images with several patches."""
+    """Posterior of independent images of one patch each, or of images with several patches."""
     shape = inputs.values.shape[:2]
     features, surprise = _encode(resample_patches(inputs, known, model.prior), model)
     features = features.unflatten(0, shape)
-    single = shape[1] == 1
-    context_draws = max(DRAWS_ALONE, num_draws // RETURNED_FOR_EACH) if single else num_draws
-    cases = group_images(model.prior, known, shape[0], min(num_draws, context_draws), seed)
-    solve = _patches_of_case if single else _images_of_case
-    parts = [p for case in cases for p in solve(case, features, known, model, num_draws, seed)]
+    if shape[1] == 1:
+        plan = plan_draws(model, num_draws)
+        cases = group_images(model.prior, known, shape[0], plan[-1], seed)
+        given = cases, features[:, 0], model, plan
+        solved = solve_patches(*given, num_draws=num_draws, seed=seed)
+        parts = [
+            describe_patches(*case_and_found, latent_names(known)) for case_and_found in solved
+        ]
+    else:
+        cases = group_images(model.prior, known, shape[0], num_draws, seed)
+        rest = features, known, model, num_draws, seed
+        parts = [p for case in cases for p in _images_of_case(case, *rest)]
     surprise = None if surprise is None else surprise.reshape(shape)
     return join_images(parts), surprise, None
-
-
-def _patches_of_case(
-    case: Case,
-    features: Tensor,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-) -> list[Posterior]:
-    """Posterior of patches that are images of their own."""
-    weight = SitePrior.of_patches(model.prior, 1).mean[0]
-    generator = torch.Generator().manual_seed(seed)
-    parts = []
-    for part in split_case(case):
-        table, own = model.tabulate(part.context, part.materials), features[part.images, 0]
-        enumerated = table, own, part.materials, part.possible, weight
-        found = each_patch(*enumerated, num_draws=num_draws, generator=generator)
-        parts.append(describe_patches(part, found, latent_names(known)))
-    return parts
 
 
 def _images_of_case(
@@ -276,30 +275,35 @@ def _solve_micrograph(
     arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
     if arrays:
         raise ValueError(
-            f"one value for the micrograph was expected for {arrays[0]}, got an array; call infer for "
-            "each image"
+            f"one value for the micrograph was expected for {arrays[0]}, got an array; call "
+            "infer for each image"
         )
     placement = place_sites(inputs.values, inputs.valid)
-    prior = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    every = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    present = placement.crystal
+    crystal = every.take(torch.from_numpy(present))
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
     encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
     alternatives = [
-        _weigh_scale(scale, features, prior, known, model, num_draws, seed)
+        _weigh_scale(scale, features, crystal, known, model, num_draws, seed)
         for scale, (features, _) in zip(scales, encoded, strict=True)
     ]
-    posterior = describe_image(alternatives, prior, latent_names(known), num_draws, seed)
+    posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
-    conflict = conflict_with(known, features, prior, model, seed)
-    warn_of_conflict(conflict, known, float(model.card.get("conflict_limit", math.inf)))
+    conflict = conflict_with(known, features, crystal, model, seed)
+    limit = float(model.card.get("conflict_limit", math.inf))
+    warn_of_conflict(conflict, known, limit, placement.doubts)
     sites = Sites(
         positions=placement.positions,
         sublattice=placement.sublattice,
-        crystal=np.ones(len(placement.sublattice), bool),
+        crystal=present,
         sampling=scales[best].sampling,
         assignments=MONOLAYER_1H.assignments,
     )
-    return with_conflict(posterior, conflict), None if surprise is None else surprise[None], sites
+    surprise = None if surprise is None else surprise[None]
+    posterior = with_conflict(posterior, conflict)
+    return *add_absent_sites(posterior, surprise, present, every, seed), sites
 
 
 def _weigh_scale(

@@ -1,4 +1,4 @@
-"""Results as files, and as what ArviZ works on."""
+"""Results as netCDF files and as input of ArviZ."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
-from ..storage import replacing
+from ..storage import as_path, replacing
 
 __all__ = ["load", "save", "to_arviz"]
 
 SEAL = b"\nbayesctx sha256 "
-"""Before the checksum in hexadecimal digits with which a file ends."""
+"""Mark before the checksum, in hexadecimal digits, at the end of a file."""
+
 SEAL_SIZE = len(SEAL) + 64
 CHUNK = 2**20
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
@@ -26,7 +27,7 @@ GROUPS = (
 
 
 def to_arviz(tree: xr.DataTree) -> object:
-    """Return a result as what the installed ArviZ works on.
+    """Convert a result for the installed version of ArviZ.
 
     Parameters
     ----------
@@ -69,16 +70,16 @@ def save(tree: xr.DataTree, path: str | os.PathLike) -> Path:
     Raises
     ------
     TypeError
-        If it is no DataTree, or what is named is no path.
+        If it is no DataTree, or ``path`` is no path.
     OSError
         If it cannot be written; the old file stays as it was.
 
     Notes
     -----
-    The file ends in the SHA-256 of what comes before, which readers of netCDF do not look at.
+    The SHA-256 of the file is appended to it, which readers of netCDF ignore.
     """
     _check_tree(tree)
-    file = _as_path(path)
+    file = as_path(path)
     encoding = {
         f"/{name}": {
             v: {"zlib": True, "complevel": 1}
@@ -111,13 +112,13 @@ def load(path: str | os.PathLike) -> xr.DataTree:
     Raises
     ------
     TypeError
-        If what is named is no path.
+        If ``path`` is no path.
     FileNotFoundError
         If there is no such file.
     ValueError
         If the file is damaged, truncated or not a result of this package.
     """
-    file = _as_path(path)
+    file = as_path(path)
     if not os.path.isfile(file):  # a path that is too long is none either
         raise FileNotFoundError(
             f"a result written by bayesctx was expected at {file}, there is no such file; "
@@ -145,19 +146,6 @@ def _check_tree(tree: object) -> None:
         )
 
 
-def _as_path(path: object) -> Path:
-    """A path of the file system."""
-    try:
-        text = os.fsdecode(path)
-    except TypeError:
-        raise TypeError(
-            f"a path such as 'result.nc' was expected, got {type(path).__name__}; name a file"
-        ) from None
-    if not text or "\0" in text:
-        raise ValueError(f"a path such as 'result.nc' was expected, got {text[:40]!r}; name a file")
-    return Path(text)
-
-
 def _digest(path: Path, size: int) -> bytes:
     """SHA-256 of the first bytes of a file in hexadecimal digits."""
     digest = hashlib.sha256()
@@ -169,10 +157,8 @@ def _digest(path: Path, size: int) -> bytes:
 
 
 def _check_seal(path: Path) -> None:
-    """Raise if a file is not as it was saved: a damaged one can end the process within HDF5.
-
-    Files of earlier versions, and those written by xarray, have no checksum.
-    """
+    """Raise if a file is not as it was saved, since a damaged one can crash HDF5."""
+    # files of earlier versions, and those written by xarray, have no checksum
     size = max(0, path.stat().st_size - SEAL_SIZE)
     with path.open("rb") as file:
         file.seek(size)

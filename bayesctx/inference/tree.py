@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 import xarray as xr
 
+from .. import __version__
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
-from ..model import PatchModel
+from ..model import PatchModel, SitePrior
 from .arrays import Posterior
 from .inputs import Inputs
 
-__all__ = ["Sites", "build_tree"]
+__all__ = ["Sites", "add_absent_sites", "build_tree"]
 
 Variable = tuple[tuple[str, ...], object, dict[str, object]]
 
@@ -102,7 +102,7 @@ def build_tree(
     })  # fmt: skip
     tree.attrs = {
         "package": "bayesctx",
-        "version": importlib.metadata.version("bayesctx"),
+        "version": __version__,
         "model": model.hash(),
         "seed": seed,
         "context": json.dumps({n: _plain(v) for n, v in known.items()}),
@@ -185,7 +185,7 @@ def _constants(
 ) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
-        n: ((), v, {"units": _unit(n)}) if isinstance(v, float | str) else (image, v, {"units": _unit(n)})
+        n: (() if isinstance(v, float | str) else image, v, {"units": _unit(n)})
         for n, v in known.items()
         if isinstance(v, float | str | np.ndarray)
     }  # fmt: skip
@@ -194,7 +194,8 @@ def _constants(
         variables["site_y"] = ("patch", y, {"units": "px"})
         variables["site_x"] = ("patch", x, {"units": "px"})
         variables["sublattice"] = ("patch", sites.sublattice.astype(np.int8), {"units": "1"})
-        variables["crystal"] = ("patch", sites.crystal.astype(np.int8), {"units": "1"})
+        crystal = {"units": "1", "long_name": "whether there is crystal at the site"}
+        variables["crystal"] = ("patch", sites.crystal.astype(np.int8), crystal)
         variables["sampling"] = ((), sites.sampling, {"units": _unit("sampling")})
     return xr.Dataset(variables)
 
@@ -204,3 +205,66 @@ def _plain(value: object) -> object:
     if isinstance(value, torch.distributions.Distribution):
         return str(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def add_absent_sites(
+    posterior: Posterior,
+    surprise: np.ndarray | None,
+    present: np.ndarray,
+    sites: SitePrior,
+    seed: int,
+) -> tuple[Posterior, np.ndarray | None]:
+    """Put sites without crystal between those of a posterior.
+
+    Parameters
+    ----------
+    posterior : Posterior
+        Of one micrograph, of its sites with crystal.
+    surprise : ndarray, shape (image, patch), optional
+        Of the same sites, in nats.
+    present : ndarray of bool, shape (patch,)
+        Whether there is crystal at each of all sites.
+    sites : SitePrior
+        Of all sites.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    posterior : Posterior
+        Of all sites. Those without crystal are no data: they have the mean abundances of the prior
+        over the kinds of site, draws from these, and a log likelihood of zero.
+    surprise : ndarray, shape (image, patch), or None
+        Zero where there is no crystal.
+    """
+    if present.all():
+        return posterior, surprise
+    rng = np.random.default_rng([seed, len(present)])
+    # without a lattice around it a site is of any kind
+    abundance = sites.mean.double().numpy().mean(0)
+    abundance /= abundance.sum()
+    shape = posterior.num_draws, np.count_nonzero(~present)
+    classes = rng.choice(len(abundance), shape, p=abundance)
+    nothing = np.zeros(1)
+    if surprise is not None:
+        surprise = _interleave(surprise, nothing, present, 1)
+    posterior = replace(
+        posterior,
+        defect=_interleave(posterior.defect, abundance, present, 1),
+        defect_draws=_interleave(posterior.defect_draws, classes, present, 2),
+        log_likelihood=_interleave(posterior.log_likelihood, nothing, present, 2),
+    )
+    return posterior, surprise
+
+
+def _interleave(
+    with_crystal: np.ndarray, without: np.ndarray, present: np.ndarray, axis: int
+) -> np.ndarray:
+    """Values of all sites along an axis, in the order of the sites."""
+    shape = list(with_crystal.shape)
+    shape[axis] = len(present)
+    values = np.empty(shape, with_crystal.dtype)
+    before = (slice(None),) * axis
+    values[(*before, present)] = with_crystal
+    values[(*before, ~present)] = without
+    return values

@@ -1,4 +1,4 @@
-"""The sites of a lattice and the patches around them."""
+"""The sites of a lattice, the patches around them, and the crystal where there are no pixels."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from scipy import ndimage
 from torch import Tensor
 
 from ..tensors import interpolation_matrix
+from .cell import SUBLATTICES
 from .lattice import Lattice
 
-__all__ = ["extend_image", "extract_patches", "find_sites", "patch_margin"]
+__all__ = ["extend_image", "extract_patches", "find_sites", "has_own_pixels", "patch_margin"]
+
+OWN_WIDTH = 0.18  # lattice constants, standard deviation of the window of a site's own pixels
+MIN_OWN = 0.7  # of the window's weight
 
 
 def find_sites(
@@ -45,13 +49,11 @@ def find_sites(
         for a, b in zip(np.floor(indices.min(0)) - 1, np.ceil(indices.max(0)) + 1, strict=True)
     )
     cells = np.stack(np.meshgrid(*ranges, indexing="ij"), -1).reshape(-1, 1, 2)
-    ideal = ((cells + np.arange(3)[:, None] / 3) @ lattice.vectors + lattice.origin).reshape(-1, 2)
+    ideal = ((cells + SUBLATTICES[:, None]) @ lattice.vectors + lattice.origin).reshape(-1, 2)
     near = ((ideal >= low) & (ideal <= high)).all(-1)
-    ideal, sublattice = ideal[near], np.tile(np.arange(3), len(cells))[near]
+    ideal, sublattice = ideal[near], np.tile(np.arange(len(SUBLATTICES)), len(cells))[near]
     positions = ideal
-    for _ in range(
-        3
-    ):  # the field is known where the sites are, not where they would be: r = R + u(r)
+    for _ in range(3):  # the field holds where the sites are, not where they would be: r = R + u(r)
         positions = ideal + lattice.displacement_at(positions)
     inside = ((positions >= margin) & (positions <= np.array(shape) - 1 - margin)).all(-1)
     return positions[inside], sublattice[inside]
@@ -74,40 +76,6 @@ def patch_margin(sampling: float, target_sampling: float, num_pixels: int) -> fl
     """
     ratio = target_sampling / sampling
     return (num_pixels - 1) / 2 * ratio + 2 * max(ratio, 1.0)
-
-
-def extend_image(image: np.ndarray, lattice: Lattice, margin: int) -> np.ndarray:
-    """Continue the crystal beyond the border of its image, so that sites at the border have whole patches too.
-
-    Parameters
-    ----------
-    image : ndarray, shape (y, x)
-        Intensities.
-    lattice : Lattice
-        Of the image.
-    margin : int
-        Pixels to add on every side.
-
-    Returns
-    -------
-    ndarray of float32, shape (y + 2 margin, x + 2 margin)
-        Beyond the border stands a copy of what lies one translation of the lattice further in.
-    """
-    extended = image.astype(np.float32)
-    steps = np.stack(np.meshgrid(*[np.arange(-64, 65)] * 2), -1).reshape(-1, 2)
-    translations = steps @ lattice.vectors
-    for axis, size in enumerate(image.shape):
-        along, across = translations[:, axis], np.abs(translations[:, 1 - axis])
-        # past the strip, and as straight inwards as the lattice goes
-        shift = translations[np.argmin(np.where(along > margin, along + 2 * across, np.inf))]
-        strips = []
-        for start, sign in ((-margin, 1), (size, -1)):
-            ranges = [np.arange(n, dtype=float) for n in extended.shape]
-            ranges[axis] = start + np.arange(margin, dtype=float)
-            inside = np.stack(np.meshgrid(*ranges, indexing="ij")) + (sign * shift)[:, None, None]
-            strips.append(ndimage.map_coordinates(extended, inside, order=1, mode="reflect"))
-        extended = np.concatenate([strips[0], extended, strips[1]], axis)
-    return extended
 
 
 def extract_patches(
@@ -140,7 +108,8 @@ def extract_patches(
     last = torch.tensor(image.shape).to(positions) - 1
     if ((positions < margin - 1e-3) | (positions > last - margin + 1e-3)).any():
         raise ValueError(
-            f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; see patch_margin"
+            f"sites {margin:.1f} px inside the image were expected, got some nearer to its border; "
+            "see patch_margin"
         )
     image = image if image.is_floating_point() else image.float()
     ratio = target_sampling / sampling
@@ -161,3 +130,101 @@ def extract_patches(
             weights[:, 0] @ image[y[:, :, None], x[:, None, :]] @ weights[:, 1].mT
         )
     return patches
+
+
+def extend_image(image: np.ndarray, lattice: Lattice, margin: int) -> np.ndarray:
+    """Continue a crystal beyond the border of its image and where pixels are not valid.
+
+    Sites at the border, and beside pixels that are not valid, have whole patches then.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Intensities, NaN where a pixel is not valid.
+    lattice : Lattice
+        Of the image.
+    margin : int
+        Pixels to add on every side; pixels that are not valid are filled as far away from valid
+        ones.
+
+    Returns
+    -------
+    ndarray of float32, shape (y + 2 margin, x + 2 margin)
+        Beyond the border stands a copy of what lies one translation of the lattice further in; a
+        pixel that is not valid is taken from the nearest translation at which the image is. What
+        no translation reaches has the median intensity.
+    """
+    extended = _fill(np.asarray(image, np.float32), lattice, margin)
+    translations = _translations(lattice, 64)
+    for axis, size in enumerate(image.shape):
+        along, across = translations[:, axis], np.abs(translations[:, 1 - axis])
+        # past the strip, and as straight inwards as the lattice goes
+        shift = translations[np.argmin(np.where(along > margin, along + 2 * across, np.inf))]
+        strips = []
+        for start, sign in ((-margin, 1), (size, -1)):
+            ranges = [np.arange(n, dtype=float) for n in extended.shape]
+            ranges[axis] = start + np.arange(margin, dtype=float)
+            inside = np.stack(np.meshgrid(*ranges, indexing="ij")) + (sign * shift)[:, None, None]
+            strips.append(ndimage.map_coordinates(extended, inside, order=1, mode="reflect"))
+        extended = np.concatenate([strips[0], extended, strips[1]], axis)
+    return extended
+
+
+def has_own_pixels(image: np.ndarray, lattice: Lattice, positions: np.ndarray) -> np.ndarray:
+    """Tell which sites have valid pixels of their own, not only those of their surroundings.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        Intensities, NaN where a pixel is not valid.
+    lattice : Lattice
+        Of the image.
+    positions : ndarray, shape (site, 2)
+        (y, x) in px.
+
+    Returns
+    -------
+    ndarray of bool, shape (site,)
+        Whether 70 % of the pixels at the site, weighted by a Gaussian of the size of a column, are
+        valid; the border of the image does not count against a site.
+    """
+    valid = np.isfinite(image)
+    if valid.all():
+        return np.ones(len(positions), bool)
+    width = OWN_WIDTH * lattice.lattice_constant
+    share = ndimage.gaussian_filter(valid.astype(np.float32), width, mode="nearest")
+    return ndimage.map_coordinates(share, positions.T, order=1, mode="nearest") >= MIN_OWN
+
+
+def _translations(lattice: Lattice, reach: int) -> np.ndarray:
+    """Translations of a lattice in px, shape (translation, 2)."""
+    steps = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 2), -1).reshape(-1, 2)
+    return steps @ lattice.vectors
+
+
+def _fill(image: np.ndarray, lattice: Lattice, margin: int) -> np.ndarray:
+    """Pixels that are not valid, from the nearest translation of the lattice at which they are."""
+    valid = np.isfinite(image)
+    if valid.all():
+        return image
+    filled = np.where(valid, image, np.median(image[valid]))
+    # a value between four pixels, all of which must be valid
+    pairs = valid[1:] & valid[:-1]
+    whole = np.pad(pairs[:, 1:] & pairs[:, :-1], ((0, 1), (0, 1)))
+    rows = np.argwhere(~valid & (ndimage.distance_transform_edt(~valid) <= margin + 1))
+    translations = _translations(lattice, 16)
+    length = np.linalg.norm(translations, axis=-1)
+    near = (length > 0) & (length < margin + 4 * lattice.lattice_constant)
+    for shift in translations[near][np.argsort(length[near], kind="stable")]:
+        if not len(rows):
+            break
+        corner = np.floor(shift).astype(int)
+        source = rows + corner
+        inside = ((source >= 0) & (source < image.shape)).all(-1)
+        inside[inside] = whole[tuple(source[inside].T)]
+        (y, x), (b, a) = source[inside].T, shift - corner
+        filled[tuple(rows[inside].T)] = (1 - b) * ((1 - a) * image[y, x] + a * image[y, x + 1]) + (
+            b * ((1 - a) * image[y + 1, x] + a * image[y + 1, x + 1])
+        )
+        rows = rows[~inside]
+    return filled

@@ -1,33 +1,93 @@
-"""The cell of a lattice from the power spectrum of its image."""
+"""Fourier analysis of an image: its background, power spectrum and local amplitudes of waves."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import fft, ndimage
+from scipy.interpolate import RectBivariateSpline
 
-from .fields import count_nodes, lock_in, on_pixels
+from .cell import MIN_CELLS
+from .intensities import thin_out
 
-__all__ = ["MIN_CELLS", "REFLECTIONS", "SHELLS", "TILE", "flatten", "search_spectrum"]
+__all__ = [
+    "TILE",
+    "Spectrum",
+    "count_nodes",
+    "flatten",
+    "lock_in",
+    "measure_spectrum",
+    "node_coordinates",
+    "on_pixels",
+    "splines",
+]
 
-# shells of the reciprocal lattice; in each, every reflection is the one before it turned by 120 degrees
-SHELLS = np.array(
-    [[(1, 0), (0, 1), (-1, -1)], [(1, -1), (1, 2), (-2, -1)], [(2, 0), (0, 2), (-2, -2)]]
-)
-REFLECTIONS = SHELLS.reshape(-1, 2)
-
-MIN_CELLS = 6  # along each side of the image
 TILE = 512  # px, largest side of the tiles whose power spectra are averaged: eight cells of 60 px
-NUM_PEAKS = 40  # strongest peaks of the spectrum, two of which span the lattice
-NOISE = 10.0  # times the background: what the strongest of all speckles reaches
-MIN_SIGNAL_TO_NOISE = 14.0  # white noise stays below 9, any other noise below 13
-MIN_COMPACT = 3.0  # first order over the strongest power on a circle around it; streaks give 1, lattices 6 and more
-MIN_FIRST_ORDER = 0.05  # power of the first order over the strongest beyond it; superstructures give less, lattices 0.2
+WINDOWS = 12  # over a tile: standard deviation of the window in which a background is smooth
+CUT = 2.0  # times the distance of the quantiles at 2 and 98 %: where outliers are cut off
+RING = 1.3  # ratio of the radii of a ring of the spectrum
+PEAKS_PER_RING = 24  # strongest over the background
 
 
-def search_spectrum(flat: np.ndarray) -> tuple[np.ndarray, float]:
-    """Find the lattice in the power spectrum.
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Power spectrum of an image, zero frequency in the middle.
+
+    Attributes
+    ----------
+    power : ndarray, shape (side, side)
+        Mean over the tiles of an image.
+    background : ndarray, shape (side, side)
+        Expected power of the noise.
+    highest : ndarray, shape (side, side)
+        Power of the highest of a bin and its eight neighbours.
+    peaks : ndarray, shape (peak, 2)
+        Maxima (y, x) in bins from zero frequency, to a fraction of a bin.
+    """
+
+    power: np.ndarray
+    background: np.ndarray
+    highest: np.ndarray
+    peaks: np.ndarray
+
+
+def flatten(image: np.ndarray) -> np.ndarray:
+    """Remove what is smooth over a cell, and outliers.
+
+    Parameters
+    ----------
+    image : ndarray, shape (y, x)
+        From ``standardize``, NaN where a pixel is not valid.
+
+    Returns
+    -------
+    ndarray of float32, shape (y, x)
+        Of unit variance, zero where a pixel is not valid.
+    """
+    valid = np.isfinite(image)
+    every = valid.all()
+    flat = _cut_outliers(np.where(valid, image, np.float32(0)), valid)
+    width = min(*image.shape, TILE) / WINDOWS
+    nodes = count_nodes(image.shape, width)
+    smooth = lock_in(flat, np.zeros(2), nodes, width).real
+    if not every:
+        share = lock_in(valid.astype(np.float32), np.zeros(2), nodes, width).real
+        smooth = smooth / np.maximum(share, 1e-6)
+    flat = flat - on_pixels(smooth[None], image.shape)[0]
+    if not every:
+        flat[~valid] = 0
+    flat = _cut_outliers(flat, valid)
+    # far more zeros than counts have no quantiles
+    for _ in range(4):
+        scale = math.sqrt(float((flat**2).sum(dtype=np.float64)) / np.count_nonzero(valid))
+        flat = np.clip(flat / max(scale, 1e-20), -8, 8)
+    return flat
+
+
+def measure_spectrum(flat: np.ndarray) -> Spectrum:
+    """Measure the power spectrum of an image and find its peaks.
 
     Parameters
     ----------
@@ -36,64 +96,20 @@ def search_spectrum(flat: np.ndarray) -> tuple[np.ndarray, float]:
 
     Returns
     -------
-    basis : ndarray, shape (2, 2)
-        Reciprocal vectors as rows (y, x) in cycles per px, 120 degrees apart.
-    signal_to_noise : float
-        Power of the first-order reflections over the background around them.
-
-    Raises
-    ------
-    ValueError
-        If nothing in the spectrum is a hexagonal lattice.
+    Spectrum
+        Of tiles of at most 512 pixels a side.
     """
     power = _power_spectrum(flat)
     background = _estimate_background(power)
     peaks = _find_peaks(power / background)
-    plane = peaks @ [1j, 1]
-    ratio = plane / plane[:, None]
-    # p, q and q - p are the first order of a lattice that may be strained by several per cent
-    hexagon = np.abs(np.angle(ratio, deg=True) - 60) < 10
-    for length in (np.abs(ratio), np.abs(ratio - 1)):
-        hexagon &= (length > 0.82) & (length < 1.22)
-    first, second = np.nonzero(hexagon)
-    candidates = np.stack([peaks[first], peaks[second] - peaks[first]], 1)
-    score, signal_to_noise = _score(candidates, peaks, power, background)
-    best = int(np.argmax(score)) if len(score) else -1
-    if best < 0 or signal_to_noise[best] < MIN_SIGNAL_TO_NOISE:
-        found = (
-            f"one of {signal_to_noise[best]:.1f}"
-            if best >= 0 and signal_to_noise[best] > 0
-            else "none"
-        )
-        raise ValueError(
-            f"a hexagonal lattice with a signal-to-noise ratio of {MIN_SIGNAL_TO_NOISE:g} in the power spectrum was expected, "
-            f"got {found}; check that columns of atoms 5 to 60 px apart can be seen, and crop the image to the crystal"
-        )
-    return candidates[best] / len(power), float(signal_to_noise[best])
+    return Spectrum(power, background, ndimage.maximum_filter(power, 3), peaks)
 
 
-def flatten(image: np.ndarray) -> np.ndarray:
-    """Remove what is smooth over a cell, and hot pixels.
-
-    Parameters
-    ----------
-    image : ndarray, shape (y, x)
-        Intensities in any unit.
-
-    Returns
-    -------
-    ndarray of float32, shape (y, x)
-        Of unit variance.
-    """
-    # integers of any kind and huge floats would overflow in what follows
-    flat = image.astype(np.float64)
-    flat = (flat / np.abs(flat).max()).astype(np.float32)
-    width = min(*image.shape, TILE) / 12
-    smooth = lock_in(flat, np.zeros(2), count_nodes(image.shape, width), width)
-    flat = flat - on_pixels(smooth.real[None], image.shape)[0]
-    for _ in range(4):
-        flat = np.clip(flat / max(flat.std(), 1e-20), -8, 8)
-    return flat
+def _cut_outliers(flat: np.ndarray, valid: np.ndarray) -> np.ndarray:
+    """Cut off what is far outside of the range of the valid pixels."""
+    low, high = np.quantile(thin_out(flat[valid]), (0.02, 0.98))
+    reach = CUT * (high - low)
+    return np.clip(flat, low - reach, high + reach) if reach > 0 else flat
 
 
 def _power_spectrum(flat: np.ndarray) -> np.ndarray:
@@ -109,7 +125,10 @@ def _power_spectrum(flat: np.ndarray) -> np.ndarray:
         for y in starts[0]
         for x in starts[1]
     )
-    return np.fft.fftshift(sum(np.abs(np.fft.fft2(tile)) ** 2 for tile in tiles))
+    half = sum(np.abs(fft.rfft2(tile)) ** 2 for tile in tiles)
+    # the other half is that of opposite frequencies
+    other = np.roll(half[::-1, -2:0:-1], 1, 0)
+    return fft.fftshift(np.concatenate([half, other], 1)).astype(np.float64)
 
 
 def _radius(side: int) -> np.ndarray:
@@ -121,11 +140,16 @@ def _radius(side: int) -> np.ndarray:
 def _estimate_background(power: np.ndarray) -> np.ndarray:
     """Power of the noise at every spatial frequency."""
     radius = _radius(len(power))
-    ring = np.rint(radius).astype(int).ravel()
-    ranked = power.ravel()[np.lexsort((power.ravel(), ring))]
-    counts = np.bincount(ring)
-    # a low quantile, since six peaks of a small image fill much of their ring; speckle is exponential
+    ring = np.rint(radius).astype(int)
+    # the other half of the plane is the same; a low quantile, since six peaks of a small image
+    # fill much of their ring; speckle is exponential
+    half = slice(len(power) // 2, None)
+    log = np.log(power[half] + 1e-30)
+    step = log.max() - log.min() + 1
+    ranked = np.sort((ring[half] * step + log - log.min()).ravel())
+    counts = np.bincount(ring[half].ravel())
     quartile = ranked[np.cumsum(counts) - counts + counts // 4]
+    quartile = np.exp(quartile - np.arange(len(counts)) * step + log.min())
     smooth = ndimage.median_filter(quartile, 5, mode="nearest")
     # a blurred image has no noise at high frequency, only rounding errors
     smooth = np.maximum(smooth, 3e-4 * power.mean())
@@ -136,12 +160,17 @@ def _estimate_background(power: np.ndarray) -> np.ndarray:
 
 
 def _find_peaks(snr: np.ndarray) -> np.ndarray:
-    """Strongest peaks of a spectrum to a fraction of a bin, shape (peak, 2), (y, x) in bins."""
+    """Strongest peaks of every ring of a spectrum, shape (peak, 2), (y, x) in bins."""
     radius, half = _radius(len(snr)), len(snr) // 2
     is_peak = (
         (snr == ndimage.maximum_filter(snr, 3)) & (radius > MIN_CELLS / 2) & (radius < half - 1)
     )
-    peaks = np.argwhere(is_peak)[np.argsort(snr[is_peak])[-NUM_PEAKS:]]
+    # where an image has little noise, higher orders rise further above the background than the
+    # first: they compete with their like only
+    ring = (np.log(radius[is_peak]) / math.log(RING)).astype(int)
+    order = np.lexsort((-snr[is_peak], ring))
+    first = np.searchsorted(ring[order], ring[order])
+    peaks = np.argwhere(is_peak)[order[np.arange(len(order)) - first < PEAKS_PER_RING]]
     log = np.log(snr + 1e-9)
     shift = []
     for step in np.eye(2, dtype=int):
@@ -150,33 +179,106 @@ def _find_peaks(snr: np.ndarray) -> np.ndarray:
     return peaks - half + np.stack(shift, -1).clip(-0.5, 0.5)
 
 
-def _score(
-    candidates: np.ndarray, peaks: np.ndarray, power: np.ndarray, background: np.ndarray
+def count_nodes(shape: tuple[int, int], spacing: float) -> tuple[int, int]:
+    """Count the nodes along each side of an image: enough for a cubic spline.
+
+    Parameters
+    ----------
+    shape : tuple of int
+        Pixels (y, x) of the image.
+    spacing : float
+        Largest distance of two nodes in px.
+
+    Returns
+    -------
+    tuple of int
+        Along y and x.
+    """
+    return tuple(max(3, math.ceil((n - 1) / spacing)) + 1 for n in shape)
+
+
+def node_coordinates(
+    shape: tuple[int, int], num_nodes: tuple[int, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """How well candidates, shape (candidate, 2, 2) in bins, explain a spectrum, and their signal-to-noise ratio."""
-    half = len(power) // 2
+    """List where the nodes are.
 
-    def look_up(values: np.ndarray, bins: np.ndarray) -> np.ndarray:
-        y, x = np.moveaxis(np.rint(bins).astype(int).clip(-half, half - 1) + half, -1, 0)
-        return values[y, x]
+    Parameters
+    ----------
+    shape : tuple of int
+        Pixels (y, x) of the image.
+    num_nodes : tuple of int
+        From ``count_nodes``.
 
-    bins = (REFLECTIONS @ candidates).reshape(-1, *SHELLS.shape)
-    # the peaks of a higher order may lie a bin off
-    highest = ndimage.maximum_filter(power, 3)
-    height = np.where((np.abs(bins) < half - 0.5).all(-1), look_up(highest, bins), 0.0)
-    snr = (height / look_up(background, bins)).clip(min=1.0)
-    evidence = np.log(snr / NOISE)
-    score = evidence[:, 0].sum(-1) + evidence[:, 1:].clip(min=0).sum((-1, -2))
-    # a single strong peak, from a stripe, makes no lattice
-    strength = np.minimum(snr[:, 0], 3 * np.median(snr[:, 0], -1, keepdims=True))
-    # a superstructure is weaker than the lattice further out
-    length = np.linalg.norm(bins[:, 0], axis=-1)
-    further = np.linalg.norm(peaks, axis=-1) > 0.8 * length.max(-1, keepdims=True)
-    rejected = height[:, 0].mean(-1) < MIN_FIRST_ORDER * (further * look_up(highest, peaks)).max(-1)
-    # the streak of an edge has no peaks
-    turns = np.stack([f(2 * np.pi * np.arange(16) / 16) for f in (np.sin, np.cos)], -1)
-    circle = bins[:, 0, :, None] + (0.4 * length).clip(max=5.0)[..., None, None] * turns
-    rejected |= np.median(height[:, 0] / look_up(power, circle).max(-1), -1) < MIN_COMPACT
-    return np.where(rejected, -np.inf, score), np.where(
-        rejected, 0.0, np.exp(np.log(strength).mean(-1))
+    Returns
+    -------
+    tuple of ndarray
+        Along y and x in px.
+    """
+    return tuple(np.linspace(0, n - 1, num) for n, num in zip(shape, num_nodes, strict=True))
+
+
+def splines(values: np.ndarray, shape: tuple[int, int]) -> list[RectBivariateSpline]:
+    """Interpolate values on the nodes by cubic splines.
+
+    Parameters
+    ----------
+    values : ndarray, shape (component, node, node)
+        Of the field.
+    shape : tuple of int
+        Pixels (y, x) of the image.
+
+    Returns
+    -------
+    list of RectBivariateSpline
+        One per component, of (y, x) in px.
+    """
+    return [RectBivariateSpline(*node_coordinates(shape, v.shape), v) for v in values]
+
+
+def on_pixels(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """Interpolate values on the nodes to the pixels of an image.
+
+    Parameters
+    ----------
+    values : ndarray, shape (component, node, node)
+        Of the field.
+    shape : tuple of int
+        Pixels (y, x) of the image.
+
+    Returns
+    -------
+    ndarray of float32, shape (component, y, x)
+        The field.
+    """
+    return np.stack(
+        [spline(*map(np.arange, shape)).astype(np.float32) for spline in splines(values, shape)]
     )
+
+
+def lock_in(
+    flat: np.ndarray, wave: np.ndarray, num_nodes: tuple[int, int], width: float
+) -> np.ndarray:
+    """Measure the complex amplitude of a wave in a Gaussian window around every node.
+
+    Parameters
+    ----------
+    flat : ndarray, shape (y, x)
+        Image without background.
+    wave : ndarray, shape (2,)
+        Spatial frequency (y, x) in cycles per px.
+    num_nodes : tuple of int
+        From ``count_nodes``.
+    width : float
+        Standard deviation of the window in px.
+
+    Returns
+    -------
+    ndarray of complex64, shape (node, node)
+        The amplitude.
+    """
+    windows = []
+    for n, q, centre in zip(flat.shape, wave, node_coordinates(flat.shape, num_nodes), strict=True):
+        weights = np.exp(-((np.arange(n) - centre[:, None]) ** 2) / (2 * width**2))
+        weights = weights / weights.sum(-1, keepdims=True) * np.exp(-2j * np.pi * q * np.arange(n))
+        windows.append(weights.astype(np.complex64))
+    return windows[0] @ flat @ windows[1].T

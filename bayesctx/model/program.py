@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import hashlib
+import json
 from collections.abc import Mapping
 
 import pyro
@@ -13,6 +15,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
+from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
@@ -23,35 +26,44 @@ from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materi
 
 __all__ = ["DefectModel"]
 
+MOST_UNITS = 10**6  # of a layer
 NUM_ALTERNATIVES = tuple(sum(g.defect == h.defect for g in HYPOTHESES) for h in HYPOTHESES)
 
 
 class DefectModel(nn.Module):
-    """Generative model of images: context, abundances and defects from a prior, contrast of patches from a network.
+    """Generative model of images: a prior of context and defects, a neural likelihood of patches.
 
     Parameters
     ----------
     prior : Prior
-        Distribution of everything behind an image.
+        Prior of context, abundances, defects and nuisances.
     num_features, num_components, hidden, width : int
         Sizes of the encoder and of the likelihood, see ``Encoder`` and ``ContrastLikelihood``.
     seed : int
-        Of the weights before training.
+        Seed of the random weights before training.
 
     Attributes
     ----------
     correlation : Tensor, shape ()
-        Correlation of the evidence of patches of one image, which share source size, aberrations and
-        background: n patches tell as much about the context as n / (1 + (n - 1) correlation)
-        independent ones would (Kish's design effect).
+        Correlation of the evidence of patches of one image, which share source size, aberrations
+        and background: n patches are as informative about the context as
+        n / (1 + (n - 1) correlation) independent ones (Kish's design effect).
     outliers : Module
-        Log density ratio of patches that the prior cannot make to those that it can, see ``fit_surprise``.
+        Log density ratio of patches outside of the prior to those of the prior, see
+        ``training.fit_outliers``.
     card : dict
         Training, scores and fitted limits; written into the file of the model.
+
+    Raises
+    ------
+    TypeError
+        If ``prior`` is no prior, or a size or the seed no integer.
+    ValueError
+        If a size or the seed is out of range, or the networks do not fit into memory.
     """
 
     shares_context = True
-    """Patches of one image may share their context."""
+    """Whether several patches may belong to one image and share its context."""
 
     def __init__(
         self,
@@ -64,15 +76,21 @@ class DefectModel(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        if not isinstance(prior, Prior):
+            raise TypeError(
+                f"a Prior was expected, got {shorten(prior)}; use reference_prior() or another one"
+            )
         self.prior = prior
-        self.sizes = {
+        sizes = {
             "num_features": num_features,
             "num_components": num_components,
             "hidden": hidden,
             "width": width,
         }
+        self.sizes = {n: check_whole_number(n, v, 1, MOST_UNITS) for n, v in sizes.items()}
+        _check_memory(**self.sizes)
         with torch.random.fork_rng():
-            torch.manual_seed(seed)
+            torch.manual_seed(check_seed(seed))
             self.encoder = Encoder(num_features, prior.num_pixels, width)
             self.likelihood = ContrastLikelihood(num_features, num_components, hidden)
             layers = (
@@ -126,12 +144,13 @@ class DefectModel(nn.Module):
 
     @property
     def domains(self) -> dict[str, tuple]:
-        """Smallest and largest value of every continuous variable that the likelihood was trained on."""
-        trained = Prior.from_dict(self.card["prior"]) if "prior" in self.card else self.prior
-        return {name: trained.domain(name) for name in CONTINUOUS}
+        """Smallest and largest value of every continuous variable in the training."""
+        if "prior" not in self.card:
+            return _domains(self.prior)
+        return _trained_domains(json.dumps(self.card["prior"]))
 
     def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute the contrast features of patches, and how much they look like outliers.
+        """Compute the contrast features of patches, and their log density ratio as outliers.
 
         Parameters
         ----------
@@ -191,8 +210,8 @@ class DefectModel(nn.Module):
         contrast : Tensor, shape (image, patch, feature), optional
             Observed features; without them they are drawn.
         sublattice : Tensor of int, shape (patch,), optional
-            Sublattice of the site in the centre of every patch of a micrograph. Default: patches whose
-            centre may hold any class, as in training.
+            Sublattice of the central site of every patch of a micrograph. Default: patches whose
+            central site may be of any class, as in training.
         num_images, num_patches : int
             Sizes of the plates where nothing is observed.
 
@@ -201,13 +220,19 @@ class DefectModel(nn.Module):
         Tensor, shape (image, patch, feature)
             The contrast.
 
+        Raises
+        ------
+        ValueError
+            If the conditions of the prior differ in more than numbers.
+
         Notes
         -----
-        Plates: image at dim -2, patch at dim -1. ``infer`` enumerates host, dopant, assignment and class,
-        sums the continuous context over draws and integrates the abundances out approximately. It departs
-        from the program in one place: for several patches of one image it raises the evidence for the
-        context and the abundances to the power 1 / (1 + (n - 1) ``correlation``), since the features
-        of these patches are not independent given the context.
+        Plates: image at dim -2, patch at dim -1. ``infer`` enumerates host, dopant, assignment and
+        class, sums over draws of the continuous context and integrates the abundances out
+        approximately. It differs from the program in one respect: for several patches of one image
+        it raises the evidence for the context and the abundances to the power
+        1 / (1 + (n - 1) ``correlation``), since the features of these patches are not independent
+        given the context.
         """
         if contrast is not None:
             num_images, num_patches = contrast.shape[:2]
@@ -250,7 +275,7 @@ class DefectModel(nn.Module):
         Returns
         -------
         Distribution, event shape (feature,)
-            Mixture over the components of all columns that the class can stand for.
+            Mixture over the components of all columns of the class.
         """
         shape = torch.broadcast_shapes(
             defect.shape, host.shape, dopant.shape, *(v.shape for v in context.values())
@@ -282,8 +307,8 @@ class DefectModel(nn.Module):
                 context[name] = pyro.sample(name, options[0])
             else:
                 raise ValueError(
-                    f"conditions were expected to differ in numbers only, got {options} for "
-                    f"{name}; split the prior"
+                    f"conditions that differ in numbers only were expected, got {options} for "
+                    f"{name}; condition the prior with given()"
                 )
         possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
@@ -301,3 +326,21 @@ class DefectModel(nn.Module):
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _check_memory(num_features: int, num_components: int, hidden: int, width: int) -> None:
+    """Raise for networks that do not fit into memory, by the largest of their matrices."""
+    outputs = num_components * (2 * num_features + 1)
+    weights = max(width**2, width * num_features, hidden**2, hidden * outputs)
+    check_memory(4 * weights, f"networks of {width} and {hidden} units and {outputs} outputs")
+
+
+@functools.lru_cache(maxsize=16)
+def _trained_domains(prior: str) -> dict[str, tuple]:
+    """Domains of the prior on a card, read once: every call of ``infer`` asks for them."""
+    return _domains(Prior.from_dict(json.loads(prior)))
+
+
+def _domains(prior: Prior) -> dict[str, tuple]:
+    """Smallest and largest value of every continuous variable under a prior."""
+    return {name: prior.domain(name) for name in CONTINUOUS}

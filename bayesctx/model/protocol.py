@@ -14,7 +14,7 @@ __all__ = ["PatchModel", "Table"]
 
 
 class Table(Protocol):
-    """Likelihood of patches under every outcome, in every host and for every draw of the context."""
+    """Likelihood of patches for every outcome, host and draw of the context."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -26,7 +26,7 @@ class Table(Protocol):
         Parameters
         ----------
         features : Tensor, shape (*batch, patch, feature)
-            What ``encode`` made of them.
+            From ``PatchModel.encode``.
 
         Returns
         -------
@@ -42,7 +42,7 @@ class Table(Protocol):
         Parameters
         ----------
         features : Tensor, shape (*batch, patch, feature)
-            What ``encode`` made of them.
+            From ``PatchModel.encode``.
 
         Returns
         -------
@@ -55,7 +55,7 @@ class Table(Protocol):
 
 
 class PatchModel(Protocol):
-    """A likelihood of patches together with the prior of everything behind them.
+    """A likelihood of patches, with the prior of their context, defects and nuisances.
 
     ``DefectModel`` is the neural one, ``ExactModel`` the simulator itself.
 
@@ -64,7 +64,7 @@ class PatchModel(Protocol):
     prior : Prior
         Of materials, conditions, defects and nuisances, and the pixels of a patch.
     card : mapping
-        Limits of what is warned of, by name; empty where nothing was fitted.
+        Limits of the warnings by name; empty where nothing was fitted.
     shares_context : bool
         Whether several patches may belong to one image and share its context.
     """
@@ -82,7 +82,7 @@ class PatchModel(Protocol):
         """Correlation of the evidence of patches of one image about its context."""
 
     def encode(self, patches: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Compute what the likelihood is a density of.
+        """Compute the features of patches, whose density the likelihood is.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class PatchModel(Protocol):
         features : Tensor, shape (patch, feature)
             Contrast features, or the pixels themselves.
         surprise : Tensor, shape (patch,), or None
-            How much each patch looks like an outlier, in nats.
+            Log density ratio of outliers to patches of the prior, in nats.
         """
 
     def tabulate(self, context: Mapping[str, Tensor], materials: Materials) -> Table:
@@ -110,11 +110,11 @@ class PatchModel(Protocol):
         Returns
         -------
         Table
-            Of every outcome.
+            Likelihood of every outcome.
         """
 
     def frozen(self) -> PatchModel:
-        """Return the model as it is used for inference, without changing the caller's.
+        """Return the model in evaluation mode; the model itself is not changed.
 
         Returns
         -------
@@ -123,7 +123,7 @@ class PatchModel(Protocol):
         """
 
     def hash(self) -> str:
-        """Return a short name of everything that the likelihood depends on.
+        """Return a checksum of everything that the likelihood depends on.
 
         Returns
         -------

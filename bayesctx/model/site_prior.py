@@ -1,4 +1,4 @@
-"""What is known of the sites of an image before their contrast is seen."""
+"""Prior of the sites of an image: sublattices, kinds of site and abundances of the classes."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..prior import Prior
 
 __all__ = ["SitePrior"]
 
-IMPOSSIBLE = 1e-9  # Dirichlet parameter of a class that a site cannot carry
+IMPOSSIBLE = 1e-9  # Dirichlet parameter of a class that a site cannot hold
 
 
 @dataclass(frozen=True)
 class SitePrior:
-    """Sublattices of the sites of one image, and the abundances that are expected on each kind of site.
+    """Sublattices of the sites of one image, and the expected abundances on each kind of site.
 
     Attributes
     ----------
@@ -61,7 +61,7 @@ class SitePrior:
 
     @classmethod
     def of_patches(cls, prior: Prior, num_patches: int) -> SitePrior:
-        """Sites of which the kind is not known: patches whose centre may hold any class of the prior.
+        """Sites of unknown kind: patches whose central site may be of any class of the prior.
 
         Parameters
         ----------

@@ -28,7 +28,7 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Materials:
-    """The hosts and dopants that a prior leaves open, as arrays.
+    """Hosts and dopants to enumerate, as arrays.
 
     Attributes
     ----------
@@ -138,7 +138,7 @@ CLASS_MEMBERS = class_members(HYPOTHESES)
 
 @dataclass(frozen=True)
 class LikelihoodTable:
-    """Densities of the features under every outcome, in every host and for every draw of the context.
+    """Densities of the features for every outcome, host and draw of the context.
 
     The outcomes of a site are the classes without the dopant, then the class of the dopant once for
     every dopant.
@@ -146,9 +146,9 @@ class LikelihoodTable:
     Attributes
     ----------
     log_weight : Tensor, shape (*batch, draw, host, hypothesis, component)
-        Weights of the components, with those of alternative columns of one class.
+        Log weights of the components; those of all columns of a class sum to one.
     loc, scale : Tensor, shape (*batch, draw, host, hypothesis, component, feature)
-        Of the Gaussians.
+        Means and standard deviations of the Gaussians.
     """
 
     log_weight: Tensor
@@ -226,16 +226,16 @@ class LikelihoodTable:
 def add_alternatives(
     values: Tensor, members: Sequence[slice], add: Callable[[Tensor], Tensor]
 ) -> Tensor:
-    """Join the columns that one class can stand for.
+    """Combine the columns of each class.
 
     Parameters
     ----------
     values : Tensor, shape (*batch, column)
-        Of the columns without the dopant, then of that with the dopant for every dopant.
+        Values of the columns without the dopant, then of the doped one for every dopant.
     members : sequence of slice
         From ``class_members``.
     add : callable
-        Sums over the last dimension.
+        Combines the columns of a class, along the last dimension: a sum, or a mean.
 
     Returns
     -------

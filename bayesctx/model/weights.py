@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checks import check_keys, check_mapping, check_number, check_whole_number
+from ..checks import check_keys, check_mapping, check_number, check_whole_number, shorten
 from ..encoder import BAND_LIMIT, MAX_ORDER, REACH, SPACING
 from ..prior import Prior
 from ..storage import (
@@ -54,6 +54,8 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
 
     Raises
     ------
+    TypeError
+        If it is not a ``DefectModel``.
     OSError
         If it cannot be written; the old file stays as it was.
 
@@ -62,6 +64,8 @@ def save_model(model: DefectModel, path: str | os.PathLike) -> Path:
     The first entry of the card, ``sha256``, is the checksum of the rest of the card's text and of
     name, type, shape and bytes of every tensor.
     """
+    if not isinstance(model, DefectModel):
+        raise TypeError(f"a DefectModel was expected, got {shorten(model)}; train or load one")
     card = model.card | {
         "format": FORMAT,
         "sizes": model.sizes,
@@ -122,7 +126,8 @@ def load_model(path: str | os.PathLike | None = None) -> DefectModel:
         ) from error
     except OSError as error:
         raise OSError(
-            f"a model written by bayesctx was expected, {path} cannot be read ({error}); copy it anew"
+            f"a model written by bayesctx was expected, {path} cannot be read ({error}); "
+            "copy it again"
         ) from error
     if card["format"] == OLD_FORMAT:
         warn(f"{path} has no checksum, so damage cannot be noticed; write it again with save_model")
@@ -170,7 +175,7 @@ def _check_card(text: str, state: Mapping[str, Tensor]) -> dict[str, object]:
 
 
 def _check_shapes(sizes: object, prior: Prior, state: Mapping[str, Tensor]) -> None:
-    """Raise unless the sizes of the card are those of the tensors: a model takes memory by them."""
+    """Raise unless the sizes of the card, which determine memory, are those of the tensors."""
     check_keys(sizes, "size of a model", SIZES)
     features, components, hidden, width = (
         check_whole_number(name, sizes[name], 1, 10**6) for name in SIZES

@@ -1,4 +1,4 @@
-"""Multislice: column responses for the shipped table, and reference images of whole crystals."""
+"""Multislice: column responses for the shipped table, and reference images of crystals."""
 
 from .atoms import (
     scattering_factor as scattering_factor,

@@ -17,9 +17,8 @@ from ..evidence import check_imaging
 from ..fourier import column_spectra, structure_factor, synthesize
 from ..optics import wavelength
 from ..responses import load_table
-from .interference import interference_image
+from .interference import interference_image, sheared_parts
 from .kernel import scattering_kernel
-from .shear import sheared_parts
 from .tabulation import fit_response
 
 __all__ = ["FRACTION", "column_image", "column_response"]
@@ -87,7 +86,7 @@ def column_image(
     x, y : ndarray, shapes (x,) and (y,)
         Positions of the probe in Å.
     cell : tuple of float, optional
-        Periods (Lx, Ly) in Å of a periodic crystal: wave vectors are those of its reciprocal
+        Periods (Lx, Ly) in Å of a periodic crystal. Wave vectors are those of its reciprocal
         lattice, and the edge of the aperture is one spacing of it wide, as in a multislice
         calculation. Default: isolated columns.
     tilt : tuple of float
@@ -105,7 +104,7 @@ def column_image(
     Raises
     ------
     TypeError
-        If probe or detector is not the record of this name.
+        If ``probe`` is no ``Probe`` or ``detector`` no ``Detector``.
     ValueError
         For an impossible or unknown condition, and for a column that cannot be computed.
 

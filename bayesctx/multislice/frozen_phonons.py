@@ -40,7 +40,7 @@ def multislice_image(
 ) -> xr.DataArray:
     """Annular dark-field image of a periodic crystal by multislice with frozen phonons.
 
-    Slow; used as the reference for ``column_image``.
+    It is slow, and the reference for ``column_image``.
 
     Parameters
     ----------
@@ -81,7 +81,7 @@ def multislice_image(
     Raises
     ------
     TypeError
-        If the probe or a detector is not the record of this name.
+        If ``probe`` is no ``Probe`` or a detector no ``Detector``.
     ValueError
         For an impossible condition, an unknown element, no detector, or a probe with a source size
         or a focal spread.

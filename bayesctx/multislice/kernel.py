@@ -130,11 +130,9 @@ def _pair(
     weights: Tensor,
     num_radii: int,
 ) -> tuple[Tensor, float]:
-    """Kernel of two atoms and the root mean square displacement of their common motion.
-
-    Displacements: upper atom c - share * rho, lower atom c + (1 - share) * rho with c and rho
-    independent.
-    """
+    """Kernel of two atoms and the root mean square displacement of their common motion."""
+    # displacements are c - share * rho (upper atom) and c + (1 - share) * rho (lower atom), with c
+    # and rho independent
     (upper, z_upper), (lower, z_lower) = column
     u2_upper, u2_lower = thermal_displacement(upper) ** 2, thermal_displacement(lower) ** 2
     relative, share = u2_upper + u2_lower, u2_upper / (u2_upper + u2_lower)

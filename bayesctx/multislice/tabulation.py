@@ -105,8 +105,8 @@ def tabulate(
         The netCDF file. Finished columns are kept in ``<path>.parts``, from which an interrupted
         run continues.
     part, num_parts : int
-        Share of the columns that this process computes. The process that finds all columns
-        finished writes the file.
+        Share of the columns that this process computes. The last process to finish writes the
+        file.
     progress : bool
         Show a progress bar.
 

@@ -1,9 +1,9 @@
 """Plots of results."""
 
-from .context_panels import plot_context as plot_context
 from .figures import new_figure as new_figure
-from .reliability_curves import (
+from .panels import (
     plot_class_reliability as plot_class_reliability,
+    plot_context as plot_context,
     plot_reliability as plot_reliability,
 )
 from .site_map import (

@@ -10,7 +10,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import check_seed, check_whole_number
+from ..checks import check_memory, check_number, check_seed, check_whole_number
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, SPECIES
@@ -22,6 +22,7 @@ from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, ge
 from .rendering import detect
 from .scene import name_species, place_crystal
 from .spectra import add_columns, image_spectra
+from .stream import check_prior, check_size
 
 __all__ = ["simulate", "simulate_micrograph"]
 
@@ -42,7 +43,7 @@ def simulate(
     prior : Prior
         Prior of the patches, e.g. ``tmd_prior()``.
     num_patches : int
-        Number of patches, > 0.
+        Number of patches, at most 1e6; ``write_shards`` writes more.
     seed : int
         Seed of the stream, >= 0. Patch i of a stream does not depend on how many are drawn.
     start : int
@@ -61,9 +62,9 @@ def simulate(
     Raises
     ------
     TypeError
-        If ``num_patches``, ``seed`` or ``start`` is not an integer.
+        If ``prior`` is no prior, or ``num_patches``, ``seed`` or ``start`` no integer.
     ValueError
-        If ``num_patches`` is not positive, or ``seed`` or ``start`` is negative.
+        If a number is out of range, or the patches do not fit into memory.
 
     Examples
     --------
@@ -73,8 +74,9 @@ def simulate(
     {'image': 2, 'y': 32, 'x': 32}
     """
     check_seed(seed)
-    check_whole_number("num_patches", num_patches, 1, MAX_INDEX)
-    check_whole_number("start", start, 0, MAX_INDEX)
+    num_patches = check_whole_number("num_patches", num_patches, 1, MOST_PATCHES)
+    start = check_whole_number("start", start, 0, MAX_INDEX)
+    check_size(prior, num_patches)
     first, last = start // BLOCK, -(-(start + num_patches) // BLOCK)
     blocks = [
         draw_block(prior, seed, b, noise=noise)
@@ -118,6 +120,8 @@ def _image_variables(
 
 PADDING = 5.0  # Å of crystal around a micrograph
 MAX_FIELD, MAX_PIXELS = 1000.0, 8192  # Å and pixels along each side of a micrograph
+MOST_PATCHES = 10**6  # of simulate
+BYTES_PER_PIXEL = 70  # of memory for a micrograph, measured
 
 
 @torch.no_grad()
@@ -149,14 +153,15 @@ def simulate_micrograph(
     Raises
     ------
     TypeError
-        If ``seed``, ``num_pixels`` or ``index`` is not an integer.
+        If ``prior`` is no prior, ``seed``, ``num_pixels`` or ``index`` no integer, or ``sampling``
+        no number.
     ValueError
-        If ``seed`` or ``index`` is negative, or the image is smaller than a patch or larger than
-        ``MAX_FIELD`` or ``MAX_PIXELS``.
+        If ``seed`` or ``index`` is negative, or the image is smaller than a patch, larger than
+        1000 Å or 8192 pixels, or does not fit into memory.
     """
     check_seed(seed)
-    check_whole_number("index", index, 0, MAX_INDEX)
-    _check_field(prior, num_pixels, sampling)
+    index = check_whole_number("index", index, 0, MAX_INDEX)
+    num_pixels, sampling = _check_field(prior, num_pixels, sampling)
     rng = generators(seed, 0, index)
     image, nuisances = _draw_field(rng, prior, num_pixels * sampling)
     cell = (num_pixels * sampling + 2 * PADDING,) * 2
@@ -185,15 +190,19 @@ def simulate_micrograph(
     return xr.Dataset(variables, {"defect_class": list(DEFECTS)}, {"seed": seed, "index": index})
 
 
-def _check_field(prior: Prior, num_pixels: int, sampling: float) -> None:
-    """Raise for a micrograph that is smaller than a patch or too large to compute."""
-    check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
+def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, float]:
+    """Pixels of a micrograph that is neither smaller than a patch nor too large to compute."""
+    check_prior(prior)
+    num_pixels = check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
+    sampling = check_number(sampling, CONTEXT["sampling"].label)
     least = prior.num_pixels * prior.sampling
     if not least <= num_pixels * sampling <= MAX_FIELD or num_pixels > MAX_PIXELS:
         raise ValueError(
             f"a field of at least {least:g} Å, at most {MAX_FIELD:g} Å and {MAX_PIXELS} pixels was "
             f"expected, got {num_pixels} pixels of {sampling} Å; change num_pixels or sampling"
         )
+    check_memory(BYTES_PER_PIXEL * num_pixels**2, f"{num_pixels} x {num_pixels} pixels")
+    return num_pixels, sampling
 
 
 def _draw_field(

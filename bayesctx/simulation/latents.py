@@ -15,8 +15,7 @@ from ..distributions import quantile
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move
-from .detector import Noise, draw_noise
-from .rendering import BOX, Extent, measure_extent, render
+from .rendering import BOX, Extent, Noise, draw_noise, measure_extent, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 
 __all__ = [
@@ -139,7 +138,7 @@ def draw_latents(
 ) -> Latents:
     """Draw the latent variables and random numbers of one block of patches.
 
-    Takes a seventh of the time of computing the images.
+    This takes a seventh of the time of computing the images.
 
     Parameters
     ----------

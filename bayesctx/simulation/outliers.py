@@ -1,4 +1,4 @@
-"""Patches outside the prior: bilayer, grain boundary, amorphous film, far from focus, vacuum."""
+"""Patches outside of the prior: bilayer, grain boundary, amorphous film, defocus, vacuum."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from ..prior import Prior
 from ..tensors import pixel_axis
-from .detector import draw_noise
 from .latents import BLOCK, draw_centres, draw_images, generators
-from .rendering import BOX, detect, render
+from .rendering import BOX, detect, draw_noise, render
 from .scene import Scene, place_columns
 
 __all__ = ["OUTLIERS", "draw_outliers"]

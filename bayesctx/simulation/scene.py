@@ -1,4 +1,4 @@
-"""Where the columns of a patch are and what they hold: the crystal, its defects, relaxation and distortion."""
+"""Positions and species of the columns of a patch: crystal, defects, relaxation, distortion."""
 
 from __future__ import annotations
 
@@ -27,15 +27,16 @@ __all__ = [
 KINDS = MONOLAYER_1H.sites
 KIND_OF_SPECIES = torch.tensor([KINDS.index(s.site) for s in SPECIES])
 IS_PERFECT = torch.tensor([s.defect == SITES[s.site][0] for s in SPECIES])
-# of the first species of each class, and how many a class has
+# index of the first species of each class, and number of species of each
 FIRST_SPECIES = torch.tensor([[s.defect for s in SPECIES].index(d) for d in DEFECTS])
 NUM_ALTERNATIVES = torch.tensor([sum(s.defect == d for s in SPECIES) for d in DEFECTS])
 HOST_COLUMNS = tuple(i for i, s in enumerate(SPECIES) if IS_PERFECT[i] and s.slots)
 """The species of the columns of a perfect crystal, in the order of the kinds of site."""
+
 LATTICE_CONSTANTS = torch.tensor([h.lattice_constant for h in HOSTS.values()], dtype=torch.float32)
 
-REACH = 9.6  # Å, columns beyond are left out
-NEAR = 6.0  # Å, sites that may carry a defect
+REACH = 9.6  # Å, distance from the centre beyond which columns are left out
+NEAR = 6.0  # Å, distance up to which neighbours may be defects
 NUM_SPECIAL = 8  # columns that differ from the host: the centre and its nearest defects
 
 
@@ -48,7 +49,7 @@ class Scene:
     positions : Tensor, shape (image, patch, 2, column, 2)
         Metal and chalcogen columns of the host.
     weights : Tensor, shape (image, patch, 2, column)
-        One where the host's own column is there.
+        One where the column of the host is present.
     special_positions : Tensor, shape (image, patch, special, 2)
         Columns that differ from the host, the centre first.
     special_species : Tensor of int, shape (image, patch, special)
@@ -65,7 +66,7 @@ class Scene:
 
 
 def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, Tensor]:
-    """Draw what sites of one kind carry.
+    """Draw the species of sites of one kind.
 
     Parameters
     ----------
@@ -74,7 +75,7 @@ def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, T
     kind : int
         Index into ``SITES``.
     concentration : Tensor, shape (*batch, defect_class)
-        Abundance of the classes; those that the site cannot carry are left out.
+        Abundance of the classes; those that the site cannot hold are left out.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def draw_species(u: Tensor, kind: int, concentration: Tensor) -> tuple[Tensor, T
 
 
 def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> np.ndarray:
-    """Name species by index.
+    """Chemical formulas of species by index.
 
     Parameters
     ----------
@@ -115,7 +116,7 @@ def name_species(species: np.ndarray, host: np.ndarray, dopant: np.ndarray) -> n
 
 @functools.cache
 def sites_around() -> Tensor:
-    """Sites of a honeycomb by kind, seen from each kind, nearest first.
+    """Sites around a site of each kind, by kind, nearest first.
 
     Returns
     -------
@@ -151,9 +152,9 @@ def place_columns(
     host : Tensor of int, shape (image,)
         Index into ``HOSTS``.
     species : Tensor of int, shape (image, patch)
-        What the central site carries, index into ``SPECIES``.
+        Species of the central site, index into ``SPECIES``.
     nuisances : mapping of str to Tensor
-        See ``prior.NUISANCES``, and ``concentration``.
+        See ``nuisances.NUISANCES``, and ``concentration``.
     box : float
         Edge of the square in Å outside of which columns are left out.
 
@@ -204,16 +205,17 @@ def place_crystal(
     host : Tensor of int, shape (1,)
         Index into ``HOSTS``.
     nuisances : mapping of str to Tensor, shape (1,) or (1, 1)
-        See ``prior.NUISANCES``, and ``concentration``.
+        See ``nuisances.NUISANCES``, and ``concentration``.
     box : float
         Edge of the square in Å.
 
     Returns
     -------
     sites, columns : Tensor, shape (site, 2)
-        Positions in Å from the centre: of the lattice sites, and of the columns with relaxation and disorder.
+        Positions in Å from the centre: of the lattice sites, and of the columns with relaxation and
+        disorder.
     species : Tensor of int, shape (site,)
-        What they carry, index into ``SPECIES``.
+        Index into ``SPECIES``.
     """
     lattice = float(LATTICE_CONSTANTS[host] * (1 + nuisances["strain"]))
     positions, names = MONOLAYER_1H.sites_around(1.0, 0.75 * box / lattice)
@@ -257,7 +259,7 @@ def _relax(
     nuisances: Mapping[str, Tensor],
     lattice: Tensor,
 ) -> Tensor:
-    """Move the first shell of a defect towards it or away; give every column some static disorder."""
+    """Displace the first shell around a defect radially, and every column by static disorder."""
     shape = positions.shape[:-1]
     relaxation, disorder = nuisances["relaxation"], nuisances["disorder"]
     sign = torch.from_numpy(rng.choice(np.array([-1, 1], np.float32), shape[:2]))
@@ -276,7 +278,7 @@ def _relax(
 
 
 def _distort(positions: Tensor, nuisances: Mapping[str, Tensor]) -> Tensor:
-    """Rotate the crystal, shear it by the drift along the slow scan axis y, shift it off the centre."""
+    """Rotate the crystal, shear it by the drift along the slow scan axis y, and shift it."""
 
     def of_patch(name: str) -> Tensor:
         value = nuisances[name]

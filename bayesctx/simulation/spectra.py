@@ -1,4 +1,4 @@
-"""Columns to Fourier coefficients of images: the response of every species, and where it stands."""
+"""Fourier coefficients of images: the responses of all species, summed over the columns."""
 
 from __future__ import annotations
 
@@ -19,19 +19,18 @@ from .scene import HOST_COLUMNS, Scene
 
 __all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
 
-TOLERANCE = 2e-3  # bound of the share of a peak beyond the frequencies of an image; measured, under 1e-3 of the range of a patch
-SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(
-    2
-)  # Å, of the centre of a pair of the heaviest atoms
+# upper bound of the share of a peak beyond the frequencies of an image; measured, the error of a
+# patch is below 1e-3 of its range
+TOLERANCE = 2e-3
+# Å, thermal displacement of the centre of mass of a pair of the heaviest atoms
+SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)
 PAIRS = torch.tensor([i for i, s in enumerate(SPECIES) if len(s.slots) == 2])
 
 
 @functools.cache
 def _table(device: torch.device) -> LookUp:
-    """Where the columns of every material stand in the table of responses, shape (host, dopant, column).
-
-    First every species, then the upper atoms of the pairs, then the lower ones.
-    """
+    """Positions in the table of responses of all columns, shape (host, dopant, column)."""
+    # first every species, then the upper atoms of the pairs, then the lower ones
     columns = []
     for host in HOSTS:
         for dopant in METALS:
@@ -41,10 +40,8 @@ def _table(device: torch.device) -> LookUp:
 
 
 def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
-    """Relative rms error of the ratio of columns that are added without their interference (benchmarks/additivity.py).
-
-    It fades with the spatial frequency of the innermost wave on the detector, and grows as a tilt shears the pairs.
-    """
+    """Relative rms error of the ratio of columns that are added without their interference."""
+    # fitted in benchmarks/additivity.py to the frequency of the innermost detected wave
     frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
     flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
     return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
@@ -66,7 +63,7 @@ def image_spectra(
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context.
     nuisances : mapping of str to Tensor, shape (image,)
-        See ``prior.NUISANCES``.
+        See ``nuisances.NUISANCES``.
     deviation : Tensor, shape (image, species)
         Errors of additivity, in standard deviations.
     cell : tuple of float
@@ -85,14 +82,10 @@ def image_spectra(
     energy, inner = probe.beam_energy, detector.inner_collection_angle
     columns = _table(energy.device)[image["host"], image["dopant"]]
     azimuth = nuisances["tilt_azimuth"]
-    slope = nuisances["tilt"].deg2rad().tan()[:, None] * torch.stack(
-        [azimuth.cos(), azimuth.sin()], -1
-    )
-    share = (
-        1
-        + deviation
-        * (_additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"])[:, None]
-    )
+    direction = torch.stack([azimuth.cos(), azimuth.sin()], -1)
+    slope = nuisances["tilt"].deg2rad().tan()[:, None] * direction
+    error = _additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"]
+    share = 1 + deviation * error[:, None]
     tilted = bool(slope.any())
     num_modes = num_modes or tuple(
         math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell
@@ -119,7 +112,7 @@ def image_spectra(
 def _split(
     share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor
 ) -> list[Tensor]:
-    """Take from the pairs what their atoms scatter for themselves in a tilted crystal: the shares of both atoms."""
+    """Subtract from pairs in place, and return, the shares of atoms that scatter separately."""
     upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
     slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
     alone = share[:, PAIRS] * (
@@ -171,13 +164,13 @@ def patch_spectra(spectra: Tensor, scene: Scene, *, cell: tuple[float, float]) -
 
 
 def _add_special(total: Tensor, spectra: Tensor, scene: Scene, cell: tuple[float, float]) -> Tensor:
-    """Add the few columns that differ from the host, each with its own response, to spectra of shape (patch, qy, qx)."""
+    """Add the columns that differ from the host to spectra of shape (patch, qy, qx)."""
     modes = (spectra.shape[-1] - 1, (spectra.shape[-2] - 1) // 2)
     species = scene.special_species + torch.arange(len(spectra), device=spectra.device)[
         :, None, None
     ] * len(SPECIES)
     num_used = (scene.special_weights > 0).sum(-1).flatten()
-    # patches with many such columns first: then the k-th column is that of the first patches
+    # sorted by the number of such columns, so that those with a k-th one are the first patches
     order = num_used.argsort(descending=True, stable=True)
     species, positions = (v.flatten(0, 1)[order] for v in (species, scene.special_positions))
     at_x, at_y = column_phases(positions, cell=cell, num_modes=modes)

@@ -9,12 +9,21 @@ import torch
 from torch import distributed
 from torch.utils.data import IterableDataset, get_worker_info
 
-from ..checks import check_seed, check_whole_number
+from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..prior import Prior
 from ..tensors import join, take
 from .latents import BLOCK, MAX_INDEX, Latents, Patches, draw_block, draw_latents, render_patches
 
-__all__ = ["PatchStream", "check_window", "deal", "rank_of_process"]
+__all__ = [
+    "PatchStream",
+    "check_prior",
+    "check_size",
+    "check_window",
+    "deal",
+    "rank_of_process",
+]
+
+COPIES = 3  # of the patches of a batch while its blocks are joined and the last one is cut
 
 
 class PatchStream(IterableDataset):
@@ -43,11 +52,11 @@ class PatchStream(IterableDataset):
         Patches that share host, dopant, context and optics; divides ``BLOCK``.
     rank : tuple of int, optional
         Rank of this process and number of processes; (0, 1) gives all patches to this process.
-        Default: as ``torch.distributed`` says.
+        Default: those of ``torch.distributed``.
     device : str or device, optional
         Device on which the images are computed and the batches lie. Default: CPU. Other devices
         agree with it to rounding; random numbers are drawn on the CPU in any case. With None the
-        batches are ``Latents`` objects, of which ``render_patches`` computes the images: workers
+        batches are ``Latents`` objects, from which ``render_patches`` computes the images. Workers
         of a loader then need no GPU, and one process computes the images of all workers.
 
     Raises
@@ -55,7 +64,7 @@ class PatchStream(IterableDataset):
     TypeError
         If a number is not an integer.
     ValueError
-        If a number is out of range, or an image would be divided.
+        If a number is out of range, an image would be divided, or a batch does not fit into memory.
 
     Notes
     -----
@@ -84,6 +93,7 @@ class PatchStream(IterableDataset):
         device: str | torch.device | None = "cpu",
     ) -> None:
         check_window(seed, start, stop, patches_per_image, batch_size=batch_size)
+        check_size(prior, batch_size)
         if rank is not None and not 0 <= rank[0] < rank[1]:
             raise ValueError(
                 f"a rank below the number of ranks was expected, got {rank}; count from 0"
@@ -99,7 +109,7 @@ class PatchStream(IterableDataset):
         )
 
     def __getstate__(self) -> dict[str, object]:
-        """Store the rank: a spawned worker of a loader has no process group."""
+        """Store the rank, since a spawned worker of a loader has no process group."""
         return self.__dict__ | {"rank": self.rank or rank_of_process()}
 
     def draw(self, windows: Iterable[tuple[int, int]]) -> Iterator[Patches | Latents]:
@@ -150,6 +160,48 @@ def rank_of_process() -> tuple[int, int]:
     if distributed.is_available() and distributed.is_initialized():
         return distributed.get_rank(), distributed.get_world_size()
     return 0, 1
+
+
+def check_prior(prior: object) -> None:
+    """Raise for what is no prior.
+
+    Parameters
+    ----------
+    prior : object
+        What should be a prior.
+
+    Raises
+    ------
+    TypeError
+        If it is something else.
+    """
+    if not isinstance(prior, Prior):
+        raise TypeError(
+            f"a Prior was expected, got {shorten(prior)}; use reference_prior() or another one"
+        )
+
+
+def check_size(prior: Prior, num_patches: int) -> None:
+    """Raise for more patches than memory can hold.
+
+    Parameters
+    ----------
+    prior : Prior
+        Defines the pixels of a patch.
+    num_patches : int
+        Patches that are held at once.
+
+    Raises
+    ------
+    TypeError
+        If ``prior`` is no prior.
+    ValueError
+        If they take more than the memory of this machine.
+    """
+    check_prior(prior)
+    pixels = prior.num_pixels
+    what = f"{num_patches} patches of {pixels} x {pixels} pixels"
+    check_memory(COPIES * num_patches * pixels**2 * 4, what)  # in single precision
 
 
 def deal(

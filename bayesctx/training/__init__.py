@@ -1,4 +1,4 @@
-"""Fit encoder and likelihood to simulated patches, and calibrate what was fitted."""
+"""Fit a model to simulated patches, and calibrate it on held-out ones."""
 
 from .calibration import (
     calibrate as calibrate,

@@ -1,4 +1,4 @@
-"""What is fitted to a trained model on patches that were not learnt from, and noted on its card."""
+"""Fits that follow the training of a model, on held-out patches; results go into its card."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
+from ..checks import MAX_SEED, check_whole_number
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
@@ -26,24 +27,26 @@ PATCHES_PER_IMAGE = 16
 WIDTHS = np.linspace(0.86, 1.1, 5)
 SUBSETS = (EVERYTHING, frozenset({"host"}), frozenset())
 CORRELATIONS = np.concatenate([[0.0], np.geomspace(0.005, 1.0, 24)])
-TRUE_CLAIMS = 0.01  # share of images with true claims that are warned of
-OUTLIER_PATCHES = 160  # patches that the head of outliers learns from, for each that is held out
+FALSE_WARNINGS = 0.01  # share of images of which all that is claimed is true
+MOST_HELD_OUT = 10**6  # patches; those of the scores are held in memory, 4 kB each
+OUTLIER_PATCHES = 160  # patches to fit the outlier head, for each patch of width and scores
 
 
 def calibrate(
     model: DefectModel, *, num_patches: int = 9600, seed: int = 1, progress: bool = True
 ) -> xr.Dataset:
-    """Fit everything that follows the training of a model, and note it on its card.
+    """Fit everything that follows the training of a model, and write it into the card.
 
     Parameters
     ----------
     model : DefectModel
-        Changed in place: width of the likelihood, correlation, head of outliers, and the card with the
-        limits of what is warned of and the scores.
+        Changed in place: width of the likelihood, correlation, outlier head, and the card with the
+        limits of the warnings and the scores.
     num_patches : int
-        Patches to simulate for width and scores; the others follow from it.
+        Patches to simulate for width and scores, at most 1e6. The outlier head takes 160 times as
+        many, correlation and conflict one image of 64 patches for every 64.
     seed : int
-        Names their stream; another than that of the training.
+        Seed of their stream, other than that of the training.
     progress : bool
         Show progress bars.
 
@@ -51,7 +54,16 @@ def calibrate(
     -------
     Dataset
         Scores, see ``score_model``.
+
+    Raises
+    ------
+    TypeError
+        If a number is not an integer.
+    ValueError
+        If ``num_patches`` or ``seed`` is out of range.
     """
+    num_patches = check_whole_number("num_patches", num_patches, 1, MOST_HELD_OUT)
+    seed = check_whole_number("seed", seed, 0, MAX_SEED - 1)  # the conflict takes the next one
     num_images = -(-num_patches // NUM_SITES)
     fit_width(model, num_patches=num_patches, seed=seed, progress=progress)
     fit_correlation(model, num_images=num_images, seed=seed, progress=progress)
@@ -79,7 +91,7 @@ def fit_width(
     seed: int = 0,
     progress: bool = True,
 ) -> xr.Dataset:
-    """Choose the width of the likelihood by the log score of the classes of patches that were not learnt from.
+    """Choose the width of the likelihood by the log score of the classes of held-out patches.
 
     Parameters
     ----------
@@ -88,9 +100,10 @@ def fit_width(
     num_patches : int
         Patches to simulate.
     num_draws : int
-        Draws of the latent context. Few miss the sharp posteriors of high doses, and too wide a density then looks best.
+        Draws of the latent context. Too few do not resolve the narrow posteriors at high doses,
+        which makes the chosen width too large.
     seed : int
-        Names their stream.
+        Seed of their stream.
     progress : bool
         Show a progress bar.
 
@@ -101,8 +114,9 @@ def fit_width(
 
     Notes
     -----
-    The generative term of the training wants the densities as wide as the features scatter, misfit and all; the posterior of
-    the classes is best a little narrower. The score is nearly a parabola of the width; its top is taken.
+    The generative term of the training makes the densities as wide as the scatter of the features,
+    misfit included; the posterior of the classes scores best with a somewhat smaller width. The
+    width at the maximum of a cubic polynomial through the scores is taken.
     """
     likelihood, totals = model.likelihood, np.zeros(len(WIDTHS))
     num_blocks = max(1, num_patches // BLOCK)
@@ -143,13 +157,13 @@ def fit_correlation(
     model : DefectModel
         Its ``correlation`` is set to the best value.
     num_images : int
-        Images to simulate, with everything latent.
+        Images to simulate, of which nothing is known.
     num_patches : int
-        Patches in each, which share its context and optics; divides 256.
+        Patches of each, which share its context and optics; divides ``BLOCK``.
     num_draws : int
         Draws of the continuous context.
     seed : int
-        Names the stream of images.
+        Seed of the stream of images.
     progress : bool
         Show a progress bar.
 
@@ -160,8 +174,9 @@ def fit_correlation(
 
     Notes
     -----
-    With n patches the evidence is raised to the power 1 / (1 + (n - 1) correlation). Zero would be right if the patches
-    were independent given the context; they share source size, aberrations, background and strain.
+    With n patches the evidence is raised to the power 1 / (1 + (n - 1) correlation). A correlation
+    of zero is right if patches are independent given the context; a positive one accounts for
+    their common source size, aberrations, background and strain.
     """
     prior = model.prior
     context, materials = draw_context(prior, num_draws, seed), Materials.of(prior)
@@ -203,16 +218,17 @@ def _host_posterior(
 def fit_conflict(
     model: DefectModel, *, num_images: int = 400, seed: int = 0, progress: bool = True
 ) -> xr.DataArray:
-    """Find out what evidence there is against true claims, and note its limit on the card of the model.
+    """Compute the evidence against true claims, and write its limit into the card of the model.
 
     Parameters
     ----------
     model : DefectModel
-        Its card gets ``conflict_limit`` in nats, which one in a hundred images exceeds of which all but the dose is told, truly.
+        Its card gets ``conflict_limit`` in nats: the 99 % quantile of the largest evidence against
+        one of the claims of an image, where everything but the dose is claimed and true.
     num_images : int
         Images of 64 patches to simulate.
     seed : int
-        Names their stream.
+        Seed of their stream.
     progress : bool
         Show a progress bar.
 
@@ -223,8 +239,8 @@ def fit_conflict(
 
     Notes
     -----
-    If the likelihood were exact, one image in a hundred at most would exceed ln(100 k) in any of its k claims, by Markov's
-    inequality: 6.7 nats for eight.
+    With an exact likelihood at most one image in a hundred exceeds ln(100 k) in any of its k
+    claims, by Markov's inequality: 6.7 nats for eight claims.
     """
     sites = SitePrior.of_patches(model.prior, NUM_SITES)
     found = []
@@ -238,53 +254,58 @@ def fit_conflict(
             found.append(conflict_with(told, features, sites, model, seed))
     rows, claims = [list(f.values()) for f in found], {"claim": list(found[0])}
     values = xr.DataArray(rows, claims, ("image", "claim"), attrs={"units": "nat"})
-    model.card["conflict_limit"] = float(values.max("claim").quantile(1 - TRUE_CLAIMS))
+    model.card["conflict_limit"] = float(values.max("claim").quantile(1 - FALSE_WARNINGS))
     return values
 
 
 def score_model(
     model: DefectModel, *, num_patches: int = 4000, seed: int = 1, num_draws: int = 256
 ) -> xr.Dataset:
-    """Score a model on patches simulated from its own prior, with everything, the host, and nothing known.
+    """Score a model on simulated patches with everything, the host, and nothing known.
 
     Parameters
     ----------
     model : DefectModel
-        The model.
+        The model; patches come from its prior.
     num_patches : int
-        Patches to simulate.
+        Patches to simulate, at most 1e6.
     seed : int
-        Names their stream; another than that of the training.
+        Seed of their stream, other than that of the training.
     num_draws : int
         Draws of the latent context.
 
     Returns
     -------
     Dataset, dimension known
-        ``accuracy``; ``entropy`` and ``log_score`` in bits per patch with its ``standard_error``. Calibrated, the log score
-        is minus the entropy.
+        ``accuracy``; ``entropy`` and ``log_score`` in bits per patch with its ``standard_error``.
+        For a calibrated model the log score is minus the entropy.
+
+    Raises
+    ------
+    TypeError
+        If a number is not an integer.
+    ValueError
+        If a number is out of range.
     """
+    num_patches = check_whole_number("num_patches", num_patches, 1, MOST_HELD_OUT)
     data = simulate(model.prior, num_patches, seed=seed)
     truth = np.array([DEFECTS.index(d) for d in data.defect.values])
     subsets = {"everything": [n for n in CONTEXT if n in data], "host": ["host"], "nothing": []}
     rows = []
     for names in subsets.values():
-        probabilities = infer(data.intensity, data[names], model, num_draws=num_draws)[
-            "class_posterior"
-        ].defect[:, 0]
-        score = log_score(probabilities, truth) / np.log(2)
-        entropy = (
-            -(probabilities * np.log2(probabilities.clip(min=1e-38))).sum("defect_class").mean()
-        )
-        right = (probabilities.values.argmax(-1) == truth).mean()
-        rows.append(
-            (right, float(entropy), float(score.mean()), float(score.std()) / num_patches**0.5)
-        )
-    columns = zip(
-        ("accuracy", "entropy", "log_score", "standard_error"), np.array(rows).T, strict=True
-    )
+        result = infer(data.intensity, data[names], model, num_draws=num_draws)
+        p = result["class_posterior"].defect[:, 0]
+        score = log_score(p, truth) / np.log(2)
+        bits = -(p * np.log2(p.clip(min=1e-38))).sum("defect_class")
+        right = (p.values.argmax(-1) == truth).mean()
+        error = float(score.std()) / num_patches**0.5
+        rows.append((right, float(bits.mean()), float(score.mean()), error))
+    names = ("accuracy", "entropy", "log_score", "standard_error")
     units = {"accuracy": "1"}
     return xr.Dataset(
-        {n: ("known", v, {"units": units.get(n, "bit")}) for n, v in columns},
+        {
+            name: ("known", values, {"units": units.get(name, "bit")})
+            for name, values in zip(names, np.array(rows).T, strict=True)
+        },
         {"known": list(subsets)},
     )

@@ -85,7 +85,7 @@ def resume(
     """
     state = _read(path)
     try:
-        found, history = parse_json(state["run"]), state["history"].tolist()
+        found, history = parse_json(state["run"]), [*map(tuple, state["history"].tolist())]
         expected = json.loads(json.dumps(_settings(model, run)))
         differing = [name for name in found | expected if found.get(name) != expected.get(name)]
         if not differing:
@@ -99,7 +99,7 @@ def resume(
             f"a checkpoint of this run was expected, {path} is of one with another {differing[0]}; "
             "name another file"
         )
-    return [tuple(row) for row in history]
+    return history
 
 
 def _settings(model: DefectModel, run: dict) -> dict[str, object]:

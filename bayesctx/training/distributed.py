@@ -1,4 +1,4 @@
-"""Processes that train together, each on its share of every batch: the same steps as one process takes."""
+"""Training by several processes: each computes its share of every batch; gradients are averaged."""
 
 from __future__ import annotations
 
@@ -28,12 +28,13 @@ def process_group() -> Iterator[None]:
 
 @contextmanager
 def together(model: nn.Module) -> Iterator[None]:
-    """Let every rank begin with the weights of the first, and normalise features over the whole batch.
+    """Synchronise weights at the start, and batch normalisation over all ranks.
 
     Parameters
     ----------
     model : Module
-        Changed in place.
+        Changed in place: within the context every rank has the weights of the first one, and
+        normalises over the batches of all.
     """
     rank, size = rank_of_process()
     with ExitStack() as hooks:
@@ -53,7 +54,7 @@ def together(model: nn.Module) -> Iterator[None]:
 
 
 def _gather(rows: Tensor) -> Tensor:
-    """Rows of all ranks in their order; gradients flow back to the rank that they came from."""
+    """Rows of all ranks in their order; differentiable on every rank."""
     rank, size = rank_of_process()
     return _Sum.apply(
         torch.cat([rows if i == rank else torch.zeros_like(rows) for i in range(size)])
@@ -61,7 +62,7 @@ def _gather(rows: Tensor) -> Tensor:
 
 
 class _Sum(torch.autograd.Function):
-    """Sum over the ranks, and so is its gradient."""
+    """Sum over the ranks; its gradient is the sum of the gradients of the ranks."""
 
     @staticmethod
     def forward(ctx: object, values: Tensor) -> Tensor:

@@ -6,7 +6,6 @@ import math
 import os
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,11 +14,20 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from ..checks import (
+    MAX_SEED,
+    check_memory,
+    check_number,
+    check_whole_number,
+    check_workers,
+    shorten,
+)
 from ..model import DefectModel
 from ..simulation import BLOCK, Latents, Patches, PatchStream, rank_of_process, render_patches
 from ..simulation.rendering import LARGE_GROUP
+from ..storage import as_path
 from ..tensors import take
-from .calibration import calibrate
+from .calibration import MOST_HELD_OUT, calibrate
 from .checkpoint import resume, write_checkpoint
 from .distributed import average, together
 from .objective import (
@@ -33,10 +41,10 @@ from .objective import (
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
-PARTLY_KNOWN = (
-    0.25  # share of the steps that ask about a part of the context: they take as long as two others
-)
-OPEN_HOST = 4  # of how many images one is asked about while its host is open
+PARTLY_KNOWN = 0.25  # share of steps that score with a random part of the context known as well
+OPEN_HOST = 4  # in these steps, if the host is unknown, every fourth image is used
+MOST_PATCHES, MOST_BATCH = 10**12, 2**20  # of a stream, and of a step
+BYTES_PER_PATCH = 400_000  # of memory in a step on the CPU, measured with the default sizes
 
 
 def train(
@@ -61,73 +69,72 @@ def train(
     ----------
     model : DefectModel
         Changed in place, starting from its weights: random ones, or those of
-        ``load_model().with_prior(prior)``. What was fitted after an earlier training is dropped. It is
-        in evaluation mode afterwards.
+        ``load_model().with_prior(prior)``. The card of an earlier training is replaced. The model
+        is in evaluation mode afterwards.
     num_patches : int
-        Length of the stream.
+        Length of the stream, at most 1e12.
     seed : int
-        Names the stream.
+        Seed of the stream.
     batch_size : int
         Patches per step, a multiple of 16: patches come in images of 16.
     learning_rate : float
         Peak of the one-cycle schedule of AdamW.
     context_weight : float
-        Weight of the joint log score of the class and the context, that of one of several images.
+        Weight of the joint log score of the class and the context, where the candidates for the
+        context are those of several images.
     contrast_images : int
-        Number of these images, neighbours in a batch; the whole batch where they do not divide it. More of
-        them distinguish finer differences of the context, and cost time on a CPU.
+        Number of these images, consecutive ones of a batch; the whole batch if its size is not a
+        multiple. More of them distinguish finer differences of the context, and take more time.
     generative_weight : float
-        Weight of the log density of the features per step.
+        Weight of the log density of the features.
     num_held_out : int
-        Patches for the calibration that follows, see ``calibrate``; 0 leaves it out.
+        Patches for the calibration that follows, see ``calibrate``, at most 1e6; 0 leaves it out.
     checkpoint : path-like, optional
-        File that holds the state of the run. If it exists the run goes on from it.
+        File of the state of the run. If it exists the run is continued.
     checkpoint_interval : int
-        Steps between checkpoints: what a killed run loses at most.
+        Steps between checkpoints, which are the most that a killed run loses.
     num_workers : int
-        Processes that simulate; 0 simulates in this one. With a model on a GPU they draw the random numbers,
-        and the images are computed on the GPU.
+        Processes that simulate; 0 simulates in this one. With a model on a GPU they draw the random
+        numbers, and the images are computed on the GPU.
     progress : bool
         Show a progress bar with loss and rate.
 
     Returns
     -------
     Dataset, dimension step
-        ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score`` of the
-        class together with the image.
+        ``loss``, and in nats ``log_score`` of the class with everything known and ``joint_score``
+        of the class together with the image.
 
     Raises
     ------
+    TypeError
+        If an argument is of another type.
     ValueError
-        If there is nothing to learn from, the batch does not consist of whole images, or the checkpoint is
-        foreign or of another run.
+        If a number is out of range, the batch does not consist of whole images or does not fit into
+        memory, or the checkpoint is foreign or of another run.
+    OSError
+        If the checkpoint cannot be read or written.
 
     Notes
     -----
-    Where ``torch.distributed`` is initialised every rank takes its share of each batch, and all take the
-    same steps as one process would, up to the order of sums. The first rank writes the checkpoint, which
-    all must be able to read, and calibrates the model.
+    Where ``torch.distributed`` is initialised every rank computes its share of each batch, and the
+    steps are those of one process up to the order of sums. The first rank writes the checkpoint,
+    which all must be able to read, and calibrates the model.
     """
-    _check_sizes(num_patches, batch_size, contrast_images)
-    loss = {
-        "context_weight": context_weight,
-        "contrast_images": contrast_images,
-        "generative_weight": generative_weight,
-    }
-    run = {
-        "seed": seed,
-        "num_patches": num_patches,
-        "batch_size": batch_size,
-        "learning_rate": learning_rate,
-        **loss,
-    }
+    loss = _check_loss(context_weight, contrast_images, generative_weight)
+    run = _check_run(model, seed, num_patches, batch_size, learning_rate, loss)
+    seed, batch_size = run["seed"], run["batch_size"]
+    num_workers = check_workers(num_workers)
+    num_held_out = check_whole_number("num_held_out", num_held_out, 0, MOST_HELD_OUT)
+    interval = check_whole_number("checkpoint_interval", checkpoint_interval, 1, MAX_SEED)
+    checkpoint = None if checkpoint is None else as_path(checkpoint)
     if "training" in model.card:
         run["start"] = model.card["training"]
-    num_steps = max(1, num_patches // batch_size)
-    optimizer, schedule = _optimizer(model, learning_rate, num_steps)
+    num_steps = max(1, run["num_patches"] // batch_size)
+    optimizer, schedule = _optimizer(model, run["learning_rate"], num_steps)
     history: list[tuple[float, float, float]] = []
-    if checkpoint is not None and Path(checkpoint).exists():
-        history = resume(Path(checkpoint), model, optimizer, schedule, run)
+    if checkpoint is not None and checkpoint.exists():
+        history = resume(checkpoint, model, optimizer, schedule, run)
     first, leads = len(history), rank_of_process()[0] == 0
     loader = _load(model, seed, first * batch_size, num_steps * batch_size, batch_size, num_workers)
     model.train()
@@ -136,15 +143,15 @@ def train(
     shown = progress and leads
     with tqdm(**size, disable=not shown, unit="patch", unit_scale=True) as bar, together(model):
         for step, batch in enumerate(loader, first):
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
+            generator = torch.Generator().manual_seed((seed * 1_000_003 + step) % MAX_SEED)
             history.append(_step(model, batch, optimizer, generator, **loss))
             schedule.step()
             bar.update(batch_size)
             recent = np.mean(history[-100:], 0)
             bar.set_postfix(loss=f"{recent[0]:.3f}", log_score=f"{recent[1]:.3f}", refresh=False)
-            is_due = (step + 1) % checkpoint_interval == 0 or step + 1 == num_steps
+            is_due = (step + 1) % interval == 0 or step + 1 == num_steps
             if checkpoint is not None and leads and is_due:
-                write_checkpoint(Path(checkpoint), model, optimizer, schedule, run, history)
+                write_checkpoint(checkpoint, model, optimizer, schedule, run, history)
     model.eval()
     model.card = {"prior": model.prior.to_dict(), "training": run}
     if num_held_out and leads:
@@ -177,27 +184,64 @@ def _calibrate_on_cpu(model: DefectModel, num_patches: int, seed: int, progress:
     model.to(device)
 
 
-def _check_sizes(num_patches: int, batch_size: int, contrast_images: int) -> None:
-    """Raise for a run without patches, or with parts of images or of what is contrasted."""
-    for name, value in {"num_patches": num_patches, "contrast_images": contrast_images}.items():
-        if value < 1:
-            raise ValueError(f"{name} was expected to be at least 1, got {value}")
-    if batch_size % PATCHES_PER_IMAGE or batch_size <= 0:
+def _check_loss(
+    context_weight: float, contrast_images: int, generative_weight: float
+) -> dict[str, float]:
+    """The settings of the loss."""
+    return {
+        "context_weight": check_number(context_weight, "context_weight", (0.0, 1e6)),
+        "contrast_images": check_whole_number("contrast_images", contrast_images, 1, MOST_BATCH),
+        "generative_weight": check_number(generative_weight, "generative_weight", (0.0, 1e6)),
+    }
+
+
+def _check_run(
+    model: DefectModel,
+    seed: int,
+    num_patches: int,
+    batch_size: int,
+    learning_rate: float,
+    loss: dict[str, float],
+) -> dict[str, object]:
+    """The settings of a run, which its checkpoint and the card of the model hold."""
+    if not isinstance(model, DefectModel):
+        raise TypeError(
+            f"a DefectModel was expected, got {shorten(model)}; create one, see DefectModel"
+        )
+    batch_size = _check_batch(batch_size, loss["contrast_images"])
+    if next(model.parameters()).device.type == "cpu":
+        check_memory(batch_size * BYTES_PER_PATCH, f"batches of {batch_size} patches")
+    return {
+        "seed": check_whole_number("seed", seed, 0, MAX_SEED - 2),  # the calibration takes the next
+        "num_patches": check_whole_number("num_patches", num_patches, 1, MOST_PATCHES),
+        "batch_size": batch_size,
+        "learning_rate": check_number(learning_rate, "learning_rate", (1e-12, 100.0)),
+        **loss,
+    }
+
+
+def _check_batch(batch_size: int, contrast_images: int) -> int:
+    """A batch of whole images, and with several processes of whole blocks."""
+    batch_size = check_whole_number("batch_size", batch_size, PATCHES_PER_IMAGE, MOST_BATCH)
+    if batch_size % PATCHES_PER_IMAGE:
         raise ValueError(
-            f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got {batch_size}; round it"
+            f"a batch of whole images of {PATCHES_PER_IMAGE} patches was expected, got "
+            f"{batch_size}; round it to a multiple"
         )
     _, ranks = rank_of_process()
     whole = math.lcm(BLOCK, contrast_images * PATCHES_PER_IMAGE)
     if ranks > 1 and batch_size % (ranks * whole):
         raise ValueError(
-            f"a batch of whole blocks of {whole} for each of {ranks} processes was expected, got {batch_size}"
+            f"a batch of whole blocks of {whole} for each of {ranks} processes was expected, got "
+            f"{batch_size}; use a multiple of {ranks * whole}"
         )
+    return batch_size
 
 
 def _load(
     model: DefectModel, seed: int, start: int, stop: int, batch_size: int, num_workers: int
 ) -> Iterator[Patches]:
-    """Shares of the batches of the stream of the model's prior, from whole blocks: no two workers draw the same one."""
+    """Shares that belong to this rank of the batches of a stream, drawn in whole blocks."""
     rank, ranks = rank_of_process()
     share = batch_size // ranks
     device = next(model.parameters()).device
@@ -207,7 +251,7 @@ def _load(
     size *= 1 if here else max(1, LARGE_GROUP[1] // size)
     origin = start // (size * ranks) * size * ranks
     window = {"start": origin, "stop": stop, "batch_size": size, "rank": (rank, ranks)}
-    # a GPU is not shared with workers: they draw what is random, and the images are computed where the model is
+    # workers cannot share a GPU: they draw random numbers, this process computes the images
     stream = PatchStream(
         model.prior,
         seed=seed,
@@ -238,7 +282,7 @@ def _load(
 
 
 def _without_nuisances(batch: Patches | Latents) -> Patches | Latents:
-    """Leave behind in the worker what is not learnt from: every tensor costs the loader a file descriptor."""
+    """Drop the nuisances, which the loss does not use: every tensor takes a file descriptor."""
     return replace(batch, nuisances={}) if isinstance(batch, Patches) else batch
 
 
@@ -252,9 +296,9 @@ def _step(
     contrast_images: int,
     generative_weight: float,
 ) -> tuple[float, float, float]:
-    """One step of the optimizer: loss, log score of the class with everything known, and of class and image."""
+    """One step of the optimizer: loss, log score of the class, and of class and image."""
     features = model.encoder(batch.intensity)
-    # with everything known a table is small: every patch is asked, in every step
+    # with everything known tables are small, so that all patches are used in every step
     of_class, of_both = (
         s.mean() for s in log_scores_among_images(model, features, batch, contrast_images)
     )
@@ -277,7 +321,7 @@ def _score_partly_known(
 ) -> Tensor:
     """Mean log score of the class where a random part of the context is known."""
     known = random_subset(generator)
-    # with the host open and a context of its own an image costs a table of its own: then a part of the batch must do
+    # an image with unknown host and its own context needs a large table: some images are left out
     stride = 1 if not known or "host" in known else OPEN_HOST
     asked = take(batch, 0, len(features), stride)
     question = ask(

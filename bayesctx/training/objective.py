@@ -1,4 +1,4 @@
-"""The conditional log score: how probable the true class is, given the features and a random part of the context."""
+"""Objectives of the training: log scores of the true class given features and context."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ EVERYTHING = frozenset((*DISCRETE, *CONTINUOUS))
 
 @dataclass(frozen=True)
 class Question:
-    """What is known of the images of a batch, and what is enumerated or drawn in the place of the rest.
+    """Known variables of the images of a batch, and the draws and materials to marginalise over.
 
     Attributes
     ----------
@@ -63,7 +63,7 @@ def ask(
     batch : Patches
         Images with their truth.
     prior : Prior
-        Gives hosts, dopants and draws of what is not known.
+        Prior of hosts, dopants and continuous context.
     known : frozenset of str
         Names of the variables that are known of every image.
     generator : torch.Generator
@@ -71,12 +71,13 @@ def ask(
     num_draws : int
         Draws of the latent continuous context.
     rank : tuple of int
-        Which of how many equal shares of a larger batch this is: it gets the numbers that the share would get in the whole.
+        Index of this share of a larger batch and number of equal shares: it gets the same random
+        numbers as in the whole batch.
 
     Returns
     -------
     Question
-        For the whole batch; shared by its images where nothing is known.
+        For all images of the batch; if nothing is known they share one set of draws.
     """
     num_images = len(batch.host)
     latent = [n for n in CONTINUOUS if n not in known]
@@ -93,7 +94,7 @@ def ask(
             context[name] = batch.context[name][:, None, None].expand_as(context[name])
         possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         first = possible.long().argmax(-1, keepdim=True)
-        # where no try was possible the truth, which is, takes its place
+        # where no try is possible the true context is used
         found = possible.any(-1)
         context = {
             n: torch.where(found, v.gather(-1, first)[..., 0], batch.context[n][:rows, None])
@@ -122,7 +123,7 @@ def _materials(batch: Patches, prior: Prior, known: frozenset[str], rows: int) -
             f[None].expand(rows, *f.shape) for f in (every.host, every.dopant, every.dopant_weight)
         )
     if "dopant" in known:
-        # a known dopant speaks for the hosts that take it
+        # a known dopant excludes the hosts that do not take it
         weight = (weight * (dopant == batch.dopant[:, None, None])).sum(-1, keepdim=True)
         dopant = batch.dopant[:, None, None].expand_as(weight)
     host_weight = weight.sum(-1)
@@ -176,7 +177,7 @@ def conditional_log_score(
 def log_scores_among_images(
     model: DefectModel, features: Tensor, batch: Patches, num_images: int
 ) -> tuple[Tensor, Tensor]:
-    """Log probability of the true class where everything is known, and of class and image where the image is not.
+    """Log probability of the true class given the context, and of class and image without it.
 
     Parameters
     ----------
@@ -187,19 +188,22 @@ def log_scores_among_images(
     batch : Patches
         The truth.
     num_images : int
-        Neighbours in the batch among which the image of a patch is asked for; all where they do not divide it.
+        Number of consecutive images of the batch that are the candidates for the image of a patch;
+        the whole batch if its size is not a multiple.
 
     Returns
     -------
     of_class : Tensor, shape (image, patch)
         log p(defect | features, whole context) in nats.
     of_both : Tensor, shape (image, patch)
-        log p(defect, host, dopant, context | features) in nats, where host, dopant and context are those of one of these
-        images: all are draws from the prior, so that this is a contrastive estimate of likelihood ratios.
+        log p(defect, host, dopant, context | features) in nats, where host, dopant and context are
+        those of one of these images: all are draws from the prior, so that this is a contrastive
+        estimate of likelihood ratios.
 
     References
     ----------
-    Durkan, Murray and Papamakarios, On contrastive learning for likelihood-free inference, ICML (2020), arXiv 2002.03712.
+    Durkan, Murray and Papamakarios, On contrastive learning for likelihood-free inference, ICML
+    (2020), arXiv 2002.03712.
     """
     groups, rest = divmod(len(features), num_images)
     groups = 1 if rest else groups
@@ -208,12 +212,10 @@ def log_scores_among_images(
     outcomes = model.tabulate(question.context, question.materials).map(
         lambda v: v.unflatten(0, (groups, -1)).flatten(1, 2)
     )
-    joint = outcomes.log_prob(features.reshape(groups, -1, features.shape[-1]))[..., 0, :].clamp(
-        min=-1e5
-    )
-    joint = joint.unflatten(
-        1, (len(features) // groups, -1)
-    )  # (group, image, patch, draw, outcome)
+    rows = features.reshape(groups, -1, features.shape[-1])
+    joint = outcomes.log_prob(rows)[..., 0, :].clamp(min=-1e5)
+    # (group, image, patch, draw, outcome)
+    joint = joint.unflatten(1, (len(features) // groups, -1))
     own = joint.diagonal(dim1=1, dim2=3).movedim(-1, 1)
     is_true = (outcome_classes(1).to(joint.device) == batch.defect[..., None]).unflatten(
         0, (groups, -1)
@@ -224,7 +226,7 @@ def log_scores_among_images(
 
 
 def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -> Tensor:
-    """Log density of the features under the truth; the encoder learns nothing from it, or it would collapse.
+    """Log density of the features given the true species and context.
 
     Parameters
     ----------
@@ -238,7 +240,8 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
     Returns
     -------
     Tensor, shape (image, patch)
-        log p(features | everything) in nats.
+        log p(features | species, context) in nats. It has no gradient with respect to the encoder,
+        which could raise it without limit by making all features equal.
     """
     inputs = describe(batch.host, batch.dopant, batch.context)
     hypothesis = torch.tensor(HYPOTHESIS_OF_SPECIES).to(batch.species.device)[batch.species]
@@ -247,7 +250,7 @@ def generative_log_score(model: DefectModel, features: Tensor, batch: Patches) -
 
 
 def random_subset(generator: torch.Generator) -> frozenset[str]:
-    """Draw which variables are known: none, or each with a probability that is itself drawn.
+    """Draw which variables are known.
 
     Parameters
     ----------
@@ -257,7 +260,8 @@ def random_subset(generator: torch.Generator) -> frozenset[str]:
     Returns
     -------
     frozenset of str
-        Names of variables.
+        Names of variables: none with a probability of 0.1; otherwise each is known with a
+        probability that is drawn uniformly.
     """
     kind = float(torch.rand((), generator=generator, dtype=torch.float32))
     if kind < 0.1:

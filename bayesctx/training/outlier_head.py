@@ -1,4 +1,4 @@
-"""Fit the head of a model that recognises outliers: patches that its prior cannot make."""
+"""Fit the outlier head of a model, which detects patches outside of its prior."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ..simulation import BLOCK, OUTLIERS, draw_block, draw_outliers
 __all__ = ["fit_outliers"]
 
 PATCHES_PER_IMAGE = 16
-FALSE_ALARMS = 0.05
+FALSE_ALARMS = 0.05  # share of the patches of the prior
 HELD_OUT = 16  # blocks of the prior, and of each kind of outlier
 
 
@@ -26,17 +26,17 @@ def fit_outliers(
     kinds: tuple[str, ...] = tuple(OUTLIERS),
     progress: bool = True,
 ) -> xr.Dataset:
-    """Fit the density ratio of outliers to patches of the prior, and note its limit on the card.
+    """Fit the density ratio of outliers to patches of the prior, and write its limit into the card.
 
     Parameters
     ----------
     model : DefectModel
-        Its ``outliers`` are fitted, encoder and likelihood stay as they are; its card gets ``surprise_limit`` in nats, which
-        five in a hundred patches of the prior exceed.
+        Its ``outliers`` are fitted, encoder and likelihood are not changed. Its card gets
+        ``surprise_limit`` in nats, the 95 % quantile of patches of the prior.
     num_patches : int
         Patches to simulate, half of them outliers.
     seed : int
-        Names their streams.
+        Seed of their streams.
     kinds : tuple of str
         Kinds of outlier to learn from, of ``simulation.OUTLIERS``. All are scored.
     progress : bool
@@ -45,17 +45,18 @@ def fit_outliers(
     Returns
     -------
     Dataset, dimension kind
-        Of patches that were held out: ``area`` under the receiver operating characteristic, and ``caught``, the share of
-        outliers beyond the limit.
+        Of held-out patches: ``area`` under the receiver operating characteristic, and ``caught``,
+        the share of outliers beyond the limit.
 
     Notes
     -----
-    A perceptron tells them apart by what the encoder's first layer makes of patches, as many of the prior as outliers: its
-    logit is log p(patch | outlier) - log p(patch | prior).
+    A perceptron classifies patches by the output of the encoder's first layer. Half of the patches
+    are outliers, so that its logit is log p(patch | outlier) - log p(patch | prior).
 
     References
     ----------
-    Hendrycks, Mazeika and Dietterich, Deep anomaly detection with outlier exposure, ICLR (2019), arXiv 1812.04606.
+    Hendrycks, Mazeika and Dietterich, Deep anomaly detection with outlier exposure, ICLR (2019),
+    arXiv 1812.04606.
     """
     num_steps = max(1, num_patches // (2 * BLOCK))
     head = model.outliers.train()
