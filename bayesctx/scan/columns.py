@@ -44,7 +44,9 @@ class Kernels:
         s = field.sampling
         half = math.ceil(HALF / s)
         cell = (2 * half * s + 2 * ROOM,) * 2
-        num_modes = tuple(math.ceil(m * cell[i] / field.cell[i]) for i, m in enumerate(field.num_modes))
+        num_modes = tuple(
+            math.ceil(m * cell[i] / field.cell[i]) for i, m in enumerate(field.num_modes)
+        )
         spectra = field.spectra(values, material, cell, num_modes)[0]
         qx, qy = frequencies(cell, num_modes)
         # d/du of K(r - u)
@@ -84,7 +86,11 @@ class Kernels:
         step = ((within + 0.5) * STEPS).floor().long().clamp(0, STEPS - 1)
         rest = (within - ((step + 0.5) / STEPS - 0.5)) * self.sampling
         picked = self.values[species][:, :, step[:, 1], step[:, 0]].movedim(2, 0)
-        value = picked[:, :, 0] + rest[:, 0, None, None] * picked[:, :, 1] + rest[:, 1, None, None] * picked[:, :, 2]
+        value = (
+            picked[:, :, 0]
+            + rest[:, 0, None, None] * picked[:, :, 1]
+            + rest[:, 1, None, None] * picked[:, :, 2]
+        )
         return torch.cat([value[:, :, None], picked[:, :, 1:]], 2), base.long()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": 
 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
+TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
 FARTHEST = 6.0  # standard deviations, of a coordinate of a point that is asked for
 
 
@@ -40,7 +42,8 @@ class Coordinates:
     A variable is the quantile of its prior at the normal distribution function of its coordinate,
     so that the prior of the coordinates is standard normal, without bounds. A magnitude with an
     azimuth has two coordinates, its distance from the origin and its direction. A variable that
-    is a number has none. The dose is not among them: it follows from signal and noise.
+    is a number has none. The last two coordinates are a common displacement of all columns. The
+    dose is not among them: it follows from signal and noise.
     """
 
     condition: Mapping[str, object]
@@ -55,9 +58,13 @@ class Coordinates:
     @property
     def names(self) -> tuple[str, ...]:
         """Name of every coordinate."""
-        return tuple(
-            part for n in self.free for part in ((f"{n}_x", f"{n}_y") if n in PAIRS else (n,))
-        )
+        parts = (((f"{n}_x", f"{n}_y") if n in PAIRS else (n,)) for n in self.free)
+        return (*itertools.chain(*parts), "shift_x", "shift_y")
+
+    @staticmethod
+    def translation(z: Tensor) -> Tensor:
+        """Common displacement (x, y) of all columns in Å, shape (2,)."""
+        return z[-2:] * TRANSLATION
 
     def _prior(self, name: str) -> object:
         """Number or distribution of a variable."""
@@ -106,7 +113,8 @@ class Coordinates:
         Returns
         -------
         Tensor, shape (coordinate,)
-            Double precision; of a value that cannot be under the prior those of the nearest one.
+            Double precision; of a value that cannot be under the prior those of the nearest one. There
+        is no common displacement.
         """
         z = []
         for name in self.free:
@@ -119,7 +127,7 @@ class Coordinates:
             else:
                 normal = torch.special.ndtri(torch.tensor(u, dtype=torch.float64))
                 z.append(float(normal.clamp(-FARTHEST, FARTHEST)))
-        return torch.tensor(z, dtype=torch.float64)
+        return torch.tensor([*z, 0.0, 0.0], dtype=torch.float64)
 
     def _probability(self, name: str, value: float) -> float:
         """Probability of smaller values, by bisection: not every distribution has one in closed form."""
@@ -171,6 +179,7 @@ class Coordinates:
         even = {n: -values[n] for n in EVEN} | {"phi12": values["phi12"] + math.pi / 2}
         tilt = z.new_tensor([-1.0 if n.startswith("tilt") else 1.0 for n in names])
         opposite = self.of(values | even)
+        opposite[-2:] = z[-2:]
         return [(opposite, False), (z * tilt, True), (opposite * tilt, True)]
 
 

@@ -135,7 +135,9 @@ def _of_simulator(
     like = values["strain"]
     single = {n: v.float() for n, v in values.items()}
     whole = {n: torch.zeros_like(like, dtype=torch.float32) for n in NUISANCES}
-    nuisances = whole | {n: v for n, v in single.items() if n in NUISANCES} | {"strain": whole["strain"]}
+    nuisances = (
+        whole | {n: v for n, v in single.items() if n in NUISANCES} | {"strain": whole["strain"]}
+    )
     image = {n: v for n, v in single.items() if n not in NUISANCES} | {
         "dose": torch.ones_like(whole["strain"]),
         "host": torch.full((len(like),), material.host),

@@ -17,7 +17,7 @@ from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap
 from .scene import HOST_COLUMNS, Scene
 
-__all__ = ["add_columns", "image_bandwidth", "image_spectra", "patch_spectra"]
+__all__ = ["add_columns", "additivity_error", "image_bandwidth", "image_spectra", "patch_spectra"]
 
 # upper bound of the share of a peak beyond the frequencies of an image; measured, the error of a
 # patch is below 1e-3 of its range
@@ -39,9 +39,26 @@ def _table(device: torch.device) -> LookUp:
     return load_table().look_up(columns).reshape(len(HOSTS), len(METALS), -1).to(device)
 
 
-def _additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
-    """Relative rms error of the ratio of columns that are added without their interference."""
-    # fitted in benchmarks/additivity.py to the frequency of the innermost detected wave
+def additivity_error(beam_energy: Tensor, inner_collection_angle: Tensor, tilt: Tensor) -> Tensor:
+    """Error of the ratio of columns that are added without their interference.
+
+    It decreases with the spatial frequency of the innermost wave on the detector, and grows as a
+    tilt shears the pairs (benchmarks/additivity.py).
+
+    Parameters
+    ----------
+    beam_energy : Tensor
+        In eV.
+    inner_collection_angle : Tensor
+        In mrad.
+    tilt : Tensor
+        In degrees.
+
+    Returns
+    -------
+    Tensor
+        Relative rms error.
+    """
     frequency = inner_collection_angle * 1e-3 / wavelength(beam_energy)
     flat = 0.003 + 0.02 * torch.exp(-2 * (frequency - 1.2).clamp(min=0))
     return torch.hypot(flat, 0.03 * (tilt / 5) ** 2)
@@ -84,7 +101,7 @@ def image_spectra(
     azimuth = nuisances["tilt_azimuth"]
     direction = torch.stack([azimuth.cos(), azimuth.sin()], -1)
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * direction
-    error = _additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"]
+    error = additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"]
     share = 1 + deviation * error[:, None]
     tilted = bool(slope.any())
     num_modes = num_modes or tuple(

@@ -1,0 +1,205 @@
+"""What every site holds, where its column stands and how bright it is, given everything else."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..crystal import MONOLAYER_1H
+from ..defects import DEFECTS, SPECIES
+from .columns import Kernels, site_conditional
+from .signal import draw_from
+from .world import CLASS, Scan, View, World
+
+__all__ = ["draw_occupation"]
+
+WIDE = 0.1  # Å, displacement of columns beside defects
+DISORDER = torch.linspace(0.005, 0.08, 40)  # Å
+SCATTER = torch.cat([torch.tensor([0.001]), torch.linspace(0.005, 0.15, 30)])
+SCATTER_SCALE = 0.03  # of its half-normal prior
+LIMIT = torch.tensor([0.15, 0.15, 0.9])  # of one change of displacement (Å) and amplitude
+FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
+ALLOWED = {
+    kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind])
+    for kind in MONOLAYER_1H.sites
+}
+NUM_ALIKE = torch.tensor([
+    sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in SPECIES
+])  # fmt: skip
+HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
+
+
+@dataclass(eq=False)
+class _Canvas:
+    """Residuals, weights and row shifts with a margin, in which windows are found by index."""
+
+    rest: Tensor
+    weight: Tensor
+    rows: Tensor
+    width: int
+    pad: int
+    half: int
+
+    @classmethod
+    def of(cls, scan: Scan, world: World, view: View, half: int) -> _Canvas:
+        """Pad the image."""
+        pad = 4 * half + 8
+        padded = [
+            torch.nn.functional.pad(v, (pad,) * 4).flatten()
+            for v in (scan.image - view.expected, 1 / view.variance)
+        ]
+        rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
+        return cls(*padded, rows, scan.image.shape[1] + 2 * pad, pad, half)
+
+    def windows(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """Indices of the pixels around some pixels (x, y), and the row shift at each."""
+        window = torch.arange(-self.half, self.half + 1)
+        offsets = (window[:, None] * self.width + window).flatten()
+        index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
+        rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
+        return index, rows.repeat_interleave(len(window), -1)
+
+
+def draw_occupation(
+    scan: Scan,
+    world: World,
+    view: View,
+    colours: list[Tensor],
+    generator: torch.Generator | None,
+) -> tuple[World, Tensor]:
+    """Draw species, displacement and amplitude of every site, then their scales and abundances.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+    colours : list of Tensor
+        See ``Scan.colours``.
+    generator : torch.Generator or None
+        Source of randomness; None takes the most probable species and leaves the scales.
+
+    Returns
+    -------
+    world : World
+        With the new values.
+    probability : Tensor, shape (site, species)
+        Of the species given the other sites.
+    """
+    kernels = Kernels.of(scan.field, view.values, scan.material)
+    canvas = _Canvas.of(scan, world, view, kernels.half)
+    species, shift, excess = world.species.clone(), world.shift.clone(), world.excess.clone()
+    probability = torch.zeros(len(species), len(SPECIES))
+    mean_shift, spread = scan.basis() @ world.drift, _spread(world)
+    amplitude = world.signal * (1 + world.errors)
+    log_prior = world.abundance.clamp(min=1e-30).log()[:, CLASS] - NUM_ALIKE.log()
+    centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
+    for colour in colours:
+        for k, kind in enumerate(MONOLAYER_1H.sites):
+            mine, allowed = colour[scan.kind[colour] == k], ALLOWED[kind]
+            if not len(mine):
+                continue
+            place = (scan.positions[mine] + shift[mine]) / scan.field.sampling + centre
+            columns, base = kernels.at(allowed, place)
+            index, turn = canvas.windows(base)
+            # a row that is displaced along x sees the column displaced the other way
+            columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+            columns = columns * amplitude[allowed][:, None, None]
+            sites = torch.arange(len(mine))
+            now = (allowed == species[mine][:, None]).long().argmax(1)
+            present = columns[sites, now, 0] * (1 + excess[mine])[:, None]
+            precision = torch.stack(
+                [spread[mine] ** -2] * 2 + [torch.full((len(mine),), world.scatter**-2)], -1
+            )
+            mean = torch.cat([mean_shift[mine] - shift[mine], torch.zeros(len(mine), 1)], -1)
+            log_prob, location, factor = site_conditional(
+                columns, canvas.rest[index] + present, canvas.weight[index], mean, precision
+            )
+            found = (log_prob + log_prior[k, allowed]).softmax(-1)
+            probability[mine[:, None], allowed] = found
+            chosen, move = _choose(found, location, factor, generator)
+            value, along_x, along_y = columns[sites, chosen].unbind(1)
+            made = value * (1 + move[:, 2:]) + along_x * move[:, :1] + along_y * move[:, 1:2]
+            canvas.rest.index_add_(0, index.flatten(), (present - made).flatten())
+            species[mine] = allowed[chosen]
+            shift[mine] += move[:, :2]
+            excess[mine] = move[:, 2]
+    world = replace(world, species=species, shift=shift, excess=excess)
+    return _draw_scales(scan, world, spread, generator), probability
+
+
+def _choose(
+    probability: Tensor, location: Tensor, factor: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor]:
+    """Species by position, and change of displacement and amplitude, of some sites."""
+    sites = torch.arange(len(probability))
+    if generator is None:
+        chosen = probability.argmax(-1)
+        return chosen, location[sites, chosen].clamp(-LIMIT, LIMIT)
+    chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
+    noise = torch.randn(len(sites), 3, 1, generator=generator)
+    upper = factor[sites, chosen].mT
+    move = location[sites, chosen]
+    move = move + torch.linalg.solve_triangular(upper, noise, upper=True)[..., 0]
+    return chosen, move.clamp(-LIMIT, LIMIT)
+
+
+def _spread(world: World) -> Tensor:
+    """Standard deviation of the displacements of every site along an axis, in Å."""
+    wide = math.hypot(world.disorder, WIDE)
+    return torch.where(world.is_wide, wide, world.disorder)
+
+
+def _draw_scales(
+    scan: Scan, world: World, spread: Tensor, generator: torch.Generator | None
+) -> World:
+    """Mean displacement, scales of displacements and amplitudes, and abundances."""
+    basis, counted = scan.basis(), HAS_ATOMS[world.species] & scan.updated
+    weight = counted / spread**2
+    gram = (basis.T * weight) @ basis + FIELD_PRECISION * torch.eye(basis.shape[1])
+    factor = torch.linalg.cholesky(gram)
+    drift = torch.cholesky_solve((basis.T * weight) @ world.shift, factor)
+    if generator is not None:
+        noise = torch.randn(drift.shape, generator=generator)
+        drift = drift + torch.linalg.solve_triangular(factor.T, noise, upper=True)
+    mean = basis @ drift
+    shift = torch.where(scan.updated[:, None], world.shift, mean)
+    world = replace(world, drift=drift, shift=shift, abundance=_abundance(scan, world, generator))
+    if generator is None:
+        return world
+    square = (shift - mean).square().sum(-1)
+    world = _draw_wide(world, square, counted, generator)
+    calm = counted & ~world.is_wide
+    log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
+    disorder = draw_from(DISORDER, log_prob, generator)
+    log_prob = -counted.sum() * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
+    log_prob = log_prob - 0.5 * world.excess[counted].square().sum() / SCATTER**2
+    return replace(world, disorder=disorder, scatter=draw_from(SCATTER, log_prob, generator))
+
+
+def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.Generator) -> World:
+    """Which columns are displaced more than by disorder, and their share."""
+    wide = math.hypot(world.disorder, WIDE)
+    log_odds = math.log(world.share_wide / (1 - world.share_wide))
+    log_odds += 2 * math.log(world.disorder / wide)
+    log_odds = log_odds + 0.5 * square * (world.disorder**-2 - wide**-2)
+    is_wide = torch.rand(len(square), generator=generator) < torch.sigmoid(log_odds)
+    numbers = torch.stack([(is_wide & counted).sum() + 1.0, (~is_wide & counted).sum() + 5.0])
+    gamma = torch._standard_gamma(numbers, generator=generator)
+    share = float((gamma[0] / gamma.sum()).clamp(1e-3, 0.6))
+    return replace(world, is_wide=is_wide, share_wide=share)
+
+
+def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> Tensor:
+    """Abundances on each kind of site: a draw, or the mean, given what the sites hold."""
+    rows = []
+    for k in range(len(scan.alpha)):
+        held = CLASS[world.species[scan.inside & (scan.kind == k)]]
+        alpha = (scan.alpha[k] + torch.bincount(held, minlength=len(DEFECTS))).double()
+        gamma = alpha if generator is None else torch._standard_gamma(alpha, generator=generator)
+        rows.append((gamma / gamma.sum()).float())
+    return torch.stack(rows)

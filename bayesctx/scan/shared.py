@@ -1,0 +1,268 @@
+"""Moves of the shared variables: climbing to a mode, and drawing around it."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .signal import Regression, accepts, regress
+from .world import Scan, View, World, look, render, spectra_of
+
+__all__ = ["Proposal", "State", "climb", "draw_shared", "evaluate", "linearise", "settle"]
+
+DIFFERENCE = 0.02  # of a coordinate, for slopes
+CLIP = 4.0  # standard deviations of a pixel, of its pull on a climb
+LONGEST = 0.7  # of a coordinate, in one step of a climb
+TRIES = 6
+GAIN = 0.5  # of the log density, below which a climb ends
+SMALL, SHARE_SMALL = 0.1, 0.2  # relative size and share of small steps
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """Log density of the shared variables at one point, given the rest of a world.
+
+    Attributes
+    ----------
+    z : Tensor, shape (coordinate,)
+        The point.
+    log_prob : float
+        With what is linear summed out; minus infinity where the point cannot be.
+    regression : Regression
+        Of what is linear.
+    shared : tuple
+        Shared variables and spectra.
+    """
+
+    z: Tensor
+    log_prob: float
+    regression: Regression | None = None
+    shared: tuple | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Proposal:
+    """A Gaussian approximation around a mode.
+
+    Attributes
+    ----------
+    weighted : Tensor, shape (coordinate, pixel)
+        Slopes of the fitted image over the variance.
+    hessian, covariance, factor : Tensor, shape (coordinate, coordinate)
+        Negative Hessian of the log density, its inverse, and the Cholesky factor of that.
+    step : float
+        Size of the steps.
+    """
+
+    weighted: Tensor
+    hessian: Tensor
+    covariance: Tensor
+    factor: Tensor
+    step: float = 0.7
+
+
+def evaluate(scan: Scan, world: World, view: View, z: Tensor) -> State:
+    """Log density of the shared variables, given the sites, the rows and the noise.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest; the variance of the noise stays as it is.
+    z : Tensor, shape (coordinate,)
+        Where.
+
+    Returns
+    -------
+    State
+        There.
+    """
+    prior = float(scan.coordinates.log_prior(z[None]))
+    if prior == -math.inf:
+        return State(z, -math.inf)
+    shared = spectra_of(scan, z)
+    images = render(scan, shared[1], view.factors, world.row_shift)
+    found = regress(scan, world, shared[0], images, view.variance)
+    return State(z, found.evidence + prior, found, shared)
+
+
+def linearise(scan: Scan, world: World, view: View, step: float = 0.7) -> Proposal:
+    """Linearise the image in the shared variables.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where, and the rest.
+    step : float
+        Size of the steps.
+
+    Returns
+    -------
+    Proposal
+        The Gauss-Newton approximation.
+    """
+    here = evaluate(scan, world, view, world.z)
+    slopes = []
+    for i in range(len(world.z)):
+        for change in (DIFFERENCE, -DIFFERENCE):
+            z = world.z.clone()
+            z[i] += change
+            there = evaluate(scan, world, view, z)
+            if there.regression is not None:
+                break
+        else:
+            there, change = here, 1.0
+        slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
+    slope = torch.stack(slopes)
+    weighted = slope / view.variance.flatten()
+    # the prior of the coordinates is standard normal
+    hessian = (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)
+    covariance = torch.linalg.inv(hessian)
+    factor = torch.linalg.cholesky((covariance + covariance.T) / 2)
+    return Proposal(weighted, hessian, covariance, factor, step)
+
+
+def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, View, float]:
+    """Climb to the nearest mode of the shared variables (Levenberg and Marquardt).
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where to begin, and the rest.
+    rounds : int
+        Steps at most.
+
+    Returns
+    -------
+    world : World
+        At the mode, with signal and film fitted.
+    view : View
+        What follows from it, but for the variance.
+    log_prob : float
+        At the mode.
+    """
+    state, damping, width = evaluate(scan, world, view, world.z), 1e-2, view.variance.sqrt()
+    for _ in range(rounds):
+        near = linearise(scan, replace(world, z=state.z), view)
+        rest = scan.image - state.regression.expected
+        rest = rest.clamp(-CLIP * width, CLIP * width).flatten()
+        gradient = (near.weighted @ rest).double() - state.z
+        for _ in range(TRIES):
+            damped = near.hessian + damping * torch.diag(near.hessian.diagonal())
+            step = torch.linalg.solve(damped, gradient).clamp(-LONGEST, LONGEST)
+            found = evaluate(scan, world, view, state.z + step)
+            if found.log_prob > state.log_prob:
+                break
+            damping *= 6
+        else:
+            break
+        gain, state = found.log_prob - state.log_prob, found
+        damping = max(damping / 5, 1e-5)
+        if gain < GAIN:
+            break
+    world, view = _arrive(scan, world, view, state)
+    return world, view, state.log_prob
+
+
+def _arrive(scan: Scan, world: World, view: View, state: State) -> tuple[World, View]:
+    """World and view at a state; the common displacement is put into the columns."""
+    world = replace(world, z=state.z)
+    if bool(scan.coordinates.translation(state.z).any()):
+        world = settle(scan, world)
+        found = look(scan, world)
+    else:
+        found = look(scan, world, state.shared, view.factors)
+    return world, replace(found, variance=view.variance)
+
+
+def settle(scan: Scan, world: World) -> World:
+    """Put the common displacement of the coordinates into the columns.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        The world.
+
+    Returns
+    -------
+    World
+        The same world.
+    """
+    shift = scan.coordinates.translation(world.z).float()
+    z, drift = world.z.clone(), world.drift.clone()
+    z[-2:] = 0
+    drift[0] += shift
+    return replace(world, z=z, drift=drift, shift=world.shift + shift)
+
+
+def draw_shared(
+    scan: Scan,
+    world: World,
+    view: View,
+    near: Proposal,
+    num: int,
+    generator: torch.Generator,
+) -> tuple[World, View, list[float]]:
+    """Draw the shared variables by Metropolis steps along the gradient.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where, and the rest.
+    near : Proposal
+        Preconditions the steps (MALA with a fixed linearisation).
+    num : int
+        Steps.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    world : World
+        After the steps.
+    view : View
+        What follows from it, but for the variance.
+    rates : list of float
+        Probability with which each of the larger steps was taken.
+
+    References
+    ----------
+    Roberts and Tweedie, Bernoulli 2, 341 (1996).
+    """
+
+    def drift(state: State) -> Tensor:
+        rest = (scan.image - state.regression.expected).flatten()
+        return 0.5 * near.covariance @ ((near.weighted @ rest).double() - state.z)
+
+    here, rates = evaluate(scan, world, view, world.z), []
+    pull = drift(here)
+    for _ in range(num):
+        is_small = float(torch.rand(1, generator=generator)) < SHARE_SMALL
+        size = near.step * (SMALL if is_small else 1.0)
+        noise = torch.randn(len(here.z), generator=generator, dtype=torch.float64)
+        there = evaluate(scan, world, view, here.z + size**2 * pull + size * (near.factor @ noise))
+        log_ratio = -math.inf
+        if there.regression is not None:
+            pull_there = drift(there)
+            away = (here.z - there.z - size**2 * pull_there)[:, None]
+            back = torch.linalg.solve_triangular(near.factor, away, upper=False) / size
+            log_ratio = there.log_prob - here.log_prob
+            log_ratio += 0.5 * float(noise.square().sum() - back.square().sum())
+        if not is_small:
+            rates.append(math.exp(min(log_ratio, 0.0)))
+        if accepts(log_ratio, generator):
+            here, pull = there, pull_there
+    world, view = _arrive(scan, world, view, here)
+    return world, view, rates

@@ -1,0 +1,248 @@
+"""Signal, film, errors of additivity, noise and scan rows: what is linear, or nearly so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..defects import SPECIES
+from ..simulation.spectra import additivity_error
+from .world import Scan, View, World
+
+__all__ = ["Regression", "draw_noise", "draw_rows", "draw_signal", "fit_noise", "regress"]
+
+NUM_FILM = 3
+WEAK = 1e-12  # prior precision of signal and film
+ADDITIVITY = torch.linspace(0.02, 3.0, 60)  # half-normal with a scale of one
+JITTER = torch.linspace(0.01, 0.2, 60)  # Å
+LARGEST_SHIFT = 0.5  # Å of a scan row
+NOISE_STEPS, NOISE_SCALE = 6, 1.6
+OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
+LEAST_NOISE = 0.05  # of the mean square, anywhere
+
+
+@dataclass(frozen=True, eq=False)
+class Regression:
+    """Gaussian posterior of signal, errors of additivity (times the signal) and film.
+
+    Attributes
+    ----------
+    evidence : float
+        Log of the density of the image with these summed out, up to a constant.
+    mean : Tensor, shape (parameter,)
+        Double precision.
+    factor : Tensor, shape (parameter, parameter)
+        Cholesky factor of the precision.
+    expected : Tensor, shape (y, x)
+        The image at the mean.
+    """
+
+    evidence: float
+    mean: Tensor
+    factor: Tensor
+    expected: Tensor
+
+
+def error_size(values: Mapping[str, Tensor], additivity: float) -> float:
+    """Standard deviation of the errors of additivity, not quite zero."""
+    size = additivity_error(values["beam_energy"], values["inner_collection_angle"], values["tilt"])
+    return max(float(size) * additivity, 1e-4)
+
+
+def regress(
+    scan: Scan, world: World, values: Mapping[str, Tensor], images: Tensor, variance: Tensor
+) -> Regression:
+    """Fit what is linear.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Gives the signal by which errors of additivity are scaled, and their size.
+    values : mapping of str to Tensor
+        The shared variables.
+    images : Tensor, shape (species, y, x)
+        Of the species that occur.
+    variance : Tensor, shape (y, x)
+        Of the noise.
+
+    Returns
+    -------
+    Regression
+        Given the rest of the world.
+    """
+    total = images.sum(0, keepdim=True)
+    design = torch.cat([total, images, scan.film_columns()]).flatten(1).double()
+    weight = (1 / variance).flatten().double()
+    prior = torch.full((len(design),), WEAK, dtype=torch.float64)
+    prior[1:-NUM_FILM] = (error_size(values, world.additivity) * world.signal) ** -2
+    weighted = design * weight
+    dot = weighted @ scan.image.flatten().double()
+    factor = torch.linalg.cholesky(weighted @ design.T + torch.diag(prior))
+    mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
+    evidence = 0.5 * (dot @ mean) - factor.diagonal().log().sum() + 0.5 * prior.log().sum()
+    return Regression(float(evidence), mean, factor, (mean @ design).view_as(scan.image).float())
+
+
+def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
+    """Draw signal, film and errors of additivity.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+    generator : torch.Generator or None
+        Source of randomness; None takes the mean.
+
+    Returns
+    -------
+    World
+        With the new values.
+    """
+    found = regress(scan, world, view.values, view.images, view.variance)
+    mean, size = found.mean, error_size(view.values, world.additivity)
+    errors = torch.zeros_like(world.errors)
+    if generator is not None:
+        noise = torch.randn(len(mean), 1, generator=generator, dtype=torch.float64)
+        mean = mean + torch.linalg.solve_triangular(found.factor.T, noise, upper=True)[:, 0]
+        errors = torch.randn(len(SPECIES), generator=generator) * size
+    signal = float(mean[0])
+    errors[view.used] = (mean[1:-NUM_FILM] / signal).float()
+    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
+    if generator is None:
+        return world
+    sizes = ADDITIVITY * (size / world.additivity)
+    square = errors[view.used].square().sum()
+    log_prob = -0.5 * ADDITIVITY**2 - len(view.used) * sizes.log() - 0.5 * square / sizes**2
+    return replace(world, additivity=draw_from(ADDITIVITY, log_prob, generator))
+
+
+def draw_from(grid: Tensor, log_prob: Tensor, generator: torch.Generator) -> float:
+    """Draw one of some values."""
+    return float(grid[torch.multinomial(log_prob.softmax(0), 1, generator=generator)])
+
+
+def dose_of(scan: Scan, world: World, view: View, slope: float) -> float:
+    """Electrons per Å² that signal and noise imply."""
+    size = scan.field.sampling * (1 + float(view.values["strain"]))
+    return world.signal / (max(slope, 1e-12) * size**2)
+
+
+def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+    """Draw the variance of the noise, linear in the intensity.
+
+    Parameters
+    ----------
+    scan : Scan
+        Its prior of the dose, which is signal over slope, is part of the target.
+    world, view : World, View
+        The rest.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    World
+        After some Metropolis steps.
+    """
+    square = (scan.image - view.expected).square().flatten().double()
+    mean = view.expected.flatten().double()
+
+    def target(floor: float, log_slope: float) -> float:
+        variance = floor + math.exp(log_slope) * mean
+        if float(variance.min()) <= 0:
+            return -math.inf
+        value = -0.5 * float((square / variance + variance.log()).sum())
+        dose = dose_of(scan, world, view, math.exp(log_slope))
+        return value if scan.log_dose is None else value + scan.log_dose(dose)
+
+    slope = max(world.slope, 1e-9)
+    change = torch.stack([torch.ones_like(mean), slope * mean]) / view.variance.flatten().double()
+    information = 0.5 * change @ change.T + torch.diag(change.new_tensor([1e-9, 0.05]))
+    factor = torch.linalg.cholesky(torch.linalg.inv(information))
+    here = torch.tensor([world.floor, math.log(slope)], dtype=torch.float64)
+    log_prob = target(*here.tolist())
+    for _ in range(NOISE_STEPS):
+        step = factor @ torch.randn(2, generator=generator, dtype=torch.float64)
+        there = here + NOISE_SCALE * step
+        found = target(*there.tolist())
+        if accepts(found - log_prob, generator):
+            here, log_prob = there, found
+    return replace(world, floor=float(here[0]), slope=math.exp(float(here[1])))
+
+
+def accepts(log_ratio: float, generator: torch.Generator) -> bool:
+    """Whether a Metropolis step is taken."""
+    return math.log(float(torch.rand(1, generator=generator)) + 1e-30) < log_ratio
+
+
+def fit_noise(scan: Scan, world: World, view: View) -> World:
+    """Fit the variance of the noise to the squares of the residuals.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+
+    Returns
+    -------
+    World
+        With the fit; the variance is at least a twentieth of its mean.
+    """
+    square = (scan.image - view.expected).square().flatten().double()
+    mean = view.expected.flatten().double()
+    variance, least = view.variance.flatten().double(), LEAST_NOISE * float(square.mean())
+    low = float(mean.min())
+    for _ in range(3):
+        used = square < OUTLYING * variance
+        design = torch.stack([torch.ones_like(mean), mean])[:, used]
+        weight = variance[used] ** -2
+        floor, slope = torch.linalg.solve(
+            (design * weight) @ design.T, (design * weight) @ square[used]
+        ).tolist()
+        slope = max(slope, 1e-9)
+        floor += max(least - (floor + slope * low), 0.0)
+        variance = floor + slope * mean
+    return replace(world, floor=floor, slope=slope)
+
+
+def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
+    """Draw the displacement of every scan row, and the scale of these displacements.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+    generator : torch.Generator or None
+        Source of randomness; None takes the mean.
+
+    Returns
+    -------
+    World
+        With the new values.
+    """
+    amplitude = world.signal * (1 + world.errors)
+    total = sum(view.spectra[k] * f * amplitude[k] for k, f in view.factors.items())
+    slope = scan.field.images(scan.field.slope_x(total), world.row_shift)
+    rest = scan.image - view.expected
+    precision = (slope.square() / view.variance).sum(-1) + world.jitter**-2
+    gradient = (slope * rest / view.variance).sum(-1) - world.row_shift * world.jitter**-2
+    change = gradient / precision
+    if generator is not None:
+        change = change + torch.randn(len(change), generator=generator) / precision.sqrt()
+    shift = (world.row_shift + change).clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
+    log_prob = -len(shift) * JITTER.log() - 0.5 * shift.square().sum() / JITTER**2
+    if generator is None:
+        return replace(world, row_shift=shift, jitter=float(JITTER[log_prob.argmax()]))
+    return replace(world, row_shift=shift, jitter=draw_from(JITTER, log_prob, generator))

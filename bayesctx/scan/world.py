@@ -1,0 +1,301 @@
+"""One world behind the pixels of a scan: everything that a draw of the posterior fixes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ..crystal import MONOLAYER_1H
+from ..defects import DEFECTS, SITES, SPECIES
+from .coordinates import Coordinates
+from .field import Field, Material, frequencies
+
+__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "View", "World", "begin", "look", "upside_down"]
+
+KINDS = MONOLAYER_1H.sites
+CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
+PERFECT = torch.tensor([
+    next(i for i, s in enumerate(SPECIES) if s.defect == SITES[kind][0]) for kind in KINDS
+])  # fmt: skip
+MIRROR = torch.tensor([
+    next((j for j, t in enumerate(SPECIES) if t is not s and t.is_mirror_of(s)), i)
+    for i, s in enumerate(SPECIES)
+])  # fmt: skip
+"""The species that is each one reflected in the plane of the layer."""
+
+UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
+APART = 6.1  # Å between sites that are drawn together
+DEGREE = 3  # of the polynomials of the mean displacement
+
+
+@dataclass(frozen=True, eq=False)
+class Scan:
+    """What is given of a scan.
+
+    Attributes
+    ----------
+    image : Tensor, shape (y, x)
+        Intensities of order one.
+    field : Field
+        Geometry and band limit.
+    material : Material
+        Host and dopant.
+    coordinates : Coordinates
+        Of the shared variables, with their prior.
+    positions : Tensor, shape (site, 2)
+        Sites (x, y) of the lattice in Å from the centre, also some beyond the border.
+    kind : Tensor of int, shape (site,)
+        Kind of site under the assignment.
+    alpha : Tensor, shape (kind, defect_class)
+        Dirichlet parameters of the abundances.
+    log_dose : callable, optional
+        Log prior density of the dose in e/Å².
+    """
+
+    image: Tensor
+    field: Field
+    material: Material
+    coordinates: Coordinates
+    positions: Tensor
+    kind: Tensor
+    alpha: Tensor
+    log_dose: Callable[[float], float] | None = None
+
+    @property
+    def reach(self) -> Tensor:
+        """Distance of the sites from the border along each axis, negative inside, (site, 2)."""
+        return self.positions.abs() - torch.stack([a.abs().max() for a in self.field.axes])
+
+    @property
+    def inside(self) -> Tensor:
+        """Sites whose centre is in the image, shape (site,)."""
+        return (self.reach < 0.5 * self.field.sampling).all(-1)
+
+    @property
+    def updated(self) -> Tensor:
+        """Sites that are drawn, shape (site,)."""
+        return (self.reach < UPDATED).all(-1)
+
+    def colours(self) -> list[Tensor]:
+        """Sets of sites that are updated, far enough from each other to be drawn together."""
+        chosen = np.full(len(self.positions), -1)
+        points = self.positions.numpy()
+        near = cKDTree(points).query_ball_point(points, APART)
+        for i in self.updated.nonzero()[:, 0].tolist():
+            taken = set(chosen[near[i]].tolist())
+            chosen[i] = next(c for c in range(len(points)) if c not in taken)
+        colour = torch.from_numpy(chosen)
+        return [(colour == c).nonzero()[:, 0] for c in range(int(colour.max()) + 1)]
+
+    def basis(self) -> Tensor:
+        """Polynomials of the position, shape (site, term), the constant first."""
+        scale = torch.stack([a.abs().max() for a in self.field.axes])
+        x, y = (self.positions / scale).T
+        powers = [(i, j) for i in range(DEGREE + 1) for j in range(DEGREE + 1 - i)]
+        return torch.stack([x**i * y**j for i, j in powers], -1)
+
+    def film_columns(self) -> Tensor:
+        """Constant and slopes of what is under the columns, shape (3, y, x)."""
+        x, y = (a / a.abs().max() for a in self.field.axes)
+        like = torch.ones_like(self.image)
+        return torch.stack([like, x * like, y[:, None] * like])
+
+
+@dataclass(frozen=True, eq=False)
+class World:
+    """Values of everything behind the pixels.
+
+    Attributes
+    ----------
+    z : Tensor, shape (coordinate,)
+        Coordinates of the shared variables.
+    species : Tensor of int, shape (site,)
+        What the sites hold, index into ``SPECIES``.
+    shift : Tensor, shape (site, 2)
+        Displacement (x, y) of the columns in Å.
+    excess : Tensor, shape (site,)
+        Relative excess of their amplitudes.
+    row_shift : Tensor, shape (y,)
+        Displacement of the scan rows in Å.
+    errors : Tensor, shape (species,)
+        Relative errors of additivity.
+    drift : Tensor, shape (term, 2)
+        Coefficients of the mean displacement, see ``Scan.basis``.
+    is_wide : Tensor of bool, shape (site,)
+        Columns that are displaced more than by disorder.
+    abundance : Tensor, shape (kind, defect_class)
+        Of the classes on each kind of site.
+    film : Tensor, shape (3,)
+        Coefficients of ``Scan.film_columns``.
+    signal : float
+        Intensity per fraction of the beam.
+    floor, slope : float
+        Variance of the noise at zero intensity, and its increase with the intensity.
+    additivity, jitter, disorder, scatter, share_wide : float
+        Scales of the errors of additivity, of the rows in Å, of the displacements in Å, of the
+        amplitudes, and share of the columns that are displaced more.
+    """
+
+    z: Tensor
+    species: Tensor
+    shift: Tensor
+    excess: Tensor
+    row_shift: Tensor
+    errors: Tensor
+    drift: Tensor
+    is_wide: Tensor
+    abundance: Tensor
+    film: Tensor
+    signal: float = 1.0
+    floor: float = 1.0
+    slope: float = 0.0
+    additivity: float = 0.5
+    jitter: float = 0.05
+    disorder: float = 0.1
+    scatter: float = 0.01
+    share_wide: float = 0.1
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """What follows from a world.
+
+    Attributes
+    ----------
+    values : dict of str to Tensor, shape (1,)
+        The shared variables.
+    spectra : Tensor, shape (species, qy, qx)
+        Coefficients of one column of every species.
+    factors : dict of int to Tensor, shape (qy, qx)
+        Structure factors of the species that occur.
+    images : Tensor, shape (species that occur, y, x)
+        Their images at a signal of one.
+    expected : Tensor, shape (y, x)
+        Expected intensities.
+    variance : Tensor, shape (y, x)
+        Of the noise.
+    """
+
+    values: dict[str, Tensor]
+    spectra: Tensor
+    factors: dict[int, Tensor]
+    images: Tensor
+    expected: Tensor
+    variance: Tensor
+
+    @property
+    def used(self) -> list[int]:
+        """The species that occur, in the order of ``images``."""
+        return list(self.factors)
+
+
+def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
+    """The simplest world: a perfect crystal, or given species, where the lattice is.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    z : Tensor, shape (coordinate,)
+        Coordinates of the shared variables.
+    species : Tensor of int, shape (site,), optional
+        Default: those of a perfect crystal.
+
+    Returns
+    -------
+    World
+        Signal, film and noise are not fitted yet; the floor of the noise is 5 % of the variance of
+        the image, so that all of it is looked at.
+    """
+    num = len(scan.kind)
+    return World(
+        z=z,
+        species=PERFECT[scan.kind] if species is None else species,
+        shift=torch.zeros(num, 2),
+        excess=torch.zeros(num),
+        row_shift=torch.zeros(scan.image.shape[0]),
+        errors=torch.zeros(len(SPECIES)),
+        drift=torch.zeros(scan.basis().shape[1], 2),
+        is_wide=torch.zeros(num, dtype=torch.bool),
+        abundance=scan.alpha / scan.alpha.sum(-1, keepdim=True),
+        film=torch.zeros(3),
+        floor=0.05 * float(scan.image.var()),
+        signal=10.0,
+    )
+
+
+def spectra_of(scan: Scan, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+    """Shared variables, and the spectra of the columns, moved as the coordinates say.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    z : Tensor, shape (coordinate,)
+        The last two are the common displacement, in units of ``Coordinates.translation``.
+
+    Returns
+    -------
+    values : dict of str to Tensor, shape (1,)
+        By name.
+    spectra : Tensor, shape (species, qy, qx)
+        Of one column of every species.
+    """
+    values = scan.coordinates.values(z[None])
+    spectra = scan.field.spectra(values, scan.material)[0]
+    shift = scan.coordinates.translation(z)
+    if bool(shift.any()):
+        turns = [
+            torch.polar(torch.ones_like(q), -2 * torch.pi * q * float(t))
+            for q, t in zip(frequencies(scan.field.cell, scan.field.num_modes), shift, strict=True)
+        ]
+        spectra = spectra * (turns[1][:, None] * turns[0])
+    return values, spectra
+
+
+def look(
+    scan: Scan, world: World, shared: tuple | None = None, factors: dict | None = None
+) -> View:
+    """Compute what follows from a world.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        The world.
+    shared : tuple, optional
+        ``spectra_of`` its coordinates, if known.
+    factors : dict, optional
+        Its structure factors, if known.
+
+    Returns
+    -------
+    View
+        Images, expectation and variance.
+    """
+    values, spectra = shared or spectra_of(scan, world.z)
+    if factors is None:
+        factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
+    images = render(scan, spectra, factors, world.row_shift)
+    errors = world.errors[list(factors)]
+    columns = world.signal * torch.einsum("k,kyx->yx", 1 + errors, images)
+    expected = columns + torch.einsum("k,kyx->yx", world.film, scan.film_columns())
+    variance = (world.floor + world.slope * expected).clamp(min=1e-9)
+    return View(values, spectra, factors, images, expected, variance)
+
+
+def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: Tensor) -> Tensor:
+    """Images of the species that occur at a signal of one, shape (species, y, x)."""
+    stacked = torch.stack([spectra[k] * f for k, f in factors.items()])
+    return scan.field.images(stacked, row_shift)
+
+
+def upside_down(world: World) -> World:
+    """The same layer seen from the other side: species become their mirror images."""
+    return replace(world, species=MIRROR[world.species])
