@@ -53,7 +53,7 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
     assignment = MONOLAYER_1H.assignments[int(found.assignment.values.argmax())]
     kinds = np.array(assignment)[result["constant_data"].sublattice.values[matched]]
-    read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
+    read = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
     return [
         right.mean(),
