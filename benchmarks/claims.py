@@ -47,7 +47,8 @@ INTRODUCTION = """\
 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
 context but focus and dose is given, the size of a pixel to 0.5 %. Log Bayes factor in nats of
 leaving a variable open against the given value. `infer` warns above {limit:.1f}, which one in a
-hundred simulated images with the true context exceeds; inf: `infer` refused a host whose lattice does not fit the sampling.
+hundred simulated images with the true context exceeds; inf: `infer` refused a host whose lattice
+does not fit the sampling.
 
 """
 
