@@ -7,11 +7,13 @@ import math
 import warnings
 
 import numpy as np
+import pyro.distributions as dist
 from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
 
+KNOWN_SIZE = dist.Normal(0.25, 0.00125)  # Å, of a pixel
 TRUTH = {
     "beam_energy": 80e3,
     "convergence_semiangle": 25.0,
@@ -43,9 +45,10 @@ WRONG = {
 INTRODUCTION = """\
 {num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad,
 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
-context but focus and dose is given. Log Bayes factor in nats of leaving a variable open against the
-given value. `infer` warns above {limit:.1f}, which one in a hundred simulated images with the true
-context exceeds; inf: `infer` refused a host whose lattice does not fit the sampling.
+context but focus and dose is given, the size of a pixel to 0.5 %. Log Bayes factor in nats of
+leaving a variable open against the given value. `infer` warns above {limit:.1f}, which one in a
+hundred simulated images with the true context exceeds; inf: `infer` refused a host whose lattice
+does not fit the sampling.
 
 """
 
@@ -54,7 +57,7 @@ def conflicts(image: object, claims: dict, model: bc.DefectModel) -> dict[str, f
     """Evidence against every claim."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = bc.infer(image, claims | {"sampling": 0.25}, model, num_draws=64)[
+        found = bc.infer(image, claims | {"sampling": KNOWN_SIZE}, model, num_draws=64)[
             "sample_stats"
         ].conflict
     return dict(zip(found.claim.values.tolist(), found.values.tolist(), strict=True))

@@ -6,6 +6,7 @@ import argparse
 import warnings
 
 import numpy as np
+import pyro.distributions as dist
 import xarray as xr
 from report import table, write
 from tqdm import tqdm
@@ -14,6 +15,7 @@ import bayesctx as bc
 from bayesctx.crystal import MONOLAYER_1H
 from bayesctx.metrics import match_sites
 
+KNOWN_SIZE = dist.Normal(0.2, 0.001)  # Å, of a pixel
 RECORDED = (
     "host",
     "dopant",
@@ -31,9 +33,9 @@ SUBSETS = {
 
 INTRODUCTION = """\
 {num} simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, everything drawn from
-`reference_prior()`; the sampling is always known. The lattice of {lost} more could not be fitted
-({doses} e/Å²). Bits per site, means over the images with standard errors: the sites of an image
-share its context and are not independent. Assignment: which sublattice is the metal; an
+`reference_prior()`; the sampling is always known to 0.5 %. The lattice of {lost} more could not be
+fitted ({doses} e/Å²). Bits per site, means over the images with standard errors: the sites of an
+image share its context and are not independent. Assignment: which sublattice is the metal; an
 image with a wrong assignment has a third of its sites right. The log score of a calibrated
 posterior equals minus its entropy. Medians over the images are given as well, since few of them
 contribute most of the loss.
@@ -43,7 +45,7 @@ contribute most of the loss.
 
 def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> list[float]:
     """Accuracy, entropy and log score (bits) of the sites; whether the assignment is right."""
-    context = {name: data[name].item() for name in known} | {"sampling": data.sampling.item()}
+    context = {name: data[name].item() for name in known} | {"sampling": KNOWN_SIZE}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = bc.infer(data.intensity, context, model, num_draws=256)
@@ -53,7 +55,7 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
     assignment = MONOLAYER_1H.assignments[int(found.assignment.values.argmax())]
     kinds = np.array(assignment)[result["constant_data"].sublattice.values[matched]]
-    read = np.mean([t in bc.structure.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
+    read = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
     bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
     return [
         right.mean(),

@@ -206,9 +206,8 @@ def test_noise_has_no_lattice(kind):
     ratios = []
     for num_pixels, num_images in ((128, 10), (256, 6), (512, 2), (1024, 1)):
         for seed in range(num_images):
-            with pytest.raises(
-                ValueError, match="a hexagonal lattice .* was expected, got .*; check that columns"
-            ) as caught:
+            # where structured noise stands out, what it has is not hexagonal
+            with pytest.raises(ValueError, match="a hexagonal lattice.* was expected") as caught:
                 fit_lattice(make_noise(kind, num_pixels, seed))
             ratios += [float(r) for r in re.findall(r"got one of ([0-9.]+)", str(caught.value))]
     # the threshold is 14

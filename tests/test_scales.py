@@ -5,7 +5,7 @@ import pyro.distributions as dist
 import pytest
 
 from bayesctx.crystal import HOSTS
-from bayesctx.inference.scales import candidate_scales
+from bayesctx.inference.scales import candidate_scales, conflict_of_size
 from bayesctx.micrograph import Lattice
 from bayesctx.prior import reference_prior
 
@@ -89,3 +89,17 @@ def test_a_pixel_size_that_is_put_aside_is_said():
 def test_a_lattice_that_no_host_has_is_refused(constant):
     with pytest.raises(ValueError, match=f"3.17 to 3.55 Å was expected .* got {constant:.2f} Å"):
         scales(lattice_of(constant), {"sampling": SAMPLING})
+
+
+def test_a_pixel_size_speaks_against_a_host_of_another_lattice_constant():
+    lattice = lattice_of(HOSTS["MoS2"].lattice_constant)
+
+    def conflict(host, **known):
+        return conflict_of_size(lattice, {"host": host, **known}, None, reference_prior())
+
+    assert conflict("MoS2") == conflict("MoTe2") == 0.0
+    exact = dist.Normal(SAMPLING, 1e-3)
+    assert conflict("MoS2", sampling=exact) < 0.0
+    # 11 % at an error of 1.5 %, against hosts of which some fit
+    assert conflict("MoTe2", sampling=exact) > 20.0
+    assert 2.0 < conflict("MoTe2", sampling=SAMPLING) < 6.0

@@ -246,11 +246,14 @@ def _draw(
     log_likelihood = torch.empty(cell.shape, dtype=torch.float32)
     for i, b in enumerate(blocks):
         chosen = block == i
-        patch, of_host = chosen.nonzero()[:, 0], host[chosen]
-        given = share[patch, of_host], dopant[chosen], dopant_weight[patch, of_host]
-        density = _density(b, b.row[patch, of_host], draw[chosen], *given)
-        density = (density / host_weight[patch, of_host]).clamp(min=SMALLEST)
-        log_likelihood[chosen] = density.log() + b.log_peak[patch]
+        place = chosen.nonzero()[:, 0], host[chosen], dopant[chosen], draw[chosen]
+        given = b, share, host_weight, dopant_weight
+        sizes = *dopant_weight.shape, b.joint.shape[1]
+        if math.prod(sizes) < len(place[0]):  # each place is drawn several times
+            every = torch.cartesian_prod(*map(torch.arange, sizes)).T
+            log_likelihood[chosen] = _log_density(*given, *every).view(sizes)[place]
+        else:
+            log_likelihood[chosen] = _log_density(*given, *place)
         draw[chosen] += b.start
     plain, doped = share[..., :NUM_PLAIN].sum(-1, keepdim=True), share[..., NUM_PLAIN:]
     # the crystal has its dopant whether or not the central site holds it
@@ -285,17 +288,26 @@ def _locate(
     return tuple(found)
 
 
-def _density(
-    block: Block, rows: Tensor, draw: Tensor, share: Tensor, dopant: Tensor, weight: Tensor
+def _log_density(
+    block: Block,
+    share: Tensor,
+    host_weight: Tensor,
+    dopant_weight: Tensor,
+    patch: Tensor,
+    host: Tensor,
+    dopant: Tensor,
+    draw: Tensor,
 ) -> Tensor:
-    """Density of the features and one host given a dopant and the context, shape (chosen,)."""
+    """Log density of the features given host, dopant and context, shape (chosen,)."""
+    rows, own = block.row[patch, host], share[patch, host]
     is_known = rows >= 0
     joint = block.joint[rows.clamp(min=0), draw[:, None]] * is_known
     holding = joint[:, NUM_PLAIN:].gather(1, dopant[:, None])[:, 0]
-    holding = holding / weight.gather(1, dopant[:, None])[:, 0].clamp(min=SMALLEST)
+    holding = holding / dopant_weight[patch, host, dopant].clamp(min=SMALLEST)
     # terms that were not weighed under this draw enter by their share of the posterior
-    rest = share.sum(1) / (share * is_known).sum(1).clamp(min=SMALLEST)
-    return (joint[:, :NUM_PLAIN].sum(1) + holding) * rest
+    rest = own.sum(1) / (own * is_known).sum(1).clamp(min=SMALLEST)
+    density = (joint[:, :NUM_PLAIN].sum(1) + holding) * rest / host_weight[patch, host]
+    return density.clamp(min=SMALLEST).log() + block.log_peak[patch]
 
 
 def _systematic(
@@ -334,4 +346,5 @@ def split_case(case: Case, num_draws: int, most: int = MOST_ENTRIES) -> list[Cas
         return [rows_of(case, p) for p in images.split(PATCHES_AT_ONCE)]
     num_hosts, num_dopants = case.materials.dopant.shape[-2:]
     per_image = num_draws * num_hosts * (NUM_PLAIN + 2 + num_dopants)
-    return [rows_of(case, p) for p in images.split(max(1, most // per_image))]
+    at_once = min(max(1, most // per_image), PATCHES_AT_ONCE)
+    return [rows_of(case, p) for p in images.split(at_once)]

@@ -32,7 +32,7 @@ from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
-from .scales import Scale, candidate_scales
+from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites, build_tree
 
 __all__ = ["infer"]
@@ -292,6 +292,8 @@ def _solve_micrograph(
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
     conflict = conflict_with(known, features, crystal, model, seed)
+    if "host" in conflict:
+        conflict["host"] += conflict_of_size(placement.lattice, known, inputs.sampling, model.prior)
     limit = float(model.card.get("conflict_limit", math.inf))
     warn_of_conflict(conflict, known, limit, placement.doubts)
     sites = Sites(

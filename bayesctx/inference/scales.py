@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy.special import logsumexp
 
 from ..context import CALIBRATION_ERROR, CONTEXT
 from ..crystal import HOSTS
@@ -16,7 +17,7 @@ from ..micrograph import Lattice
 from ..prior import Prior
 from ..storage import warn
 
-__all__ = ["Scale", "candidate_scales"]
+__all__ = ["Scale", "candidate_scales", "conflict_of_size"]
 
 STRAIN = 0.015  # relative rms deviation of a lattice constant from that of its host
 FREEDOM = 4.0  # degrees of freedom of Student's t: some microscopes are calibrated badly
@@ -93,6 +94,35 @@ def candidate_scales(
         h: hosts.count(h) * math.exp(_log_likelihood(evidence, s)) for h, s in implied.items()
     }
     return _group(implied, weight)
+
+
+def conflict_of_size(
+    lattice: Lattice, known: Mapping[str, object], stated: float | None, prior: Prior
+) -> float:
+    """Evidence of a stated pixel size against the claimed host.
+
+    Parameters
+    ----------
+    lattice, known, stated, prior : Lattice, mapping, float, Prior
+        As for ``candidate_scales``.
+
+    Returns
+    -------
+    float
+        Log Bayes factor, in nats, of leaving the host open; zero where no size is stated.
+    """
+    evidence = known.get("sampling", stated)
+    if evidence is None:
+        return 0.0
+
+    def log_evidence(names: tuple[str, ...]) -> float:
+        hosts = prior.given({n: known[n] for n in names if n in known}).hosts
+        sizes = [HOSTS[h].lattice_constant / lattice.lattice_constant for h in hosts]
+        return float(
+            logsumexp([_log_likelihood(evidence, s) for s in sizes]) - math.log(len(hosts))
+        )
+
+    return log_evidence(("dopant",)) - log_evidence(("host", "dopant"))
 
 
 def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constant: float) -> None:
