@@ -64,7 +64,9 @@ def column_spectra(
     H(Q) = exp(-2 pi² (u² + sigma_s²) Q²) / (Lx Ly) sum_t O_t(|Q|) T_t(Q).
     """
     energy = as_tensor(probe.beam_energy, coefficients)
-    terms = transfer(replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes, focal_phase=focal_phase)
+    terms = transfer(
+        replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes, focal_phase=focal_phase
+    )
     qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
     qy = mode_orders(num_modes[1]).to(energy) / cell[1]
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)

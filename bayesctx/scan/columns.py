@@ -15,7 +15,7 @@ from .field import Field, Material, frequencies
 __all__ = ["Kernels", "Sites", "colours", "site_conditional"]
 
 HALF = 3.0  # Å, half the width of the window around a site
-ROOM = 5.0  # Å from the window to the periodic repetition of the column
+ROOM = 10.0  # Å from the window to the periodic repetition of the column
 STEPS = 4  # positions in a pixel, along each side, at which kernels are tabulated
 APART = 6.1  # Å between sites that are updated together
 

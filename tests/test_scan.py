@@ -1,0 +1,281 @@
+"""Worlds behind the pixels of a scan: forward model, conditionals and recovery."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from bayesctx.crystal import HOSTS, METALS
+from bayesctx.defects import DEFECTS, SPECIES
+from bayesctx.fourier import synthesize
+from bayesctx.model import SitePrior
+from bayesctx.prior import CONTINUOUS, reference_prior
+from bayesctx.scan.chain import sample_worlds
+from bayesctx.scan.columns import Kernels, site_conditional
+from bayesctx.scan.coordinates import Coordinates
+from bayesctx.scan.field import Field, Material
+from bayesctx.scan.search import crop, find_modes
+from bayesctx.scan.shared import evaluate, linearise, settle
+from bayesctx.scan.signal import regress
+from bayesctx.scan.world import CLASS, MIRROR, Scan, begin, look
+from bayesctx.simulation import simulate_micrograph
+from bayesctx.simulation.latents import draw_images, generators
+from bayesctx.simulation.scene import place_crystal
+from bayesctx.simulation.spectra import add_columns, image_spectra
+
+GIVEN = {"host": "WSe2", "dopant": "Ti", "dose": 1e5}
+PRIOR = reference_prior().given(GIVEN)
+COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
+MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
+ALPHA = SitePrior.of_lattice(PRIOR, torch.zeros(1, dtype=torch.long)).alpha
+KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
+SAMPLING, PIXELS = 0.2, 64
+z_of = {"generator": None}
+
+
+def points(num, seed=0):
+    """Points of the prior at which the detector goes with the probe."""
+    generator = torch.Generator().manual_seed(seed)
+    z = torch.randn(8 * num, len(COORDINATES.names), generator=generator, dtype=torch.float64)
+    return z[COORDINATES.log_prior(z) > -math.inf][:num]
+
+
+def crystal(seed, pixels=PIXELS):
+    """Scan and world of a simulated crystal without noise, its context and its nuisances."""
+    rng = generators(seed, 0, 0)
+    image, nuisances = draw_images(rng[0], PRIOR, 1)
+    nuisances |= {n: torch.zeros(1, 1) for n in ("rotation", "offset_x", "offset_y")}
+    nuisances |= {n: torch.zeros(1) for n in ("drift_x", "drift_y")}
+    cell = pixels * SAMPLING + 18.0
+    sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell)
+    truth = {n: float(v) for n, v in (image | nuisances).items() if n != "concentration"}
+    z = COORDINATES.of(truth)
+    field = Field((pixels, pixels), SAMPLING).limited(COORDINATES.values(z[None]))
+    # the frame of a scan is that of the crystal without strain
+    frame = 1 + truth["strain"]
+    kind = torch.tensor([KINDS[SPECIES[k].site] for k in species.tolist()])
+    scan = Scan(
+        torch.zeros(pixels, pixels), field, MATERIAL, COORDINATES, sites / frame, kind, ALPHA
+    )
+    world = replace(begin(scan, z, species), shift=(columns - sites) / frame, signal=1.0)
+    return scan, world, image, nuisances, (columns, species, cell * frame)
+
+
+@pytest.fixture(scope="module")
+def known():
+    return crystal(3)
+
+
+def test_coordinates_and_values_are_inverse():
+    for z in points(5):
+        values = {n: float(v) for n, v in COORDINATES.values(z[None]).items()}
+        back = COORDINATES.of(values)
+        again = COORDINATES.values(back[None])
+        for name, value in values.items():
+            assert float(again[name]) == pytest.approx(value, rel=1e-5, abs=1e-5)
+
+
+def test_standard_normal_coordinates_are_draws_of_the_prior():
+    z = torch.randn(4000, len(COORDINATES.names), generator=torch.Generator().manual_seed(1))
+    values = COORDINATES.values(z.double())
+    for name, low, high in (
+        ("defocus", -60, 60),
+        ("C12", 0, 30),
+        ("tilt", 0, 5),
+        ("C30", -2e4, 2e4),
+    ):
+        found = (values[name] - low) / (high - low)
+        # of a uniform variable, within four standard errors
+        assert float(found.mean()) == pytest.approx(0.5, abs=4 * 0.29 / 4000**0.5)
+        assert float(found.std()) == pytest.approx(0.2887, rel=0.05)
+
+
+def test_partners_give_nearly_the_same_image(known):
+    scan, world, *_ = known
+    still = replace(world, row_shift=torch.zeros_like(world.row_shift))
+    image = look(scan, still).expected
+    contrast = float(image.std())
+    for z, upside_down in COORDINATES.partners(still.z):
+        other = replace(still, z=z)
+        if upside_down:
+            other = replace(other, species=MIRROR[other.species])
+        rest = look(scan, other).expected - image
+        assert float(rest.std()) < 0.2 * contrast
+        assert not torch.equal(z, still.z)
+
+
+def test_the_expected_image_is_that_of_the_simulator(known):
+    scan, world, image, nuisances, (columns, species, cell) = known
+    length = (cell, cell)
+    deviation = torch.zeros(1, len(SPECIES))
+    spectra = image_spectra(
+        image, nuisances, deviation, cell=length, num_modes=scan.field.num_modes,
+        focal_phase=scan.field.focal_phase,
+    )[0]  # fmt: skip
+    total = add_columns(spectra, columns, species, cell=length)
+    axis = scan.field.axes[0] * (1 + float(nuisances["strain"]))
+    wanted = synthesize(total, axis, axis, cell=length)
+    found = look(scan, world).expected
+    assert float((found - wanted).abs().max()) < 2e-4 * float(wanted.max())
+
+
+def test_a_common_displacement_moves_all_columns(known):
+    scan, world, *_ = known
+    z = world.z.clone()
+    z[-2:] = torch.tensor([1.5, -0.7])
+    moved = replace(world, z=z)
+    settled = settle(scan, moved)
+    assert float(settled.z[-2:].abs().max()) == 0
+    first, second = (look(scan, w).expected for w in (moved, settled))
+    assert torch.allclose(first, second, atol=1e-5 * float(first.max()))
+
+
+def test_kernels_add_up_to_the_image(known):
+    """One column alone: the kernel in its window is the image there."""
+    scan, world, *_ = known
+    values = scan.coordinates.values(world.z[None])
+    kernels = Kernels.of(scan.field, values, scan.material)
+    metal = next(i for i, s in enumerate(SPECIES) if s.defect == "M")
+    place = torch.tensor([[30.3, 33.8]])
+    found, base = kernels.at(torch.tensor([metal]), place)
+    centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
+    position = (place - centre) * SAMPLING
+    (factor,) = scan.field.factors(position, torch.ones(1), torch.tensor([metal])).values()
+    image = scan.field.images(scan.field.spectra(values, scan.material)[0, metal] * factor)
+    h, (x, y) = kernels.half, base[0].tolist()
+    window = image[y - h : y + h + 1, x - h : x + h + 1]
+    assert float((found[0, 0, 0].view_as(window) - window).abs().max()) < 0.01 * float(image.max())
+
+
+def test_conditional_of_a_site_sums_out_displacement_and_amplitude():
+    """Against the density of a multivariate normal."""
+    rng = np.random.default_rng(0)
+    num = 40
+    kernels = torch.from_numpy(rng.normal(size=(1, 3, 3, num)))
+    rest, weight = (
+        torch.from_numpy(rng.normal(size=(1, num))),
+        torch.from_numpy(rng.uniform(0.5, 2, (1, num))),
+    )
+    mean = torch.tensor([[0.3, -0.2, 0.0]], dtype=torch.float64)
+    precision = torch.tensor([[4.0, 4.0, 100.0]], dtype=torch.float64)
+    found, location, factor = site_conditional(kernels, rest, weight, mean, precision)
+    wanted, order = [], [1, 2, 0]
+    for k in range(3):
+        slope = kernels[0, k, order].T
+        covariance = torch.diag(1 / weight[0]) + slope @ torch.diag(1 / precision[0]) @ slope.T
+        law = torch.distributions.MultivariateNormal(kernels[0, k, 0] + slope @ mean[0], covariance)
+        wanted.append(float(law.log_prob(rest[0])))
+    assert (found[0] - found[0, 0]).tolist() == pytest.approx([w - wanted[0] for w in wanted])
+    assert torch.allclose(
+        factor @ factor.mT @ location[..., None], factor @ factor.mT @ location[..., None]
+    )
+
+
+def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
+    """Differences between two points, against the density of a multivariate normal."""
+    scan, world, *_ = crystal(5, 12)
+    generator = torch.Generator().manual_seed(0)
+    view = look(scan, replace(world, signal=5.0))
+    noisy = view.expected + 0.05 * torch.randn(view.expected.shape, generator=generator)
+    scan = replace(scan, image=noisy)
+    world = replace(world, signal=5.0, additivity=1.0)
+    variance = torch.full_like(noisy, 0.05**2)
+    evidence, wanted = [], []
+    for change in (0.0, 0.3):
+        z = world.z.clone()
+        z[0] += change
+        state = evaluate(scan, world, replace(view, variance=variance), z)
+        images = look(scan, replace(world, z=z)).images
+        again = regress(scan, world, state.shared[0], images, variance)
+        evidence.append(again.evidence)
+        # signal and film have a wide prior, errors of additivity theirs
+        design = (
+            torch.cat([images.sum(0, keepdim=True), images, scan.film_columns()])
+            .flatten(1)
+            .double()
+        )
+        size = float(np.diff(np.log([1.0, 1.0])).sum()) + _error_size(state, world) * world.signal
+        prior = torch.full((len(design),), 1e6, dtype=torch.float64)
+        prior[1 : 1 + len(images)] = size**2
+        covariance = design.T @ torch.diag(prior) @ design + 0.05**2 * torch.eye(
+            design.shape[1], dtype=torch.float64
+        )
+        law = torch.distributions.MultivariateNormal(
+            torch.zeros(design.shape[1], dtype=torch.float64), covariance
+        )
+        wanted.append(float(law.log_prob(noisy.flatten().double())))
+    assert evidence[1] - evidence[0] == pytest.approx(wanted[1] - wanted[0], abs=0.05)
+
+
+def _error_size(state, world):
+    from bayesctx.scan.signal import error_size
+
+    return error_size(state.shared[0], world.additivity)
+
+
+def test_slopes_are_those_of_the_fitted_image(known):
+    scan, world, *_ = known
+    scan = replace(scan, image=look(scan, world).expected * 10 + 1)
+    view = look(scan, replace(world, signal=10.0, floor=1e-3))
+    near = linearise(scan, world, view)
+    assert torch.linalg.eigvalsh(near.hessian).min() >= 0.999
+    assert torch.allclose(
+        near.hessian @ near.covariance, torch.eye(len(world.z)).double(), atol=1e-5
+    )
+
+
+def test_middle_of_a_scan_is_part_of_it(known):
+    scan, *_ = known
+    scan = replace(scan, image=torch.arange(PIXELS**2.0).view(PIXELS, PIXELS))
+    middle, kept = crop(scan, 40)
+    assert torch.equal(middle.image, scan.image[12:52, 12:52])
+    assert torch.equal(middle.kind, scan.kind[kept])
+    # the centre stays where it is
+    assert torch.allclose(middle.positions, scan.positions[kept])
+
+
+@pytest.mark.slow
+def test_worlds_of_a_simulated_image_are_found():
+    data = simulate_micrograph(PRIOR, seed=7, num_pixels=128, sampling=SAMPLING)
+    truth = {n: float(data[n]) for n in (*CONTINUOUS, "strain")}
+    centre = (128 - 1) / 2
+    positions = np.stack([data.site_x.values - centre, data.site_y.values - centre], -1) * SAMPLING
+    species = [i for d in data.defect.values for i, s in enumerate(SPECIES) if s.defect == d]
+    assert len(species) >= len(positions)
+    kinds = [next(KINDS[s.site] for s in SPECIES if s.defect == d) for d in data.defect.values]
+    image = torch.from_numpy(data.intensity.values / data.intensity.values.std()).float()
+    start = {
+        n: torch.full((1,), v, dtype=torch.float64)
+        for n, v in COORDINATES.values(torch.zeros(1, len(COORDINATES.names)).double()).items()
+        for v in [float(v)]
+    }
+    field = Field((128, 128), SAMPLING).limited(
+        start
+        | {
+            "source_size": torch.tensor([0.6]).double(),
+            "convergence_semiangle": torch.tensor([33.0]).double(),
+            "focal_spread": torch.tensor([55.0]).double(),
+        }
+    )
+    scan = Scan(
+        image,
+        field,
+        MATERIAL,
+        COORDINATES,
+        torch.from_numpy(positions).float(),
+        torch.tensor(kinds),
+        ALPHA,
+    )
+    world = find_modes(scan, 0)[0][1]
+    total = 0
+    for k, draw in enumerate(sample_worlds(scan, world, 20, 0)):
+        if k >= 20:
+            total = total + draw.probability
+        if k == 60:
+            break
+    classes = torch.zeros(len(total), len(DEFECTS)).index_add_(1, CLASS, total)
+    right = np.array(DEFECTS)[classes.argmax(1).numpy()] == data.defect.values
+    assert right[scan.inside.numpy()].mean() > 0.98
+    assert truth["dose"] > 0
