@@ -14,13 +14,14 @@ from .shared import Proposal, climb, draw_shared, linearise
 from .signal import draw_noise, draw_rows, draw_signal, fit_noise
 from .world import Scan, View, World, look, upside_down
 
-__all__ = ["Draw", "fit_world", "follow_partners", "log_density", "sample_worlds"]
+__all__ = ["Draw", "anneal", "fit_world", "follow_partners", "log_density", "sample_worlds"]
 
 ROUNDS = 8  # of a fit at most
 FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.6, 0.03  # Å, in the rounds of a fit
 SETTLED = 20.0  # gain of the log density below which a fit ends
 MOVES = 5  # of the shared variables between two sweeps over the sites
 TARGET_RATE, LEARNING = 0.5, 0.15  # of steps that are taken, and speed of the adaptation
+HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
 
 
@@ -145,6 +146,44 @@ def follow_partners(scan: Scan, world: World) -> list[tuple[float, World]]:
             other, view = _adapt(scan, other, view, colours)
         found.append((log_density(scan, other, view), other))
     return found
+
+
+def anneal(scan: Scan, world: World, seed: int) -> World:
+    """Leave a mode: draw worlds at a noise that is too high and falls, then fit the last one.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        A fitted world.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    World
+        Another fitted world, or the same.
+
+    References
+    ----------
+    Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983), doi:10.1126/science.220.4598.671.
+    """
+    generator, colours = torch.Generator().manual_seed(seed), scan.colours()
+    for heat in HEATS:
+        hot = replace(scan, heat=heat)
+        view = look(hot, world)
+        near = linearise(hot, world, view)
+        for _ in range(DRAWS_PER_HEAT):
+            world, _ = draw_occupation(hot, world, view, colours, generator)
+            view = look(hot, world, _shared(view))
+            world, view, rates = draw_shared(hot, world, view, near, MOVES, generator)
+            near = _adapted(near, rates)
+            world = draw_signal(hot, world, view, generator)
+            view = look(hot, world, _shared(view), view.factors)
+            world = draw_rows(hot, world, view, generator)
+            view = look(hot, world, _shared(view), view.factors)
+    return fit_world(scan, world, rounds=3, climbs=3)[0]
 
 
 def sample_worlds(

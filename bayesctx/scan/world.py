@@ -55,6 +55,8 @@ class Scan:
         Dirichlet parameters of the abundances.
     log_dose : callable, optional
         Log prior density of the dose in e/Å².
+    heat : float
+        Factor of the variance of the noise: above one, chains leave modes more easily.
     """
 
     image: Tensor
@@ -65,6 +67,7 @@ class Scan:
     kind: Tensor
     alpha: Tensor
     log_dose: Callable[[float], float] | None = None
+    heat: float = 1.0
 
     @property
     def reach(self) -> Tensor:
@@ -286,7 +289,7 @@ def look(
     errors = world.errors[list(factors)]
     columns = world.signal * torch.einsum("k,kyx->yx", 1 + errors, images)
     expected = columns + torch.einsum("k,kyx->yx", world.film, scan.film_columns())
-    variance = (world.floor + world.slope * expected).clamp(min=1e-9)
+    variance = scan.heat * (world.floor + world.slope * expected).clamp(min=1e-9)
     return View(values, spectra, factors, images, expected, variance)
 
 
