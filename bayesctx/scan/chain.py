@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .occupation import draw_occupation
+from .occupation import draw_occupation, log_occupation
 from .shared import Proposal, climb, draw_shared, linearise
-from .signal import draw_noise, draw_rows, draw_signal, fit_noise
+from .signal import draw_noise, draw_rows, draw_signal, error_size, fit_noise
 from .world import Scan, View, World, look, upside_down
 
 __all__ = ["Draw", "anneal", "fit_world", "follow_partners", "log_density", "sample_worlds"]
@@ -119,6 +119,9 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     own = (world.shift - scan.basis() @ world.drift)[scan.updated]
     shifts = 1.5 * torch.log1p(own.square().sum(-1) / (2 * world.disorder**2)).sum()
     value = -0.5 * (rest / view.variance + view.variance.log()).double().sum() - shifts
+    value = value - 0.5 * (world.excess[scan.updated] / world.scatter).square().sum()
+    errors = world.errors[view.used] / error_size(view.values, world.additivity)
+    value = value - 0.5 * errors.square().sum() + log_occupation(scan, world)
     return float(value) - 0.5 * float(world.z.square().sum())
 
 

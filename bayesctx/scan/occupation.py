@@ -132,6 +132,33 @@ def draw_occupation(
     return _draw_scales(scan, world, spread, generator), probability
 
 
+def log_occupation(scan: Scan, world: World) -> float:
+    """Log prior probability of what the sites hold, the abundances summed out.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the Dirichlet parameters.
+    world : World
+        The world.
+
+    Returns
+    -------
+    float
+        Of the sites in the image.
+    """
+    total = 0.0
+    for k in range(len(scan.alpha)):
+        held = CLASS[world.species[scan.inside & (scan.kind == k)]]
+        counts = torch.bincount(held, minlength=len(DEFECTS)).double()
+        alpha = scan.alpha[k].double()
+        used = alpha > 0
+        total += float((torch.lgamma(alpha[used] + counts[used]) - torch.lgamma(alpha[used])).sum())
+        total += float(torch.lgamma(alpha.sum()) - torch.lgamma(alpha.sum() + counts.sum()))
+    held = world.species[scan.inside]
+    return total - float(NUM_ALIKE[held].double().log().sum())
+
+
 def _choose(
     probability: Tensor, location: Tensor, factor: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
@@ -199,7 +226,9 @@ def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> T
     rows = []
     for k in range(len(scan.alpha)):
         held = CLASS[world.species[scan.inside & (scan.kind == k)]]
-        alpha = (scan.alpha[k] + torch.bincount(held, minlength=len(DEFECTS))).double()
+        counts = torch.bincount(held, minlength=len(DEFECTS))
+        # a fit keeps to what is expected: counts of wrong classes would confirm themselves
+        alpha = (scan.alpha[k] + (0 if generator is None else counts)).double()
         gamma = alpha if generator is None else torch._standard_gamma(alpha, generator=generator)
         rows.append((gamma / gamma.sum()).float())
     return torch.stack(rows)

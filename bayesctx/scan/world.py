@@ -30,6 +30,7 @@ MIRROR = torch.tensor([
 
 UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
 APART = 6.1  # Å between sites that are drawn together
+LEAST_VARIANCE = 0.02  # of its mean
 DEGREE = 3  # of the polynomials of the mean displacement
 
 
@@ -160,7 +161,7 @@ class World:
     additivity: float = 0.5
     jitter: float = 0.05
     disorder: float = 0.1
-    scatter: float = 0.01
+    scatter: float = 0.03
     share_wide: float = 0.1
 
 
@@ -289,7 +290,9 @@ def look(
     errors = world.errors[list(factors)]
     columns = world.signal * torch.einsum("k,kyx->yx", 1 + errors, images)
     expected = columns + torch.einsum("k,kyx->yx", world.film, scan.film_columns())
-    variance = scan.heat * (world.floor + world.slope * expected).clamp(min=1e-9)
+    variance = world.floor + world.slope * expected
+    # a line through the squares may cross zero where little is expected
+    variance = scan.heat * variance.clamp(min=LEAST_VARIANCE * float(variance.mean().abs()))
     return View(values, spectra, factors, images, expected, variance)
 
 
