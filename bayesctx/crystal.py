@@ -14,7 +14,6 @@ __all__ = [
     "MONOLAYER_1H",
     "StructureType",
     "THERMAL_DISPLACEMENT",
-    "dopants_of",
 ]
 
 METALS = ("Ti", "V", "Cr", "Mn", "Fe", "Co", "Nb", "Mo", "Ta", "W", "Re")
@@ -162,19 +161,3 @@ DOPANTS = {
     "V": ("Ti", "Cr", "Mn", "Fe", "Co", "Nb", "Mo", "W"),
 }
 """The eight dopants of each host metal: 12 hosts, 96 doped materials."""
-
-
-def dopants_of(host: str) -> tuple[str, ...]:
-    """Return the eight dopants that are considered on the metal site of a host.
-
-    Parameters
-    ----------
-    host : str
-        A key of ``HOSTS``.
-
-    Returns
-    -------
-    tuple of str
-        Chemical symbols.
-    """
-    return DOPANTS[HOSTS[host].metal]

@@ -86,8 +86,9 @@ def main() -> None:
     ]
     body = (
         f"{arguments.num_patches} patches of `simulate(tmd_prior(), ..., seed={arguments.seed})`, "
-        "thirteen equally probable classes, dose 10³ to 10⁶ e/Å², all nuisances. 128 draws of the "
-        "latent context. A calibrated posterior has a log score equal to minus its entropy.\n\n"
+        "thirteen equally probable classes, dose 10³ to 10⁶ e/Å², all nuisances. 128 to 8192 "
+        "draws of the latent context. A calibrated posterior has a log score equal to minus its "
+        "entropy.\n\n"
         + table(header, rows)
         + "\n\nThe same for doses above 10^5.5 e/Å²:\n\n"
         + table(header[:-1], [r[:-1] for r in high])

@@ -9,6 +9,8 @@ import torch
 from bayesctx.context import Probe
 from bayesctx.crystal import HOSTS
 from bayesctx.defects import columns_of
+from bayesctx.inference import patches as of_patches
+from bayesctx.inference.refinement import empty_tally, log_prior_of
 from bayesctx.nuisances import NUISANCES
 from bayesctx.responses import chebyshev, load_table
 from bayesctx.simulation import scene, spectra
@@ -81,3 +83,11 @@ def digest(*arrays):
     for array in map(np.asarray, arrays):
         content.update(f"{array.dtype} {array.shape}".encode() + array.tobytes())
     return content.hexdigest()
+
+
+def solve_table(table, features, materials, possible, class_weight, *, num_draws, generator):
+    """Posterior of patches, each with a context of its own, under the draws of one table."""
+    log_prior = log_prior_of(materials, class_weight)
+    block = of_patches._tabulated(table, features, log_prior, possible)
+    tally = empty_tally(*block.active.shape).add(block)
+    return of_patches._draw([block], tally, materials, num_draws, generator)

@@ -2,7 +2,7 @@ import itertools
 
 import pytest
 
-from bayesctx.crystal import HOSTS, dopants_of
+from bayesctx.crystal import DOPANTS, HOSTS
 from bayesctx.defects import (
     CLASSES,
     DEFECTS,
@@ -23,7 +23,7 @@ def test_every_class_has_a_site():
 @pytest.mark.parametrize("defect", DEFECTS)
 @pytest.mark.parametrize("host", HOSTS)
 def test_columns_are_sorted_along_the_beam(host, defect):
-    for column in columns_of(defect, host, dopants_of(host)[0]):
+    for column in columns_of(defect, host, DOPANTS[HOSTS[host].metal][0]):
         heights = [z for _, z in column]
         assert heights == sorted(heights)
         assert len(column) <= 2

@@ -5,6 +5,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 import xarray as xr
+from samples import solve_table
 from scipy.stats import kstest
 
 import bayesctx as bc
@@ -177,7 +178,6 @@ def test_units_of_the_intensity_do_not_matter(patches, untrained):
 def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained):
     """The two paths of the enumeration give the same posterior where an image has one patch."""
     from bayesctx.inference.image import one_image
-    from bayesctx.inference.patches import each_patch
     from bayesctx.model import SitePrior
 
     prior = untrained.prior.given({n: str(patches[n].values[0]) for n in known})
@@ -185,7 +185,7 @@ def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained
     table = untrained.tabulate(question.context, question.materials)
     features = untrained.encoder(torch.from_numpy(patches.intensity.values[:1]))
     weight = torch.full((13,), 1 / 13)
-    alone = each_patch(
+    alone = solve_table(
         table,
         features,
         question.materials,
@@ -334,7 +334,6 @@ def draw_from_model(model, num, generator):
 @pytest.fixture(scope="module")
 def calibrated(reference):
     """Posteriors of contrasts that the model itself drew: exact up to the draws of the context."""
-    from bayesctx.inference.patches import each_patch
 
     with torch.no_grad():
         defect, context, features = draw_from_model(
@@ -343,7 +342,7 @@ def calibrated(reference):
         (question,) = group_images(reference.prior, {}, 1, 512, 1)
         table = reference.tabulate(question.context, question.materials)
         weight = torch.full((13,), 1 / 13)
-        found = each_patch(
+        found = solve_table(
             table,
             features,
             question.materials,

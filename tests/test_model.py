@@ -3,11 +3,11 @@ import pyro
 import pytest
 import torch
 from pyro import poutine
+from samples import solve_table
 
 from bayesctx import DefectModel, Prior, checks, reference_prior, tmd_prior
 from bayesctx.defects import DEFECTS
 from bayesctx.inference.image import one_image
-from bayesctx.inference.patches import each_patch
 from bayesctx.model import Materials, SitePrior, outcome_classes
 from bayesctx.prior import CONTINUOUS
 
@@ -79,7 +79,7 @@ def test_fast_inference_is_the_pyro_program(untrained):
         possible = torch.ones(1, 1, dtype=torch.bool)
         equal, generator = torch.full((13,), 1 / 13), torch.Generator().manual_seed(0)
         sampling = {"num_draws": 4000, "generator": generator}
-        fast = each_patch(table, features, materials, possible, equal, **sampling)
+        fast = solve_table(table, features, materials, possible, equal, **sampling)
         sites = SitePrior.of_patches(prior, 1)
         single = torch.stack(
             [

@@ -14,7 +14,7 @@ from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, SitePrior, Ta
 from .cases import Case, rows_of
 from .refinement import SMALLEST, Block, Tally, empty_tally, fold_model, log_prior_of, weigh
 
-__all__ = ["BUDGET", "PatchPosterior", "each_patch", "plan_draws", "solve_patches", "split_case"]
+__all__ = ["BUDGET", "PatchPosterior", "plan_draws", "solve_patches", "split_case"]
 
 BUDGET = 2**23  # numbers that are held at once
 MOST_ENTRIES = 200_000  # of the tables of images that each have their own
@@ -133,45 +133,6 @@ def solve_patches(
                         blocks.append(weigh(own, *given, log_prior, images))
                         tally = tally.add(blocks[-1])
             yield part, _draw(blocks, tally, part.materials, num_draws, generator)
-
-
-def each_patch(
-    table: Table,
-    features: Tensor,
-    materials: Materials,
-    possible: Tensor,
-    class_weight: Tensor,
-    *,
-    num_draws: int,
-    generator: torch.Generator,
-) -> PatchPosterior:
-    """Posterior of patches, each with a context of its own, under the draws of a table.
-
-    Parameters
-    ----------
-    table : Table, shape (image or 1, draw, host, hypothesis, ...)
-        The tabulated likelihood.
-    features : Tensor, shape (image, feature)
-        Contrast features.
-    materials : Materials, shapes (image or 1, host, ...)
-        What was enumerated.
-    possible : Tensor of bool, shape (image or 1, draw)
-        Draws of the context that can be.
-    class_weight : Tensor, shape (defect_class,)
-        Prior probability of the classes.
-    num_draws : int
-        Joint draws to return.
-    generator : torch.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    PatchPosterior
-        For all patches.
-    """
-    block = _tabulated(table, features, log_prior_of(materials, class_weight), possible)
-    tally = empty_tally(*block.active.shape).add(block)
-    return _draw([block], tally, materials, num_draws, generator)
 
 
 def _tabulated(table: Table, features: Tensor, log_prior: Tensor, possible: Tensor) -> Block:
