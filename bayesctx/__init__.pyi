@@ -25,6 +25,7 @@ from . import (
     plots as plots,
     prior as prior,
     responses as responses,
+    scan as scan,
     simulation as simulation,
     storage as storage,
     tensors as tensors,

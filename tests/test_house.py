@@ -27,6 +27,7 @@ ORDER = (
     "model",
     "exact",
     "micrograph",
+    "scan",
     "inference",
     "metrics",
     "training",

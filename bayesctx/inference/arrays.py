@@ -47,14 +47,16 @@ class Posterior:
         Draws of the latent context from posterior and prior; host and dopant by index.
     defect_draws : ndarray of int8, shape (image, draw, patch)
         Draws of the classes.
-    log_likelihood : ndarray, shape (image, draw, patch)
-        Log density of the contrast under the drawn context.
+    log_likelihood : ndarray, shape (image, draw, patch) or (image, draw)
+        Log density of the contrast under the drawn context, or of all pixels under the drawn world.
     concentration : ndarray, shape (image, draw, defect_class), optional
         Draws of the abundances where patches share them.
     assignment : ndarray, shape (image, assignment), optional
         Probabilities of the assignments of a lattice.
     conflict : dict of str to ndarray, shape (image,)
         Evidence against each claim about images of several patches, in nats.
+    num_chains : int
+        Chains that the draws come from, one after the other.
     """
 
     images: np.ndarray
@@ -69,6 +71,7 @@ class Posterior:
     concentration: np.ndarray | None = None
     assignment: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
+    num_chains: int = 1
 
     @property
     def num_draws(self) -> int:
@@ -114,6 +117,8 @@ def join_images(parts: Sequence[Posterior]) -> Posterior:
     def together(values: Sequence[object]) -> object:
         if values[0] is None:
             return None
+        if isinstance(values[0], int):
+            return values[0]
         if isinstance(values[0], dict):
             names = dict.fromkeys(n for v in values for n in v)
             return {n: together([v[n] for v in values]) for n in names}

@@ -53,6 +53,8 @@ class Placement:
         Whether there is crystal at the site.
     doubts : tuple of str
         What was done to the image, as far as it is usable: see ``diagnose``.
+    unit : float
+        Counts, as they were handed in, per unit of ``image``.
     """
 
     image: np.ndarray
@@ -61,6 +63,7 @@ class Placement:
     sublattice: np.ndarray
     crystal: np.ndarray
     doubts: tuple[str, ...] = ()
+    unit: float = 1.0
 
 
 def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
@@ -112,7 +115,14 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
         _warn_of_regions(found.regions, found.present)
         image[~found.pixels] = np.nan
     doubts = _doubts(values, image, lattice)
-    return Placement(image, lattice, positions, sublattice, found.present, doubts)
+    unit = _unit_of(values, image)
+    return Placement(image, lattice, positions, sublattice, found.present, doubts, unit)
+
+
+def _unit_of(values: np.ndarray, image: np.ndarray) -> float:
+    """Counts per unit of a standardized image, by the slope of one against the other."""
+    kept = np.isfinite(image)
+    return float(np.polyfit(image[kept].astype(float), values[kept].astype(float), 1)[0])
 
 
 def _fit(values: np.ndarray, image: np.ndarray) -> Lattice:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
+from tqdm import tqdm
 
 from ..checks import check_seed, check_whole_number
 from ..crystal import MONOLAYER_1H
@@ -34,11 +36,15 @@ from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites, build_tree
+from .worlds import solve_by_pixels
 
 __all__ = ["infer"]
 
 MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
+LIKELIHOODS = ("auto", "network", "simulator")
+LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
+THINNED = 5  # draws of the simulator's posterior are fewer: each is a round over all variables
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
 
 
@@ -57,6 +63,8 @@ def infer(
     num_draws: int = 1000,
     seed: int = 0,
     valid: np.ndarray | None = None,
+    likelihood: str = "auto",
+    progress: bool = False,
 ) -> xr.DataTree:
     """Infer the defects of an image and what is not known of its context.
 
@@ -85,6 +93,13 @@ def infer(
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite
         never are; sites on such pixels are left out, and patches beside them, or beside vacuum, are
         completed by the crystal.
+    likelihood : {"auto", "network", "simulator"}
+        How a micrograph is read. ``"network"``: site by site, by the neural likelihood of the patch
+        around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
+        the likelihood, in a minute or so; context, probe, scan and sites are drawn together.
+        ``"auto"``: the simulator, and for patches, and below 3000 e/Å², the network.
+    progress : bool
+        Show a progress bar of the simulator's draws.
 
     Returns
     -------
@@ -127,6 +142,7 @@ def infer(
     """
     num_draws = check_whole_number("num_draws", num_draws, 1, MOST_DRAWS)
     seed = check_seed(seed)
+    _check_likelihood(likelihood)
     model = _as_model(model).frozen()
     known = check_context(context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
@@ -134,15 +150,37 @@ def infer(
     _check_shared_context(inputs, model)
     if not inputs.is_micrograph:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
-    solve = _solve_micrograph if inputs.is_micrograph else _solve_patches
-    posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
+    if inputs.is_micrograph:
+        way = _Way(likelihood, progress)
+        found = _solve_micrograph(inputs, known, model, num_draws, seed, way)
+    else:
+        found = _solve_patches(inputs, known, model, num_draws, seed)
+    posterior, surprise, sites = found
     _check_probabilities(posterior)
-    _warn_of_few_draws(posterior, num_draws)
+    if posterior.num_chains == 1:
+        _warn_of_few_draws(posterior, num_draws)
     # strange patches are told of where there is crystal
     crystal = slice(None) if sites is None else sites.crystal
     on_crystal = None if surprise is None else surprise[:, crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, surprise, inputs, sites, known, model, seed)
+
+
+@dataclass(frozen=True)
+class _Way:
+    """How a micrograph is read, and whether progress is shown."""
+
+    likelihood: str
+    progress: bool
+
+
+def _check_likelihood(likelihood: object) -> None:
+    """Raise for what is no likelihood."""
+    if likelihood not in LIKELIHOODS:
+        raise ValueError(
+            f"a likelihood of {', '.join(LIKELIHOODS)} was expected, got {likelihood!r}; "
+            "leave it out to have it chosen"
+        )
 
 
 def _as_model(model: object) -> PatchModel:
@@ -269,7 +307,12 @@ def _solve_image(
 
 
 def _solve_micrograph(
-    inputs: Inputs, known: Mapping[str, object], model: PatchModel, num_draws: int, seed: int
+    inputs: Inputs,
+    known: Mapping[str, object],
+    model: PatchModel,
+    num_draws: int,
+    seed: int,
+    way: _Way,
 ) -> tuple[Posterior, np.ndarray | None, Sites]:
     """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply."""
     arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
@@ -289,6 +332,13 @@ def _solve_micrograph(
         for scale, (features, _) in zip(scales, encoded, strict=True)
     ]
     posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
+    if _is_by_pixels(way.likelihood, posterior, known):
+        given = placement, alternatives, every, known, inputs.sampling, model.prior
+        number = math.ceil(num_draws / THINNED)
+        with tqdm(total=number, disable=not way.progress, unit="draw") as bar:
+            posterior = solve_by_pixels(
+                *given, latent_names(known), number, seed, lambda: bar.update(1)
+            )
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
     conflict = conflict_with(known, features, crystal, model, seed)
@@ -306,6 +356,16 @@ def _solve_micrograph(
     surprise = None if surprise is None else surprise[None]
     posterior = with_conflict(posterior, conflict)
     return *add_absent_sites(posterior, surprise, present, every, seed), sites
+
+
+def _is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
+    """Whether a micrograph is read by all of its pixels."""
+    if likelihood != "auto":
+        return likelihood == "simulator"
+    dose = known.get("dose")
+    if not isinstance(dose, float):
+        dose = float(np.median(by_patches.draws["dose"]))
+    return dose >= LEAST_DOSE
 
 
 def _weigh_scale(

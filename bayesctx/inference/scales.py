@@ -17,7 +17,7 @@ from ..micrograph import Lattice
 from ..prior import Prior
 from ..storage import warn
 
-__all__ = ["Scale", "candidate_scales", "conflict_of_size"]
+__all__ = ["Scale", "candidate_scales", "conflict_of_size", "log_likelihood_of_size"]
 
 STRAIN = 0.015  # relative rms deviation of a lattice constant from that of its host
 FREEDOM = 4.0  # degrees of freedom of Student's t: some microscopes are calibrated badly
@@ -91,7 +91,8 @@ def candidate_scales(
     if evidence is not None:
         _check_scale(evidence, implied, constant)
     weight = {
-        h: hosts.count(h) * math.exp(_log_likelihood(evidence, s)) for h, s in implied.items()
+        h: hosts.count(h) * math.exp(log_likelihood_of_size(evidence, s))
+        for h, s in implied.items()
     }
     return _group(implied, weight)
 
@@ -119,7 +120,7 @@ def conflict_of_size(
         hosts = prior.given({n: known[n] for n in names if n in known}).hosts
         sizes = [HOSTS[h].lattice_constant / lattice.lattice_constant for h in hosts]
         return float(
-            logsumexp([_log_likelihood(evidence, s) for s in sizes]) - math.log(len(hosts))
+            logsumexp([log_likelihood_of_size(evidence, s) for s in sizes]) - math.log(len(hosts))
         )
 
     return log_evidence(("dopant",)) - log_evidence(("host", "dopant"))
@@ -146,8 +147,21 @@ def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constan
         )
 
 
-def _log_likelihood(evidence: object, implied: float) -> float:
-    """Log likelihood of a pixel size given what is stated of it, up to a constant."""
+def log_likelihood_of_size(evidence: object, implied: float) -> float:
+    """Log likelihood of a pixel size given what is stated of it, up to a constant.
+
+    Parameters
+    ----------
+    evidence : float, list of float, Distribution or None
+        What is stated.
+    implied : float
+        The size in Å.
+
+    Returns
+    -------
+    float
+        In nats; zero where nothing is stated.
+    """
     if evidence is None:
         return 0.0
     if isinstance(evidence, float):
@@ -155,7 +169,7 @@ def _log_likelihood(evidence: object, implied: float) -> float:
         square = (math.log(evidence / implied) / scale) ** 2
         return -(FREEDOM + 1) / 2 * math.log1p(square / FREEDOM)
     if isinstance(evidence, list):
-        return max(_log_likelihood(value, implied) for value in evidence)
+        return max(log_likelihood_of_size(value, implied) for value in evidence)
     # the mean likelihood over the distribution, each value blurred by strain
     nodes = quantile(evidence, (torch.arange(256, dtype=torch.float64) + 0.5) / 256)
     squares = (nodes.clamp(*CONTEXT["sampling"].domain) / implied).log().square() / STRAIN**2

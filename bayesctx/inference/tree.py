@@ -15,6 +15,7 @@ from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
 from ..model import PatchModel, SitePrior
+from ..nuisances import NUISANCES
 from .arrays import Posterior
 from .inputs import Inputs
 
@@ -86,8 +87,11 @@ def build_tree(
     names = {"host_class": list(HOSTS), "dopant_class": list(METALS), "defect_class": list(DEFECTS)}
     if assignments is not None:
         names["assignment_class"] = ["-".join(a) for a in assignments]
-    draw = {"chain": [0], "draw": np.arange(posterior.num_draws)}
-    contrast = {"contrast": _drawn(posterior.log_likelihood, image, "patch", unit="nat")}
+    chains = posterior.num_chains
+    draw = {"chain": np.arange(chains), "draw": np.arange(posterior.num_draws // chains)}
+    found = posterior.log_likelihood
+    name, dims = ("contrast", ("patch",)) if found.ndim > 2 else ("image", ())
+    contrast = {name: _drawn(found, image, *dims, unit="nat", chains=chains)}
     prior = {n: _drawn(v, image, unit=_unit(n)) for n, v in posterior.prior_draws.items()}
     tree = xr.DataTree.from_dict({
         "posterior": xr.Dataset(_posterior(posterior, image, sites), names | draw),
@@ -111,13 +115,16 @@ def build_tree(
 
 
 def _unit(name: str) -> str:
-    """Unit of a variable of the context, 1 where it has none."""
-    return CONTEXT[name].unit or "1" if name in CONTEXT else "1"
+    """Unit of a variable of context or nuisances, 1 where it has none."""
+    return (CONTEXT[name].unit if name in CONTEXT else NUISANCES.get(name, ("",))[0]) or "1"
 
 
-def _drawn(values: np.ndarray, image: tuple[str, ...], *dims: str, unit: str = "1") -> Variable:
+def _drawn(
+    values: np.ndarray, image: tuple[str, ...], *dims: str, unit: str = "1", chains: int = 1
+) -> Variable:
     """Draws, shape (image, draw, ...), as a variable over chain and draw."""
-    moved = np.moveaxis(values, 1, 0)[None] if image else values[0][None]
+    moved = np.moveaxis(values, 1, 0) if image else values[0]
+    moved = moved.reshape(chains, -1, *moved.shape[1:])
     return ("chain", "draw", *image, *dims), moved, {"units": unit}
 
 
@@ -133,10 +140,13 @@ def _posterior(
 ) -> dict[str, Variable]:
     """Draws of the latent context, of the classes and of the abundances."""
     draws = {n: v for n, v in posterior.draws.items() if n != "assignment" or sites is not None}
-    variables = {n: _drawn(v, image, unit=_unit(n)) for n, v in draws.items()}
-    variables["defect"] = _drawn(posterior.defect_draws, image, "patch")
+    chains = posterior.num_chains
+    variables = {n: _drawn(v, image, unit=_unit(n), chains=chains) for n, v in draws.items()}
+    variables["defect"] = _drawn(posterior.defect_draws, image, "patch", chains=chains)
     if posterior.concentration is not None:
-        variables["concentration"] = _drawn(posterior.concentration, image, "defect_class")
+        variables["concentration"] = _drawn(
+            posterior.concentration, image, "defect_class", chains=chains
+        )
     return variables
 
 
@@ -252,7 +262,11 @@ def add_absent_sites(
         posterior,
         defect=_interleave(posterior.defect, abundance, present, 1),
         defect_draws=_interleave(posterior.defect_draws, classes, present, 2),
-        log_likelihood=_interleave(posterior.log_likelihood, nothing, present, 2),
+        log_likelihood=(
+            _interleave(posterior.log_likelihood, nothing, present, 2)
+            if posterior.log_likelihood.ndim > 2
+            else posterior.log_likelihood
+        ),
     )
     return posterior, surprise
 

@@ -9,20 +9,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .occupation import draw_occupation, log_occupation
-from .shared import Proposal, climb, draw_shared, linearise
-from .signal import draw_noise, draw_rows, draw_signal, error_size, fit_noise
-from .world import Scan, View, World, look, upside_down
+from .field import Material
+from .fits import advance
+from .shared import Proposal, evaluate, linearise
+from .signal import accepts, draw_noise, draw_signal
+from .world import Scan, View, World, look
 
-__all__ = ["Draw", "anneal", "fit_world", "follow_partners", "log_density", "sample_worlds"]
+__all__ = ["Draw", "Mode", "explore_mode", "sample_worlds"]
 
-ROUNDS = 8  # of a fit at most
-FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.6, 0.03  # Å, in the rounds of a fit
-SETTLED = 20.0  # gain of the log density below which a fit ends
-MOVES = 5  # of the shared variables between two sweeps over the sites
-TARGET_RATE, LEARNING = 0.5, 0.15  # of steps that are taken, and speed of the adaptation
-HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
-SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
+EXPLORED = 16  # draws around a mode before those that are kept
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,126 +28,44 @@ class Draw:
     ----------
     world : World
         Everything behind the pixels.
+    material : Material
+        Host and dopant.
     values : dict of str to float
         The shared variables.
+    dose : float
+        Electrons per Å² that signal and noise imply.
     probability : Tensor, shape (site, species)
         Of the species of every site given all else.
+    log_prob : float
+        Log density of the pixels, what is linear summed out, and prior of the shared variables.
     """
 
     world: World
+    material: Material
     values: dict[str, float]
+    dose: float
     probability: Tensor
+    log_prob: float
 
 
-def fit_world(
-    scan: Scan, world: World, *, rounds: int = ROUNDS, climbs: int = 8
-) -> tuple[World, View]:
-    """Fit a world: shared variables, rows, noise and sites in turn.
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A mode of the shared variables, around which a chain was warmed up.
 
-    Parameters
+    Attributes
     ----------
-    scan : Scan
-        The scan.
     world : World
-        Where to begin.
-    rounds : int
-        At most.
-    climbs : int
-        Steps of the first climb.
-
-    Returns
-    -------
-    world, view : World, View
-        A mode.
+        The last world of the chain.
+    near : Proposal
+        Of the steps, of a size that is taken half of the time.
     """
-    view, colours, last = look(scan, world), scan.colours(), -math.inf
-    world = draw_signal(scan, world, view, None)
-    for k in range(rounds):
-        disorder = max(FIRST_DISORDER * SHRINK**k, LAST_DISORDER)
-        world, view, log_prob = climb(
-            scan, replace(world, disorder=disorder), view, climbs if k == 0 else 3
-        )
-        for _ in range(2):
-            world, view = _adapt(scan, world, view, colours)
-        if k > 1 and log_prob - last < SETTLED:
-            break
-        last = log_prob
-    return world, view
+
+    world: World
+    near: Proposal
 
 
-def _adapt(scan: Scan, world: World, view: View, colours: Sequence[Tensor]) -> tuple[World, View]:
-    """Fit rows, signal, sites and noise to the shared variables."""
-    world = draw_signal(scan, world, view, None)
-    world = fit_noise(scan, world, look(scan, world, _shared(view), view.factors))
-    view = look(scan, world, _shared(view), view.factors)
-    world = draw_rows(scan, world, view, None)
-    view = look(scan, world, _shared(view), view.factors)
-    world = draw_signal(scan, world, view, None)
-    view = look(scan, world, _shared(view), view.factors)
-    world, _ = draw_occupation(scan, world, view, colours, None)
-    view = look(scan, world, _shared(view))
-    world = draw_signal(scan, world, view, None)
-    return world, look(scan, world, _shared(view), view.factors)
-
-
-def _shared(view: View) -> tuple[dict[str, Tensor], Tensor]:
-    """What stays as long as the shared variables do."""
-    return view.values, view.spectra
-
-
-def log_density(scan: Scan, world: World, view: View) -> float:
-    """Log density of image, coordinates and displacements, up to a constant: compares modes.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        A fitted world.
-
-    Returns
-    -------
-    float
-        Displacements have heavy tails.
-    """
-    rest = (scan.image - view.expected).square()
-    own = (world.shift - scan.basis() @ world.drift)[scan.updated]
-    shifts = 1.5 * torch.log1p(own.square().sum(-1) / (2 * world.disorder**2)).sum()
-    value = -0.5 * (rest / view.variance + view.variance.log()).double().sum() - shifts
-    value = value - 0.5 * (world.excess[scan.updated] / world.scatter).square().sum()
-    errors = world.errors[view.used] / error_size(view.values, world.additivity)
-    value = value - 0.5 * errors.square().sum() + log_occupation(scan, world)
-    return float(value) - 0.5 * float(world.z.square().sum())
-
-
-def follow_partners(scan: Scan, world: World) -> list[tuple[float, World]]:
-    """Fit the worlds that look nearly the same, see ``Coordinates.partners``.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world : World
-        A fitted world.
-
-    Returns
-    -------
-    list of tuple of float and World
-        Log density and world, the given one first.
-    """
-    found, colours = [], scan.colours()
-    for z, turned in [(world.z, False), *scan.coordinates.partners(world.z)]:
-        other = replace(upside_down(world) if turned else world, z=z)
-        view = look(scan, other)
-        for _ in range(2):
-            other, view, _ = climb(scan, other, view, 3)
-            other, view = _adapt(scan, other, view, colours)
-        found.append((log_density(scan, other, view), other))
-    return found
-
-
-def anneal(scan: Scan, world: World, seed: int) -> World:
-    """Leave a mode: draw worlds at a noise that is too high and falls, then fit the last one.
+def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
+    """Draw worlds around a mode.
 
     Parameters
     ----------
@@ -165,32 +78,23 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
 
     Returns
     -------
-    World
-        Another fitted world, or the same.
-
-    References
-    ----------
-    Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983), doi:10.1126/science.220.4598.671.
+    Mode
+        With the size of the steps adapted.
     """
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
-    for heat in HEATS:
-        hot = replace(scan, heat=heat)
-        view = look(hot, world)
-        near = linearise(hot, world, view)
-        for _ in range(DRAWS_PER_HEAT):
-            world, _ = draw_occupation(hot, world, view, colours, generator)
-            view = look(hot, world, _shared(view))
-            world, view, rates = draw_shared(hot, world, view, near, MOVES, generator)
-            near = _adapted(near, rates)
-            world = draw_signal(hot, world, view, generator)
-            view = look(hot, world, _shared(view), view.factors)
-            world = draw_rows(hot, world, view, generator)
-            view = look(hot, world, _shared(view), view.factors)
-    return fit_world(scan, world, rounds=3, climbs=3)[0]
+    view = look(scan, world)
+    near = linearise(scan, world, view)
+    for k in range(EXPLORED):
+        if k == EXPLORED // 2:
+            near = linearise(scan, world, view, near.step)
+        world, view, _, near = advance(scan, world, view, near, colours, generator)
+        world = draw_noise(scan, world, view, generator)
+        view = look(scan, world, (view.values, view.spectra), view.factors)
+    return Mode(world, near)
 
 
 def sample_worlds(
-    scan: Scan, world: World, num_warmup: int, seed: int, *, moves: int = MOVES
+    scan: Scan, mode: Mode, seed: int, dopants: Sequence[int] = (), num_warmup: int = 0
 ) -> Iterator[Draw]:
     """Draw worlds by blocked Gibbs sampling; the shared variables by Metropolis steps.
 
@@ -198,14 +102,14 @@ def sample_worlds(
     ----------
     scan : Scan
         The scan.
-    world : World
-        A fitted world.
-    num_warmup : int
-        Draws during which the size of the steps is adapted; they are returned as well.
+    mode : Mode
+        Where to begin.
     seed : int
         Of the chain.
-    moves : int
-        Steps of the shared variables in every draw.
+    dopants : sequence of int
+        Metals that may be the dopant, equally probable; default: that of the scan.
+    num_warmup : int
+        Draws that are left out.
 
     Yields
     ------
@@ -213,29 +117,39 @@ def sample_worlds(
         Without end.
     """
     generator = torch.Generator().manual_seed(seed)
-    view, colours = look(scan, world), scan.colours()
-    near = linearise(scan, world, view)
-    count = 0
+    world, near, colours = mode.world, mode.near, scan.colours()
+    view, count = look(scan, world), 0
     while True:
-        world, probability = draw_occupation(scan, world, view, colours, generator)
-        view = look(scan, world, _shared(view))
-        world, view, rates = draw_shared(scan, world, view, near, moves, generator)
-        world = draw_signal(scan, world, view, generator)
-        view = look(scan, world, _shared(view), view.factors)
+        world, view, probability, _ = advance(scan, world, view, near, colours, generator)
+        if len(dopants) > 1:
+            scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
         world = draw_noise(scan, world, view, generator)
-        view = look(scan, world, _shared(view), view.factors)
-        world = draw_rows(scan, world, view, generator)
-        view = look(scan, world, _shared(view), view.factors)
-        if count < num_warmup:
-            if count in (num_warmup // 4, num_warmup // 2):
-                near = linearise(scan, world, view, near.step)
-            near = _adapted(near, rates)
+        view = look(scan, world, (view.values, view.spectra), view.factors)
         count += 1
-        yield Draw(world, {n: float(v) for n, v in view.values.items()}, probability)
+        if count > num_warmup:
+            yield describe(scan, world, view, probability)
 
 
-def _adapted(near: Proposal, rates: Sequence[float]) -> Proposal:
-    """The proposal with steps of a size that is taken half of the time."""
-    change = sum(LEARNING * (rate - TARGET_RATE) for rate in rates)
-    step = min(max(near.step * math.exp(change), SMALLEST_STEP), LARGEST_STEP)
-    return replace(near, step=step)
+def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
+    """A state of a chain as a draw."""
+    values = {n: float(v) for n, v in view.values.items()}
+    size = scan.field.sampling * (1 + values["strain"])
+    dose = world.signal / (max(world.slope, 1e-12) * size**2)
+    square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
+    log_prob = -0.5 * float((square / variance + (2 * math.pi * variance).log()).sum())
+    return Draw(world, scan.material, values, dose, probability, log_prob)
+
+
+def _draw_dopant(
+    scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
+) -> tuple[Scan, World, View]:
+    """Propose another metal as the dopant of the columns that hold one."""
+    others = [d for d in dopants if d != scan.material.dopant]
+    chosen = others[int(torch.randint(len(others), (1,), generator=generator))]
+    other = replace(scan, material=Material(scan.material.host, chosen))
+    before, after = (evaluate(s, world, view, world.z) for s in (scan, other))
+    if not accepts(after.log_prob - before.log_prob, generator):
+        return scan, world, view
+    view = look(other, world, after.shared, view.factors)
+    world = draw_signal(other, world, view, generator)
+    return other, world, look(other, world, after.shared, view.factors)

@@ -8,16 +8,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
 from ..fourier import synthesize
 from .field import Field, Material, frequencies
 
-__all__ = ["Kernels", "Sites", "colours", "site_conditional"]
+__all__ = ["Kernels", "site_conditional", "solve_upper"]
 
 HALF = 3.0  # Å, half the width of the window around a site
 ROOM = 10.0  # Å from the window to the periodic repetition of the column
 STEPS = 4  # positions in a pixel, along each side, at which kernels are tabulated
-APART = 6.1  # Å between sites that are updated together
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,56 +92,6 @@ class Kernels:
         return torch.cat([value[:, :, None], picked[:, :, 1:]], 2), base.long()
 
 
-def colours(positions: Tensor) -> list[Tensor]:
-    """Partition sites into sets whose members are far apart.
-
-    Parameters
-    ----------
-    positions : Tensor, shape (site, 2)
-        In Å.
-
-    Returns
-    -------
-    list of Tensor of int
-        Sites of every set.
-    """
-    from scipy.spatial import cKDTree
-
-    tree = cKDTree(positions.numpy())
-    near = tree.query_ball_point(positions.numpy(), APART)
-    chosen = [-1] * len(positions)
-    for i in range(len(positions)):
-        taken = {chosen[j] for j in near[i]}
-        chosen[i] = next(c for c in range(len(positions)) if c not in taken)
-    colour = torch.tensor(chosen)
-    return [(colour == c).nonzero()[:, 0] for c in range(int(colour.max()) + 1)]
-
-
-@dataclass(eq=False)
-class Sites:
-    """What is known of the sites in one state of a chain.
-
-    Attributes
-    ----------
-    positions : Tensor, shape (site, 2)
-        (x, y) of the lattice in Å.
-    kind : Tensor of int, shape (site,)
-        Kind of site.
-    species : Tensor of int, shape (site,)
-        What they hold.
-    shift : Tensor, shape (site, 2)
-        Displacement of the columns in Å.
-    excess : Tensor, shape (site,)
-        Relative excess of their amplitude.
-    """
-
-    positions: Tensor
-    kind: Tensor
-    species: Tensor
-    shift: Tensor
-    excess: Tensor
-
-
 def site_conditional(
     kernels: Tensor,
     rest: Tensor,
@@ -161,34 +109,77 @@ def site_conditional(
         Image without the column of the site.
     weight : Tensor, shape (site, pixel)
         Inverse variance of the pixels, zero beyond the image.
-    mean, precision : Tensor, shape (site, 3)
-        Prior of displacement along x and y from where the kernels stand, and of the relative
-        excess of the amplitude.
+    mean : Tensor, shape (site, 3)
+        Prior mean of the displacement along x and y from where the kernels stand, and of the
+        relative excess of the amplitude.
+    precision : Tensor, shape (site, component, 3)
+        Prior precision of these under each component of a mixture.
 
     Returns
     -------
-    log_prob : Tensor, shape (site, species)
+    log_prob : Tensor, shape (site, component, species)
         Up to a constant of the site.
-    location : Tensor, shape (site, species, 3)
+    location : Tensor, shape (site, component, species, 3)
         Posterior mean of displacement and excess.
-    factor : Tensor, shape (site, species, 3, 3)
-        Cholesky factor of the posterior precision.
+    factor : Tensor, shape (site, component, species, 6)
+        Lower triangle of the Cholesky factor of the posterior precision, row by row.
     """
     weighted = kernels * weight[:, None, None]
     gram = weighted @ kernels.mT
-    dot = weighted @ rest[:, None, :, None]
-    difference = dot[..., 0] - gram[..., 0]  # against what the column itself does not explain
-    square = -2 * dot[:, :, 0, 0] + gram[:, :, 0, 0]
-    order = torch.tensor([1, 2, 0])
-    hessian = gram[..., order, :][..., order] + torch.diag_embed(precision)[:, None]
-    gradient = difference[..., order] + (precision * mean)[:, None]
-    factor = torch.linalg.cholesky(hessian)
-    location = torch.cholesky_solve(gradient[..., None], factor)[..., 0]
-    log_prob = -0.5 * square + 0.5 * (gradient * location).sum(-1)
-    log_prob = log_prob - factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-    return log_prob, location, factor
+    dot = (weighted @ rest[:, None, :, None])[..., 0]
+    gradient = (dot - gram[..., 0])[:, :, _SLOPES_FIRST]  # what the column does not explain itself
+    square = gram[:, :, 0, 0] - 2 * dot[:, :, 0]
+    hessian = gram[:, :, _SLOPES_FIRST][..., _SLOPES_FIRST]
+    prior = precision[:, :, None]  # (site, component, 1, 3)
+    gradient = gradient[:, None] + prior * mean[:, None, None]
+    factor = _cholesky(hessian[:, None], prior)
+    half = _solve_lower(factor, gradient)
+    log_prob = 0.5 * (half.square().sum(-1) - square[:, None]) - factor[..., (0, 2, 5)].log().sum(
+        -1
+    )
+    log_prob = log_prob + 0.5 * (prior.log() - prior * mean[:, None, None].square()).sum(-1)
+    return log_prob, solve_upper(factor, half), factor
 
 
-def allowed_species(kind: str) -> Tensor:
-    """Species that a kind of site can hold."""
-    return torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind])
+_SLOPES_FIRST = [1, 2, 0]  # displacement before amplitude
+
+
+def _cholesky(matrix: Tensor, diagonal: Tensor) -> Tensor:
+    """Cholesky factor of 3 x 3 matrices plus a diagonal: in closed form, since they are many."""
+    a = (matrix[..., 0, 0] + diagonal[..., 0]).sqrt()
+    b, d = matrix[..., 1, 0] / a, matrix[..., 2, 0] / a
+    c = (matrix[..., 1, 1] + diagonal[..., 1] - b.square()).sqrt()
+    e = (matrix[..., 2, 1] - d * b) / c
+    f = (matrix[..., 2, 2] + diagonal[..., 2] - d.square() - e.square()).sqrt()
+    return torch.stack([a, b, c, d, e, f], -1)
+
+
+def _solve_lower(factor: Tensor, vector: Tensor) -> Tensor:
+    """Solve L x = v."""
+    a, b, c, d, e, f = factor.unbind(-1)
+    v = vector.unbind(-1)
+    x = v[0] / a
+    y = (v[1] - b * x) / c
+    return torch.stack([x, y, (v[2] - d * x - e * y) / f], -1)
+
+
+def solve_upper(factor: Tensor, vector: Tensor) -> Tensor:
+    """Solve the transposed system of a Cholesky factor.
+
+    Parameters
+    ----------
+    factor : Tensor, shape (*batch, 6)
+        Lower triangle L of 3 x 3 matrices, row by row.
+    vector : Tensor, shape (*batch, 3)
+        Right-hand side v.
+
+    Returns
+    -------
+    Tensor, shape (*batch, 3)
+        x of L' x = v.
+    """
+    a, b, c, d, e, f = factor.unbind(-1)
+    v = vector.unbind(-1)
+    z = v[2] / f
+    y = (v[1] - e * z) / c
+    return torch.stack([(v[0] - b * y - d * z) / a, y, z], -1)

@@ -1,4 +1,4 @@
-"""Coordinates of what an image shares: open context, probe, tilt and vibration, with their prior."""
+"""Coordinates of what an image shares: context, probe, tilt and vibration, with their prior."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ..distributions import quantile
 from ..nuisances import DOMAINS
 from ..prior import CONTINUOUS
 
-__all__ = ["Coordinates"]
+__all__ = ["PAIRS", "Coordinates"]
 
 PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": ("tilt_azimuth", 1)}
 """Magnitudes with the azimuth that goes with them, and the multiplicity of the azimuth."""
@@ -113,8 +113,8 @@ class Coordinates:
         Returns
         -------
         Tensor, shape (coordinate,)
-            Double precision; of a value that cannot be under the prior those of the nearest one. There
-        is no common displacement.
+            Double precision; of a value that cannot be under the prior those of the nearest one.
+            There is no common displacement.
         """
         z = []
         for name in self.free:
@@ -130,7 +130,7 @@ class Coordinates:
         return torch.tensor([*z, 0.0, 0.0], dtype=torch.float64)
 
     def _probability(self, name: str, value: float) -> float:
-        """Probability of smaller values, by bisection: not every distribution has one in closed form."""
+        """Probability of smaller values, by bisection: not every prior has it in closed form."""
         low, high = 0.0, 1.0
         for _ in range(40):
             middle = torch.tensor((low + high) / 2, dtype=torch.float64)

@@ -10,17 +10,20 @@ from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SPECIES
-from .columns import Kernels, site_conditional
+from .columns import Kernels, site_conditional, solve_upper
 from .signal import draw_from
 from .world import CLASS, Scan, View, World
 
-__all__ = ["draw_occupation"]
+__all__ = ["draw_occupation", "log_excess", "log_occupation"]
 
 WIDE = 0.1  # Å, displacement of columns beside defects
+COARSE = 0.2  # relative excess of columns that are not what the simulator describes
 DISORDER = torch.linspace(0.005, 0.08, 40)  # Å
 SCATTER = torch.cat([torch.tensor([0.001]), torch.linspace(0.005, 0.15, 30)])
 SCATTER_SCALE = 0.03  # of its half-normal prior
 LIMIT = torch.tensor([0.15, 0.15, 0.9])  # of one change of displacement (Å) and amplitude
+RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
+FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind])
@@ -93,8 +96,9 @@ def draw_occupation(
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = _Canvas.of(scan, world, view, kernels.half)
     species, shift, excess = world.species.clone(), world.shift.clone(), world.excess.clone()
+    is_coarse = world.is_coarse.clone()
     probability = torch.zeros(len(species), len(SPECIES))
-    mean_shift, spread = scan.basis() @ world.drift, _spread(world)
+    mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
     amplitude = world.signal * (1 + world.errors)
     log_prior = world.abundance.clamp(min=1e-30).log()[:, CLASS] - NUM_ALIKE.log()
     centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
@@ -112,24 +116,45 @@ def draw_occupation(
             sites = torch.arange(len(mine))
             now = (allowed == species[mine][:, None]).long().argmax(1)
             present = columns[sites, now, 0] * (1 + excess[mine])[:, None]
-            precision = torch.stack(
-                [spread[mine] ** -2] * 2 + [torch.full((len(mine),), world.scatter**-2)], -1
-            )
             mean = torch.cat([mean_shift[mine] - shift[mine], torch.zeros(len(mine), 1)], -1)
             log_prob, location, factor = site_conditional(
-                columns, canvas.rest[index] + present, canvas.weight[index], mean, precision
-            )
-            found = (log_prob + log_prior[k, allowed]).softmax(-1)
-            probability[mine[:, None], allowed] = found
-            chosen, move = _choose(found, location, factor, generator)
+                columns, canvas.rest[index] + present, canvas.weight[index],
+                mean, prior.precision(mine),
+            )  # fmt: skip
+            log_prob = log_prob + log_prior[k, allowed] + prior.log_share[:, None]
+            found = log_prob.flatten(1).softmax(-1)
+            probability[mine[:, None], allowed] = found.view_as(log_prob).sum(1)
+            chosen, move = _choose(found, location.flatten(1, 2), factor.flatten(1, 2), generator)
+            coarse, chosen = chosen >= len(allowed), chosen % len(allowed)
             value, along_x, along_y = columns[sites, chosen].unbind(1)
             made = value * (1 + move[:, 2:]) + along_x * move[:, :1] + along_y * move[:, 1:2]
             canvas.rest.index_add_(0, index.flatten(), (present - made).flatten())
-            species[mine] = allowed[chosen]
+            species[mine], is_coarse[mine] = allowed[chosen], coarse
             shift[mine] += move[:, :2]
             excess[mine] = move[:, 2]
-    world = replace(world, species=species, shift=shift, excess=excess)
-    return _draw_scales(scan, world, spread, generator), probability
+    world = replace(world, species=species, shift=shift, excess=excess, is_coarse=is_coarse)
+    return _draw_scales(scan, world, prior.spread, generator), probability
+
+
+@dataclass(frozen=True, eq=False)
+class _Amplitudes:
+    """Prior of displacement and amplitude of every site: a fine and a coarse component."""
+
+    spread: Tensor
+    scatter: Tensor
+    log_share: Tensor
+
+    @classmethod
+    def of(cls, world: World) -> _Amplitudes:
+        """Under the scales of a world."""
+        scatter = torch.tensor([world.scatter, math.hypot(world.scatter, COARSE)])
+        share = torch.tensor([1 - world.share_coarse, world.share_coarse])
+        return cls(_spread(world), scatter, share.log())
+
+    def precision(self, sites: Tensor) -> Tensor:
+        """Of displacement along x and y and of the excess, shape (site, component, 3)."""
+        place = (self.spread[sites] ** -2)[:, None].expand(-1, 2)
+        return torch.stack([place, place, (self.scatter**-2).expand(len(sites), 2)], -1)
 
 
 def log_occupation(scan: Scan, world: World) -> float:
@@ -159,19 +184,35 @@ def log_occupation(scan: Scan, world: World) -> float:
     return total - float(NUM_ALIKE[held].double().log().sum())
 
 
+def log_excess(world: World) -> Tensor:
+    """Log prior density of the excess of every site, fine and coarse ones together.
+
+    Parameters
+    ----------
+    world : World
+        Gives the scales.
+
+    Returns
+    -------
+    Tensor, shape (site,)
+        Up to a constant.
+    """
+    prior = _Amplitudes.of(world)
+    squares = (world.excess[:, None] / prior.scatter).square()
+    return (prior.log_share - prior.scatter.log() - 0.5 * squares).logsumexp(-1)
+
+
 def _choose(
     probability: Tensor, location: Tensor, factor: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
-    """Species by position, and change of displacement and amplitude, of some sites."""
+    """Component and species by position, and change of displacement and amplitude."""
     sites = torch.arange(len(probability))
     if generator is None:
         chosen = probability.argmax(-1)
         return chosen, location[sites, chosen].clamp(-LIMIT, LIMIT)
     chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
-    noise = torch.randn(len(sites), 3, 1, generator=generator)
-    upper = factor[sites, chosen].mT
-    move = location[sites, chosen]
-    move = move + torch.linalg.solve_triangular(upper, noise, upper=True)[..., 0]
+    noise = torch.randn(len(sites), 3, generator=generator)
+    move = location[sites, chosen] + solve_upper(factor[sites, chosen], noise)
     return chosen, move.clamp(-LIMIT, LIMIT)
 
 
@@ -203,9 +244,12 @@ def _draw_scales(
     calm = counted & ~world.is_wide
     log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
     disorder = draw_from(DISORDER, log_prob, generator)
-    log_prob = -counted.sum() * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
-    log_prob = log_prob - 0.5 * world.excess[counted].square().sum() / SCATTER**2
-    return replace(world, disorder=disorder, scatter=draw_from(SCATTER, log_prob, generator))
+    fine = counted & ~world.is_coarse
+    log_prob = -fine.sum() * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
+    log_prob = log_prob - 0.5 * world.excess[fine].square().sum() / SCATTER**2
+    scatter = draw_from(SCATTER, log_prob, generator)
+    share = _draw_share(world.is_coarse, counted, RARE, generator)
+    return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
 
 
 def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.Generator) -> World:
@@ -215,10 +259,15 @@ def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.G
     log_odds += 2 * math.log(world.disorder / wide)
     log_odds = log_odds + 0.5 * square * (world.disorder**-2 - wide**-2)
     is_wide = torch.rand(len(square), generator=generator) < torch.sigmoid(log_odds)
-    numbers = torch.stack([(is_wide & counted).sum() + 1.0, (~is_wide & counted).sum() + 5.0])
-    gamma = torch._standard_gamma(numbers, generator=generator)
-    share = float((gamma[0] / gamma.sum()).clamp(1e-3, 0.6))
-    return replace(world, is_wide=is_wide, share_wide=share)
+    share = _draw_share(is_wide, counted, FREQUENT, generator)
+    return replace(world, is_wide=is_wide, share_wide=min(max(share, 1e-3), 0.6))
+
+
+def _draw_share(is_so: Tensor, counted: Tensor, prior: Tensor, generator: torch.Generator) -> float:
+    """Share of columns of a kind, given a Beta prior."""
+    numbers = torch.stack([(is_so & counted).sum(), (~is_so & counted).sum()]) + prior
+    gamma = torch._standard_gamma(numbers.double(), generator=generator)
+    return float((gamma[0] / gamma.sum()).clamp(1e-6, 1 - 1e-6))
 
 
 def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> Tensor:

@@ -1,80 +1,138 @@
-"""Where chains begin: modes of the shared variables, looked for in the middle of a scan."""
+"""Where chains begin: the best of several lattices and materials, and modes of it."""
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from .chain import fit_world, follow_partners, log_density
 from .field import Field
-from .shared import climb, evaluate
+from .fits import anneal, fit_world, log_density
+from .shared import State, climb, evaluate
 from .signal import draw_signal
-from .world import Scan, World, begin, look
+from .world import Scan, View, World, begin, look, spectra_of
 
-__all__ = ["find_modes"]
+__all__ = ["Start", "crop", "find_starts"]
 
 MIDDLE = 104  # px along each side that are searched
-NUM_TRIED, NUM_CLIMBED, NUM_FITTED = 256, 12, 4
+NUM_TRIED = 256
+NUM_CLIMBED, EVERY_CLIMBED = 12, 2  # of all points, and of each candidate at least
+NUM_FITTED, NUM_ANNEALED = 4, 2
+MARGIN = 100.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
+REACH = 8.5  # Å beyond the border, of columns that reach into the image
 
 
-def find_modes(scan: Scan, seed: int) -> list[tuple[float, World]]:
-    """Find modes of the posterior of the shared variables.
+@dataclass(frozen=True, eq=False)
+class Start:
+    """A fitted world of one of several candidates.
+
+    Attributes
+    ----------
+    candidate : int
+        Its position.
+    world : World
+        Fitted to the whole image.
+    log_density : float
+        See ``fits.log_density``.
+    """
+
+    candidate: int
+    world: World
+    log_density: float
+
+
+def find_starts(scans: Sequence[Scan], seed: int) -> list[Start]:
+    """Fit worlds to a scan whose lattice or host is one of several.
 
     Parameters
     ----------
-    scan : Scan
-        The scan.
+    scans : sequence of Scan
+        The same image with different assignments of its sublattices, or different hosts.
     seed : int
         Of the points that are tried.
 
     Returns
     -------
-    list of tuple of float and World
-        Log density and fitted world of modes of nearly the same image, the best first.
+    list of Start
+        Of the candidates that may be, the best first.
 
     Notes
     -----
     Quasi-random points of the prior are compared on the middle of the image, the best of them
-    climb, the best of these are fitted with their sites, and the best of all is fitted to the whole
-    image together with its partners.
+    climb, the best of these are fitted with their sites and annealed, and the best of all is
+    fitted to the whole image.
     """
-    middle, _ = crop(scan, MIDDLE)
-    points = _points(middle, seed)
-    world = begin(middle, points[0])
-    view = look(middle, world)
-    tried = [evaluate(middle, world, view, z) for z in points]
-    best = sorted(tried, key=lambda state: -state.log_prob)[:NUM_CLIMBED]
-    climbed = []
-    for state in best:
-        start = replace(world, z=state.z)
-        start = draw_signal(middle, start, look(middle, start), None)
-        own, _, log_prob = climb(
-            middle, start, replace(look(middle, start), variance=view.variance), 4
-        )
-        climbed.append((log_prob, own))
-    climbed.sort(key=lambda found: -found[0])
+    middles = [crop(scan, MIDDLE)[0] for scan in scans]
     fitted = []
-    for _, own in climbed[:NUM_FITTED]:
-        own, seen = fit_world(middle, own, rounds=3, climbs=4)
-        fitted.append((log_density(middle, own, seen), own))
-    best = max(fitted, key=lambda found: found[0])[1]
-    start = begin(scan, best.z)
-    drift = start.drift.clone()
-    drift[0] = best.drift[0]
-    start = replace(
-        start,
-        drift=drift,
-        shift=start.shift + drift[0],
-        **{n: getattr(best, n) for n in ("signal", "film", "floor", "slope")},
-    )
-    start, _ = fit_world(scan, start)
-    return sorted(follow_partners(scan, start), key=lambda found: -found[0])
+    for i, world in _climb_best(middles, seed):
+        own, seen = fit_world(middles[i], world, rounds=3, climbs=4)
+        fitted.append((log_density(middles[i], own, seen), i, own))
+    fitted.sort(key=lambda found: -found[0])
+    for k, (_, i, own) in enumerate(fitted[:NUM_ANNEALED]):
+        other = anneal(middles[i], own, seed + k)
+        fitted.append((log_density(middles[i], other, look(middles[i], other)), i, other))
+    fitted.sort(key=lambda found: -found[0])
+    best, found = fitted[0][0], {}
+    for value, i, own in fitted:
+        if i not in found and value > best - MARGIN:
+            found[i] = _whole(scans[i], own)
+    starts = [Start(i, w, log_density(scans[i], w, v)) for i, (w, v) in found.items()]
+    return sorted(starts, key=lambda start: -start.log_density)
+
+
+def _whole(scan: Scan, middle: World) -> tuple[World, View]:
+    """Fit the whole image, from the fit of its middle."""
+    world = begin(scan, middle.z)
+    drift = world.drift.clone()
+    drift[0] = middle.drift[0]
+    names = "signal", "film", "floor", "slope"
+    given = {n: getattr(middle, n) for n in names}
+    return fit_world(scan, replace(world, drift=drift, shift=world.shift + drift[0], **given))
+
+
+def _climb_best(middles: Sequence[Scan], seed: int) -> list[tuple[int, World]]:
+    """Climb from the best points of the prior; the worlds with the highest density."""
+    begun = []
+    for middle in middles:
+        world = begin(middle, torch.zeros(len(middle.coordinates.names), dtype=torch.float64))
+        begun.append((world, look(middle, world)))
+    tried = sorted(_try_points(middles, begun, seed), key=lambda found: -found[1].log_prob)
+    chosen, numbers = [], dict.fromkeys(range(len(middles)), 0)
+    for k, (i, state) in enumerate(tried):
+        if k < NUM_CLIMBED or numbers[i] < EVERY_CLIMBED:
+            chosen.append((i, state.z))
+            numbers[i] += 1
+    climbed = []
+    for i, z in chosen:
+        middle, (world, view) = middles[i], begun[i]
+        start = replace(world, z=z)
+        start = draw_signal(middle, start, look(middle, start), None)
+        seen = replace(look(middle, start), variance=view.variance)
+        own, _, log_prob = climb(middle, start, seen, 4)
+        climbed.append((log_prob, i, own))
+    climbed.sort(key=lambda found: -found[0])
+    return [found[1:] for found in climbed[:NUM_FITTED]]
+
+
+def _try_points(
+    middles: Sequence[Scan], begun: Sequence[tuple[World, View]], seed: int
+) -> list[tuple[int, State]]:
+    """Log density of every candidate at points of the prior; spectra are shared where they can."""
+    found = []
+    materials = list(dict.fromkeys((m.material, m.field.sampling) for m in middles))
+    for material in materials:
+        mine = [i for i, m in enumerate(middles) if (m.material, m.field.sampling) == material]
+        first = middles[mine[0]]
+        for z in _points(first, seed):
+            shared = spectra_of(first, z)
+            found += [(i, evaluate(middles[i], *begun[i], z, shared)) for i in mine]
+    return found
 
 
 def _points(scan: Scan, seed: int) -> Tensor:
@@ -121,10 +179,8 @@ def crop(scan: Scan, size: int) -> tuple[Scan, Tensor]:
     return replace(
         scan,
         image=scan.image[window].contiguous(),
+        valid=None if scan.valid is None else scan.valid[window].contiguous(),
         field=replace(field, num_modes=tuple(modes)),
         positions=positions[kept],
         kind=scan.kind[kept],
     ), kept
-
-
-REACH = 8.5  # Å beyond the border, of columns that reach into the image

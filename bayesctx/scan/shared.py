@@ -64,7 +64,7 @@ class Proposal:
     step: float = 0.7
 
 
-def evaluate(scan: Scan, world: World, view: View, z: Tensor) -> State:
+def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | None = None) -> State:
     """Log density of the shared variables, given the sites, the rows and the noise.
 
     Parameters
@@ -75,6 +75,8 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor) -> State:
         The rest; the variance of the noise stays as it is.
     z : Tensor, shape (coordinate,)
         Where.
+    shared : tuple, optional
+        ``spectra_of`` there, if known.
 
     Returns
     -------
@@ -84,7 +86,7 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor) -> State:
     prior = float(scan.coordinates.log_prior(z[None]))
     if prior == -math.inf:
         return State(z, -math.inf)
-    shared = spectra_of(scan, z)
+    shared = shared or spectra_of(scan, z)
     images = render(scan, shared[1], view.factors, world.row_shift)
     found = regress(scan, world, shared[0], images, view.variance)
     return State(z, found.evidence + prior, found, shared)

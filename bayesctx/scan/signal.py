@@ -152,8 +152,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
     World
         After some Metropolis steps.
     """
-    square = (scan.image - view.expected).square().flatten().double()
-    mean = view.expected.flatten().double()
+    square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
 
     def target(floor: float, log_slope: float) -> float:
         variance = floor + math.exp(log_slope) * mean
@@ -164,7 +163,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
         return value if scan.log_dose is None else value + scan.log_dose(dose)
 
     slope = max(world.slope, 1e-9)
-    change = torch.stack([torch.ones_like(mean), slope * mean]) / view.variance.flatten().double()
+    change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance)
     information = 0.5 * change @ change.T + torch.diag(change.new_tensor([1e-9, 0.05]))
     factor = torch.linalg.cholesky(torch.linalg.inv(information))
     here = torch.tensor([world.floor, math.log(slope)], dtype=torch.float64)
@@ -198,9 +197,8 @@ def fit_noise(scan: Scan, world: World, view: View) -> World:
     World
         With the fit; the variance is at least a twentieth of its mean.
     """
-    square = (scan.image - view.expected).square().flatten().double()
-    mean = view.expected.flatten().double()
-    variance, least = view.variance.flatten().double(), LEAST_NOISE * float(square.mean())
+    square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
+    variance, least = scan.seen(view.variance), LEAST_NOISE * float(square.mean())
     low = float(mean.min())
     for _ in range(3):
         used = square < OUTLYING * variance

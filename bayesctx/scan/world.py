@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -41,7 +42,7 @@ class Scan:
     Attributes
     ----------
     image : Tensor, shape (y, x)
-        Intensities of order one.
+        Intensities of order one; any number where a pixel is not valid.
     field : Field
         Geometry and band limit.
     material : Material
@@ -58,6 +59,8 @@ class Scan:
         Log prior density of the dose in e/Å².
     heat : float
         Factor of the variance of the noise: above one, chains leave modes more easily.
+    valid : Tensor of bool, shape (y, x), optional
+        Pixels that are looked at; default: all.
     """
 
     image: Tensor
@@ -69,6 +72,11 @@ class Scan:
     alpha: Tensor
     log_dose: Callable[[float], float] | None = None
     heat: float = 1.0
+    valid: Tensor | None = None
+
+    def seen(self, values: Tensor) -> Tensor:
+        """Values (y, x) of the valid pixels, in double precision."""
+        return (values.flatten() if self.valid is None else values[self.valid]).double()
 
     @property
     def reach(self) -> Tensor:
@@ -132,6 +140,8 @@ class World:
         Coefficients of the mean displacement, see ``Scan.basis``.
     is_wide : Tensor of bool, shape (site,)
         Columns that are displaced more than by disorder.
+    is_coarse : Tensor of bool, shape (site,)
+        Columns whose amplitude is off by more than the scatter.
     abundance : Tensor, shape (kind, defect_class)
         Of the classes on each kind of site.
     film : Tensor, shape (3,)
@@ -140,9 +150,11 @@ class World:
         Intensity per fraction of the beam.
     floor, slope : float
         Variance of the noise at zero intensity, and its increase with the intensity.
-    additivity, jitter, disorder, scatter, share_wide : float
-        Scales of the errors of additivity, of the rows in Å, of the displacements in Å, of the
-        amplitudes, and share of the columns that are displaced more.
+    additivity, jitter, disorder, scatter : float
+        Scales of the errors of additivity, of the rows in Å, of the displacements in Å, and of the
+        amplitudes.
+    share_wide, share_coarse : float
+        Shares of the columns that are displaced more, and whose amplitude is off by more.
     """
 
     z: Tensor
@@ -153,6 +165,7 @@ class World:
     errors: Tensor
     drift: Tensor
     is_wide: Tensor
+    is_coarse: Tensor
     abundance: Tensor
     film: Tensor
     signal: float = 1.0
@@ -163,6 +176,7 @@ class World:
     disorder: float = 0.1
     scatter: float = 0.03
     share_wide: float = 0.1
+    share_coarse: float = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,7 +196,7 @@ class View:
     expected : Tensor, shape (y, x)
         Expected intensities.
     variance : Tensor, shape (y, x)
-        Of the noise.
+        Of the noise; infinite where a pixel is not valid.
     """
 
     values: dict[str, Tensor]
@@ -226,9 +240,10 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         errors=torch.zeros(len(SPECIES)),
         drift=torch.zeros(scan.basis().shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
+        is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.alpha / scan.alpha.sum(-1, keepdim=True),
         film=torch.zeros(3),
-        floor=0.05 * float(scan.image.var()),
+        floor=0.05 * float(scan.seen(scan.image).var()),
         signal=10.0,
     )
 
@@ -293,6 +308,8 @@ def look(
     variance = world.floor + world.slope * expected
     # a line through the squares may cross zero where little is expected
     variance = scan.heat * variance.clamp(min=LEAST_VARIANCE * float(variance.mean().abs()))
+    if scan.valid is not None:
+        variance = torch.where(scan.valid, variance, math.inf)
     return View(values, spectra, factors, images, expected, variance)
 
 

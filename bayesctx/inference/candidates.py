@@ -1,0 +1,209 @@
+"""What may be behind the pixels of a micrograph: hosts, assignments and alternatives of context."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyro.distributions as dist
+import torch
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from ..context import CALIBRATION_ERROR, CONTEXT
+from ..crystal import HOSTS, METALS
+from ..distributions import quantile
+from ..micrograph import find_sites
+from ..model import SitePrior
+from ..prior import Prior
+from ..scan import Candidate, Coordinates, Field, Material, Scan
+from .arrays import Alternative
+from .placement import Placement
+from .scales import log_likelihood_of_size
+
+__all__ = ["Lattices", "list_candidates"]
+
+POSSIBLE = 1e-3  # probability, by patches, of a host or an assignment that the pixels decide on
+MOST = 12  # candidates
+BEYOND = 9.0  # Å beyond the border of the image up to which columns reach into it
+DOSE_ERROR = 0.01  # relative, of a dose that is given as a number
+STEP = 0.02  # of the logarithm of the dose, over which its prior is smoothed
+NODES = 2049
+# standard deviations from the middle of the prior at which images are sharper than most
+SHARP = {"source_size": -1.3, "convergence_semiangle": 0.7, "focal_spread": 1.3}
+
+
+@dataclass(frozen=True, eq=False)
+class Lattices:
+    """Candidates, and where the sites of the placement are among theirs.
+
+    Attributes
+    ----------
+    candidates : list of Candidate
+        For ``scan.sample_scan``.
+    assignments : list of int
+        Of each candidate.
+    sites : ndarray of int, shape (patch,)
+        Position of the sites of the placement among those of the scans.
+    """
+
+    candidates: list[Candidate]
+    assignments: list[int]
+    sites: np.ndarray
+
+
+def list_candidates(
+    placement: Placement,
+    alternatives: Sequence[Alternative],
+    sites: SitePrior,
+    known: Mapping[str, object],
+    stated: float | None,
+    prior: Prior,
+) -> Lattices:
+    """List the hosts and assignments that patches leave possible, with their prior.
+
+    Parameters
+    ----------
+    placement : Placement
+        Image, lattice and sites.
+    alternatives : sequence of Alternative
+        Posterior by patches, over the pixel sizes that the hosts imply.
+    sites : SitePrior
+        Of the sites of the placement.
+    known : mapping
+        The checked context.
+    stated : float, optional
+        Size of a pixel in Å that is stated, without that of the context.
+    prior : Prior
+        Of the model.
+
+    Returns
+    -------
+    Lattices
+        At least one candidate.
+    """
+    weight = _weight_by_patches(alternatives)
+    found = _possible(weight)
+    shape, names = placement.image.shape, list(HOSTS)
+    valid = torch.from_numpy(np.isfinite(placement.image))
+    image = torch.from_numpy(np.nan_to_num(placement.image))
+    finest = min(_implied(placement, names[host]) for host, _ in found)
+    positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
+    candidates, assignments = [], []
+    for host, assignment in found:
+        own = prior.given({**_without(known, "sampling"), "host": names[host]})
+        sampling = _implied(placement, names[host])
+        size = known.get("sampling", stated)
+        log_prior = math.log(own.hosts.count(names[host])) + log_likelihood_of_size(size, sampling)
+        dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
+        first = max(dopants, key=lambda d: float(weight[host, d].sum()))
+        nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
+        for condition in _alternatives(own.conditions):
+            coordinates = Coordinates(condition, nuisances)
+            scan = Scan(
+                image=image,
+                field=Field(shape, sampling).limited(_sharp(coordinates), 1.0),
+                material=Material(host, first),
+                coordinates=coordinates,
+                positions=_centred(positions, shape) * sampling,
+                kind=sites.assignments[assignment][torch.from_numpy(sublattice).long()],
+                alpha=sites.alpha,
+                log_dose=_log_dose(condition["dose"]),
+                valid=None if bool(valid.all()) else valid,
+            )
+            candidates.append(Candidate(scan, dopants, log_prior))
+            assignments.append(assignment)
+    _, nearest = cKDTree(positions).query(placement.positions)
+    return Lattices(candidates, assignments, nearest)
+
+
+def _without(known: Mapping[str, object], name: str) -> dict[str, object]:
+    """A context without one variable."""
+    return {n: v for n, v in known.items() if n != name}
+
+
+def _weight_by_patches(alternatives: Sequence[Alternative]) -> Tensor:
+    """Probability by patches, shape (host, dopant, assignment)."""
+    log_weight = torch.tensor([a.log_posterior for a in alternatives], dtype=torch.float64)
+    total = 0
+    for share, alternative in zip(log_weight.softmax(0).tolist(), alternatives, strict=True):
+        found, materials = alternative.found, alternative.case.materials.row(0)
+        weight = torch.zeros(len(HOSTS), len(METALS), len(found.assignment), dtype=torch.float64)
+        _, _, host, dopant = found.cells.T
+        at = materials.host[host], materials.dopant[host, dopant], found.cells[:, 0]
+        total = total + share * weight.index_put(at, found.weight.double(), accumulate=True)
+    return total
+
+
+def _possible(weight: Tensor) -> list[tuple[int, int]]:
+    """Hosts and assignments that patches leave, the most probable first."""
+    joint = weight.sum(1)
+    order = joint.flatten().argsort(descending=True)[:MOST].tolist()
+    pairs = [divmod(k, joint.shape[1]) for k in order]
+    return [(h, r) for h, r in pairs if joint[h, r] > POSSIBLE]
+
+
+def _implied(placement: Placement, host: str) -> float:
+    """Size of a pixel in Å if the crystal is not strained."""
+    return HOSTS[host].lattice_constant / placement.lattice.lattice_constant
+
+
+def _centred(positions: np.ndarray, shape: tuple[int, int]) -> Tensor:
+    """Positions (x, y) in px from the centre of the image, from those (y, x)."""
+    centre = (np.array(shape) - 1) / 2
+    return torch.from_numpy((positions - centre)[:, ::-1].copy()).float()
+
+
+def _strain(evidence: object, implied: float, prior: Prior) -> object:
+    """Prior of the strain given what is stated of the size of a pixel, which strain enlarges."""
+    strain = prior.nuisances.get("strain", 0.0)
+    if evidence is None or isinstance(strain, float):
+        return strain
+    nodes = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
+    own, error = quantile(strain, nodes), CALIBRATION_ERROR
+    if isinstance(evidence, torch.distributions.Distribution):
+        evidence = quantile(evidence, nodes[:: NODES // 64]).tolist()
+        error = 0.0
+    values = torch.tensor(evidence, dtype=torch.float64).reshape(-1) / implied - 1
+    precision = 1 / float(own.var()) + 1 / max(error**2 + float(values.var(correction=0)), 1e-8)
+    mean = float(own.mean()) / float(own.var())
+    mean += float(values.mean()) / max(error**2 + float(values.var(correction=0)), 1e-8)
+    return dist.Normal(mean / precision, precision**-0.5)
+
+
+def _alternatives(conditions: Sequence[Mapping[str, object]]) -> list[dict[str, object]]:
+    """Conditions without candidates but those of the dose: one for each combination of them."""
+    found = []
+    for condition in conditions:
+        choices = {
+            n: v if isinstance(v, tuple) and n != "dose" else (v,) for n, v in condition.items()
+        }
+        found += [dict(zip(choices, v, strict=True)) for v in itertools.product(*choices.values())]
+    return found
+
+
+def _sharp(coordinates: Coordinates) -> dict[str, Tensor]:
+    """Values of the shared variables that give one of the sharper images."""
+    z = torch.zeros(len(coordinates.names), dtype=torch.float64)
+    for name, value in SHARP.items():
+        if name in coordinates.names:
+            z[coordinates.names.index(name)] = value
+    return coordinates.values(z[None])
+
+
+def _log_dose(prior: object) -> Callable[[float], float]:
+    """Log prior density of the logarithm of the dose."""
+    if isinstance(prior, float):
+        return lambda dose: -0.5 * (math.log(max(dose, 1e-9) / prior) / DOSE_ERROR) ** 2
+    u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
+    logs = quantile(prior, u, CONTEXT["dose"].domain).log().numpy()
+
+    def log_density(dose: float) -> float:
+        middle = math.log(max(dose, 1e-9))
+        low, high = np.interp([middle - STEP, middle + STEP], logs, u.numpy(), left=0.0, right=1.0)
+        return math.log(max(high - low, 1e-30) / (2 * STEP))
+
+    return log_density

@@ -1,0 +1,177 @@
+"""Posterior of a micrograph by all of its pixels, with the simulator as the likelihood."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..context import CONTEXT
+from ..crystal import HOSTS, METALS
+from ..defects import DEFECTS, SITES
+from ..model import SitePrior
+from ..prior import Prior
+from ..scan import CLASS, PAIRS, Coordinates, Draw, sample_scan
+from .arrays import Alternative, Posterior
+from .candidates import Lattices, list_candidates
+from .placement import Placement
+
+__all__ = ["solve_by_pixels"]
+
+NUM_CHAINS = 4
+ENUMERATED = ("host", "dopant", "assignment")
+OWN = (
+    "sampling", "gain", "line_jitter", "disorder", "additivity", "amplitude_scatter",
+    "share_outlying",
+)  # fmt: skip
+"""Variables of a world that are no coordinates."""
+PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
+AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
+KIND_OF_CLASS = [next(k for k, kind in enumerate(SITES) if d in SITES[kind]) for d in DEFECTS]
+
+
+def solve_by_pixels(
+    placement: Placement,
+    alternatives: Sequence[Alternative],
+    sites: SitePrior,
+    known: Mapping[str, object],
+    stated: float | None,
+    prior: Prior,
+    latent: Sequence[str],
+    num_draws: int,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+) -> Posterior:
+    """Posterior of the sites of a micrograph and of all that they share.
+
+    Parameters
+    ----------
+    placement : Placement
+        Image, lattice and sites.
+    alternatives : sequence of Alternative
+        Posterior by patches: it leaves out hosts and assignments that cannot be.
+    sites : SitePrior
+        Of the sites of the placement.
+    known : mapping
+        The checked context.
+    stated : float, optional
+        Size of a pixel in Å that the image states.
+    prior : Prior
+        Of the model.
+    latent : sequence of str
+        Variables of the context that are inferred.
+    num_draws : int
+        Draws of all chains together.
+    seed : int
+        Of the draws.
+    tick : callable
+        Called after every draw.
+
+    Returns
+    -------
+    Posterior
+        Of the sites with crystal.
+    """
+    lattices = list_candidates(placement, alternatives, sites, known, stated, prior)
+    chains, _ = sample_scan(
+        lattices.candidates,
+        num_chains=NUM_CHAINS,
+        num_draws=math.ceil(num_draws / NUM_CHAINS),
+        seed=seed,
+        tick=tick,
+    )
+    worlds = [_World.of(c, d, lattices, placement) for c, d in itertools.chain(*chains)]
+    free = lattices.candidates[0].scan.coordinates
+    kept = [
+        n
+        for n in worlds[0].values
+        if n in latent or n in OWN or (n not in CONTEXT and _is_free(free, n))
+    ]
+    draws = {n: np.array([w.values[n] for w in worlds], np.float32)[None] for n in kept}
+    names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
+    draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
+    return Posterior(
+        images=np.zeros(1, int),
+        defect=np.mean([w.probability for w in worlds], 0)[None],
+        host=_share(names["host"], len(HOSTS)),
+        dopant=_share(names["dopant"], len(METALS)),
+        ess=np.full(1, np.nan, np.float32),
+        draws=draws,
+        prior_draws=_draw_prior(lattices, kept, len(worlds), seed),
+        defect_draws=np.stack([w.defect for w in worlds]).astype(np.int8)[None],
+        log_likelihood=np.array([w.log_likelihood for w in worlds], np.float32)[None],
+        concentration=np.stack([w.concentration for w in worlds])[None],
+        assignment=_share(names["assignment"], len(sites.assignments)),
+        num_chains=NUM_CHAINS,
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _World:
+    """A draw in the terms of a result."""
+
+    host: int
+    dopant: int
+    assignment: int
+    values: dict[str, float]
+    probability: np.ndarray
+    defect: np.ndarray
+    concentration: np.ndarray
+    log_likelihood: float
+
+    @classmethod
+    def of(cls, candidate: int, draw: Draw, lattices: Lattices, placement: Placement) -> _World:
+        """Translate a draw of a candidate."""
+        scan, world = lattices.candidates[candidate].scan, draw.world
+        mine = lattices.sites[placement.crystal]
+        by_class = torch.zeros(len(mine), len(DEFECTS))
+        by_class.index_add_(1, CLASS, draw.probability[mine])
+        values = draw.values | {
+            "dose": draw.dose,
+            "sampling": scan.field.sampling * (1 + draw.values["strain"]),
+            "gain": world.slope * placement.unit,
+            "line_jitter": world.jitter,
+            "disorder": world.disorder,
+            "additivity": world.additivity,
+            "amplitude_scatter": world.scatter,
+            "share_outlying": world.share_coarse,
+        }
+        for name, period in PERIODS.items():
+            values[name] = values[name] % period
+        return cls(
+            host=draw.material.host,
+            dopant=draw.material.dopant,
+            assignment=lattices.assignments[candidate],
+            values=values,
+            probability=by_class.numpy(),
+            defect=CLASS[world.species[mine]].numpy(),
+            concentration=world.abundance[KIND_OF_CLASS, torch.arange(len(DEFECTS))].numpy(),
+            log_likelihood=draw.log_prob,
+        )
+
+
+def _is_free(coordinates: Coordinates, name: str) -> bool:
+    """Whether a shared variable is inferred."""
+    return name in coordinates.free or AZIMUTH_OF.get(name) in coordinates.free
+
+
+def _share(index: np.ndarray, num: int) -> np.ndarray:
+    """Share of the draws with each value, shape (1, num)."""
+    return np.bincount(index, minlength=num)[None].astype(np.float32) / len(index)
+
+
+def _draw_prior(
+    lattices: Lattices, names: Sequence[str], num_draws: int, seed: int
+) -> dict[str, np.ndarray]:
+    """Draws of the shared variables from the prior of the first candidate."""
+    coordinates = lattices.candidates[0].scan.coordinates
+    generator = torch.Generator().manual_seed(seed)
+    shape = 4 * num_draws, len(coordinates.names)
+    z = torch.randn(shape, generator=generator, dtype=torch.float64)
+    z = z[coordinates.log_prior(z) > -math.inf][:num_draws]
+    drawn = coordinates.values(z)
+    return {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}

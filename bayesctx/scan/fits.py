@@ -1,0 +1,214 @@
+"""Fits of a world to a scan, and the round of draws that fits and chains have in common."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .occupation import draw_occupation, log_excess, log_occupation
+from .shared import Proposal, climb, draw_shared, linearise
+from .signal import draw_rows, draw_signal, error_size, fit_noise
+from .world import Scan, View, World, look, upside_down
+
+__all__ = ["advance", "anneal", "fit_world", "follow_partners", "log_density"]
+
+ROUNDS = 8  # of a fit at most
+FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.6, 0.03  # Å, in the rounds of a fit
+SETTLED = 20.0  # gain of the log density below which a fit ends
+MOVES = 5  # of the shared variables between two sweeps over the sites
+TARGET_RATE, LEARNING = 0.5, 0.15  # of steps that are taken, and speed of the adaptation
+HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
+SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
+
+
+def fit_world(
+    scan: Scan, world: World, *, rounds: int = ROUNDS, climbs: int = 8
+) -> tuple[World, View]:
+    """Fit a world: shared variables, rows, noise and sites in turn.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Where to begin.
+    rounds : int
+        At most.
+    climbs : int
+        Steps of the first climb.
+
+    Returns
+    -------
+    world, view : World, View
+        A mode.
+    """
+    view, colours, last = look(scan, world), scan.colours(), -math.inf
+    world = draw_signal(scan, world, view, None)
+    for k in range(rounds):
+        disorder = max(FIRST_DISORDER * SHRINK**k, LAST_DISORDER)
+        world, view, log_prob = climb(
+            scan, replace(world, disorder=disorder), view, climbs if k == 0 else 3
+        )
+        for _ in range(2):
+            world, view = _adapt(scan, world, view, colours)
+        if k > 1 and log_prob - last < SETTLED:
+            break
+        last = log_prob
+    return world, view
+
+
+def _adapt(scan: Scan, world: World, view: View, colours: Sequence[Tensor]) -> tuple[World, View]:
+    """Fit rows, signal, sites and noise to the shared variables."""
+    world = draw_signal(scan, world, view, None)
+    world = fit_noise(scan, world, look(scan, world, _shared(view), view.factors))
+    view = look(scan, world, _shared(view), view.factors)
+    world = draw_rows(scan, world, view, None)
+    view = look(scan, world, _shared(view), view.factors)
+    world = draw_signal(scan, world, view, None)
+    view = look(scan, world, _shared(view), view.factors)
+    world, _ = draw_occupation(scan, world, view, colours, None)
+    view = look(scan, world, _shared(view))
+    world = draw_signal(scan, world, view, None)
+    return world, look(scan, world, _shared(view), view.factors)
+
+
+def _shared(view: View) -> tuple[dict[str, Tensor], Tensor]:
+    """What stays as long as the shared variables do."""
+    return view.values, view.spectra
+
+
+def log_density(scan: Scan, world: World, view: View) -> float:
+    """Log density of image, coordinates and displacements, up to a constant: compares modes.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        A fitted world.
+
+    Returns
+    -------
+    float
+        Displacements have heavy tails.
+    """
+    square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
+    own = (world.shift - scan.basis() @ world.drift)[scan.updated]
+    shifts = 1.5 * torch.log1p(own.square().sum(-1) / (2 * world.disorder**2)).sum()
+    value = -0.5 * (square / variance + variance.log()).sum() - shifts
+    value = value + log_excess(world)[scan.updated].sum()
+    errors = world.errors[view.used] / error_size(view.values, world.additivity)
+    value = value - 0.5 * errors.square().sum() + log_occupation(scan, world)
+    return float(value) - 0.5 * float(world.z.square().sum())
+
+
+def follow_partners(scan: Scan, world: World) -> list[tuple[float, World]]:
+    """Fit the worlds that look nearly the same, see ``Coordinates.partners``.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        A fitted world.
+
+    Returns
+    -------
+    list of tuple of float and World
+        Log density and world, the given one first.
+    """
+    found, colours = [], scan.colours()
+    for z, turned in [(world.z, False), *scan.coordinates.partners(world.z)]:
+        other = replace(upside_down(world) if turned else world, z=z)
+        view = look(scan, other)
+        for _ in range(2):
+            other, view, _ = climb(scan, other, view, 3)
+            other, view = _adapt(scan, other, view, colours)
+        found.append((log_density(scan, other, view), other))
+    return found
+
+
+def anneal(scan: Scan, world: World, seed: int) -> World:
+    """Leave a mode: draw worlds at a noise that is too high and falls, then fit the last one.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        A fitted world.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    World
+        Another fitted world, or the same.
+
+    References
+    ----------
+    Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983), doi:10.1126/science.220.4598.671.
+    """
+    generator, colours = torch.Generator().manual_seed(seed), scan.colours()
+    for heat in HEATS:
+        hot = replace(scan, heat=heat)
+        view = look(hot, world)
+        near = linearise(hot, world, view)
+        for _ in range(DRAWS_PER_HEAT):
+            world, view, _, near = advance(hot, world, view, near, colours, generator)
+    return fit_world(scan, world, rounds=3, climbs=3)[0]
+
+
+def advance(
+    scan: Scan,
+    world: World,
+    view: View,
+    near: Proposal,
+    colours: Sequence[Tensor],
+    generator: torch.Generator,
+    moves: int = MOVES,
+) -> tuple[World, View, Tensor, Proposal]:
+    """Draw everything but the noise once, given the rest: one round of a blocked Gibbs sampler.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+    near : Proposal
+        Of the steps of the shared variables.
+    colours : sequence of Tensor
+        See ``Scan.colours``.
+    generator : torch.Generator
+        Source of randomness.
+    moves : int
+        Steps of the shared variables.
+
+    Returns
+    -------
+    world, view : World, View
+        After the round.
+    probability : Tensor, shape (site, species)
+        Of the species of every site given all else.
+    near : Proposal
+        With steps of a size that is taken half of the time; keep the old one to stay.
+    """
+    world, probability = draw_occupation(scan, world, view, colours, generator)
+    view = look(scan, world, _shared(view))
+    world, view, rates = draw_shared(scan, world, view, near, moves, generator)
+    world = draw_signal(scan, world, view, generator)
+    view = look(scan, world, _shared(view), view.factors)
+    world = draw_rows(scan, world, view, generator)
+    return world, look(scan, world, _shared(view), view.factors), probability, _adapted(near, rates)
+
+
+def _adapted(near: Proposal, rates: Sequence[float]) -> Proposal:
+    """The proposal with steps of a size that is taken half of the time."""
+    change = sum(LEARNING * (rate - TARGET_RATE) for rate in rates)
+    step = min(max(near.step * math.exp(change), SMALLEST_STEP), LARGEST_STEP)
+    return replace(near, step=step)

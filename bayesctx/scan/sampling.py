@@ -1,0 +1,150 @@
+"""Chains over the worlds behind a scan: several lattices and hosts, several modes of each."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from .chain import Draw, explore_mode, sample_worlds
+from .fits import follow_partners
+from .search import Start, find_starts
+from .world import Scan
+
+__all__ = ["Candidate", "sample_scan"]
+
+NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
+WARMUP = 6  # draws of every chain at every mode that are left out
+REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A lattice and a host that may be behind a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+        With one of the dopants.
+    dopants : tuple of int
+        Metals that may be the dopant.
+    log_prior : float
+        Log prior probability.
+    """
+
+    scan: Scan
+    dopants: tuple[int, ...]
+    log_prior: float = 0.0
+
+
+def sample_scan(
+    candidates: Sequence[Candidate],
+    *,
+    num_chains: int,
+    num_draws: int,
+    seed: int,
+    tick: Callable[[], object] = lambda: None,
+) -> tuple[list[list[tuple[int, Draw]]], np.ndarray]:
+    """Draw worlds.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        Together all that may be.
+    num_chains, num_draws : int
+        Chains, and draws of each.
+    seed : int
+        Of everything random.
+    tick : callable
+        Called after every draw.
+
+    Returns
+    -------
+    draws : list of list of tuple of int and Draw
+        Of every chain the position of the candidate and the draw.
+    probability : ndarray, shape (candidate,)
+        Of the candidates, from the density at their modes.
+
+    Notes
+    -----
+    Chains run side by side in as many threads as torch is set to use, each with random numbers of
+    its own.
+    """
+    starts = find_starts([c.scan for c in candidates], seed)
+    log_density = np.full(len(candidates), -np.inf)
+    for start in starts:
+        log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior
+    probability = softmax(log_density)
+    probability = np.where(probability > NEGLIGIBLE, probability, 0.0)
+    probability /= probability.sum()
+    numbers = _apportion(num_draws, probability)
+    chains = [[] for _ in range(num_chains)]
+    for start in starts:
+        number = numbers[start.candidate]
+        if number:
+            own = candidates[start.candidate]
+            found = _sample_candidate(own, start, num_chains, number, seed, tick)
+            for chain, own in zip(chains, found, strict=True):
+                chain += [(start.candidate, draw) for draw in own]
+    return chains, probability
+
+
+def _sample_candidate(
+    candidate: Candidate, start: Start, num_chains: int, num_draws: int, seed: int, tick: Callable
+) -> list[list[Draw]]:
+    """Chains of one candidate, each with the modes of nearly one image in turn."""
+    scan = candidate.scan
+    partners = follow_partners(scan, start.world)
+    best = max(value for value, _ in partners)
+    near = [(value, world) for value, world in partners if value > best - REMOTE]
+    modes = list(
+        _side_by_side(lambda k: explore_mode(scan, near[k][1], seed + k), range(len(near)))
+    )
+    # Laplace's approximation of what each mode holds
+    volume = [float(m.near.factor.diagonal().log().sum()) for m in modes]
+    weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
+    numbers = _apportion(num_draws, weight)
+
+    def draw(k: int) -> list[Draw]:
+        segments = []
+        for m, mode in enumerate(modes):
+            begun = sample_worlds(scan, mode, seed + 100 * (k + 1) + m, candidate.dopants, WARMUP)
+            segments.append([])
+            for found in itertools.islice(begun, numbers[m]):
+                segments[-1].append(found)
+                tick()
+        return _interleave(segments)
+
+    return list(_side_by_side(draw, range(num_chains)))
+
+
+def _apportion(num: int, weight: np.ndarray) -> list[int]:
+    """Whole numbers in proportion to some weights, with a given sum."""
+    edges = np.round(num * np.concatenate([[0.0], np.cumsum(weight)]))
+    return np.diff(edges).astype(int).tolist()
+
+
+def _interleave(segments: Sequence[Sequence[Draw]]) -> list[Draw]:
+    """Draws of several modes in one chain, each spread evenly over it."""
+    placed = [
+        ((i + 0.5) / len(segment), draw) for segment in segments for i, draw in enumerate(segment)
+    ]
+    return [draw for _, draw in sorted(placed, key=lambda pair: pair[0])]
+
+
+def _side_by_side(function: Callable, values: Iterable) -> Iterable:
+    """Map in threads, each with one core."""
+    num = torch.get_num_threads()
+    if num == 1:
+        return [function(v) for v in values]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(num) as pool:
+            return list(pool.map(torch.no_grad()(function), values))
+    finally:
+        torch.set_num_threads(num)
