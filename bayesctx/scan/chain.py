@@ -10,13 +10,18 @@ import torch
 from torch import Tensor
 
 from .field import Material
-from .fits import advance
-from .shared import Proposal, evaluate, linearise
+from .fits import adapted, advance
+from .joint import Joint, linearise_jointly
+from .occupation import HAS_ATOMS, SCATTER_SCALE
+from .shared import evaluate
 from .signal import accepts, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
 __all__ = ["Draw", "Mode", "explore_mode", "sample_worlds"]
 
+STEP_OF_SCALE = 0.25  # of its logarithm
+RANGES = {"disorder": (0.003, 0.1), "scatter": (5e-4, 0.2), "additivity": (0.02, 4.0)}
+WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}
 EXPLORED = 16  # draws around a mode before those that are kept
 
 
@@ -56,12 +61,12 @@ class Mode:
     ----------
     world : World
         The last world of the chain.
-    near : Proposal
+    near : Joint
         Of the steps, of a size that is taken half of the time.
     """
 
     world: World
-    near: Proposal
+    near: Joint
 
 
 def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
@@ -83,11 +88,13 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
     """
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
     view = look(scan, world)
-    near = linearise(scan, world, view)
+    near = linearise_jointly(scan, world, view)
     for k in range(EXPLORED):
         if k == EXPLORED // 2:
-            near = linearise(scan, world, view, near.step)
-        world, view, _, near = advance(scan, world, view, near, colours, generator)
+            near = linearise_jointly(scan, world, view, near.steps)
+        world, view, _, rates = advance(scan, world, view, near, colours, generator)
+        near = adapted(near, rates)
+        world, view = draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
     return Mode(world, near)
@@ -123,11 +130,71 @@ def sample_worlds(
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
+        world, view = draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
         count += 1
         if count > num_warmup:
             yield describe(scan, world, view, probability)
+
+
+def draw_scales(
+    scan: Scan, world: World, view: View, generator: torch.Generator
+) -> tuple[World, View]:
+    """Draw the scales of displacements, amplitudes and errors together with what they scale.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    world, view : World, View
+        After one step of each: what a scale multiplies goes with it, so that the scale is not held
+        by the values that it had led to.
+    """
+    shared = view.values, view.spectra
+    calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
+    mean = scan.basis() @ world.drift
+    for name in ("disorder", "scatter", "additivity"):
+        change = STEP_OF_SCALE * float(torch.randn(1, generator=generator))
+        grown, value = math.exp(change), getattr(world, name) * math.exp(change)
+        low, high = RANGES[name]
+        if not low < value < high:
+            continue
+        other = replace(world, **{name: value})
+        if name == "disorder":
+            own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
+            other = replace(other, shift=mean + own)
+        if name == "scatter":
+            excess = torch.where(fine, grown * world.excess, world.excess)
+            other = replace(other, excess=excess)
+        factors = view.factors
+        if name != "additivity":
+            positions = scan.positions + other.shift
+            factors = scan.field.factors(positions, 1 + other.excess, other.species)
+        seen = replace(view, factors=factors)
+        after = evaluate(scan, other, seen, world.z, shared)
+        before = evaluate(scan, world, view, world.z, shared)
+        log_ratio = after.log_prob - before.log_prob + change
+        log_ratio += log_prior_of_scale(name, value) - log_prior_of_scale(
+            name, getattr(world, name)
+        )
+        if accepts(log_ratio, generator):
+            world, view = other, seen
+            world = draw_signal(scan, world, look(scan, world, shared, factors), generator)
+            view = look(scan, world, shared, factors)
+    return world, view
+
+
+def log_prior_of_scale(name: str, value: float) -> float:
+    """Log prior density of a scale, up to a constant: half-normal, or uniform in its range."""
+    return -0.5 * (value / WIDTHS[name]) ** 2 if name in WIDTHS else 0.0
 
 
 def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:

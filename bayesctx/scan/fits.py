@@ -9,20 +9,21 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from .joint import Joint, draw_jointly, linearise_jointly
 from .occupation import draw_occupation, log_excess, log_occupation
-from .shared import Proposal, climb, draw_shared, linearise
+from .shared import climb
 from .signal import draw_rows, draw_signal, error_size, fit_noise
 from .world import Scan, View, World, look, upside_down
 
-__all__ = ["advance", "anneal", "fit_world", "follow_partners", "log_density"]
+__all__ = ["adapted", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
 ROUNDS = 8  # of a fit at most
 FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.6, 0.03  # Å, in the rounds of a fit
 SETTLED = 20.0  # gain of the log density below which a fit ends
-MOVES = 5  # of the shared variables between two sweeps over the sites
-TARGET_RATE, LEARNING = 0.5, 0.15  # of steps that are taken, and speed of the adaptation
-HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
+TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
+MOVES = 8  # of the shared variables between two sweeps over the sites
+HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
 
 
 def fit_world(
@@ -157,9 +158,10 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
     for heat in HEATS:
         hot = replace(scan, heat=heat)
         view = look(hot, world)
-        near = linearise(hot, world, view)
+        near = linearise_jointly(hot, world, view)
         for _ in range(DRAWS_PER_HEAT):
-            world, view, _, near = advance(hot, world, view, near, colours, generator)
+            world, view, _, rates = advance(hot, world, view, near, colours, generator)
+            near = adapted(near, rates)
     return fit_world(scan, world, rounds=3, climbs=3)[0]
 
 
@@ -167,11 +169,11 @@ def advance(
     scan: Scan,
     world: World,
     view: View,
-    near: Proposal,
+    near: Joint,
     colours: Sequence[Tensor],
     generator: torch.Generator,
     moves: int = MOVES,
-) -> tuple[World, View, Tensor, Proposal]:
+) -> tuple[World, View, Tensor, list[tuple[int, float]]]:
     """Draw everything but the noise once, given the rest: one round of a blocked Gibbs sampler.
 
     Parameters
@@ -180,7 +182,7 @@ def advance(
         The scan.
     world, view : World, View
         Where.
-    near : Proposal
+    near : Joint
         Of the steps of the shared variables.
     colours : sequence of Tensor
         See ``Scan.colours``.
@@ -195,20 +197,35 @@ def advance(
         After the round.
     probability : Tensor, shape (site, species)
         Of the species of every site given all else.
-    near : Proposal
-        With steps of a size that is taken half of the time; keep the old one to stay.
+    rates : list of tuple of int and float
+        See ``draw_jointly``.
     """
     world, probability = draw_occupation(scan, world, view, colours, generator)
     view = look(scan, world, _shared(view))
-    world, view, rates = draw_shared(scan, world, view, near, moves, generator)
+    world, view, rates = draw_jointly(scan, world, view, near, moves, generator)
     world = draw_signal(scan, world, view, generator)
     view = look(scan, world, _shared(view), view.factors)
     world = draw_rows(scan, world, view, generator)
-    return world, look(scan, world, _shared(view), view.factors), probability, _adapted(near, rates)
+    return world, look(scan, world, _shared(view), view.factors), probability, rates
 
 
-def _adapted(near: Proposal, rates: Sequence[float]) -> Proposal:
-    """The proposal with steps of a size that is taken half of the time."""
-    change = sum(LEARNING * (rate - TARGET_RATE) for rate in rates)
-    step = min(max(near.step * math.exp(change), SMALLEST_STEP), LARGEST_STEP)
-    return replace(near, step=step)
+def adapted(near: Joint, rates: Sequence[tuple[int, float]]) -> Joint:
+    """Change the size of steps such that about half of them are taken.
+
+    Parameters
+    ----------
+    near : Joint
+        With some size.
+    rates : sequence of tuple of int and float
+        See ``draw_jointly``.
+
+    Returns
+    -------
+    Joint
+        With another.
+    """
+    steps = list(near.steps)
+    for block, rate in rates:
+        size = steps[block] * math.exp(LEARNING * (rate - TARGET_RATE))
+        steps[block] = min(max(size, SMALLEST_STEP), LARGEST_STEP)
+    return replace(near, steps=tuple(steps))

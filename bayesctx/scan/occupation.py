@@ -12,14 +12,23 @@ from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SPECIES
 from .columns import Kernels, site_conditional, solve_upper
 from .signal import draw_from
-from .world import CLASS, Scan, View, World
+from .world import CLASS, UPDATED, Scan, View, World
 
-__all__ = ["draw_occupation", "log_excess", "log_occupation"]
+__all__ = [
+    "FIELD_PRECISION",
+    "HAS_ATOMS",
+    "SCATTER_SCALE",
+    "Canvas",
+    "draw_occupation",
+    "log_excess",
+    "log_occupation",
+    "scales_of_sites",
+]
 
 WIDE = 0.1  # Å, displacement of columns beside defects
 COARSE = 0.2  # relative excess of columns that are not what the simulator describes
-DISORDER = torch.linspace(0.005, 0.08, 40)  # Å
-SCATTER = torch.cat([torch.tensor([0.001]), torch.linspace(0.005, 0.15, 30)])
+DISORDER = torch.linspace(0.004, 0.1, 97)  # Å
+SCATTER = torch.logspace(-3.2, -0.75, 100)
 SCATTER_SCALE = 0.03  # of its half-normal prior
 LIMIT = torch.tensor([0.15, 0.15, 0.9])  # of one change of displacement (Å) and amplitude
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
@@ -36,8 +45,18 @@ HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
 
 
 @dataclass(eq=False)
-class _Canvas:
-    """Residuals, weights and row shifts with a margin, in which windows are found by index."""
+class Canvas:
+    """Residuals, weights and row shifts with a margin, in which windows are found by index.
+
+    Attributes
+    ----------
+    rest, weight : Tensor, shape (pixel,)
+        Image without what is expected, and inverse variance, with the margin.
+    rows : Tensor, shape (row,)
+        Displacement of the scan rows in Å.
+    width, pad, half : int
+        Pixels of a row, of the margin, and of half a window.
+    """
 
     rest: Tensor
     weight: Tensor
@@ -47,15 +66,25 @@ class _Canvas:
     half: int
 
     @classmethod
-    def of(cls, scan: Scan, world: World, view: View, half: int) -> _Canvas:
+    def of(cls, scan: Scan, world: World, view: View, half: int) -> Canvas:
         """Pad the image."""
-        pad = 4 * half + 8
+        # windows of sites beyond the border, which may be displaced
+        pad = 2 * half + math.ceil((UPDATED + 1.0) / scan.field.sampling)
         padded = [
             torch.nn.functional.pad(v, (pad,) * 4).flatten()
             for v in (scan.image - view.expected, 1 / view.variance)
         ]
         rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
         return cls(*padded, rows, scan.image.shape[1] + 2 * pad, pad, half)
+
+    def pad_images(self, images: Tensor) -> Tensor:
+        """Images (image, y, x) with the margin, shape (image, pixel)."""
+        return torch.nn.functional.pad(images, (self.pad,) * 4).flatten(1)
+
+    def cut_images(self, padded: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Images (image, y, x) without the margin."""
+        pad = self.pad
+        return padded.unflatten(1, (-1, self.width))[:, pad : pad + shape[0], pad : pad + shape[1]]
 
     def windows(self, base: Tensor) -> tuple[Tensor, Tensor]:
         """Indices of the pixels around some pixels (x, y), and the row shift at each."""
@@ -64,6 +93,43 @@ class _Canvas:
         index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
         rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
         return index, rows.repeat_interleave(len(window), -1)
+
+    def kernels_at(
+        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Columns of some species where some sites are, at a signal of one.
+
+        Parameters
+        ----------
+        scan, world : Scan, World
+            Positions and displacements.
+        kernels : Kernels
+            Tabulated columns.
+        sites, species : Tensor of int, shapes (site,) and (species,)
+            Which.
+
+        Returns
+        -------
+        columns : Tensor, shape (site, species, 3, pixel)
+            Value, and derivatives along x and y.
+        index : Tensor of int, shape (site, pixel)
+            Their pixels.
+        """
+        centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
+        place = (scan.positions[sites] + world.shift[sites]) / scan.field.sampling + centre
+        columns, base = kernels.at(species, place)
+        index, turn = self.windows(base)
+        # a row that is displaced along x sees the column displaced the other way
+        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+        return columns, index
+
+    def columns(
+        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Columns of what some sites hold, shape (site, 3, pixel), and their pixels."""
+        held, which = world.species[sites].unique(return_inverse=True)
+        columns, index = self.kernels_at(scan, world, kernels, sites, held)
+        return columns[torch.arange(len(sites)), which], index
 
 
 def draw_occupation(
@@ -94,24 +160,19 @@ def draw_occupation(
         Of the species given the other sites.
     """
     kernels = Kernels.of(scan.field, view.values, scan.material)
-    canvas = _Canvas.of(scan, world, view, kernels.half)
+    canvas = Canvas.of(scan, world, view, kernels.half)
     species, shift, excess = world.species.clone(), world.shift.clone(), world.excess.clone()
     is_coarse = world.is_coarse.clone()
     probability = torch.zeros(len(species), len(SPECIES))
     mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
     amplitude = world.signal * (1 + world.errors)
     log_prior = world.abundance.clamp(min=1e-30).log()[:, CLASS] - NUM_ALIKE.log()
-    centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
     for colour in colours:
         for k, kind in enumerate(MONOLAYER_1H.sites):
             mine, allowed = colour[scan.kind[colour] == k], ALLOWED[kind]
             if not len(mine):
                 continue
-            place = (scan.positions[mine] + shift[mine]) / scan.field.sampling + centre
-            columns, base = kernels.at(allowed, place)
-            index, turn = canvas.windows(base)
-            # a row that is displaced along x sees the column displaced the other way
-            columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+            columns, index = canvas.kernels_at(scan, world, kernels, mine, allowed)
             columns = columns * amplitude[allowed][:, None, None]
             sites = torch.arange(len(mine))
             now = (allowed == species[mine][:, None]).long().argmax(1)
@@ -222,6 +283,23 @@ def _spread(world: World) -> Tensor:
     return torch.where(world.is_wide, wide, world.disorder)
 
 
+def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
+    """Standard deviations of displacement, in Å, and of excess of every site.
+
+    Parameters
+    ----------
+    world : World
+        The world.
+
+    Returns
+    -------
+    spread, scatter : Tensor, shape (site,)
+        Under its scales.
+    """
+    coarse = math.hypot(world.scatter, COARSE)
+    return _spread(world), torch.where(world.is_coarse, coarse, world.scatter)
+
+
 def _draw_scales(
     scan: Scan, world: World, spread: Tensor, generator: torch.Generator | None
 ) -> World:
@@ -245,7 +323,8 @@ def _draw_scales(
     log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
     disorder = draw_from(DISORDER, log_prob, generator)
     fine = counted & ~world.is_coarse
-    log_prob = -fine.sum() * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
+    # the grid is even in the logarithm
+    log_prob = (1 - fine.sum()) * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
     log_prob = log_prob - 0.5 * world.excess[fine].square().sum() / SCATTER**2
     scatter = draw_from(SCATTER, log_prob, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)

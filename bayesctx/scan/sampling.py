@@ -106,7 +106,7 @@ def _sample_candidate(
         _side_by_side(lambda k: explore_mode(scan, near[k][1], seed + k), range(len(near)))
     )
     # Laplace's approximation of what each mode holds
-    volume = [float(m.near.factor.diagonal().log().sum()) for m in modes]
+    volume = [m.near.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
     numbers = _apportion(num_draws, weight)
 

@@ -8,17 +8,16 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .signal import Regression, accepts, regress
+from .signal import Regression, regress
 from .world import Scan, View, World, look, render, spectra_of
 
-__all__ = ["Proposal", "State", "climb", "draw_shared", "evaluate", "linearise", "settle"]
+__all__ = ["Proposal", "State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
 
 DIFFERENCE = 0.02  # of a coordinate, for slopes
 CLIP = 4.0  # standard deviations of a pixel, of its pull on a climb
 LONGEST = 0.7  # of a coordinate, in one step of a climb
 TRIES = 6
 GAIN = 0.5  # of the log density, below which a climb ends
-SMALL, SHARE_SMALL = 0.1, 0.2  # relative size and share of small steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +91,36 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     return State(z, found.evidence + prior, found, shared)
 
 
+def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
+    """Change of the fitted image with every coordinate, by differences.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where, and the rest.
+
+    Returns
+    -------
+    Tensor, shape (coordinate, pixel)
+        What is linear follows.
+    """
+    here = evaluate(scan, world, view, world.z)
+    slopes = []
+    for i in range(len(world.z)):
+        for change in (DIFFERENCE, -DIFFERENCE):
+            z = world.z.clone()
+            z[i] += change
+            there = evaluate(scan, world, view, z)
+            if there.regression is not None:
+                break
+        else:
+            there, change = here, 1.0
+        slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
+    return torch.stack(slopes)
+
+
 def linearise(scan: Scan, world: World, view: View, step: float = 0.7) -> Proposal:
     """Linearise the image in the shared variables.
 
@@ -109,19 +138,7 @@ def linearise(scan: Scan, world: World, view: View, step: float = 0.7) -> Propos
     Proposal
         The Gauss-Newton approximation.
     """
-    here = evaluate(scan, world, view, world.z)
-    slopes = []
-    for i in range(len(world.z)):
-        for change in (DIFFERENCE, -DIFFERENCE):
-            z = world.z.clone()
-            z[i] += change
-            there = evaluate(scan, world, view, z)
-            if there.regression is not None:
-                break
-        else:
-            there, change = here, 1.0
-        slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
-    slope = torch.stack(slopes)
+    slope = image_slopes(scan, world, view)
     weighted = slope / view.variance.flatten()
     # the prior of the coordinates is standard normal
     hessian = (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)
@@ -205,66 +222,3 @@ def settle(scan: Scan, world: World) -> World:
     z[-2:] = 0
     drift[0] += shift
     return replace(world, z=z, drift=drift, shift=world.shift + shift)
-
-
-def draw_shared(
-    scan: Scan,
-    world: World,
-    view: View,
-    near: Proposal,
-    num: int,
-    generator: torch.Generator,
-) -> tuple[World, View, list[float]]:
-    """Draw the shared variables by Metropolis steps along the gradient.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        Where, and the rest.
-    near : Proposal
-        Preconditions the steps (MALA with a fixed linearisation).
-    num : int
-        Steps.
-    generator : torch.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    world : World
-        After the steps.
-    view : View
-        What follows from it, but for the variance.
-    rates : list of float
-        Probability with which each of the larger steps was taken.
-
-    References
-    ----------
-    Roberts and Tweedie, Bernoulli 2, 341 (1996).
-    """
-
-    def drift(state: State) -> Tensor:
-        rest = (scan.image - state.regression.expected).flatten()
-        return 0.5 * near.covariance @ ((near.weighted @ rest).double() - state.z)
-
-    here, rates = evaluate(scan, world, view, world.z), []
-    pull = drift(here)
-    for _ in range(num):
-        is_small = float(torch.rand(1, generator=generator)) < SHARE_SMALL
-        size = near.step * (SMALL if is_small else 1.0)
-        noise = torch.randn(len(here.z), generator=generator, dtype=torch.float64)
-        there = evaluate(scan, world, view, here.z + size**2 * pull + size * (near.factor @ noise))
-        log_ratio = -math.inf
-        if there.regression is not None:
-            pull_there = drift(there)
-            away = (here.z - there.z - size**2 * pull_there)[:, None]
-            back = torch.linalg.solve_triangular(near.factor, away, upper=False) / size
-            log_ratio = there.log_prob - here.log_prob
-            log_ratio += 0.5 * float(noise.square().sum() - back.square().sum())
-        if not is_small:
-            rates.append(math.exp(min(log_ratio, 0.0)))
-        if accepts(log_ratio, generator):
-            here, pull = there, pull_there
-    world, view = _arrive(scan, world, view, here)
-    return world, view, rates
