@@ -11,10 +11,11 @@ from torch import Tensor
 from ..fourier import synthesize
 from .field import Field, Material, frequencies
 
-__all__ = ["Kernels", "site_conditional", "solve_upper"]
+__all__ = ["SLOPES_FIRST", "Kernels", "site_conditional", "solve_upper"]
 
 HALF = 3.0  # Å, half the width of the window around a site
 ROOM = 10.0  # Å from the window to the periodic repetition of the column
+SLOPES_FIRST = [1, 2, 0]  # displacement before amplitude
 STEPS = 4  # positions in a pixel, along each side, at which kernels are tabulated
 
 
@@ -127,9 +128,9 @@ def site_conditional(
     weighted = kernels * weight[:, None, None]
     gram = weighted @ kernels.mT
     dot = (weighted @ rest[:, None, :, None])[..., 0]
-    gradient = (dot - gram[..., 0])[:, :, _SLOPES_FIRST]  # what the column does not explain itself
+    gradient = (dot - gram[..., 0])[:, :, SLOPES_FIRST]  # what the column does not explain itself
     square = gram[:, :, 0, 0] - 2 * dot[:, :, 0]
-    hessian = gram[:, :, _SLOPES_FIRST][..., _SLOPES_FIRST]
+    hessian = gram[:, :, SLOPES_FIRST][..., SLOPES_FIRST]
     prior = precision[:, :, None]  # (site, component, 1, 3)
     gradient = gradient[:, None] + prior * mean[:, None, None]
     factor = _cholesky(hessian[:, None], prior)
@@ -139,9 +140,6 @@ def site_conditional(
     )
     log_prob = log_prob + 0.5 * (prior.log() - prior * mean[:, None, None].square()).sum(-1)
     return log_prob, solve_upper(factor, half), factor
-
-
-_SLOPES_FIRST = [1, 2, 0]  # displacement before amplitude
 
 
 def _cholesky(matrix: Tensor, diagonal: Tensor) -> Tensor:

@@ -10,20 +10,23 @@ import torch
 from torch import Tensor
 
 from .joint import Joint, draw_jointly, linearise_jointly
-from .occupation import draw_occupation, log_excess, log_occupation
+from .occupation import draw_occupation, log_evidence_of_sites, log_occupation
 from .shared import climb
 from .signal import draw_rows, draw_signal, error_size, fit_noise
+from .threads import side_by_side
 from .world import Scan, View, World, look, upside_down
 
 __all__ = ["adapted", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
 ROUNDS = 8  # of a fit at most
-FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.6, 0.03  # Å, in the rounds of a fit
+SCALES = {"scatter": 0.03, "additivity": 1.0, "share_wide": 0.1, "share_coarse": 0.01}
+FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.7, 0.05  # Å, in the rounds of a fit
 SETTLED = 20.0  # gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
-MOVES = 8  # of the shared variables between two sweeps over the sites
-HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 6
+MOVES, ANNEAL_MOVES = 8, 5  # of the shared variables between two sweeps over the sites
+HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 5
+LINEARISED = 2  # heats between two linearisations
 
 
 def fit_world(
@@ -47,6 +50,9 @@ def fit_world(
     world, view : World, View
         A mode.
     """
+    calm = torch.zeros_like(world.is_wide)
+    # scales are the same in all fits, whose densities are compared
+    world = replace(world, is_wide=calm, is_coarse=calm, **SCALES)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
     for k in range(rounds):
@@ -83,31 +89,33 @@ def _shared(view: View) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def log_density(scan: Scan, world: World, view: View) -> float:
-    """Log density of image, coordinates and displacements, up to a constant: compares modes.
+    """Log evidence of the image around a fitted world, up to a constant: compares modes.
 
     Parameters
     ----------
     scan : Scan
         The scan.
     world, view : World, View
-        A fitted world.
+        A fitted world, at the scales of all fits.
 
     Returns
     -------
     float
-        Displacements have heavy tails.
+        Displacement and amplitude of every column are integrated out by Laplace's approximation,
+        each given the others; the shared variables are not.
     """
     square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
-    own = (world.shift - scan.basis() @ world.drift)[scan.updated]
-    shifts = 1.5 * torch.log1p(own.square().sum(-1) / (2 * world.disorder**2)).sum()
-    value = -0.5 * (square / variance + variance.log()).sum() - shifts
-    value = value + log_excess(world)[scan.updated].sum()
-    errors = world.errors[view.used] / error_size(view.values, world.additivity)
-    value = value - 0.5 * errors.square().sum() + log_occupation(scan, world)
+    value = -0.5 * (square / variance + variance.log()).sum() + log_evidence_of_sites(
+        scan, world, view
+    )
+    rows = 0.5 * (world.row_shift / world.jitter).square() + math.log(world.jitter)
+    size = error_size(view.values, world.additivity)
+    errors = 0.5 * (world.errors[view.used] / size).square() + math.log(size)
+    value = value - rows.sum() - errors.sum() + log_occupation(scan, world)
     return float(value) - 0.5 * float(world.z.square().sum())
 
 
-def follow_partners(scan: Scan, world: World) -> list[tuple[float, World]]:
+def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tuple[float, World]]:
     """Fit the worlds that look nearly the same, see ``Coordinates.partners``.
 
     Parameters
@@ -116,21 +124,27 @@ def follow_partners(scan: Scan, world: World) -> list[tuple[float, World]]:
         The scan.
     world : World
         A fitted world.
+    num_threads : int
+        Threads to use.
 
     Returns
     -------
     list of tuple of float and World
         Log density and world, the given one first.
     """
-    found, colours = [], scan.colours()
-    for z, turned in [(world.z, False), *scan.coordinates.partners(world.z)]:
+    colours = scan.colours()
+
+    def fit(partner: tuple[Tensor, bool]) -> tuple[float, World]:
+        z, turned = partner
         other = replace(upside_down(world) if turned else world, z=z)
         view = look(scan, other)
         for _ in range(2):
             other, view, _ = climb(scan, other, view, 3)
             other, view = _adapt(scan, other, view, colours)
-        found.append((log_density(scan, other, view), other))
-    return found
+        return log_density(scan, other, view), other
+
+    partners = [(world.z, False), *scan.coordinates.partners(world.z)]
+    return side_by_side(fit, partners, num_threads)
 
 
 def anneal(scan: Scan, world: World, seed: int) -> World:
@@ -155,12 +169,18 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
     Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983), doi:10.1126/science.220.4598.671.
     """
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
-    for heat in HEATS:
+    near = None
+    for k, heat in enumerate(HEATS):
         hot = replace(scan, heat=heat)
         view = look(hot, world)
-        near = linearise_jointly(hot, world, view)
+        if k % LINEARISED == 0:
+            near = linearise_jointly(hot, world, view, near.steps if near else (0.7, 0.5))
+        else:  # the posterior is narrower by the change of the noise
+            near = replace(near, factor=near.factor * (heat / HEATS[k - 1]) ** 0.5)
         for _ in range(DRAWS_PER_HEAT):
-            world, view, _, rates = advance(hot, world, view, near, colours, generator)
+            world, view, _, rates = advance(
+                hot, world, view, near, colours, generator, ANNEAL_MOVES
+            )
             near = adapted(near, rates)
     return fit_world(scan, world, rounds=3, climbs=3)[0]
 

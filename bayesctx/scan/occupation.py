@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SPECIES
-from .columns import Kernels, site_conditional, solve_upper
+from .columns import SLOPES_FIRST, Kernels, site_conditional, solve_upper
 from .signal import draw_from
 from .world import CLASS, UPDATED, Scan, View, World
 
@@ -20,7 +20,7 @@ __all__ = [
     "SCATTER_SCALE",
     "Canvas",
     "draw_occupation",
-    "log_excess",
+    "log_evidence_of_sites",
     "log_occupation",
     "scales_of_sites",
 ]
@@ -30,6 +30,7 @@ COARSE = 0.2  # relative excess of columns that are not what the simulator descr
 DISORDER = torch.linspace(0.004, 0.1, 97)  # Å
 SCATTER = torch.logspace(-3.2, -0.75, 100)
 SCATTER_SCALE = 0.03  # of its half-normal prior
+AT_ONCE = 256  # columns
 LIMIT = torch.tensor([0.15, 0.15, 0.9])  # of one change of displacement (Å) and amplitude
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
 FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
@@ -245,22 +246,37 @@ def log_occupation(scan: Scan, world: World) -> float:
     return total - float(NUM_ALIKE[held].double().log().sum())
 
 
-def log_excess(world: World) -> Tensor:
-    """Log prior density of the excess of every site, fine and coarse ones together.
+def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
+    """Log prior of displacements and amplitudes, and the volume that the image leaves to them.
 
     Parameters
     ----------
-    world : World
-        Gives the scales.
+    scan : Scan
+        The scan.
+    world, view : World, View
+        A fitted world.
 
     Returns
     -------
-    Tensor, shape (site,)
-        Up to a constant.
+    float
+        Over all columns, each given the others: what Laplace's approximation adds to the log
+        likelihood.
     """
-    prior = _Amplitudes.of(world)
-    squares = (world.excess[:, None] / prior.scatter).square()
-    return (prior.log_share - prior.scatter.log() - 0.5 * squares).logsumexp(-1)
+    mine = (scan.updated & HAS_ATOMS[world.species]).nonzero()[:, 0]
+    kernels = Kernels.of(scan.field, view.values, scan.material)
+    canvas = Canvas.of(scan, world, view, kernels.half)
+    spread, scatter = (scale[mine] for scale in scales_of_sites(world))
+    amplitude = world.signal * (1 + world.errors[world.species[mine]])
+    own = (world.shift - scan.basis() @ world.drift)[mine]
+    scale = torch.stack([spread, spread, scatter], -1)
+    values = torch.cat([own, world.excess[mine, None]], -1) / scale
+    total = -0.5 * float(values.square().double().sum())
+    for rows in torch.arange(len(mine)).split(AT_ONCE):
+        columns, index = canvas.columns(scan, world, kernels, mine[rows])
+        columns = columns[:, SLOPES_FIRST] * amplitude[rows, None, None] * scale[rows, :, None]
+        gram = (columns * canvas.weight[index][:, None]) @ columns.mT
+        total -= 0.5 * float(torch.logdet((gram + torch.eye(3)).double()).sum())
+    return total
 
 
 def _choose(

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from scipy.special import softmax
 
 from .chain import Draw, explore_mode, sample_worlds
 from .fits import follow_partners
 from .search import Start, find_starts
+from .threads import side_by_side, single_threads
 from .world import Scan
 
 __all__ = ["Candidate", "sample_scan"]
@@ -75,36 +74,42 @@ def sample_scan(
     Chains run side by side in as many threads as torch is set to use, each with random numbers of
     its own.
     """
-    starts = find_starts([c.scan for c in candidates], seed)
-    log_density = np.full(len(candidates), -np.inf)
-    for start in starts:
-        log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior
-    probability = softmax(log_density)
-    probability = np.where(probability > NEGLIGIBLE, probability, 0.0)
-    probability /= probability.sum()
-    numbers = _apportion(num_draws, probability)
-    chains = [[] for _ in range(num_chains)]
-    for start in starts:
-        number = numbers[start.candidate]
-        if number:
-            own = candidates[start.candidate]
-            found = _sample_candidate(own, start, num_chains, number, seed, tick)
+    with single_threads() as num_threads:
+        starts = find_starts([c.scan for c in candidates], seed, num_threads)
+        log_density = np.full(len(candidates), -np.inf)
+        for start in starts:
+            log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior
+        probability = softmax(log_density)
+        probability = np.where(probability > NEGLIGIBLE, probability, 0.0)
+        probability /= probability.sum()
+        numbers = _apportion(num_draws, probability)
+        chains = [[] for _ in range(num_chains)]
+        for start in starts:
+            if not numbers[start.candidate]:
+                continue
+            given = candidates[start.candidate], start, num_chains, numbers[start.candidate]
+            found = _sample_candidate(*given, seed, num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(start.candidate, draw) for draw in own]
     return chains, probability
 
 
 def _sample_candidate(
-    candidate: Candidate, start: Start, num_chains: int, num_draws: int, seed: int, tick: Callable
+    candidate: Candidate,
+    start: Start,
+    num_chains: int,
+    num_draws: int,
+    seed: int,
+    num_threads: int,
+    tick: Callable[[], object],
 ) -> list[list[Draw]]:
     """Chains of one candidate, each with the modes of nearly one image in turn."""
     scan = candidate.scan
-    partners = follow_partners(scan, start.world)
+    partners = follow_partners(scan, start.world, num_threads)
     best = max(value for value, _ in partners)
     near = [(value, world) for value, world in partners if value > best - REMOTE]
-    modes = list(
-        _side_by_side(lambda k: explore_mode(scan, near[k][1], seed + k), range(len(near)))
-    )
+    numbered = range(len(near))
+    modes = side_by_side(lambda k: explore_mode(scan, near[k][1], seed + k), numbered, num_threads)
     # Laplace's approximation of what each mode holds
     volume = [m.near.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
@@ -120,7 +125,7 @@ def _sample_candidate(
                 tick()
         return _interleave(segments)
 
-    return list(_side_by_side(draw, range(num_chains)))
+    return side_by_side(draw, range(num_chains), num_threads)
 
 
 def _apportion(num: int, weight: np.ndarray) -> list[int]:
@@ -135,16 +140,3 @@ def _interleave(segments: Sequence[Sequence[Draw]]) -> list[Draw]:
         ((i + 0.5) / len(segment), draw) for segment in segments for i, draw in enumerate(segment)
     ]
     return [draw for _, draw in sorted(placed, key=lambda pair: pair[0])]
-
-
-def _side_by_side(function: Callable, values: Iterable) -> Iterable:
-    """Map in threads, each with one core."""
-    num = torch.get_num_threads()
-    if num == 1:
-        return [function(v) for v in values]
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(num) as pool:
-            return list(pool.map(torch.no_grad()(function), values))
-    finally:
-        torch.set_num_threads(num)

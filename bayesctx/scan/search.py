@@ -14,14 +14,15 @@ from .field import Field
 from .fits import anneal, fit_world, log_density
 from .shared import State, climb, evaluate
 from .signal import draw_signal
+from .threads import side_by_side
 from .world import Scan, View, World, begin, look, spectra_of
 
 __all__ = ["Start", "crop", "find_starts"]
 
 MIDDLE = 104  # px along each side that are searched
 NUM_TRIED = 256
-NUM_CLIMBED, EVERY_CLIMBED = 12, 2  # of all points, and of each candidate at least
-NUM_FITTED, NUM_ANNEALED = 4, 2
+NUM_CLIMBED, EVERY_CLIMBED = 12, 3  # of all points, and of each candidate at least
+NUM_FITTED, MOST_ANNEALED = 4, 4
 MARGIN = 100.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
@@ -47,7 +48,7 @@ class Start:
     log_density: float
 
 
-def find_starts(scans: Sequence[Scan], seed: int) -> list[Start]:
+def find_starts(scans: Sequence[Scan], seed: int, num_threads: int = 1) -> list[Start]:
     """Fit worlds to a scan whose lattice or host is one of several.
 
     Parameters
@@ -56,6 +57,8 @@ def find_starts(scans: Sequence[Scan], seed: int) -> list[Start]:
         The same image with different assignments of its sublattices, or different hosts.
     seed : int
         Of the points that are tried.
+    num_threads : int
+        Threads to use.
 
     Returns
     -------
@@ -64,26 +67,45 @@ def find_starts(scans: Sequence[Scan], seed: int) -> list[Start]:
 
     Notes
     -----
-    Quasi-random points of the prior are compared on the middle of the image, the best of them
-    climb, the best of these are fitted with their sites and annealed, and the best of all is
-    fitted to the whole image.
+    Quasi-random points of the prior are compared on the middle of the image, the best of every
+    candidate climb, the best of these are fitted with their sites, and the best of these are
+    annealed: before, a candidate cannot be told from another one that is fitted worse. The best of
+    all are fitted to the whole image.
     """
     middles = [crop(scan, MIDDLE)[0] for scan in scans]
-    fitted = []
-    for i, world in _climb_best(middles, seed):
+
+    def fit(pair: tuple[int, World]) -> tuple[float, int, World]:
+        i, world = pair
         own, seen = fit_world(middles[i], world, rounds=3, climbs=4)
-        fitted.append((log_density(middles[i], own, seen), i, own))
+        return log_density(middles[i], own, seen), i, own
+
+    def cool(task: tuple[int, tuple[float, int, World]]) -> tuple[float, int, World]:
+        k, (_, i, world) = task
+        own = anneal(middles[i], world, seed + k)
+        return log_density(middles[i], own, look(middles[i], own)), i, own
+
+    climbed = _climb_best(middles, seed, num_threads)
+    fitted = side_by_side(fit, climbed, num_threads)
     fitted.sort(key=lambda found: -found[0])
-    for k, (_, i, own) in enumerate(fitted[:NUM_ANNEALED]):
-        other = anneal(middles[i], own, seed + k)
-        fitted.append((log_density(middles[i], other, look(middles[i], other)), i, other))
-    fitted.sort(key=lambda found: -found[0])
-    best, found = fitted[0][0], {}
-    for value, i, own in fitted:
-        if i not in found and value > best - MARGIN:
-            found[i] = _whole(scans[i], own)
-    starts = [Start(i, w, log_density(scans[i], w, v)) for i, (w, v) in found.items()]
+    chosen = _first_of_each(fitted)[:MOST_ANNEALED]
+    # a second try for the best
+    cooled = side_by_side(cool, enumerate([*chosen, fitted[0]]), num_threads)
+    fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
+    kept = [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
+    whole = side_by_side(lambda f: _whole(scans[f[1]], f[2]), kept, num_threads)
+    starts = [
+        Start(i, world, log_density(scans[i], world, view))
+        for (_, i, _), (world, view) in zip(kept, whole, strict=True)
+    ]
     return sorted(starts, key=lambda start: -start.log_density)
+
+
+def _first_of_each(fitted: Sequence[tuple[float, int, World]]) -> list[tuple[float, int, World]]:
+    """The first fit of every candidate."""
+    first = {}
+    for found in fitted:
+        first.setdefault(found[1], found)
+    return list(first.values())
 
 
 def _whole(scan: Scan, middle: World) -> tuple[World, View]:
@@ -96,28 +118,31 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     return fit_world(scan, replace(world, drift=drift, shift=world.shift + drift[0], **given))
 
 
-def _climb_best(middles: Sequence[Scan], seed: int) -> list[tuple[int, World]]:
-    """Climb from the best points of the prior; the worlds with the highest density."""
+def _climb_best(middles: Sequence[Scan], seed: int, num_threads: int) -> list[tuple[int, World]]:
+    """Climb from the best points of the prior; the best worlds of every candidate."""
     begun = []
     for middle in middles:
         world = begin(middle, torch.zeros(len(middle.coordinates.names), dtype=torch.float64))
         begun.append((world, look(middle, world)))
     tried = sorted(_try_points(middles, begun, seed), key=lambda found: -found[1].log_prob)
-    chosen, numbers = [], dict.fromkeys(range(len(middles)), 0)
-    for k, (i, state) in enumerate(tried):
-        if k < NUM_CLIMBED or numbers[i] < EVERY_CLIMBED:
-            chosen.append((i, state.z))
-            numbers[i] += 1
-    climbed = []
-    for i, z in chosen:
+    num_climbed = max(EVERY_CLIMBED, NUM_CLIMBED // len(middles))
+    num_fitted = max(1, NUM_FITTED // len(middles))
+
+    def rise(start: tuple[int, State]) -> tuple[float, World]:
+        i, state = start
         middle, (world, view) = middles[i], begun[i]
-        start = replace(world, z=z)
-        start = draw_signal(middle, start, look(middle, start), None)
-        seen = replace(look(middle, start), variance=view.variance)
-        own, _, log_prob = climb(middle, start, seen, 4)
-        climbed.append((log_prob, i, own))
-    climbed.sort(key=lambda found: -found[0])
-    return [found[1:] for found in climbed[:NUM_FITTED]]
+        own = replace(world, z=state.z)
+        own = draw_signal(middle, own, look(middle, own), None)
+        seen = replace(look(middle, own), variance=view.variance)
+        own, _, log_prob = climb(middle, own, seen, 4)
+        return log_prob, own
+
+    found = []
+    for i in range(len(middles)):
+        chosen = [pair for pair in tried if pair[0] == i][:num_climbed]
+        risen = sorted(side_by_side(rise, chosen, num_threads), key=lambda pair: -pair[0])
+        found += [(i, world) for _, world in risen[:num_fitted]]
+    return found
 
 
 def _try_points(
