@@ -14,12 +14,13 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from ..context import CALIBRATION_ERROR, CONTEXT
-from ..crystal import HOSTS, METALS
+from ..crystal import HOSTS, METALS, MONOLAYER_1H
+from ..defects import DEFECTS, SPECIES
 from ..distributions import quantile
 from ..micrograph import find_sites
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import Candidate, Coordinates, Field, Material, Scan
+from ..scan import PERFECT, Candidate, Coordinates, Field, Material, Scan
 from .arrays import Alternative
 from .placement import Placement
 from .scales import log_likelihood_of_size
@@ -32,6 +33,7 @@ BEYOND = 9.0  # Å beyond the border of the image up to which columns reach into
 DOSE_ERROR = 0.01  # relative, of a dose that is given as a number
 STEP = 0.02  # of the logarithm of the dose, over which its prior is smoothed
 NODES = 2049
+NUM_POINTS = 96  # at which the context is as patches say
 # standard deviations from the middle of the prior at which images are sharper than most
 SHARP = {"source_size": -1.3, "convergence_semiangle": 0.7, "focal_spread": 1.3}
 
@@ -62,6 +64,7 @@ def list_candidates(
     known: Mapping[str, object],
     stated: float | None,
     prior: Prior,
+    seed: int,
 ) -> Lattices:
     """List the hosts and assignments that patches leave possible, with their prior.
 
@@ -79,6 +82,8 @@ def list_candidates(
         Size of a pixel in Å that is stated, without that of the context.
     prior : Prior
         Of the model.
+    seed : int
+        Of the points at which the search begins.
 
     Returns
     -------
@@ -92,6 +97,7 @@ def list_candidates(
     image = torch.from_numpy(np.nan_to_num(placement.image))
     finest = min(_implied(placement, names[host]) for host, _ in found)
     positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
+    _, nearest = cKDTree(positions).query(placement.positions)
     candidates, assignments = [], []
     for host, assignment in found:
         own = prior.given({**_without(known, "sampling"), "host": names[host]})
@@ -114,9 +120,13 @@ def list_candidates(
                 log_dose=_log_dose(condition["dose"]),
                 valid=None if bool(valid.all()) else valid,
             )
-            candidates.append(Candidate(scan, dopants, log_prior))
+            points = _points_by_patches(alternatives, coordinates, seed)
+            species = PERFECT[scan.kind]
+            species[nearest[placement.crystal]] = _species_by_patches(
+                alternatives, host, assignment, scan.kind[nearest[placement.crystal]]
+            )
+            candidates.append(Candidate(scan, dopants, log_prior, points, species))
             assignments.append(assignment)
-    _, nearest = cKDTree(positions).query(placement.positions)
     return Lattices(candidates, assignments, nearest)
 
 
@@ -136,6 +146,36 @@ def _weight_by_patches(alternatives: Sequence[Alternative]) -> Tensor:
         at = materials.host[host], materials.dopant[host, dopant], found.cells[:, 0]
         total = total + share * weight.index_put(at, found.weight.double(), accumulate=True)
     return total
+
+
+def _points_by_patches(
+    alternatives: Sequence[Alternative], coordinates: Coordinates, seed: int
+) -> Tensor:
+    """Points of the shared variables where the context is as patches say."""
+    best = max(alternatives, key=lambda a: a.log_posterior)
+    generator = torch.Generator().manual_seed(seed)
+    cell = torch.multinomial(best.found.weight, NUM_POINTS, replacement=True, generator=generator)
+    draw = best.found.cells[cell, 1]
+    values = {n: v[0, draw] for n, v in best.case.context.items() if n != "dose"}
+    shape = NUM_POINTS, len(coordinates.names)
+    z = torch.randn(shape, generator=generator, dtype=torch.float64)
+    z = coordinates.place(values, z)
+    return z[coordinates.log_prior(z) > -math.inf]
+
+
+def _species_by_patches(
+    alternatives: Sequence[Alternative], host: int, assignment: int, kind: Tensor
+) -> Tensor:
+    """The most probable species of the sites with crystal, by patches."""
+    holding = [a for a in alternatives if host in a.case.materials.row(0).host.tolist()]
+    found = max(holding, key=lambda a: a.log_posterior).found.defect[assignment].argmax(-1)
+    first = torch.full((len(MONOLAYER_1H.sites), len(DEFECTS)), -1)
+    for k, site in enumerate(MONOLAYER_1H.sites):
+        first[k] = int(PERFECT[k])
+        for index, species in reversed(list(enumerate(SPECIES))):
+            if species.site == site:
+                first[k, DEFECTS.index(species.defect)] = index
+    return first[kind, found]
 
 
 def _possible(weight: Tensor) -> list[tuple[int, int]]:

@@ -44,7 +44,7 @@ MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
 LIKELIHOODS = ("auto", "network", "simulator")
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
-THINNED = 5  # draws of the simulator's posterior are fewer: each is a round over all variables
+THINNED = 10  # draws of the simulator's posterior are fewer: each is a round over all variables
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
 
 

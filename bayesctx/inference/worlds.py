@@ -76,7 +76,7 @@ def solve_by_pixels(
     Posterior
         Of the sites with crystal.
     """
-    lattices = list_candidates(placement, alternatives, sites, known, stated, prior)
+    lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
     chains, _ = sample_scan(
         lattices.candidates,
         num_chains=NUM_CHAINS,

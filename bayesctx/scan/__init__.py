@@ -3,11 +3,13 @@
 from .chain import Draw
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
-from .sampling import Candidate, sample_scan
-from .world import CLASS, Scan
+from .sampling import sample_scan
+from .search import Candidate
+from .world import CLASS, PERFECT, Scan
 
 __all__ = [
     "CLASS",
+    "PERFECT",
     "PAIRS",
     "Candidate",
     "Coordinates",

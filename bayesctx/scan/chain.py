@@ -22,7 +22,7 @@ __all__ = ["Draw", "Mode", "explore_mode", "sample_worlds"]
 STEP_OF_SCALE = 0.25  # of its logarithm
 RANGES = {"disorder": (0.003, 0.1), "scatter": (5e-4, 0.2), "additivity": (0.02, 4.0)}
 WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}
-EXPLORED = 16  # draws around a mode before those that are kept
+EXPLORED = 12  # draws around a mode before those that are kept
 
 
 @dataclass(frozen=True, eq=False)

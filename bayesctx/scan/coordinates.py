@@ -129,13 +129,39 @@ class Coordinates:
                 z.append(float(normal.clamp(-FARTHEST, FARTHEST)))
         return torch.tensor([*z, 0.0, 0.0], dtype=torch.float64)
 
+    def place(self, values: Mapping[str, Tensor], z: Tensor) -> Tensor:
+        """Points at which some variables have given values.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor, shape (point,)
+            Variables without an azimuth; those that are not free are left out.
+        z : Tensor, shape (point, coordinate)
+            Where the others are.
+
+        Returns
+        -------
+        Tensor, shape (point, coordinate)
+            A copy.
+        """
+        found, names = z.clone(), self.names
+        for name in set(values) & set(self.free):
+            u = self._probabilities(name, values[name].double())
+            normal = torch.special.ndtri(u).clamp(-FARTHEST, FARTHEST)
+            found[:, names.index(name)] = normal
+        return found
+
     def _probability(self, name: str, value: float) -> float:
+        """Probability of smaller values."""
+        return float(self._probabilities(name, torch.tensor([value], dtype=torch.float64)))
+
+    def _probabilities(self, name: str, values: Tensor) -> Tensor:
         """Probability of smaller values, by bisection: not every prior has it in closed form."""
-        low, high = 0.0, 1.0
+        low, high = torch.zeros_like(values), torch.ones_like(values)
         for _ in range(40):
-            middle = torch.tensor((low + high) / 2, dtype=torch.float64)
-            below = float(quantile(self._prior(name), middle, _domain(name))) < value
-            low, high = (float(middle), high) if below else (low, float(middle))
+            middle = (low + high) / 2
+            below = quantile(self._prior(name), middle, _domain(name)) < values
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
     def log_prior(self, z: Tensor) -> Tensor:

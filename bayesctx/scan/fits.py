@@ -25,7 +25,8 @@ SETTLED = 20.0  # gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
 MOVES, ANNEAL_MOVES = 8, 5  # of the shared variables between two sweeps over the sites
-HEATS, DRAWS_PER_HEAT = (100.0, 50.0, 25.0, 12.0, 6.0, 3.0, 1.5), 5
+HEATS, DRAWS_PER_HEAT = (80.0, 30.0, 12.0, 5.0, 2.0), 5
+FIRST = (0.7, 0.3)  # steps along narrow and soft directions
 LINEARISED = 2  # heats between two linearisations
 
 
@@ -174,7 +175,7 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
         hot = replace(scan, heat=heat)
         view = look(hot, world)
         if k % LINEARISED == 0:
-            near = linearise_jointly(hot, world, view, near.steps if near else (0.7, 0.5))
+            near = linearise_jointly(hot, world, view, near.steps if near else FIRST, exactly=False)
         else:  # the posterior is narrower by the change of the noise
             near = replace(near, factor=near.factor * (heat / HEATS[k - 1]) ** 0.5)
         for _ in range(DRAWS_PER_HEAT):

@@ -78,7 +78,12 @@ class _Point:
 
 
 def linearise_jointly(
-    scan: Scan, world: World, view: View, steps: tuple[float, float] = (0.7, 0.5)
+    scan: Scan,
+    world: World,
+    view: View,
+    steps: tuple[float, float] = (0.7, 0.5),
+    *,
+    exactly: bool = True,
 ) -> Joint:
     """Linearise the image, and how sites and rows follow the shared variables.
 
@@ -90,6 +95,8 @@ def linearise_jointly(
         Where.
     steps : tuple of float
         Size of the steps along the narrow and along the soft directions.
+    exactly : bool
+        Fit the size of soft directions to the density.
 
     Returns
     -------
@@ -112,7 +119,7 @@ def linearise_jointly(
         hessian = hessian + scaled.T @ scaled
     precision, vectors = torch.linalg.eigh(hessian)
     joint = replace(joint, factor=vectors * precision.rsqrt(), is_soft=precision < SOFT**-2)
-    return _with_curvature(scan, world, view, joint)
+    return _with_curvature(scan, world, view, joint) if exactly else joint
 
 
 def _with_curvature(scan: Scan, world: World, view: View, joint: Joint) -> Joint:

@@ -4,41 +4,20 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import softmax
 
 from .chain import Draw, explore_mode, sample_worlds
 from .fits import follow_partners
-from .search import Start, find_starts
+from .search import Candidate, Start, find_starts
 from .threads import side_by_side, single_threads
-from .world import Scan
 
-__all__ = ["Candidate", "sample_scan"]
+__all__ = ["sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
-WARMUP = 6  # draws of every chain at every mode that are left out
+WARMUP = 2  # draws of every chain at every mode that are left out
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """A lattice and a host that may be behind a scan.
-
-    Attributes
-    ----------
-    scan : Scan
-        With one of the dopants.
-    dopants : tuple of int
-        Metals that may be the dopant.
-    log_prior : float
-        Log prior probability.
-    """
-
-    scan: Scan
-    dopants: tuple[int, ...]
-    log_prior: float = 0.0
 
 
 def sample_scan(
@@ -75,7 +54,7 @@ def sample_scan(
     its own.
     """
     with single_threads() as num_threads:
-        starts = find_starts([c.scan for c in candidates], seed, num_threads)
+        starts = find_starts(candidates, seed, num_threads)
         log_density = np.full(len(candidates), -np.inf)
         for start in starts:
             log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior

@@ -17,13 +17,13 @@ from .signal import draw_signal
 from .threads import side_by_side
 from .world import Scan, View, World, begin, look, spectra_of
 
-__all__ = ["Start", "crop", "find_starts"]
+__all__ = ["Candidate", "Start", "crop", "find_starts"]
 
 MIDDLE = 104  # px along each side that are searched
-NUM_TRIED = 256
-NUM_CLIMBED, EVERY_CLIMBED = 12, 3  # of all points, and of each candidate at least
-NUM_FITTED, MOST_ANNEALED = 4, 4
-MARGIN = 100.0  # nats in the middle of the image within which candidates are looked at whole
+NUM_TRIED = 128
+NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at least
+NUM_FITTED, MOST_ANNEALED, MORE_ANNEALED = 4, 4, 2
+MARGIN = 40.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 REACH = 8.5  # Å beyond the border, of columns that reach into the image
@@ -48,12 +48,47 @@ class Start:
     log_density: float
 
 
-def find_starts(scans: Sequence[Scan], seed: int, num_threads: int = 1) -> list[Start]:
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """A lattice and a host that may be behind a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+        With one of the dopants.
+    dopants : tuple of int
+        Metals that may be the dopant.
+    log_prior : float
+        Log prior probability.
+    points : Tensor, shape (point, coordinate), optional
+        Where the shared variables may be.
+    species : Tensor of int, shape (site,), optional
+        What the sites may hold; otherwise a search begins at a perfect crystal only.
+    """
+
+    scan: Scan
+    dopants: tuple[int, ...]
+    log_prior: float = 0.0
+    points: Tensor | None = None
+    species: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class _Begun:
+    """A world in the middle of the scan of a candidate, before anything is fitted."""
+
+    candidate: int
+    scan: Scan
+    world: World
+    view: View
+
+
+def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1) -> list[Start]:
     """Fit worlds to a scan whose lattice or host is one of several.
 
     Parameters
     ----------
-    scans : sequence of Scan
+    candidates : sequence of Candidate
         The same image with different assignments of its sublattices, or different hosts.
     seed : int
         Of the points that are tried.
@@ -67,12 +102,14 @@ def find_starts(scans: Sequence[Scan], seed: int, num_threads: int = 1) -> list[
 
     Notes
     -----
-    Quasi-random points of the prior are compared on the middle of the image, the best of every
-    candidate climb, the best of these are fitted with their sites, and the best of these are
-    annealed: before, a candidate cannot be told from another one that is fitted worse. The best of
-    all are fitted to the whole image.
+    Points of the prior, and those that the candidates give, are compared on the middle of the
+    image, for a perfect crystal and for the species that the candidates give. The best of each
+    climb, the best of these are fitted with their sites, and the best of these are annealed:
+    before, a candidate cannot be told from another one that is fitted worse. The best of all are
+    fitted to the whole image.
     """
-    middles = [crop(scan, MIDDLE)[0] for scan in scans]
+    begun = [b for i, c in enumerate(candidates) for b in _begin(i, c)]
+    middles = {b.candidate: b.scan for b in begun}
 
     def fit(pair: tuple[int, World]) -> tuple[float, int, World]:
         i, world = pair
@@ -84,17 +121,17 @@ def find_starts(scans: Sequence[Scan], seed: int, num_threads: int = 1) -> list[
         own = anneal(middles[i], world, seed + k)
         return log_density(middles[i], own, look(middles[i], own)), i, own
 
-    climbed = _climb_best(middles, seed, num_threads)
+    climbed = _climb_best(candidates, begun, seed, num_threads)
     fitted = side_by_side(fit, climbed, num_threads)
     fitted.sort(key=lambda found: -found[0])
     chosen = _first_of_each(fitted)[:MOST_ANNEALED]
-    # a second try for the best
-    cooled = side_by_side(cool, enumerate([*chosen, fitted[0]]), num_threads)
+    others = [f for f in fitted if f not in chosen]
+    cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_threads)
     fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
     kept = [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
-    whole = side_by_side(lambda f: _whole(scans[f[1]], f[2]), kept, num_threads)
+    whole = side_by_side(lambda f: _whole(candidates[f[1]].scan, f[2]), kept, num_threads)
     starts = [
-        Start(i, world, log_density(scans[i], world, view))
+        Start(i, world, log_density(candidates[i].scan, world, view))
         for (_, i, _), (world, view) in zip(kept, whole, strict=True)
     ]
     return sorted(starts, key=lambda start: -start.log_density)
@@ -118,45 +155,56 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     return fit_world(scan, replace(world, drift=drift, shift=world.shift + drift[0], **given))
 
 
-def _climb_best(middles: Sequence[Scan], seed: int, num_threads: int) -> list[tuple[int, World]]:
-    """Climb from the best points of the prior; the best worlds of every candidate."""
-    begun = []
-    for middle in middles:
-        world = begin(middle, torch.zeros(len(middle.coordinates.names), dtype=torch.float64))
-        begun.append((world, look(middle, world)))
-    tried = sorted(_try_points(middles, begun, seed), key=lambda found: -found[1].log_prob)
-    num_climbed = max(EVERY_CLIMBED, NUM_CLIMBED // len(middles))
-    num_fitted = max(1, NUM_FITTED // len(middles))
+def _begin(index: int, candidate: Candidate) -> list[_Begun]:
+    """Worlds to begin at: a perfect crystal, and the species that are given."""
+    middle, kept = crop(candidate.scan, MIDDLE)
+    z = torch.zeros(len(middle.coordinates.names), dtype=torch.float64)
+    species = [None] if candidate.species is None else [None, candidate.species[kept]]
+    worlds = [begin(middle, z, s) for s in species]
+    return [_Begun(index, middle, world, look(middle, world)) for world in worlds]
 
-    def rise(start: tuple[int, State]) -> tuple[float, World]:
-        i, state = start
-        middle, (world, view) = middles[i], begun[i]
-        own = replace(world, z=state.z)
-        own = draw_signal(middle, own, look(middle, own), None)
-        seen = replace(look(middle, own), variance=view.variance)
-        own, _, log_prob = climb(middle, own, seen, 4)
+
+def _climb_best(
+    candidates: Sequence[Candidate], begun: Sequence[_Begun], seed: int, num_threads: int
+) -> list[tuple[int, World]]:
+    """Climb from the best points; the best worlds of every beginning."""
+    tried = _try_points(candidates, begun, seed)
+    num_climbed = max(LEAST_CLIMBED, NUM_CLIMBED // len(begun))
+    num_fitted = max(1, NUM_FITTED // len(begun))
+
+    def rise(start: tuple[_Begun, State]) -> tuple[float, World]:
+        first, state = start
+        own = replace(first.world, z=state.z)
+        own = draw_signal(first.scan, own, look(first.scan, own), None)
+        seen = replace(look(first.scan, own), variance=first.view.variance)
+        own, _, log_prob = climb(first.scan, own, seen, 4)
         return log_prob, own
 
     found = []
-    for i in range(len(middles)):
-        chosen = [pair for pair in tried if pair[0] == i][:num_climbed]
-        risen = sorted(side_by_side(rise, chosen, num_threads), key=lambda pair: -pair[0])
-        found += [(i, world) for _, world in risen[:num_fitted]]
+    for first, states in zip(begun, tried, strict=True):
+        best = sorted(states, key=lambda state: -state.log_prob)[:num_climbed]
+        risen = side_by_side(rise, [(first, state) for state in best], num_threads)
+        risen.sort(key=lambda pair: -pair[0])
+        found += [(first.candidate, world) for _, world in risen[:num_fitted]]
     return found
 
 
 def _try_points(
-    middles: Sequence[Scan], begun: Sequence[tuple[World, View]], seed: int
-) -> list[tuple[int, State]]:
-    """Log density of every candidate at points of the prior; spectra are shared where they can."""
-    found = []
-    materials = list(dict.fromkeys((m.material, m.field.sampling) for m in middles))
-    for material in materials:
-        mine = [i for i, m in enumerate(middles) if (m.material, m.field.sampling) == material]
-        first = middles[mine[0]]
-        for z in _points(first, seed):
-            shared = spectra_of(first, z)
-            found += [(i, evaluate(middles[i], *begun[i], z, shared)) for i in mine]
+    candidates: Sequence[Candidate], begun: Sequence[_Begun], seed: int
+) -> list[list[State]]:
+    """States of every beginning at points; spectra are shared where they can be."""
+    found = [[] for _ in begun]
+    keys = [(b.scan.material, b.scan.field.sampling, b.scan.coordinates.names) for b in begun]
+    for key in dict.fromkeys(keys):
+        mine = [k for k, own in enumerate(keys) if own == key]
+        first = begun[mine[0]]
+        given = [candidates[begun[k].candidate].points for k in mine]
+        points = torch.cat([_points(first.scan, seed), *[p for p in given if p is not None]])
+        for z in points.unique(dim=0):
+            shared = spectra_of(first.scan, z)
+            for k in mine:
+                b = begun[k]
+                found[k].append(evaluate(b.scan, b.world, b.view, z, shared))
     return found
 
 
