@@ -59,7 +59,7 @@ def test_the_program_states_the_assignment_of_a_lattice(untrained):
         sites = SitePrior.of_lattice(prior, sublattice)
         fast = one_image(table, features, materials, torch.ones(1, dtype=torch.bool), sites, 0.0)
     assert len(sites.assignments) == 6
-    assert torch.allclose(fast.marginal, slow, atol=1e-4)
+    assert torch.allclose(fast.classes.defect, slow, atol=1e-4)
 
 
 def test_fast_inference_is_the_pyro_program(untrained):
@@ -83,7 +83,9 @@ def test_fast_inference_is_the_pyro_program(untrained):
         sites = SitePrior.of_patches(prior, 1)
         single = torch.stack(
             [
-                one_image(table[0], f[None], materials.row(0), possible[0], sites, 0.1).defect[0, 0]
+                one_image(
+                    table[0], f[None], materials.row(0), possible[0], sites, 0.1
+                ).classes.defect[0]
                 for f in features
             ]
         )

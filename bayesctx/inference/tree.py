@@ -13,7 +13,7 @@ import xarray as xr
 from .. import __version__
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, DOPED
 from ..model import PatchModel, SitePrior
 from .arrays import Posterior
 from .inputs import Inputs
@@ -149,6 +149,13 @@ def _probabilities(
         "host": _of_image(posterior.host, image, "host_class"),
         "dopant": _of_image(posterior.dopant, image, "dopant_class"),
     }
+    if posterior.defect_host is not None:
+        dims = "patch", "defect_class", "host_class"
+        found["defect_host"] = _of_image(posterior.defect_host, image, *dims)
+    if posterior.dopant_at_site is not None:
+        found["dopant_at_site"] = _of_image(
+            posterior.dopant_at_site, image, "patch", "dopant_class"
+        )
     if sites is not None:
         found["assignment"] = _of_image(posterior.assignment, image, "assignment_class")
     return found
@@ -248,8 +255,16 @@ def add_absent_sites(
     nothing = np.zeros(1)
     if surprise is not None:
         surprise = _interleave(surprise, nothing, present, 1)
+    with_host, at_site = posterior.defect_host, posterior.dopant_at_site
+    if with_host is not None:
+        with_host = _interleave(with_host, abundance[:, None] * posterior.host[0], present, 1)
+    if at_site is not None:
+        doped = abundance[DEFECTS.index(DOPED)]
+        at_site = _interleave(at_site, doped * posterior.dopant[0], present, 1)
     posterior = replace(
         posterior,
+        defect_host=with_host,
+        dopant_at_site=at_site,
         defect=_interleave(posterior.defect, abundance, present, 1),
         defect_draws=_interleave(posterior.defect_draws, classes, present, 2),
         log_likelihood=_interleave(posterior.log_likelihood, nothing, present, 2),

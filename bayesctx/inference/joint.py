@@ -1,0 +1,310 @@
+"""Joint posterior of the abundances and the classes of the sites of one image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.special import gammaincinv
+from scipy.stats import qmc
+from torch import Tensor
+
+from ..crystal import HOSTS, METALS, MONOLAYER_1H
+from ..defects import CLASSES, DEFECTS, DOPED, SITES
+from ..model import NUM_PLAIN, Materials, SitePrior, Table
+from .patches import BUDGET
+
+__all__ = ["Cells", "ClassProbabilities", "classify", "draw_worlds"]
+
+FLOOR = 1e-6  # of the density of the best class; where no class explains a site the prior remains
+SMALLEST = 1e-38
+NODES = 128  # of the quadrature over the abundances of each kind of site
+# candidates for the abundances, of which those that are drawn are chosen by their weight
+FEWEST, FOR_EACH, MOST = 64, 4, 2048
+DOPED_CLASS = DEFECTS.index(DOPED)
+PLAIN_CLASSES = [i for i in range(len(DEFECTS)) if i != DOPED_CLASS]
+# the abundance of a class is its share on the first kind of site that can hold it
+KIND_OF_CLASS = [MONOLAYER_1H.sites.index(c.columns[0][0]) for c in CLASSES]
+SAME_KIND = np.array([[d in SITES[MONOLAYER_1H.sites[k]] for d in DEFECTS] for k in KIND_OF_CLASS])
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Likelihood of the sites of one image under some combinations of what is enumerated.
+
+    Attributes
+    ----------
+    index : Tensor of int, shape (cell, 4)
+        Combinations (assignment, draw, host, dopant).
+    table : Table, shape (row, 1, ...)
+        The likelihood under the pairs (draw, host) that occur.
+    row : Tensor of int, shape (cell,)
+        Row of the table of every combination.
+    features : Tensor, shape (patch, feature)
+        Contrast features of the sites.
+    power : float
+        Power of the likelihood of a site in the posterior of the abundances.
+    """
+
+    index: Tensor
+    table: Table
+    row: Tensor
+    features: Tensor
+    power: float
+
+    @classmethod
+    def of(cls, table: Table, index: Tensor, features: Tensor, power: float) -> Cells:
+        """Select the rows of a table that are needed.
+
+        Parameters
+        ----------
+        table : Table, shape (draw, host, ...)
+            The tabulated likelihood.
+        index : Tensor of int, shape (cell, 4)
+            Combinations (assignment, draw, host, dopant).
+        features : Tensor, shape (patch, feature)
+            Contrast features of the sites.
+        power : float
+            Power of the likelihood of a site in the posterior of the abundances.
+
+        Returns
+        -------
+        Cells
+            Of these combinations.
+        """
+        pairs, row = index[:, 1:3].unique(dim=0, return_inverse=True)
+        return cls(index, table[pairs[:, 0], pairs[:, 1]][:, None], row, features, power)
+
+    def density(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
+        """Density of the contrast of every site under every class.
+
+        Parameters
+        ----------
+        chosen : Tensor of int, shape (chosen,)
+            Positions of some combinations.
+
+        Returns
+        -------
+        density : Tensor, shape (chosen, patch, defect_class)
+            Relative to that of the best class.
+        peak : Tensor, shape (chosen, patch)
+            Log density under the best class.
+        """
+        rows, which = self.row[chosen].unique(return_inverse=True)
+        table = self.table[rows]
+        dopant = NUM_PLAIN + self.index[chosen, 3]
+        density = self.features.new_empty(len(chosen), len(self.features), len(DEFECTS))
+        peak = self.features.new_empty(density.shape[:2])
+        size = max(1, BUDGET // torch.Size(table.shape).numel())
+        for at in torch.arange(len(self.features)).split(size):
+            found, log_scale = table.density(self.features[at])
+            found = found[:, :, 0].transpose(0, 1)  # (row, patch, outcome)
+            density[:, at[:, None], PLAIN_CLASSES] = found[which][..., :NUM_PLAIN]
+            density[:, at, DOPED_CLASS] = found[which, :, dopant]
+            peak[:, at] = log_scale
+        best = density.amax(-1, keepdim=True).clamp(min=SMALLEST)
+        return density.div_(best), peak + best[..., 0].log()
+
+
+@dataclass(frozen=True, eq=False)
+class ClassProbabilities:
+    """Probabilities of the classes of the sites of one image, joint with the material.
+
+    Attributes
+    ----------
+    with_host : Tensor, shape (patch, defect_class, host_class)
+        Of class and host.
+    dopant_at_site : Tensor, shape (patch, dopant_class)
+        That the site holds the dopant, and the dopant is a certain metal.
+    log_likelihood : Tensor, shape (cell, patch)
+        Log density of the contrast under every combination, at the expected abundances.
+    """
+
+    with_host: Tensor
+    dopant_at_site: Tensor
+    log_likelihood: Tensor
+
+    @property
+    def defect(self) -> Tensor:
+        """Class probabilities, shape (patch, defect_class)."""
+        return self.with_host.sum(-1)
+
+
+def classify(
+    cells: Cells, weight: Tensor, materials: Materials, sites: SitePrior
+) -> ClassProbabilities:
+    """Probabilities of the classes of the sites.
+
+    Parameters
+    ----------
+    cells : Cells
+        Combinations of what is enumerated.
+    weight : Tensor, shape (cell,)
+        Their probabilities.
+    materials : Materials, shapes (host, ...)
+        Hosts and dopants that are enumerated.
+    sites : SitePrior
+        Sublattices, their assignments, and the prior of the abundances.
+
+    Returns
+    -------
+    ClassProbabilities
+        Of all sites.
+
+    Notes
+    -----
+    In a combination c the abundances a of one kind of site have the posterior
+    p(a | c) ~ Dirichlet(a; alpha) prod_i (sum_k a_k p(contrast_i | k, c))^power, and the classes of
+    the sites are independent given a and c. The integral over a is a quadrature over quasi-random
+    draws from the Dirichlet distribution, whose means are corrected. With one site and power 1 it
+    is exact.
+    """
+    kinds, nodes = sites.kinds, torch.from_numpy(_nodes(sites.alpha.double().numpy()))
+    shape = len(cells.features), len(DEFECTS)
+    with_host = weight.new_zeros(len(HOSTS), *shape)
+    at_site = weight.new_zeros(len(METALS), shape[0])
+    log_likelihood = weight.new_empty(len(cells.index), shape[0])
+    for chosen, r in _batches(cells, shape[0] * NODES):
+        density, peak = cells.density(chosen)
+        expected = (density * sites.mean[kinds[r]]).sum(-1)
+        log_likelihood[chosen] = expected.clamp(min=SMALLEST).log() + peak
+        probability = torch.empty_like(density)
+        for k in range(len(sites.alpha)):
+            own = (kinds[r] == k).nonzero()[:, 0]
+            probability[:, own] = _probabilities(density[:, own], nodes[k], cells.power)
+        probability *= weight[chosen, None, None]
+        host, dopant = cells.index[chosen, 2], cells.index[chosen, 3]
+        with_host.index_add_(0, materials.host[host], probability)
+        at_site.index_add_(0, materials.dopant[host, dopant], probability[..., DOPED_CLASS])
+    return ClassProbabilities(with_host.permute(1, 2, 0), at_site.T, log_likelihood)
+
+
+def _batches(cells: Cells, size: int) -> Iterator[tuple[Tensor, int]]:
+    """Positions of some combinations with one assignment at a time, and this assignment."""
+    for r in cells.index[:, 0].unique().tolist():
+        mine = (cells.index[:, 0] == r).nonzero()[:, 0]
+        mine = mine[cells.row[mine].argsort(stable=True)]
+        for chosen in mine.split(max(1, BUDGET // size)):
+            yield chosen, r
+
+
+def _nodes(alpha: np.ndarray) -> np.ndarray:
+    """Nodes of a quadrature over Dirichlet distributions, shape (kind, node, defect_class)."""
+    u = qmc.Sobol(alpha.shape[1], scramble=False).random(NODES) + 0.5 / NODES
+    nodes = _shares(gammaincinv(np.maximum(alpha, SMALLEST)[:, None], u), alpha)
+    mean = alpha / alpha.sum(-1, keepdims=True)
+    for _ in range(100):  # until the mean of the nodes is that of the distribution
+        nodes *= (mean / np.maximum(nodes.mean(1), SMALLEST))[:, None]
+        nodes /= nodes.sum(-1, keepdims=True)
+    return nodes.astype(np.float32)
+
+
+def _shares(gamma: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Gamma variables of every kind over their sum, shape (kind, draw, defect_class)."""
+    gamma = gamma * (alpha > 0)[:, None]
+    total = gamma.sum(-1, keepdims=True)
+    # of parameters that are all tiny one class has everything
+    alone = np.eye(alpha.shape[1])[alpha.argmax(-1)][:, None]
+    return np.where(total > 0, gamma / np.where(total > 0, total, 1), alone)
+
+
+def _mixed(density: Tensor, abundance: Tensor) -> Tensor:
+    """Density of sites under abundances, shape (..., patch, node)."""
+    # the floor is added here, since the abundances sum to one
+    return (density @ abundance.T).add_(FLOOR)
+
+
+def _weights(mixed: Tensor, power: float) -> Tensor:
+    """Posterior weights of abundances from the density of sites, shape (..., node)."""
+    return (power * mixed.log().sum(-2)).softmax(-1)
+
+
+def _probabilities(density: Tensor, nodes: Tensor, power: float) -> Tensor:
+    """Class probabilities of sites of one kind, shape (cell, patch, defect_class)."""
+    mixed = _mixed(density, nodes)
+    ratio = _weights(mixed, power)[:, None] / mixed
+    return (density + FLOOR) * (ratio @ nodes)
+
+
+def draw_worlds(
+    cells: Cells, drawn: np.ndarray, sites: SitePrior, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the abundances, and the classes of all sites, given the combinations.
+
+    Parameters
+    ----------
+    cells : Cells
+        Combinations of what is enumerated.
+    drawn : ndarray of int, shape (draw,)
+        Position of the combination of every draw.
+    sites : SitePrior
+        Sublattices, their assignments, and the prior of the abundances.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    defect : ndarray of int8, shape (draw, patch)
+        Classes of the sites.
+    abundance : ndarray, shape (draw, defect_class)
+        Share of every class on the first kind of site that can hold it.
+
+    Notes
+    -----
+    The abundances are chosen among draws from their prior by their weights (sampling, importance
+    resampling), see ``classify`` for the distribution.
+
+    References
+    ----------
+    Rubin, Bayesian Statistics 3 (1988).
+    """
+    defect = np.empty((len(drawn), len(cells.features)), np.int8)
+    alpha = sites.alpha.double().numpy()
+    abundance = np.empty((len(drawn), *alpha.shape), np.float32)
+    for cell in np.unique(drawn):
+        at = np.flatnonzero(drawn == cell)
+        density = cells.density(torch.tensor([cell]))[0][0]
+        num = min(max(FEWEST, FOR_EACH * len(at)), MOST)
+        gamma = rng.standard_gamma(alpha[:, None], (len(alpha), num, alpha.shape[1]))
+        candidates = torch.from_numpy(_shares(gamma, alpha).astype(np.float32))
+        kinds = sites.kinds[cells.index[cell, 0]]
+        for k in range(len(alpha)):
+            own = (kinds == k).nonzero()[:, 0]
+            chosen = _choose(density[own], candidates[k], cells.power, len(at), rng)
+            abundance[at, k] = chosen.numpy()
+            defect[np.ix_(at, own.numpy())] = _draw_classes(density[own], chosen, rng)
+    return defect, _by_class(abundance, alpha)
+
+
+def _choose(
+    density: Tensor, candidates: Tensor, power: float, num: int, rng: np.random.Generator
+) -> Tensor:
+    """Draw abundances of one kind of site among candidates, shape (draw, defect_class)."""
+    log_weight = torch.zeros(len(candidates), dtype=torch.float64)
+    for part in density.split(max(1, BUDGET // len(candidates))):
+        log_weight += _mixed(part, candidates).log().sum(0)
+    weight = (power * log_weight).softmax(0).numpy()
+    return candidates[torch.from_numpy(rng.choice(len(candidates), num, p=weight))]
+
+
+def _draw_classes(density: Tensor, abundance: Tensor, rng: np.random.Generator) -> np.ndarray:
+    """Draw classes of sites of one kind given drawn abundances, shape (draw, patch)."""
+    drawn = []
+    for part in abundance.split(max(1, BUDGET // max(1, density.numel()))):
+        edges = ((density + FLOOR) * part[:, None]).cumsum(-1)
+        # below one after rounding, which would give a class that the site cannot hold
+        u = torch.from_numpy(rng.random(edges.shape[:-1], np.float32))[..., None] * (1 - 1e-6)
+        drawn.append((u * edges[..., -1:] >= edges[..., :-1]).sum(-1, dtype=torch.int8))
+    return torch.cat(drawn).numpy()
+
+
+def _by_class(abundance: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Share of every class on its kind of site, from shares on all kinds, (draw, defect_class)."""
+    # patches of unknown site have one kind, which holds every class
+    kind, at = np.minimum(KIND_OF_CLASS, len(alpha) - 1), np.arange(len(DEFECTS))
+    total = (abundance[:, kind] * SAME_KIND).sum(-1)
+    expected = alpha[kind, at] / (alpha[kind] * SAME_KIND).sum(-1)
+    shares = np.where(total > 0, abundance[:, kind, at] / np.where(total > 0, total, 1), expected)
+    return shares.astype(np.float32)
