@@ -16,7 +16,7 @@ __all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
 # sites that the evidence for the context is computed from; since all share their nuisances, more
 # of them add hardly any
 EVIDENCE_SITES = 1024
-KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024  # of the posterior of the context
+KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 512  # of the posterior of the context
 # of the best density: bounds the influence on the context of a patch that no hypothesis explains
 FLOOR = 1e-6
 

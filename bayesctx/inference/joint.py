@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.special import gammaincinv
+from scipy.special import gammaincinv, gammaln, softmax
 from scipy.stats import qmc
 from torch import Tensor
 
@@ -21,6 +21,7 @@ __all__ = ["Cells", "ClassProbabilities", "classify", "draw_worlds"]
 FLOOR = 1e-6  # of the density of the best class; where no class explains a site the prior remains
 SMALLEST = 1e-38
 NODES = 128  # of the quadrature over the abundances of each kind of site
+RAKED = 100  # times that the means of the nodes are corrected
 # candidates for the abundances, of which those that are drawn are chosen by their weight
 FEWEST, FOR_EACH, MOST = 64, 4, 2048
 DOPED_CLASS = DEFECTS.index(DOPED)
@@ -161,53 +162,54 @@ def classify(
     draws from the Dirichlet distribution, whose means are corrected. With one site and power 1 it
     is exact.
     """
-    kinds, nodes = sites.kinds, torch.from_numpy(_nodes(sites.alpha.double().numpy()))
+    nodes = [_nodes(alpha[alpha > 0]) for alpha in sites.alpha]
     shape = len(cells.features), len(DEFECTS)
     with_host = weight.new_zeros(len(HOSTS), *shape)
     at_site = weight.new_zeros(len(METALS), shape[0])
     log_likelihood = weight.new_empty(len(cells.index), shape[0])
-    for chosen, r in _batches(cells, shape[0] * NODES):
+    for chosen, r in _batches(cells, torch.arange(len(cells.index))):
         density, peak = cells.density(chosen)
-        expected = (density * sites.mean[kinds[r]]).sum(-1)
-        log_likelihood[chosen] = expected.clamp(min=SMALLEST).log() + peak
-        probability = torch.empty_like(density)
-        for k in range(len(sites.alpha)):
-            own = (kinds[r] == k).nonzero()[:, 0]
-            probability[:, own] = _probabilities(density[:, own], nodes[k], cells.power)
-        probability *= weight[chosen, None, None]
+        expected, probability = torch.empty_like(peak), torch.zeros_like(density)
+        for k, own, held in _kinds(sites, r):
+            of_kind = density[:, own[:, None], held]
+            expected[:, own] = of_kind @ sites.mean[k, held]
+            found = _probabilities(of_kind, nodes[k], cells.power)
+            probability[:, own[:, None], held] = found.mul_(weight[chosen, None, None])
+        log_likelihood[chosen] = expected.clamp_(min=SMALLEST).log_().add_(peak)
         host, dopant = cells.index[chosen, 2], cells.index[chosen, 3]
         with_host.index_add_(0, materials.host[host], probability)
         at_site.index_add_(0, materials.dopant[host, dopant], probability[..., DOPED_CLASS])
     return ClassProbabilities(with_host.permute(1, 2, 0), at_site.T, log_likelihood)
 
 
-def _batches(cells: Cells, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Positions of some combinations with one assignment at a time, and this assignment."""
-    for r in cells.index[:, 0].unique().tolist():
-        mine = (cells.index[:, 0] == r).nonzero()[:, 0]
-        mine = mine[cells.row[mine].argsort(stable=True)]
-        for chosen in mine.split(max(1, BUDGET // size)):
-            yield chosen, r
+def _batches(cells: Cells, chosen: Tensor) -> Iterator[tuple[Tensor, int]]:
+    """Some of the chosen combinations with one assignment at a time, and this assignment."""
+    size = max(1, BUDGET // (NODES * len(cells.features)))
+    for r in cells.index[chosen, 0].unique().tolist():
+        mine = chosen[cells.index[chosen, 0] == r]
+        for part in mine[cells.row[mine].argsort(stable=True)].split(size):
+            yield part, r
 
 
-def _nodes(alpha: np.ndarray) -> np.ndarray:
-    """Nodes of a quadrature over Dirichlet distributions, shape (kind, node, defect_class)."""
-    u = qmc.Sobol(alpha.shape[1], scramble=False).random(NODES) + 0.5 / NODES
-    nodes = _shares(gammaincinv(np.maximum(alpha, SMALLEST)[:, None], u), alpha)
-    mean = alpha / alpha.sum(-1, keepdims=True)
-    for _ in range(100):  # until the mean of the nodes is that of the distribution
-        nodes *= (mean / np.maximum(nodes.mean(1), SMALLEST))[:, None]
+def _kinds(sites: SitePrior, assignment: int) -> Iterator[tuple[int, Tensor, Tensor]]:
+    """Every kind of site, the sites that are of it, and the classes that these can hold."""
+    for k, alpha in enumerate(sites.alpha):
+        yield k, (sites.kinds[assignment] == k).nonzero()[:, 0], (alpha > 0).nonzero()[:, 0]
+
+
+def _nodes(alpha: Tensor) -> Tensor:
+    """Nodes of a quadrature over a Dirichlet distribution, shape (node, class)."""
+    alpha = alpha.double().numpy()
+    u = qmc.Sobol(len(alpha), scramble=False).random(NODES) + 0.5 / NODES
+    gamma = gammaincinv(alpha, u)
+    # quantiles that underflow, of small parameters
+    small = (np.log(u) + gammaln(alpha + 1)) / alpha
+    nodes = softmax(np.where(gamma > 1e-300, np.log(np.maximum(gamma, 1e-300)), small), -1)
+    mean = alpha / alpha.sum()
+    for _ in range(RAKED):
+        nodes *= mean / np.maximum(nodes.mean(0), SMALLEST)
         nodes /= nodes.sum(-1, keepdims=True)
-    return nodes.astype(np.float32)
-
-
-def _shares(gamma: np.ndarray, alpha: np.ndarray) -> np.ndarray:
-    """Gamma variables of every kind over their sum, shape (kind, draw, defect_class)."""
-    gamma = gamma * (alpha > 0)[:, None]
-    total = gamma.sum(-1, keepdims=True)
-    # of parameters that are all tiny one class has everything
-    alone = np.eye(alpha.shape[1])[alpha.argmax(-1)][:, None]
-    return np.where(total > 0, gamma / np.where(total > 0, total, 1), alone)
+    return torch.from_numpy(nodes.astype(np.float32))
 
 
 def _mixed(density: Tensor, abundance: Tensor) -> Tensor:
@@ -216,16 +218,20 @@ def _mixed(density: Tensor, abundance: Tensor) -> Tensor:
     return (density @ abundance.T).add_(FLOOR)
 
 
-def _weights(mixed: Tensor, power: float) -> Tensor:
-    """Posterior weights of abundances from the density of sites, shape (..., node)."""
-    return (power * mixed.log().sum(-2)).softmax(-1)
+def _log_product(mixed: Tensor) -> Tensor:
+    """Log of the product over sites, shape (..., node)."""
+    # one logarithm for four sites: their product does not underflow, each is above the floor
+    count = mixed.shape[-2] // 4
+    one, two, three, four = mixed[..., : 4 * count, :].unflatten(-2, (4, count)).unbind(-3)
+    total = (one * two).mul_(three).mul_(four).log_().sum(-2)
+    return total + mixed[..., 4 * count :, :].log().sum(-2)
 
 
 def _probabilities(density: Tensor, nodes: Tensor, power: float) -> Tensor:
-    """Class probabilities of sites of one kind, shape (cell, patch, defect_class)."""
+    """Class probabilities of sites of one kind, shape (cell, patch, class)."""
     mixed = _mixed(density, nodes)
-    ratio = _weights(mixed, power)[:, None] / mixed
-    return (density + FLOOR) * (ratio @ nodes)
+    weight = (power * _log_product(mixed)).softmax(-1)
+    return (density + FLOOR) * (mixed.reciprocal_() @ (weight[..., None] * nodes))
 
 
 def draw_worlds(
@@ -262,31 +268,28 @@ def draw_worlds(
     """
     defect = np.empty((len(drawn), len(cells.features)), np.int8)
     alpha = sites.alpha.double().numpy()
-    abundance = np.empty((len(drawn), *alpha.shape), np.float32)
-    for cell in np.unique(drawn):
-        at = np.flatnonzero(drawn == cell)
-        density = cells.density(torch.tensor([cell]))[0][0]
-        num = min(max(FEWEST, FOR_EACH * len(at)), MOST)
-        gamma = rng.standard_gamma(alpha[:, None], (len(alpha), num, alpha.shape[1]))
-        candidates = torch.from_numpy(_shares(gamma, alpha).astype(np.float32))
-        kinds = sites.kinds[cells.index[cell, 0]]
-        for k in range(len(alpha)):
-            own = (kinds == k).nonzero()[:, 0]
-            chosen = _choose(density[own], candidates[k], cells.power, len(at), rng)
-            abundance[at, k] = chosen.numpy()
-            defect[np.ix_(at, own.numpy())] = _draw_classes(density[own], chosen, rng)
+    abundance = np.zeros((len(drawn), *alpha.shape), np.float32)
+    for chosen, r in _batches(cells, torch.from_numpy(np.unique(drawn))):
+        kinds = list(_kinds(sites, r))
+        for cell, density in zip(chosen.tolist(), cells.density(chosen)[0], strict=True):
+            at = np.flatnonzero(drawn == cell)
+            num = min(max(FEWEST, FOR_EACH * len(at)), MOST)
+            for k, own, held in kinds:
+                likelihood = density[own[:, None], held]
+                tried = rng.dirichlet(alpha[k, held], num).astype(np.float32)
+                log_weight = cells.power * _log_weight(likelihood, torch.from_numpy(tried))
+                weight = log_weight.softmax(0).numpy()
+                found = tried[rng.choice(num, len(at), p=weight)]
+                abundance[np.ix_(at, [k], held)] = found[:, None]
+                classes = _draw_classes(likelihood, torch.from_numpy(found), rng)
+                defect[np.ix_(at, own)] = held.numpy()[classes]
     return defect, _by_class(abundance, alpha)
 
 
-def _choose(
-    density: Tensor, candidates: Tensor, power: float, num: int, rng: np.random.Generator
-) -> Tensor:
-    """Draw abundances of one kind of site among candidates, shape (draw, defect_class)."""
-    log_weight = torch.zeros(len(candidates), dtype=torch.float64)
-    for part in density.split(max(1, BUDGET // len(candidates))):
-        log_weight += _mixed(part, candidates).log().sum(0)
-    weight = (power * log_weight).softmax(0).numpy()
-    return candidates[torch.from_numpy(rng.choice(len(candidates), num, p=weight))]
+def _log_weight(density: Tensor, candidates: Tensor) -> Tensor:
+    """Log likelihood of abundances of one kind of site, shape (candidate,)."""
+    parts = density.split(max(1, BUDGET // len(candidates)))
+    return sum(_log_product(_mixed(part, candidates)).double() for part in parts)
 
 
 def _draw_classes(density: Tensor, abundance: Tensor, rng: np.random.Generator) -> np.ndarray:
