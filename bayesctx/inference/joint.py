@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -21,6 +22,8 @@ __all__ = ["Cells", "ClassProbabilities", "classify", "draw_worlds"]
 FLOOR = 1e-6  # of the density of the best class; where no class explains a site the prior remains
 SMALLEST = 1e-38
 NODES = 128  # of the quadrature over the abundances of each kind of site
+COUNTS = 4.0  # independent sites of a kind that draws from the prior are weighed by
+WIDER, LEAST = 0.8, 0.1  # proposals are wider than the posterior, and have its tails
 RAKED = 100  # times that the means of the nodes are corrected
 # candidates for the abundances, of which those that are drawn are chosen by their weight
 FEWEST, FOR_EACH, MOST = 64, 4, 2048
@@ -159,10 +162,10 @@ def classify(
     In a combination c the abundances a of one kind of site have the posterior
     p(a | c) ~ Dirichlet(a; alpha) prod_i (sum_k a_k p(contrast_i | k, c))^power, and the classes of
     the sites are independent given a and c. The integral over a is a quadrature over quasi-random
-    draws from the Dirichlet distribution, whose means are corrected. With one site and power 1 it
-    is exact.
+    draws from a Dirichlet distribution, whose means are corrected: that of the prior, or where the
+    sites weigh more than ``COUNTS`` independent ones, one near the posterior. With one site and
+    power 1 it is exact.
     """
-    nodes = [_nodes(alpha[alpha > 0]) for alpha in sites.alpha]
     shape = len(cells.features), len(DEFECTS)
     with_host = weight.new_zeros(len(HOSTS), *shape)
     at_site = weight.new_zeros(len(METALS), shape[0])
@@ -173,7 +176,7 @@ def classify(
         for k, own, held in _kinds(sites, r):
             of_kind = density[:, own[:, None], held]
             expected[:, own] = of_kind @ sites.mean[k, held]
-            found = _probabilities(of_kind, nodes[k], cells.power)
+            found = _probabilities(of_kind, sites.alpha[k, held], cells.power)
             probability[:, own[:, None], held] = found.mul_(weight[chosen, None, None])
         log_likelihood[chosen] = expected.clamp_(min=SMALLEST).log_().add_(peak)
         host, dopant = cells.index[chosen, 2], cells.index[chosen, 3]
@@ -197,17 +200,34 @@ def _kinds(sites: SitePrior, assignment: int) -> Iterator[tuple[int, Tensor, Ten
         yield k, (sites.kinds[assignment] == k).nonzero()[:, 0], (alpha > 0).nonzero()[:, 0]
 
 
+def _proposal(density: Tensor, alpha: Tensor, power: float) -> Tensor:
+    """Dirichlet parameters near the posterior of the abundances, shape (..., class)."""
+    num = density.shape[-2]
+    near, doublings = alpha, math.log2(max(power * num, 1.0) / COUNTS)
+    # the posteriors of twice as many counts overlap, so that nodes of one describe the next
+    for step in range(math.ceil(max(doublings, 0.0))):
+        nodes = _nodes(near)
+        tempered = COUNTS * 2**step / num * _log_product(_mixed(density, nodes))
+        weight = _log_weight(tempered, nodes, alpha, near).softmax(-1)[..., None]
+        mean = (weight * nodes).sum(-2)
+        spread = (weight * (nodes - mean[..., None, :]).square()).sum((-2, -1)) + SMALLEST
+        total = (1 - mean.square().sum(-1)) / spread - 1
+        total = total.clamp(min=float(alpha.sum()), max=float(alpha.sum()) + num)
+        near = (WIDER * total[..., None] * mean).maximum(LEAST * alpha)
+    return near
+
+
 def _nodes(alpha: Tensor) -> Tensor:
-    """Nodes of a quadrature over a Dirichlet distribution, shape (node, class)."""
-    alpha = alpha.double().numpy()
-    u = qmc.Sobol(len(alpha), scramble=False).random(NODES) + 0.5 / NODES
+    """Nodes of a quadrature over Dirichlet distributions, shape (..., node, class)."""
+    alpha = alpha.double().numpy()[..., None, :]
+    u = qmc.Sobol(alpha.shape[-1], scramble=False).random(NODES) + 0.5 / NODES
     gamma = gammaincinv(alpha, u)
     # quantiles that underflow, of small parameters
     small = (np.log(u) + gammaln(alpha + 1)) / alpha
     nodes = softmax(np.where(gamma > 1e-300, np.log(np.maximum(gamma, 1e-300)), small), -1)
-    mean = alpha / alpha.sum()
+    mean = alpha / alpha.sum(-1, keepdims=True)
     for _ in range(RAKED):
-        nodes *= mean / np.maximum(nodes.mean(0), SMALLEST)
+        nodes *= mean / np.maximum(nodes.mean(-2, keepdims=True), SMALLEST)
         nodes /= nodes.sum(-1, keepdims=True)
     return torch.from_numpy(nodes.astype(np.float32))
 
@@ -215,7 +235,7 @@ def _nodes(alpha: Tensor) -> Tensor:
 def _mixed(density: Tensor, abundance: Tensor) -> Tensor:
     """Density of sites under abundances, shape (..., patch, node)."""
     # the floor is added here, since the abundances sum to one
-    return (density @ abundance.T).add_(FLOOR)
+    return (density @ abundance.mT).add_(FLOOR)
 
 
 def _log_product(mixed: Tensor) -> Tensor:
@@ -227,10 +247,18 @@ def _log_product(mixed: Tensor) -> Tensor:
     return total + mixed[..., 4 * count :, :].log().sum(-2)
 
 
-def _probabilities(density: Tensor, nodes: Tensor, power: float) -> Tensor:
+def _log_weight(log_likelihood: Tensor, abundance: Tensor, alpha: Tensor, near: Tensor) -> Tensor:
+    """Log weights of abundances from a Dirichlet distribution near the posterior, (..., node)."""
+    excess = abundance.clamp(min=SMALLEST).log() * (alpha - near)[..., None, :]
+    return log_likelihood + excess.sum(-1)
+
+
+def _probabilities(density: Tensor, alpha: Tensor, power: float) -> Tensor:
     """Class probabilities of sites of one kind, shape (cell, patch, class)."""
+    near = _proposal(density, alpha, power)
+    nodes = _nodes(near)
     mixed = _mixed(density, nodes)
-    weight = (power * _log_product(mixed)).softmax(-1)
+    weight = _log_weight(power * _log_product(mixed), nodes, alpha, near).softmax(-1)
     return (density + FLOOR) * (mixed.reciprocal_() @ (weight[..., None] * nodes))
 
 
@@ -267,29 +295,33 @@ def draw_worlds(
     Rubin, Bayesian Statistics 3 (1988).
     """
     defect = np.empty((len(drawn), len(cells.features)), np.int8)
-    alpha = sites.alpha.double().numpy()
-    abundance = np.zeros((len(drawn), *alpha.shape), np.float32)
+    abundance = np.zeros((len(drawn), *sites.alpha.shape), np.float32)
     for chosen, r in _batches(cells, torch.from_numpy(np.unique(drawn))):
         kinds = list(_kinds(sites, r))
         for cell, density in zip(chosen.tolist(), cells.density(chosen)[0], strict=True):
             at = np.flatnonzero(drawn == cell)
-            num = min(max(FEWEST, FOR_EACH * len(at)), MOST)
             for k, own, held in kinds:
                 likelihood = density[own[:, None], held]
-                tried = rng.dirichlet(alpha[k, held], num).astype(np.float32)
-                log_weight = cells.power * _log_weight(likelihood, torch.from_numpy(tried))
-                weight = log_weight.softmax(0).numpy()
-                found = tried[rng.choice(num, len(at), p=weight)]
+                given = likelihood, sites.alpha[k, held], cells.power
+                found = _draw_abundances(*given, len(at), rng)
                 abundance[np.ix_(at, [k], held)] = found[:, None]
                 classes = _draw_classes(likelihood, torch.from_numpy(found), rng)
                 defect[np.ix_(at, own)] = held.numpy()[classes]
-    return defect, _by_class(abundance, alpha)
+    return defect, _by_class(abundance, sites.alpha.double().numpy())
 
 
-def _log_weight(density: Tensor, candidates: Tensor) -> Tensor:
-    """Log likelihood of abundances of one kind of site, shape (candidate,)."""
-    parts = density.split(max(1, BUDGET // len(candidates)))
-    return sum(_log_product(_mixed(part, candidates)).double() for part in parts)
+def _draw_abundances(
+    density: Tensor, alpha: Tensor, power: float, num: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Draw abundances of one kind of site given the density of the sites, shape (draw, class)."""
+    near = _proposal(density, alpha, power)
+    num_tried = min(max(FEWEST, FOR_EACH * num), MOST)
+    tried = rng.dirichlet(near.double(), num_tried).astype(np.float32)
+    candidates = torch.from_numpy(tried)
+    parts = density.split(max(1, BUDGET // num_tried))
+    log_likelihood = power * sum(_log_product(_mixed(p, candidates)).double() for p in parts)
+    weight = _log_weight(log_likelihood, candidates, alpha, near).softmax(0).numpy()
+    return tried[rng.choice(num_tried, num, p=weight)]
 
 
 def _draw_classes(density: Tensor, abundance: Tensor, rng: np.random.Generator) -> np.ndarray:
