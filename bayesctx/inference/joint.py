@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -170,7 +171,7 @@ def classify(
     with_host = weight.new_zeros(len(HOSTS), *shape)
     at_site = weight.new_zeros(len(METALS), shape[0])
     log_likelihood = weight.new_empty(len(cells.index), shape[0])
-    for chosen, r in _batches(cells, torch.arange(len(cells.index))):
+    for chosen, r in _batches(cells, torch.arange(len(cells.index)), len(sites.alpha)):
         density, peak = cells.density(chosen)
         expected, probability = torch.empty_like(peak), torch.zeros_like(density)
         for k, own, held in _kinds(sites, r):
@@ -185,9 +186,9 @@ def classify(
     return ClassProbabilities(with_host.permute(1, 2, 0), at_site.T, log_likelihood)
 
 
-def _batches(cells: Cells, chosen: Tensor) -> Iterator[tuple[Tensor, int]]:
+def _batches(cells: Cells, chosen: Tensor, num_kinds: int) -> Iterator[tuple[Tensor, int]]:
     """Some of the chosen combinations with one assignment at a time, and this assignment."""
-    size = max(1, BUDGET // (NODES * len(cells.features)))
+    size = max(1, BUDGET * num_kinds // (NODES * len(cells.features)))
     for r in cells.index[chosen, 0].unique().tolist():
         mine = chosen[cells.index[chosen, 0] == r]
         for part in mine[cells.row[mine].argsort(stable=True)].split(size):
@@ -215,6 +216,12 @@ def _proposal(density: Tensor, alpha: Tensor, power: float) -> Tensor:
         total = total.clamp(min=float(alpha.sum()), max=float(alpha.sum()) + num)
         near = (WIDER * total[..., None] * mean).maximum(LEAST * alpha)
     return near
+
+
+@functools.lru_cache(maxsize=16)
+def _prior_nodes(alpha: tuple[float, ...]) -> Tensor:
+    """Nodes for one Dirichlet distribution, shape (node, class), that must not be changed."""
+    return _nodes(torch.tensor(alpha, dtype=torch.float64))
 
 
 def _nodes(alpha: Tensor) -> Tensor:
@@ -256,7 +263,7 @@ def _log_weight(log_likelihood: Tensor, abundance: Tensor, alpha: Tensor, near: 
 def _probabilities(density: Tensor, alpha: Tensor, power: float) -> Tensor:
     """Class probabilities of sites of one kind, shape (cell, patch, class)."""
     near = _proposal(density, alpha, power)
-    nodes = _nodes(near)
+    nodes = _prior_nodes(tuple(alpha.tolist())) if near is alpha else _nodes(near)
     mixed = _mixed(density, nodes)
     weight = _log_weight(power * _log_product(mixed), nodes, alpha, near).softmax(-1)
     return (density + FLOOR) * (mixed.reciprocal_() @ (weight[..., None] * nodes))
@@ -296,7 +303,8 @@ def draw_worlds(
     """
     defect = np.empty((len(drawn), len(cells.features)), np.int8)
     abundance = np.zeros((len(drawn), *sites.alpha.shape), np.float32)
-    for chosen, r in _batches(cells, torch.from_numpy(np.unique(drawn))):
+    occurring = torch.from_numpy(np.unique(drawn))
+    for chosen, r in _batches(cells, occurring, len(sites.alpha)):
         kinds = list(_kinds(sites, r))
         for cell, density in zip(chosen.tolist(), cells.density(chosen)[0], strict=True):
             at = np.flatnonzero(drawn == cell)

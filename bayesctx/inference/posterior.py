@@ -91,9 +91,17 @@ def infer(
     DataTree
         Groups ``posterior`` (chain, draw, ...), ``class_posterior``, ``log_likelihood``, ``prior``,
         ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect`` (...,
-        patch, defect_class) holds the probability of every class of every site. Where there is no
-        crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have
-        the abundances of the prior, averaged over the kinds of site, and a log likelihood and a
+        patch, defect_class) holds the probability of every class of every site. For an image of
+        several patches each draw is one world: context, assignment, abundances, and the class of
+        every site given these. ``posterior.concentration`` (chain, draw, ..., defect_class) is the
+        share of a class on its kind of site: the classes of metal sites sum to one, those of
+        chalcogen sites too; ``adatom_M`` is the share on metal sites, one minus ``hollow`` that on
+        hollow sites. With unknown host ``class_posterior.defect_host`` (..., patch, defect_class,
+        host_class) is the joint probability of class and host, with unknown dopant
+        ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
+        holds the dopant and the dopant is a certain metal. Where there is no crystal,
+        ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
+        abundances of the prior, averaged over the kinds of site, and a log likelihood and a
         surprise of 0; they are left out of the evidence for the context and of
         ``posterior.concentration``.
 

@@ -228,8 +228,8 @@ class DefectModel(nn.Module):
         Notes
         -----
         Plates: image at dim -2, patch at dim -1. ``infer`` enumerates host, dopant, assignment and
-        class, sums over draws of the continuous context and integrates the abundances out
-        approximately. It differs from the program in one respect: for several patches of one image
+        class, sums over draws of the continuous context and integrates the abundances out by a
+        quadrature. It differs from the program in one respect: for several patches of one image
         it raises the evidence for the context and the abundances to the power
         1 / (1 + (n - 1) ``correlation``), since the features of these patches are not independent
         given the context.
