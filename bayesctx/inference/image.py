@@ -82,6 +82,11 @@ def one_image(
     ImagePosterior
         For all sites.
 
+    Raises
+    ------
+    ValueError
+        If the evidence is not finite, as with weights of a model that are NaN.
+
     Notes
     -----
     p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation):
@@ -97,6 +102,11 @@ def one_image(
     num = len(features)
     log_prior, tempered, _ = _joint(table, features, materials, possible, sites, correlation)
     total = (log_prior + tempered).flatten().logsumexp(0)
+    if not total.isfinite():
+        raise ValueError(
+            f"finite evidence of the image was expected, got {float(total)}; check the weights of "
+            "the model"
+        )
     posterior = (log_prior + tempered - total).exp()
 
     index, weight = _represent(posterior, KEPT_CELLS if num > 1 else posterior.numel())
