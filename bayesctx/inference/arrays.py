@@ -92,7 +92,7 @@ def latent_names(known: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(
         n
         for n in ("host", "dopant", *CONTINUOUS)
-        if not isinstance(known.get(n), float | str | np.ndarray)
+        if n not in known or not isinstance(known[n], float | str | np.ndarray | None)
     )
 
 
@@ -256,7 +256,7 @@ def describe_image(
         prior_draws=_stored(prior_draws, latent),
         defect_draws=classes[None],
         log_likelihood=draws["log_likelihood"][None],
-        concentration=_draw_abundance(classes, sites, rng)[None],
+        concentration=_draw_abundance(classes, draws["assignment"], sites, rng)[None],
         assignment=sum(w * a.found.assignment.numpy() for w, a in weighted)[None],
     )
 
@@ -346,9 +346,16 @@ def _draw_classes(defect: Tensor, assignment: Tensor, rng: np.random.Generator) 
     return drawn
 
 
-def _draw_abundance(classes: np.ndarray, sites: SitePrior, rng: np.random.Generator) -> np.ndarray:
-    """Draws of the abundances given drawn classes, shape (draw, defect_class)."""
-    alpha = sites.alpha.amax(0).double().numpy()
-    counts = np.stack([np.bincount(d, minlength=len(DEFECTS)) for d in classes])
-    gamma = rng.standard_gamma(alpha + counts)
-    return (gamma / gamma.sum(-1, keepdims=True)).astype(np.float32)
+def _draw_abundance(
+    classes: np.ndarray, assignment: np.ndarray, sites: SitePrior, rng: np.random.Generator
+) -> np.ndarray:
+    """Draws of the abundances over all sites given drawn classes, shape (draw, defect_class)."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    kind = sites.kinds[torch.from_numpy(assignment).long()]
+    held = kind * len(DEFECTS) + torch.from_numpy(classes).long()
+    counts = torch.zeros(len(held), *sites.abundance.mean.shape, dtype=torch.float64)
+    counts.flatten(1).scatter_add_(1, held, torch.ones_like(held, dtype=torch.float64))
+    shares = sites.abundance.draw(counts, generator)
+    # every kind of site with its part of the lattice
+    part = counts.sum(-1, keepdim=True) / held.shape[1]
+    return (part * shares).sum(1).float().numpy()

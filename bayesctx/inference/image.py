@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..abundance import Abundance
 from ..defects import DEFECTS, DOPED
 from ..model import NUM_PLAIN, Materials, SitePrior, Table
 from .patches import BUDGET
@@ -119,7 +120,7 @@ def one_image(
     own = tau_others * (num == num_used)
     likelihood, log_likelihood = _site_likelihood(table, features, cells, sites, others, own)
     defect = torch.stack([
-        _share_abundance(v, k, sites.alpha, tau)
+        _share_abundance(v, k, sites.abundance, tau)
         for v, k in zip(likelihood, sites.kinds, strict=True)
     ])  # fmt: skip
     return ImagePosterior(
@@ -262,15 +263,15 @@ def _site_likelihood(
     return torch.cat(likelihoods, 1), torch.cat(evidence, 1)
 
 
-def _share_abundance(likelihood: Tensor, kind: Tensor, alpha: Tensor, tau: float) -> Tensor:
+def _share_abundance(likelihood: Tensor, kind: Tensor, abundance: Abundance, tau: float) -> Tensor:
     """Class probabilities of sites that share unknown abundances, shape (patch, defect_class)."""
-    prior = alpha[kind]
+    prior = abundance.rows(kind)
     # where no class explains a patch the prior remains
     likelihood = likelihood + FLOOR * likelihood.amax(-1, keepdim=True) + 1e-38
-    q = prior * likelihood
+    q = prior.mean.to(likelihood) * likelihood
     q = q / q.sum(-1, keepdim=True)
     for _ in range(ROUNDS):
-        counts = torch.zeros_like(alpha).index_add_(0, kind, q)
-        q = (prior + tau * (counts[kind] - q).clamp(min=0)) * likelihood
+        counts = q.new_zeros(abundance.mean.shape).index_add_(0, kind, q)
+        q = prior.posterior_mean(tau * (counts[kind] - q).clamp(min=0)) * likelihood
         q = q / q.sum(-1, keepdim=True)
     return q
