@@ -258,7 +258,9 @@ class DefectModel(nn.Module):
             with pyro.plate("patch", num_patches, dim=-1):
                 kind = Vindex(sites.kinds)[assignment, torch.arange(num_patches)]
                 share = Vindex(abundance)[..., kind, :]
-                defect = pyro.sample("defect", dist.Categorical(share), infer=each)
+                # from probabilities Categorical would give a class that cannot be 1e-7
+                law = dist.Categorical(logits=share.log())
+                defect = pyro.sample("defect", law, infer=each)
                 material = materials.host[host], materials.dopant[host, dopant]
                 density = self.contrast_given(defect, *material, context)
                 return pyro.sample("contrast", density, obs=contrast)
