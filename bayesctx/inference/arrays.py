@@ -353,7 +353,7 @@ def _draw_abundance(
     generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
     kind = sites.kinds[torch.from_numpy(assignment).long()]
     held = kind * len(DEFECTS) + torch.from_numpy(classes).long()
-    counts = torch.zeros(len(held), *sites.abundance.mean.shape, dtype=torch.float64)
+    counts = torch.zeros(len(held), *sites.abundance.order.shape, dtype=torch.float64)
     counts.flatten(1).scatter_add_(1, held, torch.ones_like(held, dtype=torch.float64))
     shares = sites.abundance.draw(counts, generator)
     # every kind of site with its part of the lattice

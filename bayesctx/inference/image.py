@@ -271,7 +271,7 @@ def _share_abundance(likelihood: Tensor, kind: Tensor, abundance: Abundance, tau
     q = prior.mean.to(likelihood) * likelihood
     q = q / q.sum(-1, keepdim=True)
     for _ in range(ROUNDS):
-        counts = q.new_zeros(abundance.mean.shape).index_add_(0, kind, q)
+        counts = q.new_zeros(abundance.order.shape).index_add_(0, kind, q)
         q = prior.posterior_mean(tau * (counts[kind] - q).clamp(min=0)) * likelihood
         q = q / q.sum(-1, keepdim=True)
     return q
