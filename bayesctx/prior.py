@@ -274,8 +274,8 @@ class Prior:
         Raises
         ------
         ValueError
-            If a distribution is none of Uniform, Normal, HalfNormal and ``log_uniform``, truncated
-            or not.
+            If a distribution is none of Uniform, Normal, HalfNormal, Beta and ``log_uniform``,
+            truncated or not.
         """
         return json.loads(json.dumps(self._fields(), default=encode))
 

@@ -14,6 +14,7 @@ from .. import __version__
 from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
+from ..distributions import encode
 from ..model import PatchModel, SitePrior
 from .arrays import Posterior
 from .inputs import Inputs
@@ -216,10 +217,18 @@ def _written(value: object) -> object:
 def _plain(value: object) -> object:
     """A context value as JSON."""
     if isinstance(value, Mapping):
-        return {n: _plain(v) for n, v in value.items()}
+        return {n: _share(v) for n, v in value.items()}
     if isinstance(value, torch.distributions.Distribution):
         return str(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _share(value: object) -> object:
+    """A share, with the parameters of a distribution where the package can write them."""
+    try:
+        return encode(value)
+    except ValueError:
+        return str(value)
 
 
 def add_absent_sites(
