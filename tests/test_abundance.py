@@ -178,6 +178,23 @@ def test_excluded_classes_and_whole_shares():
     assert float(found.log_evidence(counts_of(M=5))[0]) == 0
 
 
+def beta(mean, deviation):
+    strength = mean * (1 - mean) / deviation**2 - 1
+    return dist.Beta(mean * strength, (1 - mean) * strength)
+
+
+def test_means_are_kept_where_the_variance_cannot_be():
+    """What two wide shares leave varies more than the third, which takes nearly all of it."""
+    laws = {"O_X": (0.021, 0.141), "Y_X": (0.11, 0.147), "X2": (0.847, 0.169)}
+    shares = check_shares({n: beta(*law) for n, law in laws.items()})
+    last = sticks_of(shares, "chalcogen")[-1]
+    assert (last.defect, last.strength) == ("X2", math.inf)
+    mean = Abundance.of(DIRICHLET_ALPHA, shares).mean[X]
+    assert float(mean.sum()) == pytest.approx(1)
+    for name, (expected, _) in laws.items():
+        assert float(mean[DEFECTS.index(name)]) == pytest.approx(expected, rel=0.02)
+
+
 def test_tiny_parameters_draw_one_class():
     law = Abundance.dirichlet(torch.full((1, 13), 1e-5, dtype=torch.float64))
     drawn = law.draw(torch.zeros(2000, 1, 13), generator())
