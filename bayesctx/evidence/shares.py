@@ -109,13 +109,9 @@ def check_doping(checked: Mapping[str, object]) -> dict[str, object]:
     share = checked.get("abundance", {}).get(DOPED)
     if share is None:
         return dict(checked)
-    dopant = checked.get("dopant", None)
-    is_undoped = not isinstance(share, Distribution) and share == 0
-    names = [None if is_undoped else "open"] if dopant is None else dopant
-    names = [names] if isinstance(names, str) else list(names)
-    if "dopant" in checked and (
-        any(n is not None for n in names) if is_undoped else dopant is None or None in names
-    ):
+    is_undoped, dopant = bool(share == 0), checked.get("dopant")
+    each = [dopant] if dopant is None or isinstance(dopant, str) else dopant
+    if "dopant" in checked and any((d is None) != is_undoped for d in each):
         raise ValueError(
             f"a dopant and a share of {DOPED} above 0, or neither, was expected, got dopant "
             f"{shorten(dopant)} and {DOPED} {shorten(share)}; leave one of them out"
