@@ -73,7 +73,8 @@ def test_marginals_of_the_joint_probabilities_agree(result):
     assert float(abs(by_host).max()) < 2e-4
     doped = classes.dopant_at_site.sum("dopant_class")
     np.testing.assert_allclose(doped, classes.defect.sel(defect_class="D_M"), atol=1e-5)
-    assert bool((classes.dopant_at_site <= classes.dopant + 2e-4).all())
+    # one of 512 cells has a weight of 0.002
+    assert bool((classes.dopant_at_site <= classes.dopant + 2e-3).all())
 
 
 def test_joint_probabilities_are_the_frequencies_of_the_draws(result):
@@ -172,36 +173,50 @@ def test_draws_with_an_assignment_are_those_given_the_assignment(untrained):
             assert held.all()
 
 
+EVIDENCE = {"abundance": {"Y_X": 0.0, "V_X": 0.15, "O_X": (0.0, 0.1), "D_M": (0.0, 0.4)}}
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("num_patches", [5, 150])
-def test_untempered_counts_are_those_of_gibbs_sampling(num_patches, untrained):
+@pytest.mark.parametrize("evidence", [{}, EVIDENCE])
+def test_untempered_counts_are_those_of_gibbs_sampling(evidence, num_patches, untrained):
     """Quadrature and resampling against Markov chains, with all evidence of the sites counted."""
-    known = {"host": "WSe2", "dopant": "Ti"} | CONDITIONS
+    known = {"host": "WSe2", "dopant": "Ti"} | CONDITIONS | evidence
     found, sites, materials = solve(untrained, known, num_patches, 0.0, num_draws=1)
     r = int(found.cells.index[0, 0])
     chosen = found.cells.index[:, 0] == r
     density = found.cells.density(chosen.nonzero()[0, :1])[0][0].double().numpy()
-    rng, num = np.random.default_rng(3), 1000
-    kind, alpha = sites.kinds[r].numpy(), sites.alpha.double().numpy()
-    abundance = np.stack([rng.dirichlet(a + 1e-12, num) for a in alpha], 1)
+    rng, num, kind = np.random.default_rng(3), 1000, sites.kinds[r].numpy()
+    generator, counts = torch.Generator().manual_seed(3), torch.zeros(num, 3, 13)
     for _ in range(60):
+        abundance = sites.abundance.draw(counts, generator).numpy()
         edges = (abundance[:, kind] * density).cumsum(-1)
         classes = (rng.random(edges.shape[:2])[..., None] * edges[..., -1:] > edges).sum(-1)
-        gamma = np.zeros_like(abundance)
-        for k in range(3):
-            counts = (classes[:, kind == k, None] == np.arange(13)).sum(1)
-            gamma[:, k] = rng.standard_gamma(alpha[k] + counts)
-        abundance = gamma / gamma.sum(-1, keepdims=True)
-    drawn, _ = chosen_draws(found, sites, chosen, num)
+        held = classes[..., None] == np.arange(13)
+        counts = torch.from_numpy(np.stack([held[:, kind == k].sum(1) for k in range(3)], 1))
+    drawn, shares = chosen_draws(found, sites, chosen, num)
     for name in ("D_M", "V_X"):
         first, second = ((c == DEFECTS.index(name)).sum(1) for c in (classes, drawn))
         error = np.hypot(first.std(), second.std()) / num**0.5
         assert abs(first.mean() - second.mean()) < 5 * error + 0.05 * second.mean()
         assert 0.85 < second.std() / first.std() < 1.18
+    for name in ("D_M", "V_X", "O_X"):
+        at, k = DEFECTS.index(name), 0 if name == "D_M" else 1
+        first, second = abundance[:, k, at], shares[:, at]
+        error = np.hypot(first.std(), second.std()) / num**0.5
+        assert abs(first.mean() - second.mean()) < 5 * error + 0.05 * second.mean()
+        if first.std() > 1e-6:
+            assert 0.85 < second.std() / first.std() < 1.18
     weight = found.weight * chosen / found.weight[chosen].sum()
     probability = classify(found.cells, weight, materials, sites).defect.double().numpy()
     # sites vary together, and the quadrature has an error of 0.01 where their counts weigh much
     assert gap(shares_of(classes), probability, num, 1e-2) < 2
+    if evidence:
+        absent = DEFECTS.index("Y_X")
+        assert (probability[:, absent] == 0).all()
+        assert (drawn != absent).all()
+        assert (shares[:, absent] == 0).all()
+        np.testing.assert_allclose(shares[:, DEFECTS.index("V_X")], 0.15, rtol=1e-5)
 
 
 def test_a_posterior_of_many_cells_is_represented_without_bias():

@@ -100,7 +100,7 @@ def latent_names(known: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(
         n
         for n in ("host", "dopant", *CONTINUOUS)
-        if not isinstance(known.get(n), float | str | np.ndarray)
+        if n not in known or not isinstance(known[n], float | str | np.ndarray | None)
     )
 
 

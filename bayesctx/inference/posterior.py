@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..checks import check_seed, check_whole_number
+from ..checks import check_seed, check_whole_number, shorten
 from ..crystal import MONOLAYER_1H
 from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
@@ -72,7 +72,10 @@ def infer(
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
         [Å/px]. A number or name is observed, a list gives candidates, a Pyro distribution is soft
         evidence; what is left out is inferred. For independent images a value may be an array over
-        them.
+        them. The dopant None is an undoped crystal. abundance is a mapping of defect class to its
+        share of the sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0
+        excludes a class, a number is known, (low, high) or a distribution is soft evidence, and
+        classes that are not named keep their prior. Of patches only shares of 0 are known.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
@@ -103,7 +106,8 @@ def infer(
         ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
         abundances of the prior, averaged over the kinds of site, and a log likelihood and a
         surprise of 0; they are left out of the evidence for the context and of
-        ``posterior.concentration``.
+        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
+        crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
     ------
@@ -142,6 +146,7 @@ def infer(
     _check_shared_context(inputs, model)
     if not inputs.is_micrograph:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
+        _check_abundance(known)
     solve = _solve_micrograph if inputs.is_micrograph else _solve_patches
     posterior, surprise, sites = solve(inputs, known, model, num_draws, seed)
     _check_probabilities(posterior)
@@ -183,6 +188,18 @@ def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
         raise ValueError(
             "patches that are images of their own, (image, y, x), were expected by "
             f"{type(model).__name__}, got {inputs.dims}; cut patches, or use a DefectModel"
+        )
+
+
+def _check_abundance(known: Mapping[str, object]) -> None:
+    """Raise for shares above 0 of patches, which are no random sample of the sites of a lattice."""
+    positive = {n: v for n, v in known.get("abundance", {}).items() if v != 0}
+    if positive:
+        name, share = next(iter(positive.items()))
+        raise ValueError(
+            f"shares of 0 were expected in the abundance of patches, got {name} {shorten(share)}; "
+            "only the sites of a micrograph are a fair sample of the crystal: name classes that "
+            "cannot be, or pass the micrograph"
         )
 
 
@@ -247,11 +264,11 @@ def _images_of_case(
     seed: int,
 ) -> list[Posterior]:
     """Posterior of images of several patches, one after the other."""
-    sites = SitePrior.of_patches(model.prior, features.shape[1])
     parts = []
     for i, at in enumerate(case.images):
         own = rows_of(case, torch.tensor([i]))
-        claims = {n: v[at].item() if isinstance(v, np.ndarray) else v for n, v in known.items()}
+        claims = {n: v.tolist()[at] if isinstance(v, np.ndarray) else v for n, v in known.items()}
+        sites = SitePrior.of_patches(model.prior, features.shape[1]).given(model.prior, claims)
         parts.append(_solve_image(own, features[at], sites, claims, model, num_draws, seed))
     return parts
 
@@ -287,7 +304,8 @@ def _solve_micrograph(
             "infer for each image"
         )
     placement = place_sites(inputs.values, inputs.valid)
-    every = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    sublattice = torch.from_numpy(placement.sublattice).long()
+    every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, known)
     present = placement.crystal
     crystal = every.take(torch.from_numpy(present))
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)

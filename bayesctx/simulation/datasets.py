@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checks import check_memory, check_number, check_seed, check_whole_number
-from ..context import CONTEXT
+from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, SPECIES
 from ..fourier import synthesize
@@ -86,13 +86,14 @@ def simulate(
     drawn = take(join(blocks), skipped, skipped + num_patches)
     host = np.array(list(HOSTS))[drawn.host.numpy()]
     dopant = np.array(METALS)[drawn.dopant.numpy()]
+    label = dopant if prior.is_doped else np.full(num_patches, NO_DOPANT)
     sampling = {"sampling": torch.full((num_patches,), prior.sampling, dtype=torch.float64)}
     variables = {
         "intensity": (("image", "y", "x"), drawn.intensity[:, 0].numpy(), {"units": "counts"}),
         "defect": ("image", np.array(DEFECTS)[drawn.defect[:, 0].numpy()]),
         "species": ("image", name_species(drawn.species[:, 0].numpy(), host, dopant)),
         "host": ("image", host),
-        "dopant": ("image", dopant),
+        "dopant": ("image", label),
     } | {
         name: ("image", value.reshape(num_patches).numpy(), attributes)
         for name, value, attributes in _image_variables(drawn.context | sampling, drawn.nuisances)
@@ -181,7 +182,7 @@ def simulate_micrograph(
         "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
         "species": ("patch", name_species(found, *names)),
         "host": host,
-        "dopant": dopant,
+        "dopant": dopant if prior.is_doped else NO_DOPANT,
         "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
     } | {
         name: ((), float(value), attributes)

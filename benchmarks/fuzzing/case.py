@@ -327,7 +327,10 @@ def complaint_of_posterior(tree: xr.DataTree) -> str:
             return f"{name} is not finite: {np.sum(~np.isfinite(found))} of {found.size}"
         if (found < -1e-6).any() or (found > 1 + 1e-4).any():
             return f"{name} is no probability: {found.min()} to {found.max()}"
-        if name not in JOINT and np.abs(found.sum(-1) - 1).max(initial=0) > NORMALISED:
+        total = 1.0
+        if name == "dopant" and name in tree["constant_data"]:  # an undoped crystal has none
+            total = (tree["constant_data"][name] != "none").values
+        if name not in JOINT and np.abs(found.sum(-1) - total).max(initial=0) > NORMALISED:
             return f"{name} is not normalised: {found.sum(-1).min()} to {found.sum(-1).max()}"
     for group in ("posterior", "prior", "log_likelihood", "sample_stats"):
         for name, values in tree[group].to_dataset().data_vars.items():
