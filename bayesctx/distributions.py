@@ -213,7 +213,7 @@ def check_value(value: object, label: str, domain: tuple[float, float]) -> objec
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"a number, a tuple of candidates or a distribution was expected for {label}, "
-            f"got {value!r}; correct it"
+            f"got {shorten(value)}; correct it"
         )
     return check_number(value, label, domain)
 
@@ -236,12 +236,13 @@ def _check_distribution(
         check_number(high, f"the upper bound of {label}", domain)
     elif not (low < domain[1] and high > domain[0]):
         raise ValueError(
-            f"{label} was expected between {domain[0]:g} and {domain[1]:g}, got {value}; correct it"
+            f"{label} was expected between {domain[0]:g} and {domain[1]:g}, got "
+            f"{shorten(value)}; correct it"
         )
     if name is None:
         if getattr(_constraint(value), "is_discrete", False):
             raise ValueError(
-                f"a continuous distribution was expected for {label}, got {value}; "
+                f"a continuous distribution was expected for {label}, got {shorten(value)}; "
                 "give candidates as a tuple"
             )
         return value

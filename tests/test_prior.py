@@ -9,6 +9,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from scipy import stats
 
 from bayesctx import simulate
@@ -506,3 +507,18 @@ def test_evidence_on_abundances_that_the_prior_cannot_have():
     first = reference_prior().given({"abundance": {"V_X": 0.6}})
     with pytest.raises(ValueError, match=r"at most 1 were expected, got V_X 0\.6, O_X 0\.5"):
         first.given({"abundance": {"O_X": 0.5}})
+
+
+COUNTS = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Poisson(torch.ones(2)))
+
+
+@pytest.mark.parametrize(("value", "match"), [
+    (xr.DataArray(np.zeros((3, 3))), "or a distribution was expected for defocus .*; correct it"),
+    (np.zeros((9, 9)), "or a distribution was expected for defocus .*; correct it"),
+    (COUNTS, "a continuous distribution was expected for defocus .*; give candidates"),
+])  # fmt: skip
+def test_what_is_no_value_is_named_in_one_line(value, match):
+    assert "\n" in repr(value)
+    with pytest.raises((TypeError, ValueError), match=match) as raised:
+        Prior((POINT | {"defocus": value},))
+    assert "\n" not in str(raised.value)
