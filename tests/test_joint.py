@@ -252,7 +252,7 @@ def test_intervals_hold_the_truth(name, images):
 def images():
     """Drawn and true numbers, and abundances, of images whose context is known."""
     model, found, index = bc.load_model(), [], 0
-    prior, kinds = bc.reference_prior(), [np.isin(DEFECTS, SITES[k]) for k in reversed(SITES)]
+    prior = bc.reference_prior()
     while len(found) < 30:
         size = {"num_pixels": 104, "sampling": 0.25}
         data = bc.simulate_micrograph(prior, seed=21, index=index, **size)
@@ -264,14 +264,11 @@ def images():
             continue
         matched, names = bc.metrics.match_sites(data, result)
         classes = result["posterior"].defect.values[0][:, matched]
-        share = data.concentration.values.copy()
-        for kind in kinds:  # the metal, which is the kind of adatoms, last
-            share[kind] = data.concentration.values[kind] / data.concentration.values[kind].sum()
         found.append((
             (classes[..., None] == np.arange(len(DEFECTS))).sum(1),
             (names[:, None] == np.array(DEFECTS)).sum(0),
             result["posterior"].concentration.values[0],
-            share,
+            data.concentration.values,
         ))  # fmt: skip
     drawn, truth, abundance, share = map(np.stack, zip(*found, strict=True))
     return (drawn, truth), (abundance, share)

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..checks import check_memory, check_number, check_seed, check_whole_number
 from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS, SPECIES
+from ..defects import CLASSES, DEFECTS, SITES, SPECIES
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
@@ -57,7 +57,8 @@ def simulate(
     -------
     Dataset, dimension image
         ``intensity`` (image, y, x) in counts times the gain, the truth ``defect`` and ``species``,
-        and every variable of the context and every nuisance by name.
+        and every variable of the context and every nuisance by name. ``concentration`` (image,
+        defect_class) is the share of a class among the sites of the first kind that can hold it.
 
     Raises
     ------
@@ -98,7 +99,7 @@ def simulate(
         name: ("image", value.reshape(num_patches).numpy(), attributes)
         for name, value, attributes in _image_variables(drawn.context | sampling, drawn.nuisances)
     }
-    abundance = drawn.nuisances["concentration"].numpy()
+    abundance = _shares(drawn.nuisances["concentration"])
     variables["concentration"] = (("image", "defect_class"), abundance, {"units": "1"})
     axis = (np.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
     coords = {
@@ -119,10 +120,18 @@ def _image_variables(
         yield name, nuisances[name], {"units": unit}
 
 
+def _shares(abundance: Tensor) -> np.ndarray:
+    """Share of every class on the first kind of site that can hold it, (image, defect_class)."""
+    kinds = [SITES[c.columns[0][0]] for c in CLASSES]
+    is_same = abundance.new_tensor([[float(d in kind) for d in DEFECTS] for kind in kinds])
+    return (abundance / (abundance @ is_same.T).clamp(min=SMALLEST)).numpy()
+
+
 PADDING = 5.0  # Å of crystal around a micrograph
 MAX_FIELD, MAX_PIXELS = 1000.0, 8192  # Å and pixels along each side of a micrograph
 MOST_PATCHES = 10**6  # of simulate
 BYTES_PER_PIXEL = 70  # of memory for a micrograph, measured
+SMALLEST = 1e-38  # sum of abundances
 
 
 @torch.no_grad()
@@ -183,7 +192,7 @@ def simulate_micrograph(
         "species": ("patch", name_species(found, *names)),
         "host": host,
         "dopant": dopant if prior.is_doped else NO_DOPANT,
-        "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
+        "concentration": ("defect_class", _shares(nuisances["concentration"])[0], {"units": "1"}),
     } | {
         name: ((), float(value), attributes)
         for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances)
