@@ -220,7 +220,8 @@ def _size(table: Table) -> int:
 
 def _represent(posterior: Tensor, most: int) -> tuple[Tensor, Tensor]:
     """Represent a posterior by some of its cells: their indices, (cell, 4), and weights."""
-    mass, order = posterior.flatten().double().sort(descending=True)
+    by_material = posterior.permute(2, 3, 0, 1)
+    mass, order = by_material.flatten().double().sort(descending=True)
     count = int((mass.cumsum(0) < KEPT_MASS * mass.sum()).sum()) + 1
     mass, order = mass[:count], order[:count]
     if count > most:
@@ -230,10 +231,13 @@ def _represent(posterior: Tensor, most: int) -> tuple[Tensor, Tensor]:
         common = rest / (most - torch.arange(count)).clamp(min=1)
         large = int((mass > common)[:most].long().cumprod(0).sum())
         size = rest[large] / (most - large)
-        edges = mass[large:].cumsum(0)
+        # in order of the materials, so that each gets its part of these draws but for one
+        at, by = order[large:].sort()
+        edges = mass[large:][by].cumsum(0)
         place = (torch.arange(most - large) + 0.5) * size
-        drawn = torch.searchsorted(edges, place).clamp(max=count - large - 1) + large
-        order = torch.cat([order[:large], order[drawn]])
+        drawn = torch.searchsorted(edges, place).clamp(max=count - large - 1)
+        order = torch.cat([order[:large], at[drawn]])
         mass = torch.cat([mass[:large], size.expand(most - large)])
-    index = torch.stack(torch.unravel_index(order, posterior.shape), -1)
+    host, dopant, assignment, draw = torch.unravel_index(order, by_material.shape)
+    index = torch.stack([assignment, draw, host, dopant], -1)
     return index, (mass / mass.sum()).to(posterior)
