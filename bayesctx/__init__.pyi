@@ -1,6 +1,7 @@
 """What ``import bayesctx`` offers; ``__init__.py`` reads this list and loads names when used."""
 
 from . import (
+    abundance as abundance,
     archive as archive,
     checks as checks,
     cli as cli,

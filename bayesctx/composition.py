@@ -4,20 +4,35 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from .checks import check_keys, check_known, check_mapping, check_number, check_sequence, shorten
+from torch.distributions import Distribution
+
+from .abundance import Abundance
+from .checks import (
+    check_keys,
+    check_known,
+    check_mapping,
+    check_number,
+    check_sequence,
+    check_whole_number,
+    shorten,
+)
 from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS, METALS
-from .defects import DEFECTS, SITES
+from .defects import DEFECTS, DOPED, SITES
 from .distributions import check_value, support
+from .evidence import check_shares
 
 __all__ = [
     "CONTINUOUS",
     "DIRICHLET_ALPHA",
     "as_tuple",
+    "check_abundance",
     "check_alpha",
     "check_conditions",
     "check_defects",
     "check_materials",
+    "check_pixels",
+    "choose_classes",
     "choose_materials",
 ]
 
@@ -30,6 +45,9 @@ CONTINUOUS = (
     "dose",
 )
 """The continuous variables of the context, in the order of every array over them."""
+
+NUM_PIXELS = (8, 128)
+LARGEST_PATCH = 18.5  # Å, the periodic cell in which a patch is simulated
 
 
 def check_conditions(values: object) -> tuple[dict[str, object], ...]:
@@ -193,6 +211,119 @@ def check_alpha(values: object) -> dict[str, float]:
     return checked
 
 
+def check_pixels(sampling: object, num_pixels: object) -> dict[str, object]:
+    """Check the pixels of a patch.
+
+    Parameters
+    ----------
+    sampling : object
+        What should be the size of a pixel in Å.
+    num_pixels : object
+        What should be their number along each side.
+
+    Returns
+    -------
+    dict
+        Both, by name.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If such a patch cannot be simulated.
+    """
+    sampling = check_number(sampling, CONTEXT["sampling"].label, CONTEXT["sampling"].domain)
+    num_pixels = check_whole_number("num_pixels", num_pixels, *NUM_PIXELS)
+    if num_pixels * sampling > LARGEST_PATCH:
+        raise ValueError(
+            f"a patch of at most {LARGEST_PATCH} Å was expected, got {num_pixels} pixels of "
+            f"{sampling:g} Å; choose fewer"
+        )
+    return {"sampling": sampling, "num_pixels": num_pixels}
+
+
+def check_abundance(values: object, alpha: Mapping[str, float]) -> dict[str, float | Distribution]:
+    """Check what a prior states of the share of classes.
+
+    Parameters
+    ----------
+    values : object
+        What should be a mapping of classes to a number or a distribution.
+    alpha : mapping of str to float
+        Checked parameters for the other classes.
+
+    Returns
+    -------
+    dict of str to float or Distribution
+        In the order of ``DEFECTS``.
+
+    Raises
+    ------
+    TypeError
+        If a value is of another type.
+    ValueError
+        If a class is unknown, or shares are zero or cannot be, see ``evidence.check_shares``.
+    """
+    checked = check_shares(values)
+    zero = [d for d, v in checked.items() if v == 0]
+    if zero:
+        raise ValueError(
+            f"shares above 0 were expected in the abundance of a prior, got 0 for {zero[0]}; set "
+            "its dirichlet_alpha to 0, or use given()"
+        )
+    Abundance.of(alpha, checked)
+    return checked
+
+
+def choose_classes(
+    defects: tuple[str, ...],
+    alpha: Mapping[str, float],
+    shares: Mapping[str, float | Distribution],
+    known: Mapping[str, object],
+) -> dict[str, object]:
+    """Choose the classes that agree with the context of an image, and their abundances.
+
+    Parameters
+    ----------
+    defects : tuple of str
+        Classes of the central site of a patch.
+    alpha : mapping of str to float
+        Dirichlet parameters of the abundances.
+    shares : mapping of str to float or Distribution
+        What the prior states of the shares of some classes.
+    known : mapping
+        A checked context: ``abundance``, and the dopant None, which excludes its class.
+
+    Returns
+    -------
+    dict
+        ``defects`` without classes of share 0, ``dirichlet_alpha`` with 0 for them, and
+        ``abundance`` with the other shares; empty where nothing is known of the abundances.
+
+    Raises
+    ------
+    ValueError
+        If no class is left for the central site, or the shares contradict each other.
+    """
+    given = dict(known.get("abundance", {}))
+    if "dopant" in known and known["dopant"] is None:
+        given[DOPED] = 0.0
+    if not given:
+        return {}
+    together = check_shares({**shares, **given})
+    zero = [d for d, v in together.items() if v == 0]
+    left = tuple(d for d in defects if d not in zero)
+    if not left:
+        raise ValueError(
+            f"a share above 0 was expected for one of {', '.join(defects)}, the classes of the "
+            "prior, got 0 for all; leave one out"
+        )
+    changed = check_alpha({d: 0.0 if d in zero else a for d, a in alpha.items()})
+    shares = check_abundance({d: v for d, v in together.items() if d not in zero}, changed)
+    return {"defects": left, "dirichlet_alpha": changed, "abundance": shares}
+
+
 def choose_materials(
     hosts: tuple[str, ...], dopants: Mapping[str, tuple[str, ...]], known: Mapping[str, object]
 ) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
@@ -206,7 +337,8 @@ def choose_materials(
         Dopants of every host.
     known : mapping
         A checked context. With the host known the dopant may be any other metal, also one that
-        the prior does not have for this host.
+        the prior does not have for this host. Of an undoped crystal, the dopant None, one dopant of
+        each host remains, which stands for nothing.
 
     Returns
     -------
@@ -229,7 +361,8 @@ def choose_materials(
         if asked and not allowed and "host" in known:
             allowed = tuple(d for d in asked if d != HOSTS[host].metal)
         if allowed:
-            chosen[host] = allowed
+            is_undoped = "dopant" in known and known["dopant"] is None
+            chosen[host] = allowed[:1] if is_undoped else allowed
     found = tuple(h for h in allowed_hosts if h in chosen)
     if not found:
         raise ValueError(

@@ -19,6 +19,7 @@ __all__ = [
     "CONTEXT",
     "Detector",
     "MIN_ANGLE_RATIO",
+    "NO_DOPANT",
     "Probe",
     "Variable",
     "is_annular_dark_field",
@@ -86,6 +87,9 @@ CONTEXT = {
     )
 }
 """Every variable of the context, with the domain that the physics of this package covers."""
+
+NO_DOPANT = "none"
+"""The dopant of an undoped crystal where only text can stand: in files and at the command line."""
 
 CALIBRATION_ERROR = 0.02
 """Relative error (rms) that is assumed for a pixel size that a microscope recorded."""

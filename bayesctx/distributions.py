@@ -27,7 +27,12 @@ __all__ = [
     "support",
 ]
 
-FAMILIES = {"Uniform": ("low", "high"), "Normal": ("loc", "scale"), "HalfNormal": ("scale",)}
+FAMILIES = {
+    "Uniform": ("low", "high"),
+    "Normal": ("loc", "scale"),
+    "HalfNormal": ("scale",),
+    "Beta": ("concentration1", "concentration0"),
+}
 """Distributions that can be written to a file, besides ``log_uniform``, and their parameters."""
 
 NAMES = {getattr(module, n): n for module in (dist, torch.distributions) for n in FAMILIES}
@@ -168,9 +173,10 @@ def _check_parameters(name: str, parameters: list[float], label: str) -> None:
     for value in parameters:
         check_number(value, f"a parameter of {name} for {label}", (least, -least))
     singles = [np.float32(p) for p in parameters]
-    has_bounds = name in ("Uniform", "log_uniform")
-    if not (singles[0] < singles[1] if has_bounds else singles[-1] > 0):
-        rule = "low < high" if has_bounds else "scale > 0"
+    rules = {"Uniform": "low < high", "log_uniform": "low < high", "Beta": "both parameters > 0"}
+    rule = rules.get(name, "scale > 0")
+    is_positive = min(singles) > 0 if name == "Beta" else singles[-1] > 0
+    if not (singles[0] < singles[1] if rule == "low < high" else is_positive):
         raise ValueError(
             f"{name} with {rule} was expected for {label}, got {parameters}; correct it"
         )
@@ -207,7 +213,7 @@ def check_value(value: object, label: str, domain: tuple[float, float]) -> objec
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(
             f"a number, a tuple of candidates or a distribution was expected for {label}, "
-            f"got {value!r}; correct it"
+            f"got {shorten(value)}; correct it"
         )
     return check_number(value, label, domain)
 
@@ -230,12 +236,13 @@ def _check_distribution(
         check_number(high, f"the upper bound of {label}", domain)
     elif not (low < domain[1] and high > domain[0]):
         raise ValueError(
-            f"{label} was expected between {domain[0]:g} and {domain[1]:g}, got {value}; correct it"
+            f"{label} was expected between {domain[0]:g} and {domain[1]:g}, got "
+            f"{shorten(value)}; correct it"
         )
     if name is None:
         if getattr(_constraint(value), "is_discrete", False):
             raise ValueError(
-                f"a continuous distribution was expected for {label}, got {value}; "
+                f"a continuous distribution was expected for {label}, got {shorten(value)}; "
                 "give candidates as a tuple"
             )
         return value
@@ -250,7 +257,7 @@ def encode(value: object) -> object:
     Parameters
     ----------
     value : float, tuple or Distribution
-        Uniform, Normal, HalfNormal or log-uniform, or one of them truncated.
+        Uniform, Normal, HalfNormal, Beta or log-uniform, or one of them truncated.
 
     Returns
     -------

@@ -10,6 +10,7 @@ from .metrics import log_score
 
 __all__ = ["entropy", "entropy_reduction"]
 
+VARIABLES = ("defect", "host", "dopant", "assignment")
 SAME_SITE = 1.0  # px; neighbouring sites are several pixels apart
 
 
@@ -40,10 +41,11 @@ def entropy(
         If the result has no such variable or the truth does not fit.
     """
     found = result["class_posterior"].to_dataset()
-    if variable not in found:
+    known = [n for n in found.data_vars if n in VARIABLES]
+    if variable not in known:
         raise ValueError(
-            f"a variable among {', '.join(found.data_vars)} was expected, got {variable!r}; "
-            "others are continuous and have no entropy in bits"
+            f"a variable among {', '.join(known)} was expected, got {variable!r}; "
+            "others are continuous or joint probabilities"
         )
     probabilities = found[variable]
     dim = str(probabilities.dims[-1])

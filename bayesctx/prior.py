@@ -13,19 +13,22 @@ import torch
 from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor
 
-from .checks import check_keys, check_mapping, check_number, check_whole_number
+from .checks import check_keys, check_mapping
 from .composition import (
     CONTINUOUS,
     DIRICHLET_ALPHA,
+    check_abundance,
     check_alpha,
     check_conditions,
     check_defects,
     check_materials,
+    check_pixels,
+    choose_classes,
     choose_materials,
 )
 from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS
-from .defects import DEFECTS
+from .defects import DEFECTS, DOPED
 from .distributions import decode, encode, log_uniform, quantile
 from .evidence import check_context, condition_on
 from .nuisances import NUISANCES, check_nuisances
@@ -33,8 +36,6 @@ from .nuisances import NUISANCES, check_nuisances
 __all__ = ["CONTINUOUS", "MAX_TRIES", "Prior", "limit_prior", "reference_prior", "tmd_prior"]
 
 MAX_TRIES = 16  # draws of a condition until the detector lies outside of the probe's cone
-NUM_PIXELS = (8, 128)
-LARGEST_PATCH = 18.5  # Å, the periodic cell in which a patch is simulated
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,6 +57,9 @@ class Prior:
     dirichlet_alpha : mapping of str to float
         Parameters, for every class, of the Dirichlet distribution of the abundances in a crystal,
         from which all sites but the central one are drawn.
+    abundance : mapping of str to float or Distribution
+        Of classes whose share of the sites of their own kind is known or has a distribution of its
+        own; the other classes divide what they leave as under ``dirichlet_alpha``.
     nuisances : mapping
         A number, a tuple of candidates or a distribution by the names of ``NUISANCES``. One that
         is left out is zero; the gain must be given. A distribution is truncated to what can be
@@ -85,6 +89,7 @@ class Prior:
     )
     defects: tuple[str, ...] = DEFECTS
     dirichlet_alpha: Mapping[str, float] = field(default_factory=lambda: dict(DIRICHLET_ALPHA))
+    abundance: Mapping[str, object] = field(default_factory=dict)
     nuisances: Mapping[str, object] = field(
         default_factory=lambda: {name: d for name, (_, d) in NUISANCES.items()}
     )
@@ -100,7 +105,8 @@ class Prior:
             "defects": check_defects(self.defects),
             "dirichlet_alpha": check_alpha(self.dirichlet_alpha),
             "nuisances": check_nuisances(self.nuisances),
-        } | _check_pixels(self.sampling, self.num_pixels)
+        } | check_pixels(self.sampling, self.num_pixels)
+        checked["abundance"] = check_abundance(self.abundance, checked["dirichlet_alpha"])
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -123,8 +129,15 @@ class Prior:
         return json.dumps(self._fields(), default=written, sort_keys=True)
 
     def _fields(self) -> dict[str, object]:
-        """Value of every field."""
-        return {f.name: getattr(self, f.name) for f in fields(self)}
+        """Value of every field; without evidence on abundances as before there was any."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return values if self.abundance else {n: v for n, v in values.items() if n != "abundance"}
+
+    @property
+    def is_doped(self) -> bool:
+        """Whether a site may hold a dopant."""
+        known = (self.dirichlet_alpha[DOPED], DOPED in self.abundance, DOPED in self.defects)
+        return any(known)
 
     def given(self, context: Mapping[str, object]) -> Prior:
         """Condition the prior on what is known of an image.
@@ -134,6 +147,8 @@ class Prior:
         context : mapping
             As for ``infer``, one value per variable. Conditions with a number are weighted by its
             probability under the given value; candidates and distributions are replaced by it.
+            A share of 0 in ``abundance``, for the dopant None that of ``D_M``, excludes a class,
+            also at the centre of a patch.
 
         Returns
         -------
@@ -162,6 +177,7 @@ class Prior:
             )
         given = copy.copy(self)  # only what changes is checked: this is done for every image
         changed = {"hosts": hosts, "dopants": dopants, "conditions": tuple(conditions)}
+        changed |= choose_classes(self.defects, self.dirichlet_alpha, self.abundance, known)
         for name, value in changed.items():
             object.__setattr__(given, name, value)
         return given
@@ -258,8 +274,8 @@ class Prior:
         Raises
         ------
         ValueError
-            If a distribution is none of Uniform, Normal, HalfNormal and ``log_uniform``, truncated
-            or not.
+            If a distribution is none of Uniform, Normal, HalfNormal, Beta and ``log_uniform``,
+            truncated or not.
         """
         return json.loads(json.dumps(self._fields(), default=encode))
 
@@ -286,6 +302,7 @@ class Prior:
         values = dict(check_mapping(values, "the prior"))
         if "dirichlet_alpha" not in values and "concentration" in values:
             values["dirichlet_alpha"] = values.pop("concentration")
+        values.setdefault("abundance", {})
         check_keys(values, "entry of a prior", [f.name for f in fields(cls)])
         conditions = values["conditions"]
         if isinstance(conditions, list):
@@ -293,12 +310,11 @@ class Prior:
                 {n: decode(v) for n, v in check_mapping(c, "a condition").items()}
                 for c in conditions
             ]
-        nuisances = check_mapping(values["nuisances"], "nuisances")
         decoded = {
-            "conditions": conditions,
-            "nuisances": {n: decode(v) for n, v in nuisances.items()},
+            name: {n: decode(v) for n, v in check_mapping(values[name], name).items()}
+            for name in ("nuisances", "abundance")
         }
-        return cls(**values | decoded)
+        return cls(**values | decoded | {"conditions": conditions})
 
 
 def tmd_prior() -> Prior:
@@ -378,15 +394,3 @@ def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
         "defocus": dist.Uniform(-60.0, 60.0),
         "dose": log_uniform(1e3, 1e6),
     }
-
-
-def _check_pixels(sampling: object, num_pixels: object) -> dict[str, object]:
-    """Pixels of a patch that can be simulated."""
-    sampling = check_number(sampling, CONTEXT["sampling"].label, CONTEXT["sampling"].domain)
-    num_pixels = check_whole_number("num_pixels", num_pixels, *NUM_PIXELS)
-    if num_pixels * sampling > LARGEST_PATCH:
-        raise ValueError(
-            f"a patch of at most {LARGEST_PATCH} Å was expected, got {num_pixels} pixels of "
-            f"{sampling:g} Å; choose fewer"
-        )
-    return {"sampling": sampling, "num_pixels": num_pixels}

@@ -576,3 +576,25 @@ def test_version(capsys):
 def test_long_arguments_are_shortened_in_errors(capsys):
     assert main(["simulate", "--num-patches", "9" * 400]) == 2
     assert len(capsys.readouterr().err) < 1000
+
+
+def test_the_command_line_takes_abundances():
+    found = read_context(["abundance.V_X=0.03", "dopant=none", "abundance.O_X=0..0.05"])
+    assert found["abundance"]["V_X"] == 0.03
+    assert float(found["abundance"]["O_X"].high) == pytest.approx(0.05)
+    assert bc.check_context(found)["dopant"] is None
+    for text in ("abundance=0.03", "abundance.=0.03"):
+        with pytest.raises(ValueError, match="abundance.CLASS=SHARE was expected|unknown context"):
+            bc.check_context(read_context([text]))
+
+
+def test_a_summary_says_what_was_given_of_the_abundances(untrained):
+    patch = bc.simulate(bc.reference_prior(), 1, seed=0).intensity[0]
+    known = {"host": "WSe2", "dopant": None, "abundance": {"Y_X": 0, "M_X": 0.0}}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        rows = describe_result(bc.infer(patch, known, untrained, num_draws=8)).splitlines()
+    assert [r.split(maxsplit=1)[1] for r in rows if r.startswith(("dopant", "abundance"))] == [
+        "none (given)",
+        "Y_X 0, M_X 0 (given)",
+    ]

@@ -1,3 +1,4 @@
+import math
 import os
 import subprocess
 import sys
@@ -215,3 +216,35 @@ def test_a_prior_is_needed():
     for use in (lambda: simulate("tmd", 2, seed=0), lambda: simulate_micrograph(None, seed=0)):
         with pytest.raises(TypeError, match="a Prior was expected, got .*; use reference_prior()"):
             use()
+
+
+def test_crystals_have_the_abundances_that_were_given():
+    evidence = {"Y_X": 0.0, "V_X": 0.3, "O_X": (0.0, 0.2), "D_M": 0.1, "adatom_M": 0.05}
+    prior = reference_prior().given({"abundance": evidence})
+    data = simulate(prior, 512, seed=0)
+    assert "Y_X" not in data.defect.values
+    share = {d: data.concentration.sel(defect_class=d).values for d in DEFECTS}
+    for kind in ("metal", "chalcogen"):
+        assert np.allclose(sum(share[d] for d in SITES[kind]), 1, atol=1e-5)
+    assert (share["Y_X"] == 0).all()
+    assert np.allclose(share["V_X"], 0.3, rtol=1e-5)
+    assert np.allclose(share["D_M"], 0.1, rtol=1e-5)
+    # adatoms have this share of the metal sites, and of the hollow sites
+    assert np.allclose(share["adatom_M"], 0.05, rtol=1e-5)
+    assert np.allclose(share["hollow"], 0.95, rtol=1e-5)
+    oxygen = share["O_X"]
+    spread = 0.2 / math.sqrt(12)
+    assert abs(float(oxygen.mean()) - 0.1) < 4 * spread / math.sqrt(512)
+    assert float(oxygen.std()) == pytest.approx(spread, rel=0.15)
+    assert simulate(prior, 3, seed=0, start=5).equals(simulate(prior, 3, seed=0, start=5))
+
+
+def test_the_dopant_of_an_undoped_crystal_is_none():
+    prior = reference_prior().given({"dopant": None, "host": "MoS2"})
+    data = simulate(prior, 64, seed=0)
+    assert set(data.dopant.values) == {"none"}
+    assert "D_M" not in data.defect.values
+    assert (data.concentration.sel(defect_class="D_M") == 0).all()
+    image = simulate_micrograph(prior, seed=0, num_pixels=64)
+    assert str(image.dopant.values) == "none"
+    assert "D_M" not in image.defect.values

@@ -317,3 +317,41 @@ def test_numbers_of_a_condition_are_weighed_by_the_evidence():
     assert condition_on(conditions, {"beam_energy": dist.Uniform(9e4, 1e5)}) == ()
     (first, *_), numbers = condition_on(conditions, {"defocus": [0.0, 10.0]}), (0.0, 10.0)
     assert first["defocus"] == numbers
+
+
+@pytest.mark.parametrize("value", [None, "none", np.str_("none"), xr.DataArray("none"), [None]])
+def test_an_undoped_crystal_takes_one_form(value):
+    checked = check_context({"dopant": value, "host": "WSe2"})
+    assert checked == {"dopant": None, "host": "WSe2"}
+    assert check_context(checked) == checked
+
+
+def test_some_images_may_be_of_undoped_crystals():
+    for values in (np.array([None, "Ti", "V"]), np.array(["none", "Ti", "V"])):
+        checked = check_context({"dopant": values, "host": "WSe2"})
+        assert checked["dopant"].tolist() == [None, "Ti", "V"]
+        assert check_context(checked)["dopant"].tolist() == [None, "Ti", "V"]
+
+
+def test_no_dopant_and_no_site_that_holds_it_are_the_same():
+    checked = check_context({"abundance": {"D_M": 0, "V_X": 0.03}})
+    assert checked == {"abundance": {"D_M": 0.0, "V_X": 0.03}, "dopant": None}
+    assert check_context(checked) == checked
+    assert "dopant" not in check_context({"abundance": {"D_M": 0.01}})
+
+
+@pytest.mark.parametrize(("context", "error", "message"), [
+    ({"host": None}, TypeError, "host was expected to have a value, got None"),
+    ({"dopant": ["Ti", None]}, ValueError, "as None alone for an undoped crystal"),
+    ({"dopant": {"Ti", "none"}}, ValueError, "as None alone for an undoped crystal"),
+    ({"dopant": None, "abundance": {"D_M": 0.1}}, ValueError, "got dopant None and D_M 0.1"),
+    ({"dopant": "Ti", "abundance": {"D_M": 0}}, ValueError, "got dopant 'Ti' and D_M 0"),
+    ({"dopant": ["Ti", "V"], "abundance": {"D_M": 0}}, ValueError, "leave one of them out"),
+    ({"dopant": np.array(["Ti", None]), "abundance": {"D_M": 0.1}}, ValueError, "leave one of th"),
+    ({"dopant": np.array(["Ti", None]), "abundance": {"D_M": 0}}, ValueError, "leave one of them"),
+    ({"dopant": "W", "host": "WSe2"}, ValueError, "a dopant other than the metal of the host"),
+    ({"abundence": {}}, ValueError, "known are .*abundance; did you mean 'abundance'"),
+])  # fmt: skip
+def test_dopants_and_abundances_that_cannot_be(context, error, message):
+    with pytest.raises(error, match=message):
+        check_context(context)

@@ -12,6 +12,7 @@ ORDER = (
     "defects",
     "context",
     "evidence",
+    "abundance",
     "optics",
     "responses",
     "fourier",

@@ -1,3 +1,4 @@
+import json
 import warnings
 
 import numpy as np
@@ -9,6 +10,7 @@ from samples import solve_table
 from scipy.stats import kstest
 
 import bayesctx as bc
+from bayesctx.defects import SITES
 from bayesctx.inference.cases import group_images
 from bayesctx.model import Materials
 from bayesctx.prior import CONTINUOUS
@@ -62,8 +64,9 @@ def check(result, dims, num_draws):
     defect = result["class_posterior"].defect
     assert defect.dims == (*dims, "patch", "defect_class")
     assert list(defect.defect_class.values) == list(bc.DEFECTS)
+    joint = {"defect_host", "dopant_at_site"}
     for name, values in result["class_posterior"].data_vars.items():
-        assert np.allclose(values.sum(values.dims[-1]), 1, atol=1e-4), name
+        assert name in joint or np.allclose(values.sum(values.dims[-1]), 1, atol=1e-4), name
     assert result["posterior"].defect.dims == ("chain", "draw", *dims, "patch")
     assert result["posterior"].defect.dtype.kind == "i"
     assert result["posterior"].sizes["draw"] == num_draws
@@ -198,7 +201,7 @@ def test_patches_of_one_image_agree_with_a_patch_alone(known, patches, untrained
     image = one_image(
         table[0], features, question.materials.row(0), question.possible[0], sites, 0.3
     )
-    assert torch.allclose(alone.defect[0], image.defect[0, 0], atol=2e-4)
+    assert torch.allclose(alone.defect[0], image.classes.defect[0], atol=2e-4)
     assert torch.allclose(alone.material[0], image.material, atol=2e-4)
 
 
@@ -512,3 +515,116 @@ def test_what_lies_under_a_mask_changes_nothing(micrograph, untrained):
     assert not ((sites.site_y < 40) & (sites.site_x < 50)).any()
     whole = infer(micrograph.intensity, {"host": "WSe2"}, untrained, num_draws=8)
     assert 0.6 < sites.sizes["patch"] / whole["constant_data"].sizes["patch"] < 0.9
+
+
+SHARES = {"Y_X": 0.0, "V_X": 0.2, "O_X": (0.0, 0.1)}
+
+
+def test_a_class_that_cannot_be_has_no_probability(micrograph, reference):
+    """The simulator under the same evidence has no such site either."""
+    known = MATERIAL | CONDITIONS | {"abundance": SHARES}
+    prior = bc.reference_prior().given(known)
+    drawn = bc.simulate_micrograph(prior, seed=1, num_pixels=120, sampling=0.25)
+    assert "Y_X" not in drawn.defect.values
+    result = bc.infer(drawn.intensity, known, reference, num_draws=50)
+    found = result["class_posterior"].defect
+    assert (found.sel(defect_class="Y_X") == 0).all()
+    assert np.allclose(found.sum("defect_class"), 1, atol=1e-5)
+    assert (result["posterior"].defect != bc.DEFECTS.index("Y_X")).all()
+    abundance = result["posterior"].concentration
+    assert (abundance.sel(defect_class="Y_X") == 0).all()
+    assert np.allclose(abundance.sel(defect_class="V_X"), 0.2, rtol=1e-5)
+    chalcogen = abundance.sel(defect_class=list(SITES["chalcogen"]))
+    assert np.allclose(chalcogen.sum("defect_class"), 1, atol=1e-5)
+    assert 0 < float(abundance.sel(defect_class="O_X").mean()) < 0.1
+    told = json.loads(result.attrs["context"])["abundance"]
+    assert told == {"V_X": 0.2, "O_X": {"Uniform": [0.0, 0.1]}, "Y_X": 0.0}
+    assert "abundance" in result["sample_stats"].claim
+    free = bc.infer(drawn.intensity, MATERIAL | CONDITIONS, reference, num_draws=50)
+    assert float(free["class_posterior"].defect.sel(defect_class="Y_X").sum()) > 0.01
+
+
+def test_a_known_share_moves_what_the_image_leaves_open(micrograph, reference):
+    """More vacancies expected, more found: the odds of a site follow those of the shares."""
+    expected = []
+    for share in (0.001, 0.01, 0.1, 0.4):
+        known = MATERIAL | CONDITIONS | {"abundance": {"V_X": share}}
+        result = infer(micrograph.intensity, known, reference, num_draws=8)
+        expected.append(float(result["class_posterior"].defect.sel(defect_class="V_X").sum()))
+    assert np.all(np.diff(expected) > 0)
+
+
+def test_an_undoped_crystal_has_no_dopant(micrograph, reference, tmp_path):
+    known = {"host": "WSe2", "dopant": None} | CONDITIONS
+    result = bc.infer(micrograph.intensity, known, reference, num_draws=20)
+    assert (result["class_posterior"].defect.sel(defect_class="D_M") == 0).all()
+    assert (result["class_posterior"].dopant == 0).all()
+    assert (result["posterior"].concentration.sel(defect_class="D_M") == 0).all()
+    assert (result["posterior"].defect != bc.DEFECTS.index("D_M")).all()
+    assert "dopant_at_site" not in result["class_posterior"]
+    assert "dopant" not in result["posterior"]
+    assert "dopant" not in result["prior"]
+    assert result["constant_data"].dopant.item() == "none"
+    assert json.loads(result.attrs["context"])["dopant"] is None
+    loaded = bc.load(bc.save(result, tmp_path / "result.nc"))
+    assert loaded.attrs == result.attrs
+    assert loaded["constant_data"].dopant.item() == "none"
+    same = known | {"dopant": "none"}
+    again = bc.infer(micrograph.intensity, same, reference, num_draws=20)
+    assert again["class_posterior"].equals(result["class_posterior"])
+    del same["dopant"]
+    same["abundance"] = {"D_M": 0}
+    again = bc.infer(micrograph.intensity, same, reference, num_draws=20)
+    assert again["class_posterior"].equals(result["class_posterior"])
+
+
+def test_an_image_speaks_against_wrong_abundances(reference):
+    """A third of the metal sites holds Ti: the evidence of the image counts as three patches."""
+    known = {"host": "WSe2"} | CONDITIONS
+    prior = bc.reference_prior().given(known | {"dopant": "Ti", "abundance": {"D_M": 0.3}})
+    image = bc.simulate_micrograph(prior, seed=1, num_pixels=120, sampling=0.25).intensity
+    found = [
+        bc.infer(image, known | {"dopant": d}, reference, num_draws=8)["sample_stats"].conflict
+        for d in (None, "Ti")
+    ]
+    undoped, doped = (float(c.sel(claim="dopant")) for c in found)
+    assert undoped > 0.5 > doped
+
+
+@pytest.mark.parametrize("known", [{}, {"host": "WSe2"}, {"host": "WSe2"} | CONDITIONS])
+def test_some_patches_are_of_undoped_crystals(untrained, known, tmp_path):
+    prior = bc.reference_prior().given({"host": "WSe2"} | CONDITIONS)
+    patches = bc.simulate(prior, 6, seed=0)
+    dopants = np.array([None, "Ti", "V"] * 2)
+    result = infer(patches.intensity, known | {"dopant": dopants}, untrained, num_draws=16)
+    doped = result["class_posterior"].defect.sel(defect_class="D_M").values
+    assert (doped[dopants == None] == 0).all()  # noqa: E711
+    assert (doped[dopants != None] > 0).all()  # noqa: E711
+    total = result["class_posterior"].dopant.sum("dopant_class").values
+    assert np.allclose(total, [0, 1, 1] * 2, atol=1e-6)
+    assert result["constant_data"].dopant.values.tolist() == ["none", "Ti", "V"] * 2
+    assert json.loads(result.attrs["context"])["dopant"] == dopants.tolist()
+    alone = infer(patches.intensity[:1], known | {"dopant": None}, untrained, num_draws=16)
+    assert np.allclose(
+        alone["class_posterior"].defect, result["class_posterior"].defect[:1], atol=0.1
+    )
+    bc.load(bc.save(result, tmp_path / "result.nc"))
+
+
+def test_images_of_several_patches_may_be_undoped(untrained):
+    patches = bc.simulate(bc.reference_prior().given({"host": "WSe2"}), 8, seed=0)
+    images = patches.intensity.values.reshape(2, 4, 32, 32)
+    images = xr.DataArray(images, dims=("image", "patch", "y", "x"))
+    known = {"host": "WSe2", "dopant": np.array([None, "Ti"]), "abundance": {"Y_X": 0}}
+    result = infer(images, known, untrained, num_draws=16)
+    found = result["class_posterior"].defect
+    assert (found.sel(defect_class="Y_X") == 0).all()
+    assert (found.sel(defect_class="D_M") > 0).all("patch").values.tolist() == [False, True]
+    total = result["class_posterior"].dopant.sum("dopant_class").values
+    assert total.tolist() == pytest.approx([0, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("share", [0.03, (0.0, 0.1), dist.Uniform(0.0, 0.1)])
+def test_shares_of_sites_say_nothing_of_patches(patches, untrained, share):
+    with pytest.raises(ValueError, match="shares of 0 were expected in the abundance of patches"):
+        infer(patches.intensity, {"abundance": {"Y_X": 0, "V_X": share}}, untrained)

@@ -132,3 +132,11 @@ def test_results_on_other_images_or_sites_are_refused():
     assert entropy_reduction(before, moved, variable="host").entropy_reduction.item() == 0
     # without them sizes are compared
     assert entropy_reduction(before, tree(sharp)).sizes == {"patch": 2}
+
+
+def test_joint_probabilities_have_no_entropy_of_one_variable():
+    result = tree([[0.25] * 4])
+    joint = result["class_posterior"].defect * result["class_posterior"].host
+    classes = result["class_posterior"].to_dataset().assign(defect_host=joint)
+    with pytest.raises(ValueError, match="or joint probabilities"):
+        entropy(xr.DataTree.from_dict({"class_posterior": classes}), variable="defect_host")

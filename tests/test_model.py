@@ -1,5 +1,6 @@
 import numpy as np
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from pyro import poutine
@@ -24,9 +25,10 @@ def enumerate_program(model, features, sublattice=None):
         sites = SitePrior.of_patches(model.prior, num_patches)
     else:
         sites = SitePrior.of_lattice(model.prior, sublattice)
-    # the density of a Dirichlet distribution is finite inside of the simplex only
-    mean = sites.mean.clamp(min=1e-12).expand(num_images, 1, *sites.mean.shape)
-    program = pyro.condition(model, {"abundance": mean})
+    # abundances that are known need no condition
+    is_open = bool(sites.abundance.is_free.any())
+    mean = {"abundance": sites.mean.expand(num_images, 1, *sites.mean.shape)}
+    program = pyro.condition(model, mean if is_open else {})
     trace = poutine.trace(poutine.enum(program, first_available_dim=-3)).get_trace(
         features, sublattice=sublattice
     )
@@ -59,7 +61,7 @@ def test_the_program_states_the_assignment_of_a_lattice(untrained):
         sites = SitePrior.of_lattice(prior, sublattice)
         fast = one_image(table, features, materials, torch.ones(1, dtype=torch.bool), sites, 0.0)
     assert len(sites.assignments) == 6
-    assert torch.allclose(fast.marginal, slow, atol=1e-4)
+    assert torch.allclose(fast.classes.defect, slow, atol=1e-4)
 
 
 def test_fast_inference_is_the_pyro_program(untrained):
@@ -83,7 +85,9 @@ def test_fast_inference_is_the_pyro_program(untrained):
         sites = SitePrior.of_patches(prior, 1)
         single = torch.stack(
             [
-                one_image(table[0], f[None], materials.row(0), possible[0], sites, 0.1).defect[0, 0]
+                one_image(
+                    table[0], f[None], materials.row(0), possible[0], sites, 0.1
+                ).classes.defect[0]
                 for f in features
             ]
         )
@@ -158,3 +162,49 @@ def test_impossible_sizes_are_refused(sizes, error, message, monkeypatch):
 def test_a_model_needs_a_prior():
     with pytest.raises(TypeError, match="a Prior was expected, got 'tmd'; use reference_prior()"):
         DefectModel("tmd")
+
+
+KNOWN_SHARES = {"M": 0.87, "D_M": 0.1, "adatom_M": 0.03, "X2": 0.8, "V_X": 0.2, "hollow": 0.97}
+
+
+@pytest.mark.parametrize("evidence", [
+    {"abundance": KNOWN_SHARES},
+    {"dopant": None, "abundance": {"M": 1.0, "X2": 1.0, "hollow": 1.0}},
+])  # fmt: skip
+def test_the_program_and_inference_agree_under_known_abundances(untrained, evidence):
+    """Nine sites whose abundances are known: nothing is approximated but the floor of a density."""
+    prior = Prior((POINT,), hosts=("WSe2",), dopants={"WSe2": ("Ti", "V")})
+    model = untrained.with_prior(prior)
+    sublattice = torch.arange(9) % 3
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(5)
+        given = model.with_prior(prior.given(evidence))
+        # features of the model, so that no site is an outlier
+        features = given(sublattice=sublattice, num_patches=9)[0]
+        slow = enumerate_program(given, features[None], sublattice)[0]
+        materials = Materials.of(given.prior)
+        table = model.tabulate({n: torch.tensor([v]) for n, v in POINT.items()}, materials)
+        sites = SitePrior.of_lattice(prior, sublattice).given(prior, evidence)
+        fast = one_image(table, features, materials, torch.ones(1, dtype=torch.bool), sites, 0.0)
+    assert torch.allclose(fast.classes.defect, slow, atol=1e-4)
+    named = {DEFECTS.index(d) for d in evidence["abundance"]}
+    assert (fast.classes.defect[:, [i for i in range(13) if i not in named]] == 0).all()
+
+
+def test_the_program_draws_the_abundances_that_were_given(untrained):
+    evidence = {"Y_X": 0.0, "V_X": 0.03, "O_X": dist.Uniform(0.0, 0.1)}
+    model = untrained.with_prior(Prior((POINT,)).given({"abundance": evidence}))
+    sublattice = torch.tensor([0, 1, 2])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        trace = poutine.trace(model).get_trace(num_images=400, num_patches=3, sublattice=sublattice)
+    drawn = trace.nodes["abundance"]["value"]
+    assert drawn.shape == (400, 1, 3, 13)
+    assert torch.allclose(drawn.sum(-1), torch.ones(400, 1, 3))
+    chalcogen = drawn[:, 0, 1]
+    assert (chalcogen[:, DEFECTS.index("Y_X")] == 0).all()
+    assert torch.allclose(chalcogen[:, DEFECTS.index("V_X")], torch.tensor(0.03))
+    oxygen = chalcogen[:, DEFECTS.index("O_X")]
+    assert abs(float(oxygen.mean()) - 0.05) < 4 * 0.1 / 12**0.5 / 400**0.5
+    assert float(oxygen.std()) == pytest.approx(0.1 / 12**0.5, rel=0.15)
+    assert (trace.nodes["defect"]["value"] != DEFECTS.index("Y_X")).all()

@@ -9,6 +9,7 @@ import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
+import xarray as xr
 from scipy import stats
 
 from bayesctx import simulate
@@ -96,7 +97,7 @@ def test_a_distribution_that_cannot_be_written_is_equal_to_itself_only():
     assert first == Prior((POINT | {"dose": dose},))
     assert first != second
     with pytest.raises(
-        ValueError, match="Uniform, Normal, HalfNormal and log_uniform was expected"
+        ValueError, match="Uniform, Normal, HalfNormal, Beta and log_uniform was expected"
     ):
         first.to_dict()
     with pytest.raises(ValueError, match="others cannot be written"):
@@ -462,3 +463,62 @@ def test_truncated_distributions_survive_json():
 def test_truncated_distributions_of_files_are_checked(arguments, message):
     with pytest.raises(ValueError, match=message):
         decode({"Truncated": arguments})
+
+
+def test_evidence_on_abundances_is_part_of_the_prior():
+    evidence = {"Y_X": 0, "V_X": 0.03, "O_X": (0.0, 0.05), "M_X": dist.Beta(2.0, 100.0)}
+    prior = reference_prior().given({"abundance": evidence, "dopant": None})
+    assert list(prior.abundance) == ["V_X", "O_X", "M_X"]
+    assert prior.dirichlet_alpha["Y_X"] == prior.dirichlet_alpha["D_M"] == 0
+    assert not {"Y_X", "D_M"} & set(prior.defects)
+    assert not prior.is_doped
+    assert reference_prior().is_doped
+    assert limit_prior().is_doped
+    text = json.dumps(prior.to_dict())
+    copy = Prior.from_dict(json.loads(text))
+    assert copy == prior
+    assert json.dumps(copy.to_dict()) == text
+    assert prior != reference_prior().given({"abundance": {"Y_X": 0}, "dopant": None})
+    # the file of a prior without such evidence is as it was
+    assert "abundance" not in reference_prior().to_dict()
+    again = prior.given({"abundance": {"V_X": 0.05}})
+    assert again.abundance["V_X"] == 0.05
+    assert again.abundance["O_X"] == prior.abundance["O_X"]
+
+
+@pytest.mark.parametrize("parameters", [[2.0, 0.0], [-1.0, 3.0], [2.0]])
+def test_a_beta_distribution_has_two_positive_parameters(parameters):
+    assert encode(decode({"Beta": [2.0, 60.0]})) == {"Beta": [2.0, 60.0]}
+    with pytest.raises(ValueError, match=r"both parameters > 0 was expected|a list of conc"):
+        decode({"Beta": parameters})
+
+
+def test_evidence_on_abundances_that_the_prior_cannot_have():
+    with pytest.raises(ValueError, match="no other class than M there, they leave"):
+        limit_prior().given({"abundance": {"M": 0.9}})
+    prior = replace(reference_prior(), defects=("Y_X", "D_M"))
+    assert prior.given({"dopant": None}).defects == ("Y_X",)
+    with pytest.raises(ValueError, match="above 0 was expected for one of Y_X, D_M, the classes"):
+        prior.given({"dopant": None, "abundance": {"Y_X": 0}})
+    with pytest.raises(ValueError, match=r"shares above 0 .* got 0 for Y_X; set its dirichlet_a"):
+        replace(reference_prior(), abundance={"Y_X": 0.0})
+    with pytest.raises(TypeError, match="abundance was expected as a mapping"):
+        replace(reference_prior(), abundance=[])
+    first = reference_prior().given({"abundance": {"V_X": 0.6}})
+    with pytest.raises(ValueError, match=r"at most 1 were expected, got V_X 0\.6, O_X 0\.5"):
+        first.given({"abundance": {"O_X": 0.5}})
+
+
+COUNTS = dist.MixtureSameFamily(dist.Categorical(torch.ones(2)), dist.Poisson(torch.ones(2)))
+
+
+@pytest.mark.parametrize(("value", "match"), [
+    (xr.DataArray(np.zeros((3, 3))), "or a distribution was expected for defocus .*; correct it"),
+    (np.zeros((9, 9)), "or a distribution was expected for defocus .*; correct it"),
+    (COUNTS, "a continuous distribution was expected for defocus .*; give candidates"),
+])  # fmt: skip
+def test_what_is_no_value_is_named_in_one_line(value, match):
+    assert "\n" in repr(value)
+    with pytest.raises((TypeError, ValueError), match=match) as raised:
+        Prior((POINT | {"defocus": value},))
+    assert "\n" not in str(raised.value)

@@ -29,7 +29,7 @@ GIVEN = {"host": "WSe2", "dopant": "Ti", "dose": 1e5}
 PRIOR = reference_prior().given(GIVEN)
 COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
 MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
-ALPHA = SitePrior.of_lattice(PRIOR, torch.zeros(1, dtype=torch.long)).alpha
+ABUNDANCE = SitePrior.of_lattice(PRIOR, torch.zeros(1, dtype=torch.long)).abundance
 KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
 SAMPLING, PIXELS = 0.2, 64
 z_of = {"generator": None}
@@ -57,7 +57,7 @@ def crystal(seed, pixels=PIXELS):
     frame = 1 + truth["strain"]
     kind = torch.tensor([KINDS[SPECIES[k].site] for k in species.tolist()])
     scan = Scan(
-        torch.zeros(pixels, pixels), field, MATERIAL, COORDINATES, sites / frame, kind, ALPHA
+        torch.zeros(pixels, pixels), field, MATERIAL, COORDINATES, sites / frame, kind, ABUNDANCE
     )
     world = replace(begin(scan, z, species), shift=(columns - sites) / frame, signal=1.0)
     return scan, world, image, nuisances, (columns, species, cell * frame)
@@ -264,7 +264,7 @@ def test_worlds_of_a_simulated_image_are_found():
         COORDINATES,
         torch.from_numpy(positions).float(),
         torch.tensor(kinds),
-        ALPHA,
+        ABUNDANCE,
     )
     chains, probability = sample_scan(
         [Candidate(scan, (MATERIAL.dopant,))], num_chains=2, num_draws=20, seed=0

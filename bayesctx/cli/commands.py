@@ -73,6 +73,8 @@ patches of one image (patch, y, x), or independent images (image, y, x). A conte
   a number or a name   observed                   host=WSe2 beam_energy=80e3
   a comma list         one of these               dopant=Ti,V
   low..high            anywhere between the two   inner_collection_angle=60..110
+  none                 an undoped crystal         dopant=none
+  a share              of the sites of its kind   abundance.V_X=0.03 abundance.Y_X=0
 and other variables are inferred.
 
 {UNITS}

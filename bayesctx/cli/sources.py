@@ -24,7 +24,8 @@ def read_context(texts: Sequence[str] | None) -> dict[str, object]:
     ----------
     texts : sequence of str, optional
         NAME=VALUE, the value a number, a name, a comma list of candidates, or low..high for a
-        uniform distribution.
+        uniform distribution. ``dopant=none`` is an undoped crystal, ``abundance.CLASS=VALUE`` the
+        share of a defect class.
 
     Returns
     -------
@@ -40,8 +41,20 @@ def read_context(texts: Sequence[str] | None) -> dict[str, object]:
     --------
     >>> read_context(["host=WSe2", "beam_energy=80e3", "dopant=Ti,V"])
     {'host': 'WSe2', 'beam_energy': 80000.0, 'dopant': ['Ti', 'V']}
+    >>> read_context(["abundance.Y_X=0", "abundance.V_X=0.03"])
+    {'abundance': {'Y_X': 0.0, 'V_X': 0.03}}
     """
-    return {name: _value(name, text) for name, text in _pairs(texts).items()}
+    found, shares = {}, {}
+    for name, text in _pairs(texts).items():
+        kind, _, defect = name.partition(".")
+        is_share = kind == "abundance" and defect
+        (shares if is_share else found)[defect if is_share else name] = _value(name, text)
+    if "abundance" in found:
+        raise ValueError(
+            f"abundance.CLASS=SHARE was expected, got abundance={shorten(found['abundance'])}; "
+            "name the class, for example abundance.V_X=0.03"
+        )
+    return found | ({"abundance": shares} if shares else {})
 
 
 def _pairs(texts: Sequence[str] | None) -> dict[str, str]:

@@ -74,6 +74,10 @@ def _context(result: xr.DataTree) -> list[str]:
         return ["context: one posterior for each image, in the file"]
     rows = {name: _describe_variable(result, name) for name in (*CONTEXT, "assignment")}
     labels = {name: CONTEXT[name].label if name in CONTEXT else name for name in rows}
+    given = json.loads(result.attrs["context"]).get("abundance", {})
+    if given:
+        shares = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())
+        rows["abundance"], labels["abundance"] = f"{', '.join(shares)} (given)", "abundance"
     return [f"{labels[name]:<32}{text}" for name, text in rows.items() if text]
 
 

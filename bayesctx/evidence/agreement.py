@@ -130,7 +130,7 @@ def _require(
     for name in names:
         value = checked.get(name)
         if isinstance(value, np.ndarray):
-            value, place = value[image].item(), f" of image {image}"
+            value, place = value.tolist()[image], f" of image {image}"
         if value is not None and not isinstance(value, Distribution):
             values.append(f"{name} {value if isinstance(value, str) else shorten(value)}")
     raise ValueError(f"{expected}, got {' and '.join(values)}{place}; check them or leave one out")

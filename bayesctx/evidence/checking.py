@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import difflib
-import itertools
 import sys
-from collections.abc import Mapping, Sequence
-from decimal import Decimal
+from collections.abc import Mapping
 from numbers import Real
 
-import numpy as np
-import torch
-from torch.distributions import Distribution
-
 from ..checks import shorten
-from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe, Variable
-from ..storage import warn
+from ..context import ABERRATIONS, ANGLES, CONTEXT, Detector, Probe
 from .agreement import check_agreement
-from .truncation import FEW_OUTSIDE, truncate
+from .shares import check_doping, check_shares
+from .values import Value, check_value
 
-__all__ = ["Value", "check_context", "check_imaging"]
+__all__ = ["check_context", "check_imaging"]
 
-Value = float | str | list | np.ndarray | Distribution
-"""A checked value: observed (number, name, or array over images), candidates (list) or soft."""
-
-MOST_CANDIDATES = 1000
 LEAST_OPTICS = -sys.float_info.max  # of an aberration
 
 
 def check_context(
     context: Mapping[str, object] | None, domains: Mapping[str, tuple] | None = None
-) -> dict[str, Value]:
+) -> dict[str, Value | dict]:
     """Check the context of an image and convert its values to one form.
 
     Parameters
@@ -40,7 +30,9 @@ def check_context(
         observed. A list, set or ``range`` gives candidates, equally probable; repeat one to give it
         more weight. A univariate distribution of Pyro or torch is soft evidence and is truncated to
         the domain. An array, Series or DataArray of one dimension holds one observed value per
-        image. A tuple of numbers is refused, since it could be meant as a range.
+        image. A tuple of numbers is refused, since it could be meant as a range. The dopant None
+        (in files "none") is a crystal without one. ``abundance`` is a mapping of defect class to
+        its share of the sites of its own kind, see Notes.
     domains : mapping of str to tuple, optional
         Narrower domains: those of a model.
 
@@ -48,7 +40,8 @@ def check_context(
     -------
     dict
         Name to value: ``float`` or ``str``, ``list`` of candidates, ``ndarray`` of shape (image,),
-        or ``Distribution``. Checking it again does not change it.
+        or ``Distribution``; ``dopant`` may be None, ``abundance`` is a ``dict``. Checking it again
+        does not change it.
 
     Raises
     ------
@@ -67,7 +60,12 @@ def check_context(
     Notes
     -----
     An observed ``sampling`` is taken to have the calibration error of a microscope, 2 % rms
-    (``context.CALIBRATION_ERROR``); see ``sampling_log_density``.
+    (``context.CALIBRATION_ERROR``).
+
+    In ``abundance`` a share of 0 excludes a class, a number is a known share, (low, high) a uniform
+    distribution, and a distribution is soft evidence; classes that are not named keep their prior
+    among what is left. ``adatom_M`` stands on metal and on hollow sites and has its share on each.
+    An undoped crystal, the dopant None, and a share of 0 for ``D_M`` are the same statement.
 
     Examples
     --------
@@ -151,7 +149,7 @@ def _check_optics(name: str, value: object, least: float) -> float:
 
 def _check(
     context: Mapping[str, object] | None, domains: Mapping[str, tuple], at_bounds: bool
-) -> dict[str, Value]:
+) -> dict[str, Value | dict]:
     """Check every value by itself, then all together."""
     if context is None:
         return {}
@@ -162,204 +160,17 @@ def _check(
         )
     checked = {}
     for name, value in context.items():
+        if isinstance(name, str) and name == "abundance":
+            checked[name] = check_shares(value)
+            continue
         if not isinstance(name, str) or name not in CONTEXT:
-            close = difflib.get_close_matches(shorten(name), CONTEXT, 1)
+            close = difflib.get_close_matches(shorten(name), [*CONTEXT, "abundance"], 1)
             hint = f"did you mean {close[0]!r}?" if close else "leave a variable out to infer it"
-            known = ", ".join(v.label for v in CONTEXT.values())
+            known = ", ".join([v.label for v in CONTEXT.values()] + ["abundance"])
             raise ValueError(f"unknown context variable {shorten(name)}; known are {known}; {hint}")
         variable = CONTEXT[name]
-        checked[name] = _check_value(
+        checked[name] = check_value(
             variable, value, domains.get(name, variable.domain), variable.margin * at_bounds
         )
     check_agreement(checked)
-    return checked
-
-
-def _check_value(variable: Variable, value: object, domain: tuple, margin: float) -> Value:
-    """One value in its final form."""
-    if value is None:
-        raise TypeError(
-            f"{variable.label} was expected to have a value, got None; leave it out to infer it"
-        )
-    if isinstance(value, Distribution):
-        return _check_distribution(variable, value, domain)
-    array = _to_array(variable, value)
-    if array is not None and array.ndim:
-        return np.array(_check_values(variable, array, domain, margin))
-    if isinstance(value, list | tuple | set | frozenset | range):
-        return _check_candidates(variable, value, domain, margin)
-    (one,) = _check_values(variable, [value if array is None else array.item()], domain, margin)
-    return one
-
-
-def _check_candidates(
-    variable: Variable, values: Sequence | set | frozenset, domain: tuple, margin: float
-) -> list | float | str:
-    """Candidates as a list, or a single one by itself."""
-    if isinstance(values, tuple) and not variable.is_name:
-        raise TypeError(
-            f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got the tuple {shorten(values)}; use a list for candidates, or for a range "
-            "pyro.distributions.Uniform(low, high)"
-        )
-    some = list(itertools.islice(values, MOST_CANDIDATES + 1))
-    if not some or len(some) > MOST_CANDIDATES:
-        raise ValueError(
-            f"{variable.label} was expected to have 1 to {MOST_CANDIDATES} candidates, got "
-            f"{'more' if some else 'none (an empty list)'}; leave it out to infer it, or give a "
-            "distribution"
-        )
-    checked = _check_values(variable, some, domain, margin)
-    if isinstance(values, set | frozenset):
-        # the order of a set of names changes from process to process
-        checked.sort()
-    return checked[0] if len(set(checked)) == 1 else checked
-
-
-def _check_values(
-    variable: Variable, values: Sequence | np.ndarray, domain: tuple, margin: float
-) -> list:
-    """Names or numbers inside of the domain."""
-    if variable.is_name:
-        return [_check_name(variable, value, domain) for value in values]
-    numbers = values
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
-        numbers = [_to_number(variable, value, domain) for value in values]
-    return _check_numbers(variable, np.array(numbers, float), domain, margin).tolist()
-
-
-def _check_name(variable: Variable, value: object, domain: tuple) -> str:
-    """A name of the domain."""
-    if not isinstance(value, str):
-        raise TypeError(
-            f"{variable.name} was expected as a name, got {shorten(value)}; choose from "
-            f"{', '.join(domain)}"
-        )
-    if value not in domain:
-        spelled = [name for name in domain if name.lower() == value.lower()]
-        close = spelled or difflib.get_close_matches(value, domain, 1)
-        hint = f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(domain)}"
-        raise ValueError(f"{variable.name} {shorten(value)} is not known to this model; {hint}")
-    return str(value)
-
-
-def _to_number(variable: Variable, value: object, domain: tuple) -> float:
-    """A number as float; numpy's and torch's scalars may stand in lists."""
-    array = _to_array(variable, value)
-    value = value if array is None or array.ndim else array.item()
-    if isinstance(value, bool) or not isinstance(value, Real | Decimal):
-        raise TypeError(
-            f"{variable.label} was expected as a number, a list of candidates or a distribution, "
-            f"got {shorten(value)}; give it in {variable.unit}"
-        )
-    try:
-        return float(value)
-    except (OverflowError, ValueError):
-        raise ValueError(
-            f"{variable.label} was expected between {domain[0]:g} and {domain[1]:g}, got "
-            f"{shorten(value)}; leave it out to infer it"
-        ) from None
-
-
-def _check_numbers(
-    variable: Variable, values: np.ndarray, domain: tuple, margin: float
-) -> np.ndarray:
-    """Numbers inside of the domain; those a little beyond a bound become the bound."""
-    low, high = domain
-    expected = f"{variable.label} was expected between {low:g} and {high:g}"
-    if np.isnan(values).any():
-        raise ValueError(f"{expected}, got NaN; leave it out to infer it")
-    nearest = np.clip(values, low, high)
-    beyond = np.abs(values - nearest)
-    # arrays in single precision hold bounds inexactly
-    slack = 1e-6 * np.abs(nearest)
-    outside = beyond > np.maximum(slack, margin * np.abs(nearest))
-    if outside.any():
-        value = float(values[outside][0])
-        message = f"{expected}, got {value:g}"
-        for unit, factor in variable.slips:
-            if low <= value * factor <= high:
-                converted = f"{value:g} {unit} is {value * factor:g} {variable.unit}"
-                raise ValueError(f"{message}; {converted}")
-        raise ValueError(f"{message}; leave it out to infer it")
-    if (beyond > slack).any():
-        worst = int(np.argmax(beyond))
-        warn(
-            f"{variable.label} {values[worst]:g} is beyond {nearest[worst]:g}, where the domain "
-            f"of the model ends, and is taken as {nearest[worst]:g}; check it, or leave it out"
-        )
-    # 0.0 for -0.0
-    return nearest + 0.0
-
-
-def _check_distribution(variable: Variable, value: Distribution, domain: tuple) -> Distribution:
-    """A univariate distribution, truncated to the domain."""
-    if variable.is_name:
-        raise TypeError(
-            f"{variable.name} was expected as a name or a list of names, got a distribution; "
-            "weigh names by repeating them"
-        )
-    shape = tuple(value.batch_shape) + tuple(value.event_shape)
-    if shape:
-        raise ValueError(
-            f"{variable.label} was expected as a distribution of one number, got one of shape "
-            f"{shape}; give one distribution for all images, or observed values in an array"
-        )
-    low, high = domain
-    if low == high:
-        raise ValueError(
-            f"{variable.label} was expected to be {low:g}, all that this model covers, got "
-            f"{shorten(value)}; leave it out"
-        )
-    truncated, mass = truncate(value, low, high, variable.label)
-    if mass < 1 - FEW_OUTSIDE:
-        warn(
-            f"{variable.label}: {100 * (1 - mass):.0f} % of the mass of {shorten(value)} is "
-            f"outside of {low:g} to {high:g}, which the model covers, and is cut off; check its "
-            "unit"
-        )
-    return truncated
-
-
-def _to_array(variable: Variable, value: object) -> np.ndarray | None:
-    """Arrays and their scalars as an array in the unit of the variable, other values as None."""
-    if not hasattr(value, "__array__"):
-        return None
-    try:
-        if isinstance(value, torch.Tensor):
-            value = value.detach().cpu()
-            # numpy has no bfloat16
-            value = value.double() if value.is_floating_point() else value
-        array = np.asarray(value)
-    except (TypeError, ValueError, RuntimeError):
-        return None
-    expected = f"{variable.label} was expected as one value or one value per image"
-    if array.ndim > 1:
-        raise ValueError(f"{expected}, got an array of shape {array.shape}; select one dimension")
-    has_gaps = np.ma.isMA(value) and bool(np.ma.getmaskarray(value).any())
-    if not array.size or has_gaps:
-        problem = "masked values" if has_gaps else "an empty array"
-        raise ValueError(f"{expected}, got {problem}; leave the variable out to infer it")
-    if array.dtype.kind not in ("OUT" if variable.is_name else "Oiuf"):
-        kind = "names" if variable.is_name else f"numbers in {variable.unit}"
-        raise TypeError(
-            f"{variable.label} was expected as {kind}, got {shorten(value)}; convert it to {kind}"
-        )
-    factor = _factor(variable, value)
-    return array if factor == 1 else array * factor
-
-
-def _factor(variable: Variable, value: object) -> float:
-    """Factor from the unit that a DataArray or quantity carries to that of the variable."""
-    attributes = getattr(value, "attrs", None)
-    unit = attributes.get("units") if isinstance(attributes, Mapping) else None
-    for name in ("unit", "units"):
-        unit = unit or getattr(value, name, None)
-    text = str(unit or "").replace("\u212b", "Å").removesuffix("/px")
-    factors = {variable.unit.removesuffix("/px"): 1.0, "": 1.0, "1": 1.0, **dict(variable.slips)}
-    if text not in factors:
-        raise ValueError(
-            f"{variable.label} was expected in {variable.unit or 'names'}, got values in "
-            f"{shorten(text)}; convert them"
-        )
-    return factors[text]
+    return check_doping(checked)

@@ -11,11 +11,11 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS
 from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
 from .cases import Case
 from .image import ImagePosterior
+from .joint import draw_worlds
 from .patches import PatchPosterior
 
 __all__ = [
@@ -50,9 +50,15 @@ class Posterior:
     log_likelihood : ndarray, shape (image, draw, patch) or (image, draw)
         Log density of the contrast under the drawn context, or of all pixels under the drawn world.
     concentration : ndarray, shape (image, draw, defect_class), optional
-        Draws of the abundances where patches share them.
+        Draws of the abundances where patches share them: the share of each class on the first kind
+        of site that can hold it.
     assignment : ndarray, shape (image, assignment), optional
         Probabilities of the assignments of a lattice.
+    defect_host : ndarray, shape (image, patch, defect_class, host_class), optional
+        Joint probabilities of class and host, where patches share an unknown host.
+    dopant_at_site : ndarray, shape (image, patch, dopant_class), optional
+        Probabilities that the site holds the dopant and that it is a certain metal, where patches
+        share an unknown dopant.
     conflict : dict of str to ndarray, shape (image,)
         Evidence against each claim about images of several patches, in nats.
     num_chains : int
@@ -70,6 +76,8 @@ class Posterior:
     log_likelihood: np.ndarray
     concentration: np.ndarray | None = None
     assignment: np.ndarray | None = None
+    defect_host: np.ndarray | None = None
+    dopant_at_site: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
     num_chains: int = 1
 
@@ -95,7 +103,7 @@ def latent_names(known: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(
         n
         for n in ("host", "dopant", *CONTINUOUS)
-        if not isinstance(known.get(n), float | str | np.ndarray)
+        if n not in known or not isinstance(known[n], float | str | np.ndarray | None)
     )
 
 
@@ -229,15 +237,10 @@ def describe_image(
     rng = np.random.default_rng([seed, int(images[0])])
     log_prior = np.array([a.log_weight for a in alternatives])
     weight = softmax(np.array([a.log_posterior for a in alternatives]))
-    if not np.isfinite(weight).all():
-        raise ValueError(
-            "finite evidence of the image was expected, got "
-            f"{[a.log_posterior for a in alternatives][:3]}; check the weights of the model"
-        )
     weighted = list(zip(weight.tolist(), alternatives, strict=True))
     numbers = rng.multinomial(num_draws, weight)
     order = rng.permutation(num_draws)
-    drawn = [_draw(a, int(n), rng) for a, n in zip(alternatives, numbers, strict=True) if n]
+    drawn = [_draw(a, sites, int(n), rng) for a, n in zip(alternatives, numbers, strict=True) if n]
     draws = {n: np.concatenate([d[n] for d in drawn])[order] for n in drawn[0]}
     prior = [
         _draw_prior(a.case, 1, int(n))
@@ -246,42 +249,48 @@ def describe_image(
     ]
     prior_draws = {n: torch.cat([d[n] for d in prior], 1)[:, order] for n in prior[0]}
     named = [_by_name(a.case, w * a.found.material[None]) for w, a in weighted]
-    classes = draws["defect"]
+    classes = [(w, a.found.classes) for w, a in weighted]
+    with_host = sum(w * c.with_host for w, c in classes)[None].numpy()
+    at_site = sum(w * c.dopant_at_site for w, c in classes)[None].numpy()
     stored = _stored({n: torch.from_numpy(draws[n][None]) for n in latent}, latent)
     stored["assignment"] = draws["assignment"][None].astype(np.int8)
     if "host" in latent and alternatives[0].sampling is not None:
         stored["sampling"] = draws["sampling"][None].astype(np.float32)
     return Posterior(
         images=images,
-        defect=sum(w * a.found.marginal.numpy() for w, a in weighted)[None].astype(np.float32),
+        defect=sum(w * c.defect for w, c in classes)[None].numpy(),
         host=sum(host for host, _ in named),
         dopant=sum(dopant for _, dopant in named),
         ess=np.array([sum(w * a.found.ess for w, a in weighted)], np.float32),
         draws=stored,
         prior_draws=_stored(prior_draws, latent),
-        defect_draws=classes[None],
+        defect_draws=draws["defect"][None],
         log_likelihood=draws["log_likelihood"][None],
-        concentration=_draw_abundance(classes, sites, rng)[None],
+        concentration=draws["concentration"][None],
         assignment=sum(w * a.found.assignment.numpy() for w, a in weighted)[None],
+        defect_host=with_host if "host" in latent else None,
+        dopant_at_site=at_site if "dopant" in latent else None,
     )
 
 
 def _draw(
-    alternative: Alternative, num_draws: int, rng: np.random.Generator
+    alternative: Alternative, sites: SitePrior, num_draws: int, rng: np.random.Generator
 ) -> dict[str, np.ndarray]:
-    """Draws of context, assignment and classes, each with a leading dimension over draws."""
+    """Joint draws of context, assignment, abundances and classes, leading dimension over draws."""
     found, case = alternative.found, alternative.case
     materials, weight = case.materials.row(0), found.weight.double().numpy()
     cell = rng.choice(len(weight), num_draws, p=weight / weight.sum())
-    assignment, draw, host, dopant = found.cells[cell].T
+    assignment, draw, host, dopant = found.cells.index[cell].T
+    defect, abundance = draw_worlds(found.cells, cell, sites, rng)
     drawn = {n: v[0, draw].numpy() for n, v in case.context.items()}
     return drawn | {
         "host": materials.host[host].numpy(),
         "dopant": materials.dopant[host, dopant].numpy(),
         "assignment": assignment.numpy(),
         "sampling": np.full(num_draws, alternative.sampling or np.nan),
-        "defect": _draw_classes(found.defect, assignment, rng),
-        "log_likelihood": found.log_likelihood[cell].numpy(),
+        "defect": defect,
+        "concentration": abundance,
+        "log_likelihood": found.classes.log_likelihood[cell].numpy(),
     }
 
 
@@ -338,22 +347,3 @@ def _draw_prior(case: Case, num_images: int, num_draws: int) -> dict[str, Tensor
     for name, values in case.context.items():
         drawn[name] = values[:, torch.arange(num_draws) % values.shape[1]]
     return {n: v.expand(num_images, -1) for n, v in drawn.items()}
-
-
-def _draw_classes(defect: Tensor, assignment: Tensor, rng: np.random.Generator) -> np.ndarray:
-    """Draws of the classes of every site, each given its assignment, shape (draw, patch)."""
-    drawn = np.zeros((len(assignment), defect.shape[1]), np.int8)
-    for r in assignment.unique().tolist():
-        mine = (assignment == r).numpy()
-        edges = defect[r].double().cumsum(-1)
-        u = torch.from_numpy(rng.random((len(edges), int(mine.sum())))) * edges[:, -1:]
-        drawn[mine] = torch.searchsorted(edges, u).clamp(max=len(DEFECTS) - 1).T.numpy()
-    return drawn
-
-
-def _draw_abundance(classes: np.ndarray, sites: SitePrior, rng: np.random.Generator) -> np.ndarray:
-    """Draws of the abundances given drawn classes, shape (draw, defect_class)."""
-    alpha = sites.alpha.amax(0).double().numpy()
-    counts = np.stack([np.bincount(d, minlength=len(DEFECTS)) for d in classes])
-    gamma = rng.standard_gamma(alpha + counts)
-    return (gamma / gamma.sum(-1, keepdims=True)).astype(np.float32)

@@ -105,6 +105,7 @@ def list_candidates(
         size = known.get("sampling", stated)
         log_prior = math.log(own.hosts.count(names[host])) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
+        dopants = dopants if own.is_doped else dopants[:1]
         first = max(dopants, key=lambda d: float(weight[host, d].sum()))
         nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
         for condition in _alternatives(own.conditions):
@@ -116,7 +117,7 @@ def list_candidates(
                 coordinates=coordinates,
                 positions=_centred(positions, shape) * sampling,
                 kind=sites.assignments[assignment][torch.from_numpy(sublattice).long()],
-                alpha=sites.alpha,
+                prior=sites.abundance,
                 log_dose=_log_dose(condition["dose"]),
                 valid=None if bool(valid.all()) else valid,
             )

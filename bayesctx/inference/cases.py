@@ -12,7 +12,7 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
-from ..model import DefectModel, LikelihoodTable, Materials
+from ..model import DefectModel, LikelihoodTable, Materials, SitePrior
 from ..prior import CONTINUOUS, Prior
 
 __all__ = ["Case", "check_images", "draw_context", "group_images", "tabulate"]
@@ -40,12 +40,15 @@ class Case:
         one for every image.
     materials : Materials, shapes (image or 1, host, ...)
         Hosts and dopants to enumerate.
+    class_weight : Tensor, shape (image or 1, defect_class)
+        Prior probability of the classes of a patch that is an image of its own.
     """
 
     images: np.ndarray
     context: Mapping[str, Tensor]
     possible: Tensor
     materials: Materials
+    class_weight: Tensor
 
 
 def check_images(
@@ -88,7 +91,7 @@ def check_images(
                 "'image' if its elements are images of their own"
             )
         if "image" not in dims:
-            checked[name] = values[0].item()
+            checked[name] = values.tolist()[0]
     return checked
 
 
@@ -246,7 +249,8 @@ def _drawn(
     possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
     has_draw = possible.any(1).numpy()
     if has_draw.all():
-        yield Case(images, context, possible, Materials.of(prior).map(lambda f: f[None]))
+        materials = Materials.of(prior).map(lambda f: f[None])
+        yield Case(images, context, possible, materials, _class_weight(prior))
         return
     # of images whose angles go with no draw the other angles are drawn anew, under these
     for i in np.flatnonzero(~has_draw):
@@ -267,11 +271,12 @@ def _all_known(
         context[name] = torch.from_numpy(np.broadcast_to(value, num_images).copy())[:, None]
     names = {n: arrays[n].tolist() for n in ("host", "dopant") if n in arrays}
     rows = list(zip(*names.values(), strict=True)) if names else [()]
-    material = {n: v for n, v in shared.items() if n in ("host", "dopant")}
-    materials = {
-        row: Materials.of(prior.given(material | dict(zip(names, row, strict=True))))
+    material = {n: v for n, v in shared.items() if n in ("host", "dopant", "abundance")}
+    priors = {
+        row: prior.given(material | dict(zip(names, row, strict=True)))
         for row in dict.fromkeys(rows)
     }
+    materials = {row: Materials.of(p) for row, p in priors.items()}
     most_hosts = max(len(m.host) for m in materials.values())
     most_dopants = max(m.dopant.shape[1] for m in materials.values())
 
@@ -288,7 +293,14 @@ def _all_known(
     fields = {row: padded(m) for row, m in materials.items()}
     stacked = Materials(*(torch.stack(f) for f in zip(*(fields[row] for row in rows), strict=True)))
     possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
-    return Case(np.arange(num_images), context, possible, stacked)
+    weights = {row: _class_weight(p) for row, p in priors.items()}
+    class_weight = torch.cat([weights[row] for row in rows])
+    return Case(np.arange(num_images), context, possible, stacked, class_weight)
+
+
+def _class_weight(prior: Prior) -> Tensor:
+    """Prior probability of the classes of a patch, shape (1, defect_class)."""
+    return SitePrior.of_patches(prior, 1).mean
 
 
 def rows_of(case: Case, rows: Tensor) -> Case:
@@ -312,4 +324,5 @@ def rows_of(case: Case, rows: Tensor) -> Case:
 
     context = {n: pick(v) for n, v in case.context.items()}
     images, possible = case.images[rows.numpy()], pick(case.possible)
-    return Case(images, context, possible, case.materials.map(pick))
+    materials, class_weight = case.materials.map(pick), pick(case.class_weight)
+    return Case(images, context, possible, materials, class_weight)

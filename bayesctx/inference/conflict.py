@@ -17,7 +17,8 @@ from .image import log_marginal
 __all__ = ["CLAIMS", "NUM_SITES", "conflict_with", "warn_of_conflict", "warn_of_outliers"]
 
 CLAIMS = {name: (name,) for name in ("host", "dopant", *CONTINUOUS) if name != "dose"} | {
-    "detector": ("inner_collection_angle", "outer_collection_angle")
+    "detector": ("inner_collection_angle", "outer_collection_angle"),
+    "abundance": ("abundance",),
 }
 """Variables that are freed together to test a claim.
 
@@ -59,14 +60,22 @@ def conflict_with(
     def evidence(context: Mapping[str, object]) -> float:
         (case,) = group_images(model.prior, context, 1, NUM_DRAWS, seed)
         enumerated = case.materials.row(0), case.possible[0]
-        table = tabulate(model, case)
-        return log_marginal(table, features[chosen], *enumerated, some, float(model.correlation))
+        table, own = tabulate(model, case), some.given(model.prior, context)
+        return log_marginal(table, features[chosen], *enumerated, own, float(model.correlation))
 
     given, found = evidence(known), {}
     for claim, names in CLAIMS.items():
-        if all(isinstance(known.get(n), float | str) for n in names):
+        if all(_is_claim(known, n) for n in names):
             found[claim] = evidence({n: v for n, v in known.items() if n not in names}) - given
     return found
+
+
+def _is_claim(known: Mapping[str, object], name: str) -> bool:
+    """Whether one value is given, or a share as a number."""
+    value = known.get(name)
+    if isinstance(value, Mapping):
+        return any(isinstance(v, float) for v in value.values())
+    return isinstance(value, float | str) or (name in known and value is None)
 
 
 def warn_of_conflict(

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..defects import DEFECTS, DOPED
 from ..model import NUM_PLAIN, Materials, SitePrior, Table
+from .joint import DOPED_CLASS, PLAIN_CLASSES, Cells, ClassProbabilities, classify
 from .patches import BUDGET
 
 __all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
@@ -16,12 +16,9 @@ __all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
 # sites that the evidence for the context is computed from; since all share their nuisances, more
 # of them add hardly any
 EVIDENCE_SITES = 1024
-KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 1024  # of the posterior of the context
+KEPT_MASS, KEPT_CELLS = 1 - 1e-4, 512  # of the posterior of the context
 # of the best density: bounds the influence on the context of a patch that no hypothesis explains
 FLOOR = 1e-6
-ROUNDS = 50  # of the variational updates of the abundances
-DOPED_CLASS = DEFECTS.index(DOPED)
-PLAIN_CLASSES = [i for i in range(len(DEFECTS)) if i != DOPED_CLASS]
 
 
 @dataclass(frozen=True)
@@ -32,35 +29,27 @@ class ImagePosterior:
     ----------
     log_evidence : float
         Log of the tempered marginal likelihood in nats.
-    defect : Tensor, shape (assignment, patch, defect_class)
-        Class probabilities given the assignment.
     assignment : Tensor, shape (assignment,)
         Probabilities of the assignments.
     material : Tensor, shape (host, dopant)
         Probabilities of the materials that were enumerated.
     ess : float
         Effective number of draws of the context.
-    cells : Tensor of int, shape (cell, 4)
-        The most probable combinations (assignment, draw, host, dopant).
+    cells : Cells
+        Combinations (assignment, draw, host, dopant) that represent the posterior.
     weight : Tensor, shape (cell,)
         Their probabilities, normalised.
-    log_likelihood : Tensor, shape (cell, patch)
-        Log density of the contrast of every patch given the combination.
+    classes : ClassProbabilities
+        Summed over these combinations.
     """
 
     log_evidence: float
-    defect: Tensor
     assignment: Tensor
     material: Tensor
     ess: float
-    cells: Tensor
+    cells: Cells
     weight: Tensor
-    log_likelihood: Tensor
-
-    @property
-    def marginal(self) -> Tensor:
-        """Class probabilities summed over the assignments, shape (patch, defect_class)."""
-        return torch.einsum("r,rpk->pk", self.assignment, self.defect)
+    classes: ClassProbabilities
 
 
 def one_image(
@@ -93,44 +82,43 @@ def one_image(
     ImagePosterior
         For all sites.
 
+    Raises
+    ------
+    ValueError
+        If the evidence is not finite, as with weights of a model that are NaN.
+
     Notes
     -----
     p(cell | image) ~ p(cell) prod_i p(contrast_i | cell)^tau, tau = 1 / (1 + (n - 1) correlation):
     a composite likelihood in which n patches with common nuisances count as n tau independent ones.
-    The abundances of the crystal, which the sites share, are integrated out by collapsed
-    variational Bayes (CVB0), which is exact for one patch. The counts of the other sites are
-    tempered as well, since an aberration changes the contrast of all columns of an image alike.
+    The context is weighed at the expected abundances of the crystal. The abundances, which the
+    sites share, are integrated out for each cell with the same power, see ``classify``: an
+    aberration changes the contrast of all columns of an image alike.
 
     References
     ----------
     Varin, Reid and Firth, Statistica Sinica 21, 5 (2011). Kish, Survey Sampling (1965).
-    Asuncion, Welling, Smyth and Teh, UAI (2009).
     """
     num = len(features)
-    log_prior, tempered, num_used = _joint(table, features, materials, possible, sites, correlation)
-    tau, tau_others = (1 / (1 + max(n - 1, 0) * correlation) for n in (num, num - 1))
+    log_prior, tempered, _ = _joint(table, features, materials, possible, sites, correlation)
     total = (log_prior + tempered).flatten().logsumexp(0)
+    if not total.isfinite():
+        raise ValueError(
+            f"finite evidence of the image was expected, got {float(total)}; check the weights of "
+            "the model"
+        )
     posterior = (log_prior + tempered - total).exp()
 
-    cells = _keep(posterior) if num > 1 else (posterior >= 0).nonzero()
-    index = tuple(cells.T)
-    # evidence of the other patches for the context; a patch itself enters by its own density
-    others = log_prior.expand_as(tempered)[index] + tempered[index] * (tau_others / tau)
-    own = tau_others * (num == num_used)
-    likelihood, log_likelihood = _site_likelihood(table, features, cells, sites, others, own)
-    defect = torch.stack([
-        _share_abundance(v, k, sites.alpha, tau)
-        for v, k in zip(likelihood, sites.kinds, strict=True)
-    ])  # fmt: skip
+    index, weight = _represent(posterior, KEPT_CELLS if num > 1 else posterior.numel())
+    cells = Cells.of(table, index, features, 1 / (1 + max(num - 1, 0) * correlation))
     return ImagePosterior(
         log_evidence=_normalise(total, possible, sites),
-        defect=defect,
         assignment=posterior.sum((1, 2, 3)),
         material=posterior.sum((0, 1)),
         ess=float(posterior.sum((0, 2, 3)).square().sum().reciprocal()),
         cells=cells,
-        weight=posterior[index] / posterior[index].sum(),
-        log_likelihood=log_likelihood,
+        weight=weight,
+        classes=classify(cells, weight, materials, sites),
     )
 
 
@@ -230,47 +218,26 @@ def _size(table: Table) -> int:
     return torch.Size(table.shape).numel()
 
 
-def _keep(posterior: Tensor) -> Tensor:
-    """Combinations that carry nearly all of the mass, most probable first."""
-    mass, order = posterior.flatten().sort(descending=True)
-    count = min(int((mass.cumsum(0) < KEPT_MASS).sum()) + 1, KEPT_CELLS)
-    return torch.stack(torch.unravel_index(order[:count], posterior.shape), -1)
-
-
-def _site_likelihood(
-    table: Table, features: Tensor, cells: Tensor, sites: SitePrior, others: Tensor, own: float
-) -> tuple[Tensor, Tensor]:
-    """Likelihood of the classes, (assignment, patch, class), and log evidence, (cell, patch)."""
-    # others are log weights of the cells; they contain the density of the patch to the power own
-    pairs, which = cells[:, 1:3].unique(dim=0, return_inverse=True)
-    kept = table[pairs[:, 0], pairs[:, 1]][:, None]
-    by_assignment = torch.nn.functional.one_hot(cells[:, 0], len(sites.assignments)).to(features)
-    mean, likelihoods, evidence = sites.mean, [], []
-    size = max(1, BUDGET // max(_size(kept), 4 * len(cells) * len(DEFECTS)))
-    for rows in torch.arange(len(features)).split(size):
-        found, peak = kept.density(features[rows])
-        found = found[:, which, 0]  # (patch, cell, outcome)
-        density = features.new_empty(*found.shape[:2], len(DEFECTS))
-        density[..., PLAIN_CLASSES] = found[..., :NUM_PLAIN]
-        dopant = (NUM_PLAIN + cells[:, 3]).expand(len(rows), -1)[..., None]
-        density[..., DOPED_CLASS] = found.gather(-1, dopant)[..., 0]
-        prior = mean[sites.take(rows).kinds[cells[:, 0]].T]  # (patch, cell, class)
-        log_density = (density * prior).sum(-1).add(FLOOR).log() + peak[:, None]
-        weight = (others - own * log_density).softmax(-1)
-        likelihoods.append(torch.einsum("pc,cr,pck->rpk", weight, by_assignment, density))
-        evidence.append(log_density.T)
-    return torch.cat(likelihoods, 1), torch.cat(evidence, 1)
-
-
-def _share_abundance(likelihood: Tensor, kind: Tensor, alpha: Tensor, tau: float) -> Tensor:
-    """Class probabilities of sites that share unknown abundances, shape (patch, defect_class)."""
-    prior = alpha[kind]
-    # where no class explains a patch the prior remains
-    likelihood = likelihood + FLOOR * likelihood.amax(-1, keepdim=True) + 1e-38
-    q = prior * likelihood
-    q = q / q.sum(-1, keepdim=True)
-    for _ in range(ROUNDS):
-        counts = torch.zeros_like(alpha).index_add_(0, kind, q)
-        q = (prior + tau * (counts[kind] - q).clamp(min=0)) * likelihood
-        q = q / q.sum(-1, keepdim=True)
-    return q
+def _represent(posterior: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Represent a posterior by some of its cells: their indices, (cell, 4), and weights."""
+    by_material = posterior.permute(2, 3, 0, 1)
+    mass, order = by_material.flatten().double().sort(descending=True)
+    count = int((mass.cumsum(0) < KEPT_MASS * mass.sum()).sum()) + 1
+    mass, order = mass[:count], order[:count]
+    if count > most:
+        # without bias: large cells keep their weight, the others are drawn at a common weight
+        # (Fearnhead and Clifford, J. R. Stat. Soc. B 65, 887, 2003)
+        rest = mass.flip(0).cumsum(0).flip(0)
+        common = rest / (most - torch.arange(count)).clamp(min=1)
+        large = int((mass > common)[:most].long().cumprod(0).sum())
+        size = rest[large] / (most - large)
+        # in order of the materials, so that each gets its part of these draws but for one
+        at, by = order[large:].sort()
+        edges = mass[large:][by].cumsum(0)
+        place = (torch.arange(most - large) + 0.5) * size
+        drawn = torch.searchsorted(edges, place).clamp(max=count - large - 1)
+        order = torch.cat([order[:large], at[drawn]])
+        mass = torch.cat([mass[:large], size.expand(most - large)])
+    host, dopant, assignment, draw = torch.unravel_index(order, by_material.shape)
+    index = torch.stack([assignment, draw, host, dopant], -1)
+    return index, (mass / mass.sum()).to(posterior)

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, SitePrior, Table
+from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, Table
 from .cases import Case, rows_of
 from .refinement import SMALLEST, Block, Tally, empty_tally, fold_model, log_prior_of, weigh
 
@@ -108,7 +108,6 @@ def solve_patches(
     tuple of Case and PatchPosterior
         Images with what was enumerated and drawn for them, and their posterior.
     """
-    weight = SitePrior.of_patches(model.prior, 1).mean[0]
     for case in cases:
         generator = torch.Generator().manual_seed(seed)
         levels = [min(n, case.possible.shape[1]) for n in plan]
@@ -121,7 +120,7 @@ def solve_patches(
             if table is None or not is_shared:
                 first = {n: v[:, : levels[0]] for n, v in part.context.items()}
                 table = own.tabulate(first, part.materials)
-            log_prior = log_prior_of(part.materials, weight)
+            log_prior = log_prior_of(part.materials, part.class_weight)
             blocks = [_tabulated(table, rows, log_prior, part.possible[:, : levels[0]])]
             tally = empty_tally(*blocks[0].active.shape).add(blocks[0])
             active = blocks[0].active

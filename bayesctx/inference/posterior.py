@@ -13,7 +13,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import check_seed, check_whole_number
+from ..checks import check_seed, check_whole_number, shorten
 from ..crystal import MONOLAYER_1H
 from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
@@ -80,7 +80,10 @@ def infer(
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
         [Å/px]. A number or name is observed, a list gives candidates, a Pyro distribution is soft
         evidence; what is left out is inferred. For independent images a value may be an array over
-        them.
+        them. The dopant None is an undoped crystal. abundance is a mapping of defect class to its
+        share of the sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0
+        excludes a class, a number is known, (low, high) or a distribution is soft evidence, and
+        classes that are not named keep their prior. Of patches only shares of 0 are known.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
@@ -106,11 +109,20 @@ def infer(
     DataTree
         Groups ``posterior`` (chain, draw, ...), ``class_posterior``, ``log_likelihood``, ``prior``,
         ``sample_stats``, ``observed_data`` and ``constant_data``. ``class_posterior.defect`` (...,
-        patch, defect_class) holds the probability of every class of every site. Where there is no
-        crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have
-        the abundances of the prior, averaged over the kinds of site, and a log likelihood and a
+        patch, defect_class) holds the probability of every class of every site. For an image of
+        several patches each draw is one world: context, assignment, abundances, and the class of
+        every site given these. ``posterior.concentration`` (chain, draw, ..., defect_class) is the
+        share of a class on its kind of site: the classes of metal sites sum to one, those of
+        chalcogen sites too; ``adatom_M`` is the share on metal sites, one minus ``hollow`` that on
+        hollow sites. With unknown host ``class_posterior.defect_host`` (..., patch, defect_class,
+        host_class) is the joint probability of class and host, with unknown dopant
+        ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
+        holds the dopant and the dopant is a certain metal. Where there is no crystal,
+        ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
+        abundances of the prior, averaged over the kinds of site, and a log likelihood and a
         surprise of 0; they are left out of the evidence for the context and of
-        ``posterior.concentration``.
+        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
+        crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
     ------
@@ -148,12 +160,12 @@ def infer(
     extent = model.prior.num_pixels * model.prior.sampling
     inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
     _check_shared_context(inputs, model)
-    if not inputs.is_micrograph:
-        known = check_images(known, inputs.values.shape[0], inputs.dims)
     if inputs.is_micrograph:
         way = _Way(likelihood, progress)
         found = _solve_micrograph(inputs, known, model, num_draws, seed, way)
     else:
+        known = check_images(known, inputs.values.shape[0], inputs.dims)
+        _check_abundance(known)
         found = _solve_patches(inputs, known, model, num_draws, seed)
     posterior, surprise, sites = found
     _check_probabilities(posterior)
@@ -213,6 +225,18 @@ def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
         raise ValueError(
             "patches that are images of their own, (image, y, x), were expected by "
             f"{type(model).__name__}, got {inputs.dims}; cut patches, or use a DefectModel"
+        )
+
+
+def _check_abundance(known: Mapping[str, object]) -> None:
+    """Raise for shares above 0 of patches, which are no random sample of the sites of a lattice."""
+    positive = {n: v for n, v in known.get("abundance", {}).items() if v != 0}
+    if positive:
+        name, share = next(iter(positive.items()))
+        raise ValueError(
+            f"shares of 0 were expected in the abundance of patches, got {name} {shorten(share)}; "
+            "only the sites of a micrograph are a fair sample of the crystal: name classes that "
+            "cannot be, or pass the micrograph"
         )
 
 
@@ -277,11 +301,11 @@ def _images_of_case(
     seed: int,
 ) -> list[Posterior]:
     """Posterior of images of several patches, one after the other."""
-    sites = SitePrior.of_patches(model.prior, features.shape[1])
     parts = []
     for i, at in enumerate(case.images):
         own = rows_of(case, torch.tensor([i]))
-        claims = {n: v[at].item() if isinstance(v, np.ndarray) else v for n, v in known.items()}
+        claims = {n: v.tolist()[at] if isinstance(v, np.ndarray) else v for n, v in known.items()}
+        sites = SitePrior.of_patches(model.prior, features.shape[1]).given(model.prior, claims)
         parts.append(_solve_image(own, features[at], sites, claims, model, num_draws, seed))
     return parts
 
@@ -322,7 +346,8 @@ def _solve_micrograph(
             "infer for each image"
         )
     placement = place_sites(inputs.values, inputs.valid)
-    every = SitePrior.of_lattice(model.prior, torch.from_numpy(placement.sublattice).long())
+    sublattice = torch.from_numpy(placement.sublattice).long()
+    every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, known)
     present = placement.crystal
     crystal = every.take(torch.from_numpy(present))
     scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)

@@ -168,7 +168,7 @@ def log_prior_of(materials: Materials, class_weight: Tensor) -> Tensor:
     ----------
     materials : Materials, shapes (*batch, host, ...)
         What is enumerated.
-    class_weight : Tensor, shape (defect_class,)
+    class_weight : Tensor, shape (*batch or nothing, defect_class)
         Prior probability of the classes.
 
     Returns
@@ -177,7 +177,7 @@ def log_prior_of(materials: Materials, class_weight: Tensor) -> Tensor:
         Log probability.
     """
     classes = outcome_classes(materials.dopant.shape[-1])
-    weight = class_weight[classes].repeat(*materials.host.shape, 1)
+    weight = class_weight[..., None, classes].expand(*materials.host.shape, -1).clone()
     weight[..., NUM_PLAIN:] *= materials.dopant_weight
     return (weight * materials.host_weight[..., None]).log()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import xarray as xr
 
+from ..context import NO_DOPANT
 from ..storage import as_path, replacing
 
 __all__ = ["load", "save", "to_arviz"]
@@ -176,6 +177,9 @@ def _check_content(tree: xr.DataTree) -> None:
         raise ValueError(f"it has no group {absent[0]}")
     shares = tree["class_posterior"].to_dataset()
     for name in ("defect", "host", "dopant"):
-        values = shares[name].values
-        if not (np.abs(values.sum(-1) - 1) < UNNORMALISED).all() or (values < 0).any():
+        values, total = shares[name].values, 1.0
+        if name == "dopant" and name in tree["constant_data"]:
+            # an undoped crystal has none
+            total = tree["constant_data"][name].values != NO_DOPANT
+        if not (np.abs(values.sum(-1) - total) < UNNORMALISED).all() or (values < 0).any():
             raise ValueError(f"the probabilities of {name} do not sum to one")

@@ -11,9 +11,10 @@ import torch
 import xarray as xr
 
 from .. import __version__
-from ..context import CONTEXT
+from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, DOPED
+from ..distributions import encode
 from ..model import PatchModel, SitePrior
 from ..nuisances import NUISANCES
 from .arrays import Posterior
@@ -95,7 +96,7 @@ def build_tree(
     prior = {n: _drawn(v, image, unit=_unit(n)) for n, v in posterior.prior_draws.items()}
     tree = xr.DataTree.from_dict({
         "posterior": xr.Dataset(_posterior(posterior, image, sites), names | draw),
-        "class_posterior": xr.Dataset(_probabilities(posterior, image, sites), names),
+        "class_posterior": xr.Dataset(_probabilities(posterior, image, sites, known), names),
         "log_likelihood": xr.Dataset(contrast),
         "prior": xr.Dataset(prior),
         "sample_stats": _statistics(posterior, surprise, image, model),
@@ -151,14 +152,27 @@ def _posterior(
 
 
 def _probabilities(
-    posterior: Posterior, image: tuple[str, ...], sites: Sites | None
+    posterior: Posterior,
+    image: tuple[str, ...],
+    sites: Sites | None,
+    known: Mapping[str, object],
 ) -> dict[str, Variable]:
-    """Probabilities of everything that is enumerated."""
+    """Probabilities of everything that is enumerated; no dopant has any in an undoped crystal."""
+    dopant = known.get("dopant", "")
+    dopants = dopant if isinstance(dopant, np.ndarray) else [dopant]
+    is_doped = np.array([d is not None for d in dopants], np.float32)[:, None]
     found = {
         "defect": _of_image(posterior.defect, image, "patch", "defect_class"),
         "host": _of_image(posterior.host, image, "host_class"),
-        "dopant": _of_image(posterior.dopant, image, "dopant_class"),
+        "dopant": _of_image(posterior.dopant * is_doped, image, "dopant_class"),
     }
+    if posterior.defect_host is not None:
+        dims = "patch", "defect_class", "host_class"
+        found["defect_host"] = _of_image(posterior.defect_host, image, *dims)
+    if posterior.dopant_at_site is not None:
+        found["dopant_at_site"] = _of_image(
+            posterior.dopant_at_site, image, "patch", "dopant_class"
+        )
     if sites is not None:
         found["assignment"] = _of_image(posterior.assignment, image, "assignment_class")
     return found
@@ -195,10 +209,10 @@ def _constants(
 ) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
-        n: (() if isinstance(v, float | str) else image, v, {"units": _unit(n)})
+        n: (image if isinstance(v, np.ndarray) else (), _written(v), {"units": _unit(n)})
         for n, v in known.items()
-        if isinstance(v, float | str | np.ndarray)
-    }  # fmt: skip
+        if isinstance(v, float | str | np.ndarray | None)
+    }
     if sites is not None:
         y, x = sites.positions.astype(np.float32).T
         variables["site_y"] = ("patch", y, {"units": "px"})
@@ -210,11 +224,28 @@ def _constants(
     return xr.Dataset(variables)
 
 
+def _written(value: object) -> object:
+    """An observed value as netCDF can hold it."""
+    if isinstance(value, np.ndarray) and value.dtype == object:
+        return np.array([_written(v) for v in value])
+    return NO_DOPANT if value is None else value
+
+
 def _plain(value: object) -> object:
     """A context value as JSON."""
+    if isinstance(value, Mapping):
+        return {n: _share(v) for n, v in value.items()}
     if isinstance(value, torch.distributions.Distribution):
         return str(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
+
+
+def _share(value: object) -> object:
+    """A share, with the parameters of a distribution where the package can write them."""
+    try:
+        return encode(value)
+    except ValueError:
+        return str(value)
 
 
 def add_absent_sites(
@@ -258,8 +289,16 @@ def add_absent_sites(
     nothing = np.zeros(1)
     if surprise is not None:
         surprise = _interleave(surprise, nothing, present, 1)
+    with_host, at_site = posterior.defect_host, posterior.dopant_at_site
+    if with_host is not None:
+        with_host = _interleave(with_host, abundance[:, None] * posterior.host[0], present, 1)
+    if at_site is not None:
+        doped = abundance[DEFECTS.index(DOPED)]
+        at_site = _interleave(at_site, doped * posterior.dopant[0], present, 1)
     posterior = replace(
         posterior,
+        defect_host=with_host,
+        dopant_at_site=at_site,
         defect=_interleave(posterior.defect, abundance, present, 1),
         defect_draws=_interleave(posterior.defect_draws, classes, present, 2),
         log_likelihood=(

@@ -15,6 +15,7 @@ from pyro.distributions import TorchDistribution as Distribution
 from pyro.ops.indexing import Vindex
 from torch import Tensor, nn
 
+from ..abundance import Abundance
 from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
@@ -228,11 +229,14 @@ class DefectModel(nn.Module):
         Notes
         -----
         Plates: image at dim -2, patch at dim -1. ``infer`` enumerates host, dopant, assignment and
-        class, sums over draws of the continuous context and integrates the abundances out
-        approximately. It differs from the program in one respect: for several patches of one image
+        class, sums over draws of the continuous context and integrates the abundances out by a
+        quadrature. It differs from the program in one respect: for several patches of one image
         it raises the evidence for the context and the abundances to the power
         1 / (1 + (n - 1) ``correlation``), since the features of these patches are not independent
-        given the context.
+        given the context. ``infer`` given a context has the prior of
+        ``model.with_prior(model.prior.given(context))``, also for evidence on the abundances. The
+        site ``fraction`` holds those fractions of ``Abundance`` that are not known, of all kinds of
+        site one after the other.
         """
         if contrast is not None:
             num_images, num_patches = contrast.shape[:2]
@@ -250,12 +254,13 @@ class DefectModel(nn.Module):
             context = self._sample_conditions()
             equal = torch.ones(len(sites.assignments), dtype=torch.float32)
             assignment = pyro.sample("assignment", dist.Categorical(equal), infer=each)
-            alpha = sites.alpha.clamp(min=1e-6)
-            abundance = pyro.sample("abundance", dist.Dirichlet(alpha).to_event(1))
+            abundance = _sample_abundance(sites.abundance)
             with pyro.plate("patch", num_patches, dim=-1):
                 kind = Vindex(sites.kinds)[assignment, torch.arange(num_patches)]
                 share = Vindex(abundance)[..., kind, :]
-                defect = pyro.sample("defect", dist.Categorical(share), infer=each)
+                # from probabilities Categorical would give a class that cannot be 1e-7
+                law = dist.Categorical(logits=share.log())
+                defect = pyro.sample("defect", law, infer=each)
                 material = materials.host[host], materials.dopant[host, dopant]
                 density = self.contrast_given(defect, *material, context)
                 return pyro.sample("contrast", density, obs=contrast)
@@ -326,6 +331,17 @@ class DefectModel(nn.Module):
         for name, value in sorted(self.state_dict().items()):
             digest.update(name.encode() + value.cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()[:16]
+
+
+def _sample_abundance(abundance: Abundance) -> Tensor:
+    """Sample the fractions that are not known, and with them the abundances."""
+    free = abundance.is_free
+    mean, strength = abundance.fraction[free].float(), abundance.strength[free].float()
+    beta = dist.Beta(mean * strength, (1 - mean) * strength).to_event(1)
+    fraction = pyro.sample("fraction", beta)
+    whole = abundance.fraction.float().expand(*fraction.shape[:-1], *free.shape)
+    whole = whole.masked_scatter(free, fraction)
+    return pyro.deterministic("abundance", abundance.shares(whole), event_dim=2)
 
 
 def _check_memory(num_features: int, num_components: int, hidden: int, width: int) -> None:

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..abundance import Abundance
 from ..crystal import MONOLAYER_1H
-from ..defects import DEFECTS, SITES
+from ..defects import DEFECTS
 from ..prior import Prior
 
 __all__ = ["SitePrior"]
 
-IMPOSSIBLE = 1e-9  # Dirichlet parameter of a class that a site cannot hold
-
 
 @dataclass(frozen=True)
 class SitePrior:
-    """Sublattices of the sites of one image, and the expected abundances on each kind of site.
+    """Sublattices of the sites of one image, and the abundances on each kind of site.
 
     Attributes
     ----------
@@ -26,13 +26,13 @@ class SitePrior:
         Sublattice of every site.
     assignments : Tensor of int, shape (assignment, sublattice)
         Kind of site of every sublattice under each assignment; all are equally probable.
-    alpha : Tensor, shape (kind, defect_class)
-        Dirichlet parameters of the abundances of the classes on each kind of site.
+    abundance : Abundance, shape (kind, defect_class)
+        Distribution of the abundances of the classes on each kind of site.
     """
 
     sublattice: Tensor
     assignments: Tensor
-    alpha: Tensor
+    abundance: Abundance
 
     @property
     def kinds(self) -> Tensor:
@@ -41,8 +41,13 @@ class SitePrior:
 
     @property
     def mean(self) -> Tensor:
-        """Expected abundances, shape (kind, defect_class)."""
-        return self.alpha / self.alpha.sum(-1, keepdim=True)
+        """Expected abundances in single precision, shape (kind, defect_class)."""
+        return self.abundance.mean.float()
+
+    @property
+    def alpha(self) -> Tensor:
+        """Dirichlet parameters in single precision, see ``Abundance.alpha``."""
+        return self.abundance.alpha.float()
 
     def take(self, index: Tensor) -> SitePrior:
         """Select sites.
@@ -57,7 +62,29 @@ class SitePrior:
         SitePrior
             Of these sites.
         """
-        return SitePrior(self.sublattice[index], self.assignments, self.alpha)
+        return SitePrior(self.sublattice[index], self.assignments, self.abundance)
+
+    def given(self, prior: Prior, context: Mapping[str, object]) -> SitePrior:
+        """The same sites under what is known of the abundances.
+
+        Parameters
+        ----------
+        prior : Prior
+            That these sites are of.
+        context : mapping
+            A checked context with one value per variable, of which ``dopant`` and ``abundance``
+            count.
+
+        Returns
+        -------
+        SitePrior
+            Of patches without the classes whose share is 0, of a lattice with all evidence.
+        """
+        names = [n for n in ("dopant", "abundance") if n in context]
+        prior = prior.given({n: context[n] for n in names})
+        if self.assignments.shape[1] == 1:
+            return SitePrior.of_patches(prior, len(self.sublattice))
+        return SitePrior.of_lattice(prior, self.sublattice)
 
     @classmethod
     def of_patches(cls, prior: Prior, num_patches: int) -> SitePrior:
@@ -66,7 +93,7 @@ class SitePrior:
         Parameters
         ----------
         prior : Prior
-            Its ``defects`` are equally probable.
+            Its ``defects`` are equally probable, whatever is known of the abundances.
         num_patches : int
             Number of patches.
 
@@ -75,12 +102,9 @@ class SitePrior:
         SitePrior
             With one kind of site.
         """
-        alpha = (
-            torch.tensor([float(d in prior.defects) for d in DEFECTS], dtype=torch.float32)
-            + IMPOSSIBLE
-        )
+        alpha = torch.tensor([[float(d in prior.defects) for d in DEFECTS]], dtype=torch.float64)
         one = torch.zeros(1, 1, dtype=torch.long)
-        return cls(torch.zeros(num_patches, dtype=torch.long), one, alpha[None])
+        return cls(torch.zeros(num_patches, dtype=torch.long), one, Abundance.dirichlet(alpha))
 
     @classmethod
     def of_lattice(cls, prior: Prior, sublattice: Tensor) -> SitePrior:
@@ -89,7 +113,7 @@ class SitePrior:
         Parameters
         ----------
         prior : Prior
-            Gives the abundances of the classes.
+            Gives the abundances of the classes, see ``Prior.given`` for evidence on them.
         sublattice : Tensor of int, shape (patch,)
             Sublattice of every site.
 
@@ -99,6 +123,6 @@ class SitePrior:
             With every assignment of the kinds to the sublattices.
         """
         kinds = MONOLAYER_1H.sites
-        alpha = [[prior.dirichlet_alpha[d] * (d in SITES[k]) for d in DEFECTS] for k in kinds]
         assignments = [[kinds.index(k) for k in a] for a in MONOLAYER_1H.assignments]
-        return cls(sublattice, torch.tensor(assignments), torch.tensor(alpha, dtype=torch.float32))
+        abundance = Abundance.of(prior.dirichlet_alpha, prior.abundance)
+        return cls(sublattice, torch.tensor(assignments), abundance)

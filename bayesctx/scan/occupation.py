@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
-from ..defects import DEFECTS, SPECIES
+from ..defects import SPECIES
 from .columns import SLOPES_FIRST, Kernels, site_conditional, solve_upper
 from .signal import draw_from
 from .world import CLASS, UPDATED, Scan, View, World
@@ -167,7 +167,9 @@ def draw_occupation(
     probability = torch.zeros(len(species), len(SPECIES))
     mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
     amplitude = world.signal * (1 + world.errors)
-    log_prior = world.abundance.clamp(min=1e-30).log()[:, CLASS] - NUM_ALIKE.log()
+    log_share = world.abundance.clamp(min=1e-30).log()
+    log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
+    log_prior = log_share[:, CLASS] - NUM_ALIKE.log()
     for colour in colours:
         for k, kind in enumerate(MONOLAYER_1H.sites):
             mine, allowed = colour[scan.kind[colour] == k], ALLOWED[kind]
@@ -225,7 +227,7 @@ def log_occupation(scan: Scan, world: World) -> float:
     Parameters
     ----------
     scan : Scan
-        Gives the Dirichlet parameters.
+        Gives the prior.
     world : World
         The world.
 
@@ -234,14 +236,7 @@ def log_occupation(scan: Scan, world: World) -> float:
     float
         Of the sites in the image.
     """
-    total = 0.0
-    for k in range(len(scan.alpha)):
-        held = CLASS[world.species[scan.inside & (scan.kind == k)]]
-        counts = torch.bincount(held, minlength=len(DEFECTS)).double()
-        alpha = scan.alpha[k].double()
-        used = alpha > 0
-        total += float((torch.lgamma(alpha[used] + counts[used]) - torch.lgamma(alpha[used])).sum())
-        total += float(torch.lgamma(alpha.sum()) - torch.lgamma(alpha.sum() + counts.sum()))
+    total = float(scan.prior.log_evidence(scan.counts(world.species)).sum())
     held = world.species[scan.inside]
     return total - float(NUM_ALIKE[held].double().log().sum())
 
@@ -367,12 +362,7 @@ def _draw_share(is_so: Tensor, counted: Tensor, prior: Tensor, generator: torch.
 
 def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> Tensor:
     """Abundances on each kind of site: a draw, or the mean, given what the sites hold."""
-    rows = []
-    for k in range(len(scan.alpha)):
-        held = CLASS[world.species[scan.inside & (scan.kind == k)]]
-        counts = torch.bincount(held, minlength=len(DEFECTS))
-        # a fit keeps to what is expected: counts of wrong classes would confirm themselves
-        alpha = (scan.alpha[k] + (0 if generator is None else counts)).double()
-        gamma = alpha if generator is None else torch._standard_gamma(alpha, generator=generator)
-        rows.append((gamma / gamma.sum()).float())
-    return torch.stack(rows)
+    # a fit keeps to what is expected: counts of wrong classes would confirm themselves
+    if generator is None:
+        return scan.prior.mean.float()
+    return scan.prior.draw(scan.counts(world.species), generator).float()

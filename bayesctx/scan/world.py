@@ -11,6 +11,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from ..abundance import Abundance
 from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SITES, SPECIES
 from .coordinates import Coordinates
@@ -53,8 +54,8 @@ class Scan:
         Sites (x, y) of the lattice in Å from the centre, also some beyond the border.
     kind : Tensor of int, shape (site,)
         Kind of site under the assignment.
-    alpha : Tensor, shape (kind, defect_class)
-        Dirichlet parameters of the abundances.
+    prior : Abundance, shape (kind, defect_class)
+        Distribution of the abundances.
     log_dose : callable, optional
         Log prior density of the dose in e/Å².
     heat : float
@@ -69,7 +70,7 @@ class Scan:
     coordinates: Coordinates
     positions: Tensor
     kind: Tensor
-    alpha: Tensor
+    prior: Abundance
     log_dose: Callable[[float], float] | None = None
     heat: float = 1.0
     valid: Tensor | None = None
@@ -77,6 +78,12 @@ class Scan:
     def seen(self, values: Tensor) -> Tensor:
         """Values (y, x) of the valid pixels, in double precision."""
         return (values.flatten() if self.valid is None else values[self.valid]).double()
+
+    def counts(self, species: Tensor) -> Tensor:
+        """Sites in the image that hold each class, shape (kind, defect_class)."""
+        held = CLASS[species[self.inside]] + len(DEFECTS) * self.kind[self.inside]
+        shape = len(KINDS), len(DEFECTS)
+        return torch.bincount(held, minlength=shape[0] * shape[1]).view(shape).double()
 
     @property
     def reach(self) -> Tensor:
@@ -241,7 +248,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         drift=torch.zeros(scan.basis().shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
-        abundance=scan.alpha / scan.alpha.sum(-1, keepdim=True),
+        abundance=scan.prior.mean.float(),
         film=torch.zeros(3),
         floor=0.05 * float(scan.seen(scan.image).var()),
         signal=10.0,

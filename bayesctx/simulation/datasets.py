@@ -11,9 +11,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..checks import check_memory, check_number, check_seed, check_whole_number
-from ..context import CONTEXT
+from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS, SPECIES
+from ..defects import CLASSES, DEFECTS, SITES, SPECIES
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
@@ -57,7 +57,8 @@ def simulate(
     -------
     Dataset, dimension image
         ``intensity`` (image, y, x) in counts times the gain, the truth ``defect`` and ``species``,
-        and every variable of the context and every nuisance by name.
+        and every variable of the context and every nuisance by name. ``concentration`` (image,
+        defect_class) is the share of a class among the sites of the first kind that can hold it.
 
     Raises
     ------
@@ -86,18 +87,19 @@ def simulate(
     drawn = take(join(blocks), skipped, skipped + num_patches)
     host = np.array(list(HOSTS))[drawn.host.numpy()]
     dopant = np.array(METALS)[drawn.dopant.numpy()]
+    label = dopant if prior.is_doped else np.full(num_patches, NO_DOPANT)
     sampling = {"sampling": torch.full((num_patches,), prior.sampling, dtype=torch.float64)}
     variables = {
         "intensity": (("image", "y", "x"), drawn.intensity[:, 0].numpy(), {"units": "counts"}),
         "defect": ("image", np.array(DEFECTS)[drawn.defect[:, 0].numpy()]),
         "species": ("image", name_species(drawn.species[:, 0].numpy(), host, dopant)),
         "host": ("image", host),
-        "dopant": ("image", dopant),
+        "dopant": ("image", label),
     } | {
         name: ("image", value.reshape(num_patches).numpy(), attributes)
         for name, value, attributes in _image_variables(drawn.context | sampling, drawn.nuisances)
     }
-    abundance = drawn.nuisances["concentration"].numpy()
+    abundance = _shares(drawn.nuisances["concentration"])
     variables["concentration"] = (("image", "defect_class"), abundance, {"units": "1"})
     axis = (np.arange(prior.num_pixels) - (prior.num_pixels - 1) / 2) * prior.sampling
     coords = {
@@ -118,10 +120,18 @@ def _image_variables(
         yield name, nuisances[name], {"units": unit}
 
 
+def _shares(abundance: Tensor) -> np.ndarray:
+    """Share of every class on the first kind of site that can hold it, (image, defect_class)."""
+    kinds = [SITES[c.columns[0][0]] for c in CLASSES]
+    is_same = abundance.new_tensor([[float(d in kind) for d in DEFECTS] for kind in kinds])
+    return (abundance / (abundance @ is_same.T).clamp(min=SMALLEST)).numpy()
+
+
 PADDING = 5.0  # Å of crystal around a micrograph
 MAX_FIELD, MAX_PIXELS = 1000.0, 8192  # Å and pixels along each side of a micrograph
 MOST_PATCHES = 10**6  # of simulate
 BYTES_PER_PIXEL = 70  # of memory for a micrograph, measured
+SMALLEST = 1e-38  # sum of abundances
 
 
 @torch.no_grad()
@@ -181,8 +191,8 @@ def simulate_micrograph(
         "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
         "species": ("patch", name_species(found, *names)),
         "host": host,
-        "dopant": dopant,
-        "concentration": ("defect_class", nuisances["concentration"][0].numpy(), {"units": "1"}),
+        "dopant": dopant if prior.is_doped else NO_DOPANT,
+        "concentration": ("defect_class", _shares(nuisances["concentration"])[0], {"units": "1"}),
     } | {
         name: ((), float(value), attributes)
         for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances)

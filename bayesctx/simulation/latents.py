@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..abundance import Abundance
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS
+from ..defects import DEFECTS, SITES
 from ..distributions import quantile
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
@@ -32,6 +33,7 @@ __all__ = [
 BLOCK = 256  # patches that are drawn together, always all of them, so that patches are reproducible
 
 MAX_INDEX = 2**62  # of a patch in a stream
+LEAST = 1e-12  # ratio of abundances, nothing in single precision
 
 PER_PATCH = ("rotation", "offset_x", "offset_y", "background_slope_x", "background_slope_y")
 """Nuisances that are drawn for every patch; the others are drawn once per image."""
@@ -276,8 +278,28 @@ def draw_images(
         for i, name in enumerate(shared)
     }
     strength = np.array([prior.dirichlet_alpha[d] for d in DEFECTS])
-    gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS)))).float()
+    gamma = torch.from_numpy(rng.standard_gamma(strength, (num_images, len(DEFECTS))))
+    if prior.abundance:
+        gamma = _draw_shares(rng, prior, gamma)
+    gamma = gamma.float()
     return image, nuisances | {"concentration": gamma / gamma.sum(-1, keepdim=True)}
+
+
+def _draw_shares(rng: np.random.Generator, prior: Prior, numbers: Tensor) -> Tensor:
+    """Abundances (image, defect_class) with the shares of each kind of site under evidence."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+    nothing = torch.zeros(len(numbers), len(SITES), len(DEFECTS), dtype=torch.float64)
+    shares = Abundance.of(prior.dirichlet_alpha, prior.abundance).draw(nothing, generator)
+    kinds = list(SITES)
+    # a class on two kinds of site has one abundance: the other classes of one kind are scaled
+    scale = torch.ones_like(shares[..., 0])
+    for later, kind in enumerate(kinds):
+        for earlier in range(later):
+            both = [d for d in SITES[kind] if d in SITES[kinds[earlier]]]
+            for i in map(DEFECTS.index, both):
+                ratio = shares[:, earlier, i] / shares[:, later, i]
+                scale[:, later] = scale[:, earlier] * ratio.nan_to_num(1.0).clamp(LEAST, 1 / LEAST)
+    return (shares * scale[..., None]).amax(1)
 
 
 def draw_centres(

@@ -100,7 +100,29 @@ def context_of(rng: Rng, truth: dict[str, object]) -> object:
         context[choose(rng, OTHER_NAMES)] = choose(rng, (1.0, "WSe2", None))
     if maybe(rng, 0.15):
         context |= _contradiction(rng)
+    if maybe(rng, 0.15):
+        context["abundance"] = hostile_object(rng) if maybe(rng, 0.1) else _shares(rng)
+    if maybe(rng, 0.1):
+        context["dopant"] = choose(rng, (None, "none", np.array([None, "V", "none"]), ["V", None]))
     return _contained(rng, context) if maybe(rng, 0.1) else context
+
+
+def _shares(rng: Rng) -> dict[object, object]:
+    """Shares of defect classes, of any kind."""
+    kinds = (
+        lambda: 0,
+        lambda: 0.0,
+        lambda: float(10 ** rng.uniform(-6, 0)),
+        lambda: tuple(rng.uniform(0.0, 0.3, 2).tolist()),
+        lambda: dist.Beta(*(10 ** rng.uniform(-2, 3, 2)).tolist()),
+        lambda: dist.Normal(float(rng.uniform(0, 0.5)), float(10 ** rng.uniform(-9, 0))),
+        lambda: hostile_number(rng),
+        lambda: hostile_object(rng),
+    )
+    names = [choose(rng, bc.DEFECTS) for _ in range(int(choose(rng, (1, 1, 2, 5))))]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return {name: choose(rng, kinds)() for name in names}
 
 
 def _value(rng: Rng, name: str, true: object) -> object:

@@ -260,6 +260,7 @@ def _field(rng: Rng, name: str, value: object) -> object:
     if maybe(rng, 0.15):
         return hostile_object(rng) if maybe(rng, 0.5) else hostile_number(rng)
     if isinstance(value, dict):
+        value = value or {"V_X": 0.1}
         changed, key = dict(value), str(choose(rng, list(value)))
         if maybe(rng, 0.3):
             changed[choose(rng, ("source_siez", "Xx", "", 3, None, "WSe3"))] = choose(
