@@ -13,9 +13,9 @@ from bayesctx.fourier import synthesize
 from bayesctx.model import SitePrior
 from bayesctx.prior import CONTINUOUS, reference_prior
 from bayesctx.scan import Candidate, sample_scan
-from bayesctx.scan.columns import Kernels, site_conditional
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
+from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.search import crop
 from bayesctx.scan.shared import evaluate, linearise, settle
 from bayesctx.scan.signal import regress

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm import tqdm
 
 from ..checks import check_seed, check_whole_number, shorten
 from ..crystal import MONOLAYER_1H
@@ -36,15 +35,12 @@ from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites, build_tree
-from .worlds import solve_by_pixels
+from .worlds import LIKELIHOODS, is_by_pixels, solve_by_pixels
 
 __all__ = ["infer"]
 
 MOST_DRAWS = 1_000_000
 LOW_ESS = 20.0
-LIKELIHOODS = ("auto", "network", "simulator")
-LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
-THINNED = 10  # draws of the simulator's posterior are fewer: each is a round over all variables
 UNNORMALISED = 1e-3  # departure of a sum of probabilities from one that rounding does not explain
 
 
@@ -357,13 +353,9 @@ def _solve_micrograph(
         for scale, (features, _) in zip(scales, encoded, strict=True)
     ]
     posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
-    if _is_by_pixels(way.likelihood, posterior, known):
+    if is_by_pixels(way.likelihood, posterior, known):
         given = placement, alternatives, every, known, inputs.sampling, model.prior
-        number = math.ceil(num_draws / THINNED)
-        with tqdm(total=number, disable=not way.progress, unit="draw") as bar:
-            posterior = solve_by_pixels(
-                *given, latent_names(known), number, seed, lambda: bar.update(1)
-            )
+        posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
     conflict = conflict_with(known, features, crystal, model, seed)
@@ -381,16 +373,6 @@ def _solve_micrograph(
     surprise = None if surprise is None else surprise[None]
     posterior = with_conflict(posterior, conflict)
     return *add_absent_sites(posterior, surprise, present, every, seed), sites
-
-
-def _is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
-    """Whether a micrograph is read by all of its pixels."""
-    if likelihood != "auto":
-        return likelihood == "simulator"
-    dose = known.get("dose")
-    if not isinstance(dose, float):
-        dose = float(np.median(by_patches.draws["dose"]))
-    return dose >= LEAST_DOSE
 
 
 def _weigh_scale(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
@@ -16,13 +17,16 @@ from ..defects import DEFECTS, SITES
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, sample_scan
-from .arrays import Alternative, Posterior
+from .arrays import Alternative, Posterior, latent_names
 from .candidates import Lattices, list_candidates
 from .placement import Placement
 
-__all__ = ["solve_by_pixels"]
+__all__ = ["LIKELIHOODS", "is_by_pixels", "solve_by_pixels"]
 
+LIKELIHOODS = ("auto", "network", "simulator")
+LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 NUM_CHAINS = 4
+THINNED = 10  # each draw is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
 OWN = (
     "sampling", "gain", "line_jitter", "disorder", "additivity", "amplitude_scatter",
@@ -34,6 +38,31 @@ AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 KIND_OF_CLASS = [next(k for k, kind in enumerate(SITES) if d in SITES[kind]) for d in DEFECTS]
 
 
+def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
+    """Whether a micrograph is read by all of its pixels.
+
+    Parameters
+    ----------
+    likelihood : str
+        One of ``LIKELIHOODS``.
+    by_patches : Posterior
+        By the network.
+    known : mapping
+        The checked context.
+
+    Returns
+    -------
+    bool
+        By default above ``LEAST_DOSE``.
+    """
+    if likelihood != "auto":
+        return likelihood == "simulator"
+    dose = known.get("dose")
+    if not isinstance(dose, float):
+        dose = float(np.median(by_patches.draws["dose"]))
+    return dose >= LEAST_DOSE
+
+
 def solve_by_pixels(
     placement: Placement,
     alternatives: Sequence[Alternative],
@@ -41,10 +70,10 @@ def solve_by_pixels(
     known: Mapping[str, object],
     stated: float | None,
     prior: Prior,
-    latent: Sequence[str],
     num_draws: int,
     seed: int,
-    tick: Callable[[], object] = lambda: None,
+    *,
+    progress: bool = False,
 ) -> Posterior:
     """Posterior of the sites of a micrograph and of all that they share.
 
@@ -62,14 +91,12 @@ def solve_by_pixels(
         Size of a pixel in Å that the image states.
     prior : Prior
         Of the model.
-    latent : sequence of str
-        Variables of the context that are inferred.
     num_draws : int
-        Draws of all chains together.
+        Ten times the draws of all chains together.
     seed : int
         Of the draws.
-    tick : callable
-        Called after every draw.
+    progress : bool
+        Show a progress bar of the draws.
 
     Returns
     -------
@@ -77,13 +104,16 @@ def solve_by_pixels(
         Of the sites with crystal.
     """
     lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
-    chains, _ = sample_scan(
-        lattices.candidates,
-        num_chains=NUM_CHAINS,
-        num_draws=math.ceil(num_draws / NUM_CHAINS),
-        seed=seed,
-        tick=tick,
-    )
+    number = math.ceil(num_draws / THINNED / NUM_CHAINS)
+    with tqdm(total=number * NUM_CHAINS, disable=not progress, unit="draw") as bar:
+        chains, _ = sample_scan(
+            lattices.candidates,
+            num_chains=NUM_CHAINS,
+            num_draws=number,
+            seed=seed,
+            tick=lambda: bar.update(1),
+        )
+    latent = latent_names(known)
     worlds = [_World.of(c, d, lattices, placement) for c, d in itertools.chain(*chains)]
     free = lattices.candidates[0].scan.coordinates
     kept = [

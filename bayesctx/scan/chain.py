@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .field import Material
 from .fits import adapted, advance
-from .joint import Joint, linearise_jointly
+from .moves import Joint, linearise_jointly
 from .occupation import HAS_ATOMS, SCATTER_SCALE
 from .shared import evaluate
 from .signal import accepts, draw_noise, draw_signal

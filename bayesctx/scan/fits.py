@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .joint import Joint, draw_jointly, linearise_jointly
+from .moves import Joint, draw_jointly, linearise_jointly
 from .occupation import draw_occupation, log_evidence_of_sites, log_occupation
 from .shared import climb
 from .signal import draw_rows, draw_signal, error_size, fit_noise

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
-from .columns import SLOPES_FIRST, Kernels, site_conditional, solve_upper
+from .kernels import SLOPES_FIRST, Kernels, site_conditional, solve_upper
 from .signal import draw_from
 from .world import CLASS, UPDATED, Scan, View, World
 

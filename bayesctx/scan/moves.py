@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .columns import Kernels
 from .field import frequencies
+from .kernels import Kernels
 from .occupation import FIELD_PRECISION, HAS_ATOMS, Canvas, scales_of_sites
 from .shared import State, evaluate, image_slopes
 from .signal import accepts
