@@ -18,6 +18,7 @@ __all__ = [
     "CALIBRATION_ERROR",
     "CONTEXT",
     "Detector",
+    "LIKELIHOODS",
     "MIN_ANGLE_RATIO",
     "NO_DOPANT",
     "Probe",
@@ -62,6 +63,9 @@ class Variable:
 
 ANGLES = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
 """The angles of probe and detector, from the innermost to the outermost."""
+
+LIKELIHOODS = ("auto", "network", "simulator")
+"""How a micrograph is read, see ``infer``."""
 
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")
 """Polar aberration coefficients up to third order, in Å and rad (Krivanek; C10 = -defocus)."""

@@ -52,7 +52,7 @@ def infer(*arguments, **options):
     """Inference of an untrained model, whose few effective draws are not the point."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the posterior rests on", UserWarning)
-        return bc.infer(*arguments, **options)
+        return bc.infer(*arguments, likelihood="network", **options)
 
 
 def check(result, dims, num_draws):
@@ -244,7 +244,9 @@ def test_bad_questions_are_stopped(patches, micrograph, untrained):
 
 def test_few_effective_draws_are_told(micrograph, reference):
     with pytest.warns(UserWarning, match="effective draws of the context"):
-        result = bc.infer(micrograph.intensity, {"host": "WSe2"}, reference, num_draws=16)
+        result = bc.infer(
+            micrograph.intensity, {"host": "WSe2"}, reference, num_draws=16, likelihood="network"
+        )
     assert float(result["sample_stats"].ess) < 8
 
 
@@ -305,7 +307,7 @@ def test_a_micrograph_with_known_context_is_read(micrograph, reference):
     """At 1e5 e/Å² in MAADF metal, chalcogen and hollow are told apart at nearly every site."""
     from scipy.spatial import cKDTree
 
-    result = bc.infer(micrograph.intensity, MATERIAL | CONDITIONS, reference)
+    result = bc.infer(micrograph.intensity, MATERIAL | CONDITIONS, reference, likelihood="network")
     found = np.stack([result["constant_data"][n].values for n in ("site_y", "site_x")], -1)
     true = np.stack([micrograph[n].values for n in ("site_y", "site_x")], -1)
     distance, nearest = cKDTree(found).query(true)
@@ -415,9 +417,9 @@ def test_a_wrong_claim_is_told(reference):
     image = bc.simulate_micrograph(prior, seed=2, num_pixels=160, sampling=0.25).intensity
     claims = {n: v for n, v in CONDITIONS.items() if n != "dose"} | {"host": "MoS2", "dopant": "W"}
     wrong = claims | {"inner_collection_angle": 30.0}
-    right = bc.infer(image, claims, reference)["sample_stats"].conflict
+    right = bc.infer(image, claims, reference, likelihood="network")["sample_stats"].conflict
     with pytest.warns(UserWarning, match="the image speaks against inner_collection_angle = 30"):
-        other = bc.infer(image, wrong, reference)["sample_stats"].conflict
+        other = bc.infer(image, wrong, reference, likelihood="network")["sample_stats"].conflict
     assert set(right.claim.values) == {*claims, "detector"}
     assert right.attrs["units"] == "nat"
     assert float(right.max()) < reference.card["conflict_limit"]

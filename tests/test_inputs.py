@@ -30,7 +30,9 @@ def micrograph():
 
 
 def classes(image, context, model):
-    return infer(image, context, model, num_draws=8)["class_posterior"].defect.values
+    return infer(image, context, model, num_draws=8, likelihood="network")[
+        "class_posterior"
+    ].defect.values
 
 
 def read(image, valid=None, sampling=None):

@@ -28,7 +28,7 @@ def infer(*arguments, **options):
     with warnings.catch_warnings():
         # few draws of the context, and claims that are right against one image in a hundred
         warnings.filterwarnings("ignore", "the posterior rests on|the image speaks", UserWarning)
-        return bc.infer(*arguments, **options)
+        return bc.infer(*arguments, likelihood="network", **options)
 
 
 @pytest.fixture(scope="module")

@@ -31,7 +31,7 @@ def infer(values, model, **options):
     """Inference of an untrained model, whose few effective draws are not the point."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "the posterior rests on", UserWarning)
-        return bc.infer(values, CONTEXT, model, num_draws=16, **options)
+        return bc.infer(values, CONTEXT, model, num_draws=16, likelihood="network", **options)
 
 
 def place(values):

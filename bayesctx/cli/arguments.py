@@ -11,6 +11,7 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from ..checks import shorten
+from ..context import LIKELIHOODS
 
 __all__ = [
     "FOLDER_FLAGS",
@@ -287,6 +288,8 @@ def _infer(add: Callable) -> None:
     draws = "draws of the latent context (default: 1000)"
     add("--num-draws", type=DRAWS, default=1000, metavar="N", help=draws)
     add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
+    likelihood = "how a micrograph is read: see infer in the documentation (default: auto)"
+    add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
     out = file_to_write(".nc")
     add("--out", type=out, required=True, metavar="FILE", help="netCDF file to write (.nc)")
     plot = "picture of sites and context to write, e.g. result.png"

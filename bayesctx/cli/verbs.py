@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -147,7 +148,15 @@ def _infer(arguments: argparse.Namespace) -> str:
     context = read_context(arguments.context)
     image = read_image(arguments.image, arguments.variable, arguments.select)
     model = load_model(arguments.model)
-    result = infer(image, context, model, num_draws=arguments.num_draws, seed=arguments.seed)
+    result = infer(
+        image,
+        context,
+        model,
+        num_draws=arguments.num_draws,
+        seed=arguments.seed,
+        likelihood=arguments.likelihood,
+        progress=sys.stderr.isatty(),
+    )
     save(result, arguments.out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)

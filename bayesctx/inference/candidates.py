@@ -20,7 +20,7 @@ from ..distributions import quantile
 from ..micrograph import find_sites
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import PERFECT, Candidate, Coordinates, Field, Material, Scan
+from ..scan import CLASS, PERFECT, Candidate, Coordinates, Field, Material, Scan
 from .arrays import Alternative
 from .placement import Placement
 from .scales import log_likelihood_of_size
@@ -124,7 +124,7 @@ def list_candidates(
             points = _points_by_patches(alternatives, coordinates, seed)
             species = PERFECT[scan.kind]
             species[nearest[placement.crystal]] = _species_by_patches(
-                alternatives, host, assignment, scan.kind[nearest[placement.crystal]]
+                alternatives, host, scan.kind[nearest[placement.crystal]]
             )
             candidates.append(Candidate(scan, dopants, log_prior, points, species))
             assignments.append(assignment)
@@ -143,8 +143,8 @@ def _weight_by_patches(alternatives: Sequence[Alternative]) -> Tensor:
     for share, alternative in zip(log_weight.softmax(0).tolist(), alternatives, strict=True):
         found, materials = alternative.found, alternative.case.materials.row(0)
         weight = torch.zeros(len(HOSTS), len(METALS), len(found.assignment), dtype=torch.float64)
-        _, _, host, dopant = found.cells.T
-        at = materials.host[host], materials.dopant[host, dopant], found.cells[:, 0]
+        _, _, host, dopant = found.cells.index.T
+        at = materials.host[host], materials.dopant[host, dopant], found.cells.index[:, 0]
         total = total + share * weight.index_put(at, found.weight.double(), accumulate=True)
     return total
 
@@ -156,7 +156,7 @@ def _points_by_patches(
     best = max(alternatives, key=lambda a: a.log_posterior)
     generator = torch.Generator().manual_seed(seed)
     cell = torch.multinomial(best.found.weight, NUM_POINTS, replacement=True, generator=generator)
-    draw = best.found.cells[cell, 1]
+    draw = best.found.cells.index[cell, 1]
     values = {n: v[0, draw] for n, v in best.case.context.items() if n != "dose"}
     shape = NUM_POINTS, len(coordinates.names)
     z = torch.randn(shape, generator=generator, dtype=torch.float64)
@@ -164,19 +164,20 @@ def _points_by_patches(
     return z[coordinates.log_prior(z) > -math.inf]
 
 
-def _species_by_patches(
-    alternatives: Sequence[Alternative], host: int, assignment: int, kind: Tensor
-) -> Tensor:
-    """The most probable species of the sites with crystal, by patches."""
+def _species_by_patches(alternatives: Sequence[Alternative], host: int, kind: Tensor) -> Tensor:
+    """The most probable species that the kinds of site can hold, by patches."""
     holding = [a for a in alternatives if host in a.case.materials.row(0).host.tolist()]
-    found = max(holding, key=lambda a: a.log_posterior).found.defect[assignment].argmax(-1)
+    by_class = max(holding, key=lambda a: a.log_posterior).found.classes.defect
     first = torch.full((len(MONOLAYER_1H.sites), len(DEFECTS)), -1)
     for k, site in enumerate(MONOLAYER_1H.sites):
-        first[k] = int(PERFECT[k])
         for index, species in reversed(list(enumerate(SPECIES))):
             if species.site == site:
                 first[k, DEFECTS.index(species.defect)] = index
-    return first[kind, found]
+    allowed = first[kind] >= 0
+    perfect = CLASS[PERFECT[kind]]
+    share = torch.as_tensor(by_class) * allowed
+    share[torch.arange(len(kind)), perfect] += 1e-9
+    return first[kind, share.argmax(-1)]
 
 
 def _possible(weight: Tensor) -> list[tuple[int, int]]:

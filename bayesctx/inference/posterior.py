@@ -13,6 +13,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
+from ..context import LIKELIHOODS
 from ..crystal import MONOLAYER_1H
 from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
@@ -35,7 +36,7 @@ from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites, build_tree
-from .worlds import LIKELIHOODS, is_by_pixels, solve_by_pixels
+from .worlds import is_by_pixels, solve_by_pixels
 
 __all__ = ["infer"]
 

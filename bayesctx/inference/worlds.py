@@ -21,9 +21,8 @@ from .arrays import Alternative, Posterior, latent_names
 from .candidates import Lattices, list_candidates
 from .placement import Placement
 
-__all__ = ["LIKELIHOODS", "is_by_pixels", "solve_by_pixels"]
+__all__ = ["is_by_pixels", "solve_by_pixels"]
 
-LIKELIHOODS = ("auto", "network", "simulator")
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 NUM_CHAINS = 4
 THINNED = 10  # each draw is a round over all variables
@@ -44,7 +43,7 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
     Parameters
     ----------
     likelihood : str
-        One of ``LIKELIHOODS``.
+        One of ``context.LIKELIHOODS``.
     by_patches : Posterior
         By the network.
     known : mapping

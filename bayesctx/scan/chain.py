@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .field import Material
-from .fits import adapted, advance
+from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
 from .occupation import HAS_ATOMS, SCATTER_SCALE
 from .shared import evaluate
@@ -93,7 +93,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         if k == EXPLORED // 2:
             near = linearise_jointly(scan, world, view, near.steps)
         world, view, _, rates = advance(scan, world, view, near, colours, generator)
-        near = adapted(near, rates)
+        near = adapt_steps(near, rates)
         world, view = draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)

@@ -16,7 +16,7 @@ from .signal import draw_rows, draw_signal, error_size, fit_noise
 from .threads import side_by_side
 from .world import Scan, View, World, look, upside_down
 
-__all__ = ["adapted", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
+__all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
 ROUNDS = 8  # of a fit at most
 SCALES = {"scatter": 0.03, "additivity": 1.0, "share_wide": 0.1, "share_coarse": 0.01}
@@ -31,7 +31,7 @@ LINEARISED = 2  # heats between two linearisations
 
 
 def fit_world(
-    scan: Scan, world: World, *, rounds: int = ROUNDS, climbs: int = 8
+    scan: Scan, world: World, *, rounds: int = ROUNDS, climbs: int = 8, adapted: int = 0
 ) -> tuple[World, View]:
     """Fit a world: shared variables, rows, noise and sites in turn.
 
@@ -45,6 +45,8 @@ def fit_world(
         At most.
     climbs : int
         Steps of the first climb.
+    adapted : int
+        How often all else is fitted to the shared variables before these are.
 
     Returns
     -------
@@ -56,6 +58,8 @@ def fit_world(
     world = replace(world, is_wide=calm, is_coarse=calm, **SCALES)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
+    for _ in range(adapted):
+        world, view = _adapt(scan, world, look(scan, world, _shared(view)), colours)
     for k in range(rounds):
         disorder = max(FIRST_DISORDER * SHRINK**k, LAST_DISORDER)
         world, view, log_prob = climb(
@@ -182,7 +186,7 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
             world, view, _, rates = advance(
                 hot, world, view, near, colours, generator, ANNEAL_MOVES
             )
-            near = adapted(near, rates)
+            near = adapt_steps(near, rates)
     return fit_world(scan, world, rounds=3, climbs=3)[0]
 
 
@@ -230,7 +234,7 @@ def advance(
     return world, look(scan, world, _shared(view), view.factors), probability, rates
 
 
-def adapted(near: Joint, rates: Sequence[tuple[int, float]]) -> Joint:
+def adapt_steps(near: Joint, rates: Sequence[tuple[int, float]]) -> Joint:
     """Change the size of steps such that about half of them are taken.
 
     Parameters

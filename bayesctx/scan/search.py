@@ -147,12 +147,20 @@ def _first_of_each(fitted: Sequence[tuple[float, int, World]]) -> list[tuple[flo
 
 def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     """Fit the whole image, from the fit of its middle."""
+    _, kept = crop(scan, MIDDLE)
     world = begin(scan, middle.z)
-    drift = world.drift.clone()
+    drift, species, excess = world.drift.clone(), world.species.clone(), world.excess.clone()
     drift[0] = middle.drift[0]
-    names = "signal", "film", "floor", "slope"
-    given = {n: getattr(middle, n) for n in names}
-    return fit_world(scan, replace(world, drift=drift, shift=world.shift + drift[0], **given))
+    species[kept], excess[kept] = middle.species, middle.excess
+    shift = world.shift + drift[0]
+    shift[kept] = middle.shift
+    film = torch.tensor([float(middle.film[0]), 0.0, 0.0])
+    given = {n: getattr(middle, n) for n in ("signal", "floor", "slope", "errors", "jitter")}
+    world = replace(
+        world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given
+    )
+    # the sites first: with those of a perfect crystal the shared variables would go elsewhere
+    return fit_world(scan, world, climbs=3, adapted=3)
 
 
 def _begin(index: int, candidate: Candidate) -> list[_Begun]:
