@@ -57,9 +57,9 @@ def conflicts(image: object, claims: dict, model: bc.DefectModel) -> dict[str, f
     """Evidence against every claim."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = bc.infer(image, claims | {"sampling": KNOWN_SIZE}, model, num_draws=64)[
-            "sample_stats"
-        ].conflict
+        found = bc.infer(
+            image, claims | {"sampling": KNOWN_SIZE}, model, num_draws=64, likelihood="network"
+        )["sample_stats"].conflict
     return dict(zip(found.claim.values.tolist(), found.values.tolist(), strict=True))
 
 

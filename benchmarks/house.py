@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import inspect
 import json
 import os
 import subprocess
@@ -59,9 +60,12 @@ def trace_infer(package: Path) -> dict[str, float]:
 
     prior = bc.reference_prior().given(CONDITION | {"host": "WSe2", "dopant": "Ti"})
     image = bc.simulate_micrograph(prior, seed=0, num_pixels=128, sampling=0.2).intensity
+    # earlier versions had no other way
+    has_choice = "likelihood" in inspect.signature(bc.infer).parameters
+    way = {"likelihood": "network"} if has_choice else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        bc.infer(image, {"host": "WSe2"}, num_draws=16)  # fills the caches
+        bc.infer(image, {"host": "WSe2"}, num_draws=16, **way)  # fills the caches
         order: list[tuple[str, str, int]] = []
         seen = set()
 
@@ -79,7 +83,7 @@ def trace_infer(package: Path) -> dict[str, float]:
 
         sys.setprofile(note)
         try:
-            bc.infer(image, {"host": "WSe2"}, num_draws=16)
+            bc.infer(image, {"host": "WSe2"}, num_draws=16, **way)
         finally:
             sys.setprofile(None)
     files = [k[0] for k in order]

@@ -48,7 +48,7 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     context = {name: data[name].item() for name in known} | {"sampling": KNOWN_SIZE}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        result = bc.infer(data.intensity, context, model, num_draws=256)
+        result = bc.infer(data.intensity, context, model, num_draws=256, likelihood="network")
     found = result["class_posterior"].to_dataset()
     matched, truth = match_sites(data, result)
     matching = found.isel(patch=matched)

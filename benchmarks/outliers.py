@@ -93,9 +93,13 @@ def rows_of_files(files: list[Path], model: bc.DefectModel) -> list[list[str]]:
         data = xr.load_dataset(file)
         for detector in data.detector.values:
             image = data.image.sel(detector=detector, drop=True)
-            found = bc.infer(image, {"host": "WSe2", "beam_energy": 80e3}, model, num_draws=256)[
-                "sample_stats"
-            ].surprise
+            found = bc.infer(
+                image,
+                {"host": "WSe2", "beam_energy": 80e3},
+                model,
+                num_draws=256,
+                likelihood="network",
+            )["sample_stats"].surprise
             share = float((found > found.attrs["limit"]).mean())
             rows.append(
                 [

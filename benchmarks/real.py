@@ -102,7 +102,7 @@ def read(
     start = time.perf_counter()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # few effective draws are shown in the table
-        result = bc.infer(image, context, model, num_draws=num_draws)
+        result = bc.infer(image, context, model, num_draws=num_draws, likelihood="network")
     return result, time.perf_counter() - start
 
 

@@ -41,7 +41,12 @@ def micrograph(path: str | None, seed: int, is_known: bool) -> tuple[float, floa
     image = bc.simulate_micrograph(
         model.prior.given(truth), seed=seed, num_pixels=512, sampling=0.25
     ).intensity
-    seconds = best(lambda: bc.infer(image, truth if is_known else {"sampling": 0.25}, model), 2)
+    seconds = best(
+        lambda: bc.infer(
+            image, truth if is_known else {"sampling": 0.25}, model, likelihood="network"
+        ),
+        2,
+    )
     return seconds, peak_memory()
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from functools import partial
 from pathlib import Path
 
@@ -155,7 +154,6 @@ def _infer(arguments: argparse.Namespace) -> str:
         num_draws=arguments.num_draws,
         seed=arguments.seed,
         likelihood=arguments.likelihood,
-        progress=sys.stderr.isatty(),
     )
     save(result, arguments.out)
     if arguments.plot:
@@ -171,8 +169,9 @@ def _demo(arguments: argparse.Namespace) -> str:
     model = load_model(arguments.model)
     data = simulate_micrograph(reference_prior().given(DEMO), seed=0, num_pixels=256, sampling=0.2)
     given = {"sampling": 0.2} | {name: DEMO[name] for name in RECORDED}
-    blind = infer(data.intensity, {name: given[name] for name in ("host", "sampling")}, model)
-    aware = infer(data.intensity, given, model)
+    host = {name: given[name] for name in ("host", "sampling")}
+    blind = infer(data.intensity, host, model, likelihood="network")
+    aware = infer(data.intensity, given, model, likelihood="network")
     save(aware, out)
     save_figure(draw_demo(data, blind, aware), picture)
     written = f"the posterior with the context: {out}\nthe picture: {picture}"

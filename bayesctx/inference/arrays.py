@@ -63,6 +63,8 @@ class Posterior:
         Evidence against each claim about images of several patches, in nats.
     num_chains : int
         Chains that the draws come from, one after the other.
+    diagnosis : dict of str to tuple of float
+        Effective number of draws and r-hat of the variables of chains.
     """
 
     images: np.ndarray
@@ -80,6 +82,7 @@ class Posterior:
     dopant_at_site: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
     num_chains: int = 1
+    diagnosis: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
     def num_draws(self) -> int:
@@ -125,7 +128,7 @@ def join_images(parts: Sequence[Posterior]) -> Posterior:
     def together(values: Sequence[object]) -> object:
         if values[0] is None:
             return None
-        if isinstance(values[0], int):
+        if isinstance(values[0], int) or values[0] == {}:
             return values[0]
         if isinstance(values[0], dict):
             names = dict.fromkeys(n for v in values for n in v)

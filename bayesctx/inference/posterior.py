@@ -61,7 +61,7 @@ def infer(
     seed: int = 0,
     valid: np.ndarray | None = None,
     likelihood: str = "auto",
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> xr.DataTree:
     """Infer the defects of an image and what is not known of its context.
 
@@ -84,7 +84,8 @@ def infer(
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
-        Draws that are returned, and draws of the latent context. A patch that is an image of its
+        Draws that are returned, and draws of the latent context; by the simulator a tenth of it, in
+        four chains. A patch that is an image of its
         own has 128 of the latter, or an eighth of the former, and up to 8192 until the standard
         error of its class probabilities is below 0.007.
     seed : int
@@ -96,10 +97,11 @@ def infer(
     likelihood : {"auto", "network", "simulator"}
         How a micrograph is read. ``"network"``: site by site, by the neural likelihood of the patch
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
-        the likelihood, in a minute or so; context, probe, scan and sites are drawn together.
-        ``"auto"``: the simulator, and for patches, and below 3000 e/Å², the network.
-    progress : bool
-        Show a progress bar of the simulator's draws.
+        the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
+        ``"auto"``: the simulator; the network for patches, below 3000 e/Å², and for more than 1500
+        sites.
+    progress : bool, optional
+        Show a progress bar of the simulator's draws; default: in a terminal.
 
     Returns
     -------
@@ -180,7 +182,7 @@ class _Way:
     """How a micrograph is read, and whether progress is shown."""
 
     likelihood: str
-    progress: bool
+    progress: bool | None
 
 
 def _check_likelihood(likelihood: object) -> None:

@@ -201,7 +201,13 @@ def _statistics(
             units="nat",
             long_name="log Bayes factor of leaving the claim open against taking it",
         )
-    return xr.Dataset(statistics, {"claim": claims} if claims else None)
+    coordinates = {"claim": claims} if claims else {}
+    if posterior.diagnosis:
+        coordinates["variable"] = list(posterior.diagnosis)
+        ess, r_hat = np.array(list(posterior.diagnosis.values()), np.float32).T
+        statistics["ess_bulk"] = ("variable", ess, {"units": "1"})
+        statistics["r_hat"] = ("variable", r_hat, {"units": "1"})
+    return xr.Dataset(statistics, coordinates)
 
 
 def _constants(

@@ -13,17 +13,20 @@ from tqdm import tqdm
 
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS, SITES
+from ..defects import DEFECTS
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, sample_scan
 from .arrays import Alternative, Posterior, latent_names
 from .candidates import Lattices, list_candidates
+from .convergence import diagnose_chains, warn_of_chains
+from .joint import DOPED_CLASS, KIND_OF_CLASS
 from .placement import Placement
 
 __all__ = ["is_by_pixels", "solve_by_pixels"]
 
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
+MOST_SITES = 1500  # that are read by all pixels without being asked to: minutes, then hours
 NUM_CHAINS = 4
 THINNED = 10  # each draw is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
@@ -34,7 +37,6 @@ OWN = (
 """Variables of a world that are no coordinates."""
 PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
 AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
-KIND_OF_CLASS = [next(k for k, kind in enumerate(SITES) if d in SITES[kind]) for d in DEFECTS]
 
 
 def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
@@ -52,10 +54,12 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
     Returns
     -------
     bool
-        By default above ``LEAST_DOSE``.
+        By default above ``LEAST_DOSE`` and up to ``MOST_SITES``.
     """
     if likelihood != "auto":
         return likelihood == "simulator"
+    if by_patches.defect.shape[1] > MOST_SITES:
+        return False
     dose = known.get("dose")
     if not isinstance(dose, float):
         dose = float(np.median(by_patches.draws["dose"]))
@@ -72,7 +76,7 @@ def solve_by_pixels(
     num_draws: int,
     seed: int,
     *,
-    progress: bool = False,
+    progress: bool | None = None,
 ) -> Posterior:
     """Posterior of the sites of a micrograph and of all that they share.
 
@@ -94,8 +98,8 @@ def solve_by_pixels(
         Ten times the draws of all chains together.
     seed : int
         Of the draws.
-    progress : bool
-        Show a progress bar of the draws.
+    progress : bool, optional
+        Show a progress bar of the draws; default: in a terminal.
 
     Returns
     -------
@@ -104,7 +108,9 @@ def solve_by_pixels(
     """
     lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS)
-    with tqdm(total=number * NUM_CHAINS, disable=not progress, unit="draw") as bar:
+    with tqdm(
+        total=number * NUM_CHAINS, disable=None if progress is None else not progress, unit="draw"
+    ) as bar:
         chains, _ = sample_scan(
             lattices.candidates,
             num_chains=NUM_CHAINS,
@@ -122,21 +128,42 @@ def solve_by_pixels(
     ]
     draws = {n: np.array([w.values[n] for w in worlds], np.float32)[None] for n in kept}
     names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
+    diagnosis = diagnose_chains({n: v[0] for n, v in draws.items()}, NUM_CHAINS)
+    warn_of_chains(diagnosis, len(worlds))
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
+    joint = _joint_probabilities(worlds, latent)
     return Posterior(
         images=np.zeros(1, int),
         defect=np.mean([w.probability for w in worlds], 0)[None],
         host=_share(names["host"], len(HOSTS)),
         dopant=_share(names["dopant"], len(METALS)),
-        ess=np.full(1, np.nan, np.float32),
+        ess=np.array([min(ess for ess, _ in diagnosis.values())], np.float32),
         draws=draws,
         prior_draws=_draw_prior(lattices, kept, len(worlds), seed),
         defect_draws=np.stack([w.defect for w in worlds]).astype(np.int8)[None],
         log_likelihood=np.array([w.log_likelihood for w in worlds], np.float32)[None],
         concentration=np.stack([w.concentration for w in worlds])[None],
         assignment=_share(names["assignment"], len(sites.assignments)),
+        **joint,
         num_chains=NUM_CHAINS,
+        diagnosis=diagnosis,
     )
+
+
+def _joint_probabilities(
+    worlds: Sequence[_World], latent: Sequence[str]
+) -> dict[str, np.ndarray | None]:
+    """Joint probabilities of class and host, and of dopant and site, of what is inferred."""
+    shape = worlds[0].probability.shape
+    by_host = np.zeros((*shape, len(HOSTS)), np.float32)
+    by_dopant = np.zeros((shape[0], len(METALS)), np.float32)
+    for world in worlds:
+        by_host[..., world.host] += world.probability / len(worlds)
+        by_dopant[:, world.dopant] += world.probability[:, DOPED_CLASS] / len(worlds)
+    return {
+        "defect_host": by_host[None] if "host" in latent else None,
+        "dopant_at_site": by_dopant[None] if "dopant" in latent else None,
+    }
 
 
 @dataclass(frozen=True, eq=False)

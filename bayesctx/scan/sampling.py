@@ -83,7 +83,7 @@ def _sample_candidate(
     tick: Callable[[], object],
 ) -> list[list[Draw]]:
     """Chains of one candidate, each with the modes of nearly one image in turn."""
-    scan = candidate.scan
+    scan = start.scan
     partners = follow_partners(scan, start.world, num_threads)
     best = max(value for value, _ in partners)
     near = [(value, world) for value, world in partners if value > best - REMOTE]

@@ -10,6 +10,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
+from ..crystal import ATOMIC_NUMBERS, METALS
 from .field import Field
 from .fits import anneal, fit_world, log_density
 from .shared import State, climb, evaluate
@@ -25,6 +26,7 @@ NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at lea
 NUM_FITTED, MOST_ANNEALED, MORE_ANNEALED = 4, 4, 2
 MARGIN = 40.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
+ENDS_OF_PERIODS = (36, 54)  # atomic numbers
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 REACH = 8.5  # Å beyond the border, of columns that reach into the image
 
@@ -37,6 +39,8 @@ class Start:
     ----------
     candidate : int
         Its position.
+    scan : Scan
+        That of the candidate, with the dopant that fits best.
     world : World
         Fitted to the whole image.
     log_density : float
@@ -44,6 +48,7 @@ class Start:
     """
 
     candidate: int
+    scan: Scan
     world: World
     log_density: float
 
@@ -129,12 +134,30 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
     cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_threads)
     fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
     kept = [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
-    whole = side_by_side(lambda f: _whole(candidates[f[1]].scan, f[2]), kept, num_threads)
-    starts = [
-        Start(i, world, log_density(candidates[i].scan, world, view))
-        for (_, i, _), (world, view) in zip(kept, whole, strict=True)
-    ]
+
+    def finish(found: tuple[float, int, World]) -> Start:
+        _, i, world = found
+        middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
+        scan = replace(candidates[i].scan, material=middle.material)
+        world, view = _whole(scan, world)
+        return Start(i, scan, world, log_density(scan, world, view))
+
+    starts = side_by_side(finish, kept, num_threads)
     return sorted(starts, key=lambda start: -start.log_density)
+
+
+def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Scan, World]:
+    """Scan and world with the dopant of the period that fits best; chains find the metal in it."""
+    periods = {}
+    for dopant in (middle.material.dopant, *dopants):
+        number = ATOMIC_NUMBERS[METALS[dopant]]
+        periods.setdefault(sum(number > end for end in ENDS_OF_PERIODS), dopant)
+    found = []
+    for dopant in periods.values():
+        scan = replace(middle, material=replace(middle.material, dopant=dopant))
+        own, view = fit_world(scan, world, rounds=2, climbs=3, adapted=2)
+        found.append((log_density(scan, own, view), scan, own))
+    return max(found, key=lambda fit: fit[0])[1:]
 
 
 def _first_of_each(fitted: Sequence[tuple[float, int, World]]) -> list[tuple[float, int, World]]:

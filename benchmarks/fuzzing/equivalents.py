@@ -62,6 +62,7 @@ def equivalent_case(rng: Rng, folder: Path) -> Case:
                 context,
                 model,
                 num_draws=8,
+                likelihood="network",
             )
             for image in (first, second)
         )

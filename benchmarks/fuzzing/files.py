@@ -55,7 +55,10 @@ def store() -> Path:
     shutil.copy(Path(bc.__file__).parent / "reference.safetensors", folder)
     bc.save(bc.infer(patches()[:3], KNOWN, small, num_draws=8), folder / "patches.nc")
     image = xr.DataArray(micrograph(1, 0)[0], dims=("y", "x"), name="intensity")
-    bc.save(bc.infer(image, {"host": "MoS2"}, small, num_draws=8), folder / "micrograph.nc")
+    bc.save(
+        bc.infer(image, {"host": "MoS2"}, small, num_draws=8, likelihood="network"),
+        folder / "micrograph.nc",
+    )
     image.to_netcdf(folder / "image.nc")
     np.save(folder / "image.npy", image.values)
     np.save(folder / "patch.npy", patches()[0])

@@ -221,7 +221,7 @@ def _infer_case(rng: Rng, image: object, context: dict, words: list[str], model:
         return complaint_of_posterior(tree) or (_complaint_of_file(tree) if is_saved else "")
 
     is_saved = maybe(rng, 0.2)
-    return Case(text, lambda: bc.infer(image, context, own, **options), check)
+    return Case(text, lambda: bc.infer(image, context, own, likelihood="network", **options), check)
 
 
 def _complaint_of_file(tree: xr.DataTree) -> str:

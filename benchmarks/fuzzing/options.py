@@ -39,7 +39,9 @@ def option_case(rng: Rng, folder: Path) -> Case:
     kind = str(choose(rng, ("seed", "num_draws", "model", "model", "surroundings", "simulate")))
     image: object = choose(rng, (patches()[0], patches()[:2], micrograph(1, 0)[0]))
     context = dict(CONDITIONS[1]) if maybe(rng, 0.5) else {"host": "MoS2"}
-    options: dict[str, object] = {"num_draws": 8, "model": model_of("small")}
+    options: dict[str, object] = {
+        "num_draws": 8, "model": model_of("small"), "likelihood": "network",
+    }  # fmt: skip
     if kind in ("seed", "num_draws"):
         options[kind] = _whole_number(rng)
     if kind == "model":

@@ -1,0 +1,174 @@
+"""Micrographs read by all of their pixels: contract of the result, joint draws, convergence."""
+
+import json
+import warnings
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+
+import bayesctx as bc
+from bayesctx.inference import candidates
+from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
+from bayesctx.inference.worlds import is_by_pixels
+from bayesctx.metrics import match_sites
+from bayesctx.scan import chain, fits, search
+
+KNOWN = {
+    "host": "WSe2", "beam_energy": 80e3, "convergence_semiangle": 30.0,
+    "inner_collection_angle": 60.0, "outer_collection_angle": 200.0, "dose": 1e5,
+}  # fmt: skip
+SHORT = {
+    candidates: {"NUM_POINTS": 8},
+    chain: {"EXPLORED": 2},
+    fits: {"HEATS": (10.0,), "DRAWS_PER_HEAT": 2},
+    search: {"NUM_TRIED": 8, "NUM_CLIMBED": 2, "NUM_FITTED": 2, "MORE_ANNEALED": 0},
+}
+"""A search and chains that are too short to be good, but pass through everything."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def short():
+    with pytest.MonkeyPatch.context() as patch:
+        for module, values in SHORT.items():
+            for name, value in values.items():
+                patch.setattr(module, name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def data():
+    prior = bc.reference_prior().given(KNOWN | {"dopant": "Ti", "defocus": 0.0})
+    return bc.simulate_micrograph(prior, seed=4, num_pixels=80, sampling=0.25)
+
+
+def read(data, context, **options):
+    """Few draws, whose convergence is not the point."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "mixed chains were expected", UserWarning)
+        return bc.infer(
+            data.intensity, context, likelihood="simulator", **{"num_draws": 80} | options
+        )
+
+
+@pytest.fixture(scope="module")
+def result(data):
+    return read(data, KNOWN)
+
+
+def test_draws_have_chains_and_units(data, result):
+    posterior = result["posterior"].to_dataset()
+    assert dict(posterior.sizes)["chain"] == 4
+    assert dict(posterior.sizes)["draw"] == 2
+    assert set(posterior.data_vars) >= {
+        "defocus", "source_size", "focal_spread", "C12", "phi12", "tilt", "vibration", "sampling",
+        "gain", "line_jitter", "amplitude_scatter", "concentration", "defect", "dopant",
+    }  # fmt: skip
+    assert posterior.source_size.attrs["units"] == "Å"
+    assert posterior.sampling.attrs["units"] == "Å/px"
+    # what is known is not inferred
+    assert not {"beam_energy", "host", "dose"} & set(posterior.data_vars)
+    assert result["log_likelihood"].image.dims == ("chain", "draw")
+    assert set(result["sample_stats"]["variable"].values) >= {"defocus", "C12"}
+
+
+def test_probabilities_are_those_of_the_draws(result):
+    classes = result["class_posterior"].to_dataset()
+    assert np.allclose(classes.defect.sum("defect_class"), 1, atol=1e-5)
+    assert np.allclose(classes.assignment.sum(), 1)
+    doped = classes.defect.sel(defect_class="D_M")
+    assert np.allclose(classes.dopant_at_site.sum("dopant_class"), doped, atol=1e-5)
+    # each class has its share on its own kind of site
+    shares = result["posterior"].concentration.values
+    metal = [bc.DEFECTS.index(d) for d in bc.defects.SITES["metal"]]
+    assert np.allclose(shares[..., metal].sum(-1), 1, atol=1e-4)
+
+
+def test_what_is_certain_is_right(data, result):
+    matched, truth = match_sites(data, result)
+    found = result["class_posterior"].defect.isel(patch=matched).values
+    answer = np.array(bc.DEFECTS)[found.argmax(-1)]
+    # metal, chalcogen and hollow, even by a short search
+    kinds = {d: k for k, names in bc.defects.SITES.items() for d in reversed(names)}
+    assert np.mean([kinds[a] == kinds[t] for a, t in zip(answer, truth, strict=True)]) > 0.9
+
+
+@pytest.mark.slow
+def test_the_seed_determines_the_draws(data, result):
+    again = read(data, KNOWN)
+    xr.testing.assert_identical(again, result)
+
+
+def test_results_survive_their_file(result, tmp_path):
+    path = bc.save(result, tmp_path / "result.nc")
+    xr.testing.assert_identical(bc.load(path), result)
+
+
+def test_excluded_classes_have_no_probability(data):
+    evidence = {"dopant": None, "abundance": {"Y_X": 0.0, "O_X": 0.0}}
+    result = read(data, KNOWN | evidence, num_draws=4)
+    excluded = result["class_posterior"].defect.sel(defect_class=["D_M", "Y_X", "O_X"])
+    assert float(excluded.max()) == 0
+    assert "dopant_at_site" not in result["class_posterior"]
+    assert json.loads(result.attrs["context"])["dopant"] is None
+
+
+@pytest.mark.slow
+def test_pixels_that_are_masked_do_not_matter(data):
+    image = data.intensity.values
+    mask = np.zeros(image.shape, bool)
+    mask[:14, :14] = True
+    found = []
+    for value in (0.0, image.max()):
+        other = np.ma.masked_array(np.where(mask, value, image), mask)
+        found.append(read(xr.Dataset({"intensity": (("y", "x"), other)}), KNOWN, num_draws=4))
+    assert np.array_equal(*(f["posterior"].defect.values for f in found))
+
+
+def test_an_unknown_likelihood_is_refused(data):
+    with pytest.raises(ValueError, match=r"a likelihood of auto, network, simulator was expected"):
+        bc.infer(data.intensity, KNOWN, likelihood="exact")
+
+
+def test_the_network_reads_large_images_and_low_doses():
+    few, many = (SimpleNamespace(defect=np.zeros((1, n, 13))) for n in (300, 5000))
+    assert is_by_pixels("auto", few, {"dose": 1e4})
+    assert not is_by_pixels("auto", few, {"dose": 1e3})
+    assert not is_by_pixels("auto", many, {"dose": 1e4})
+    assert is_by_pixels("simulator", many, {"dose": 1e3})
+    assert not is_by_pixels("network", few, {"dose": 1e6})
+
+
+def test_chains_that_have_not_mixed_are_named():
+    rng = np.random.default_rng(0)
+    mixed = rng.normal(size=(4, 400))
+    apart = mixed + np.arange(4)[:, None]
+    found = diagnose_chains({"C12": mixed.ravel(), "defocus": apart.ravel()}, 4)
+    assert found["C12"][1] < 1.01
+    assert found["defocus"][1] > 1.5
+    with pytest.warns(UserWarning, match=r"r_hat up to \d\.\d\d for defocus \("):
+        warn_of_chains(found, 1600)
+    warn_of_chains({"C12": found["C12"]}, 1600)
+
+
+def test_the_strain_follows_a_stated_size_of_a_pixel():
+    prior = bc.reference_prior()
+    free = candidates._strain(None, 0.2, prior)
+    told = candidates._strain(0.204, 0.2, prior)
+    assert free is prior.nuisances["strain"]
+    # product of two normal densities: strain .015, calibration .02 around .02
+    assert float(told.loc) == pytest.approx(0.02 * 0.015**2 / (0.015**2 + 0.02**2), rel=0.01)
+    assert float(told.scale) == pytest.approx(0.012, rel=0.01)
+
+
+def test_the_prior_of_the_dose_is_one_of_its_logarithm():
+    log_density = candidates._log_dose(bc.reference_prior().conditions[0]["dose"])
+    # uniform in the logarithm from 1e3 to 1e6
+    assert log_density(3e4) == pytest.approx(-np.log(np.log(1e3)), abs=0.01)
+    assert log_density(1e7) < -20
+    known = candidates._log_dose(1e5)
+    assert known(1e5) == 0
+    assert known(1.01e5) == pytest.approx(-0.5, abs=0.02)
+    assert torch.get_num_threads() == 1
