@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 import bayesctx as bc
-from bayesctx.inference import candidates
+from bayesctx.inference import candidates, posterior
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.inference.worlds import is_by_pixels
 from bayesctx.metrics import match_sites
@@ -59,17 +59,17 @@ def result(data):
 
 
 def test_draws_have_chains_and_units(data, result):
-    posterior = result["posterior"].to_dataset()
-    assert dict(posterior.sizes)["chain"] == 4
-    assert dict(posterior.sizes)["draw"] == 2
-    assert set(posterior.data_vars) >= {
+    drawn = result["posterior"].to_dataset()
+    assert dict(drawn.sizes)["chain"] == 4
+    assert dict(drawn.sizes)["draw"] == 2
+    assert set(drawn.data_vars) >= {
         "defocus", "source_size", "focal_spread", "C12", "phi12", "tilt", "vibration", "sampling",
         "gain", "line_jitter", "amplitude_scatter", "concentration", "defect", "dopant",
     }  # fmt: skip
-    assert posterior.source_size.attrs["units"] == "Å"
-    assert posterior.sampling.attrs["units"] == "Å/px"
+    assert drawn.source_size.attrs["units"] == "Å"
+    assert drawn.sampling.attrs["units"] == "Å/px"
     # what is known is not inferred
-    assert not {"beam_energy", "host", "dose"} & set(posterior.data_vars)
+    assert not {"beam_energy", "host", "dose"} & set(drawn.data_vars)
     assert result["log_likelihood"].image.dims == ("chain", "draw")
     assert set(result["sample_stats"]["variable"].values) >= {"defocus", "C12"}
 
@@ -139,6 +139,18 @@ def test_the_network_reads_large_images_and_low_doses():
     assert not is_by_pixels("auto", many, {"dose": 1e4})
     assert is_by_pixels("simulator", many, {"dose": 1e3})
     assert not is_by_pixels("network", few, {"dose": 1e6})
+
+
+def test_an_image_that_cannot_be_fitted_is_read_by_patches(data, monkeypatch):
+    def fail(*arguments, **options):
+        raise torch.linalg.LinAlgError("the factorization could not be completed")
+
+    monkeypatch.setattr(posterior, "solve_by_pixels", fail)
+    with pytest.warns(UserWarning, match=r"simulator cannot be fitted .*read by patches; crop"):
+        found = bc.infer(data.intensity, KNOWN, num_draws=64)
+    assert found["posterior"].sizes["chain"] == 1
+    with pytest.raises(ValueError, match="cannot be fitted .*; crop it, or pass likelihood"):
+        bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
 
 
 def test_chains_that_have_not_mixed_are_named():

@@ -358,7 +358,10 @@ def _solve_micrograph(
     posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
     if is_by_pixels(way.likelihood, posterior, known):
         given = placement, alternatives, every, known, inputs.sampling, model.prior
-        posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
+        try:
+            posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
+        except torch.linalg.LinAlgError as error:
+            _refuse_pixels(way, error)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
     conflict = conflict_with(known, features, crystal, model, seed)
@@ -376,6 +379,15 @@ def _solve_micrograph(
     surprise = None if surprise is None else surprise[None]
     posterior = with_conflict(posterior, conflict)
     return *add_absent_sites(posterior, surprise, present, every, seed), sites
+
+
+def _refuse_pixels(way: _Way, error: Exception) -> None:
+    """Warn of an image that the simulator cannot be fitted to, or raise if nothing else may be."""
+    reason = " ".join(str(error).split())[:80]
+    text = f"an image of a crystal layer was expected, the simulator cannot be fitted ({reason})"
+    if way.likelihood == "simulator":
+        raise ValueError(f"{text}; crop it, or pass likelihood='network'") from error
+    warn(f"{text}, so it is read by patches; crop it to the crystal")
 
 
 def _weigh_scale(

@@ -1,6 +1,6 @@
 """The generative model of an image, its likelihood table, and its file."""
 
-from .program import DefectModel as DefectModel
+from .program import DefectModel as DefectModel, sample_abundance as sample_abundance
 from .protocol import PatchModel as PatchModel, Table as Table
 from .site_prior import SitePrior as SitePrior
 from .table import (

@@ -25,7 +25,7 @@ from ..prior import CONTINUOUS, Prior
 from .site_prior import SitePrior
 from .table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES, LikelihoodTable, Materials
 
-__all__ = ["DefectModel"]
+__all__ = ["DefectModel", "sample_abundance"]
 
 MOST_UNITS = 10**6  # of a layer
 NUM_ALTERNATIVES = tuple(sum(g.defect == h.defect for g in HYPOTHESES) for h in HYPOTHESES)
@@ -254,7 +254,7 @@ class DefectModel(nn.Module):
             context = self._sample_conditions()
             equal = torch.ones(len(sites.assignments), dtype=torch.float32)
             assignment = pyro.sample("assignment", dist.Categorical(equal), infer=each)
-            abundance = _sample_abundance(sites.abundance)
+            abundance = sample_abundance(sites.abundance)
             with pyro.plate("patch", num_patches, dim=-1):
                 kind = Vindex(sites.kinds)[assignment, torch.arange(num_patches)]
                 share = Vindex(abundance)[..., kind, :]
@@ -333,8 +333,19 @@ class DefectModel(nn.Module):
         return digest.hexdigest()[:16]
 
 
-def _sample_abundance(abundance: Abundance) -> Tensor:
-    """Sample the fractions that are not known, and with them the abundances."""
+def sample_abundance(abundance: Abundance) -> Tensor:
+    """Sample the fractions that are not known, and with them the abundances.
+
+    Parameters
+    ----------
+    abundance : Abundance
+        Their distribution.
+
+    Returns
+    -------
+    Tensor, shape (*batch, kind, defect_class)
+        Of the site ``abundance``; what is sampled is ``fraction``.
+    """
     free = abundance.is_free
     mean, strength = abundance.fraction[free].float(), abundance.strength[free].float()
     beta = dist.Beta(mean * strength, (1 - mean) * strength).to_event(1)

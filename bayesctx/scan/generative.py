@@ -1,0 +1,160 @@
+"""The generative model of a scan as a Pyro program: what the moves of the chains sample from."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+
+from ..defects import SPECIES
+from ..model import sample_abundance
+from .occupation import (
+    ALLOWED,
+    DISORDER,
+    FIELD_PRECISION,
+    FREQUENT,
+    NUM_ALIKE,
+    RARE,
+    SCATTER_SCALE,
+    scales_of_sites,
+)
+from .signal import JITTER, NUM_FILM, dose_of, error_size
+from .world import CLASS, Scan, World, begin, look
+
+__all__ = ["sample_scan_program", "values_of"]
+
+FLAT = 1e6  # standard deviation of what has no prior of its own
+WIDE_LOG = 10.0  # the same, of a logarithm
+LEAST_SHARE, TINY = 1e-30, 1e-7
+
+
+def sample_scan_program(scan: Scan) -> World:
+    """Sample everything behind the pixels of a scan, and the pixels.
+
+    Parameters
+    ----------
+    scan : Scan
+        Geometry, material, priors, and the image, which is observed.
+
+    Returns
+    -------
+    World
+        What was drawn.
+
+    Notes
+    -----
+    Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
+    condition ``detector``; ``drift``; ``jitter`` and ``rows``; the scales ``disorder``,
+    ``scatter``, ``additivity``; ``share_wide``, ``share_coarse``; ``fraction`` of the abundances;
+    for every lattice site ``species``, ``is_wide``, ``is_coarse``, ``own`` displacement and
+    ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor`` and ``log_slope`` of the
+    noise with the prior of the ``dose`` as a factor; and ``pixels``.
+    """
+    num, start = len(scan.kind), begin(scan, _origin(scan))
+    z = pyro.sample("z", dist.Normal(torch.zeros_like(start.z), 1.0).to_event(1))
+    prior = scan.coordinates.log_prior(z[None])[0] + 0.5 * z.square().sum()
+    pyro.factor("detector", prior)  # zero, or minus infinity where the detector cannot be
+    scale = torch.full_like(start.drift, FIELD_PRECISION**-0.5)
+    drift = pyro.sample("drift", dist.Normal(0.0, scale).to_event(2))
+    jitter = pyro.sample("jitter", dist.Uniform(float(JITTER[0]), float(JITTER[-1])))
+    rows = pyro.sample("rows", dist.Normal(0.0, jitter.expand(start.row_shift.shape)).to_event(1))
+    world = replace(
+        start,
+        z=z,
+        drift=drift,
+        jitter=float(jitter),
+        row_shift=rows,
+        disorder=float(
+            pyro.sample("disorder", dist.Uniform(float(DISORDER[0]), float(DISORDER[-1])))
+        ),
+        scatter=float(pyro.sample("scatter", dist.HalfNormal(SCATTER_SCALE))),
+        additivity=float(pyro.sample("additivity", dist.HalfNormal(1.0))),
+        share_wide=float(pyro.sample("share_wide", dist.Beta(*FREQUENT))),
+        share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
+        abundance=sample_abundance(scan.prior),
+    )
+    world = _sample_sites(scan, world, num)
+    world = _sample_signal(scan, world)
+    view = look(scan, world)
+    log_dose = math.log(max(dose_of(scan, world, view, world.slope), 1e-30))
+    if scan.log_dose is not None:
+        pyro.factor("dose", torch.tensor(scan.log_dose(math.exp(log_dose))))
+    pixels = dist.Normal(view.expected, view.variance.sqrt())
+    pixels = pixels.mask(True if scan.valid is None else scan.valid)
+    pyro.sample("pixels", pixels.to_event(2), obs=scan.image)
+    return world
+
+
+def _origin(scan: Scan) -> Tensor:
+    """Coordinates of the middle of the prior."""
+    return torch.zeros(len(scan.coordinates.names), dtype=torch.float64)
+
+
+def _sample_sites(scan: Scan, world: World, num: int) -> World:
+    """Sample what every site holds, and where and how bright its column is."""
+    share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS] / NUM_ALIKE
+    held = torch.zeros(len(ALLOWED), len(SPECIES))
+    for row, mine in zip(held, ALLOWED.values(), strict=True):
+        row[mine] = 1.0
+    with pyro.plate("site", num):
+        species = pyro.sample("species", dist.Categorical(probs=share * held[scan.kind]))
+        is_wide = pyro.sample("is_wide", dist.Bernoulli(torch.tensor(world.share_wide)))
+        is_coarse = pyro.sample("is_coarse", dist.Bernoulli(torch.tensor(world.share_coarse)))
+        world = replace(world, species=species, is_wide=is_wide.bool(), is_coarse=is_coarse.bool())
+        spread, scatter = scales_of_sites(world)
+        own = pyro.sample("own", dist.Normal(0.0, spread[:, None].expand(-1, 2)).to_event(1))
+        excess = pyro.sample("excess", dist.Normal(0.0, scatter))
+    return replace(world, shift=scan.basis() @ world.drift + own, excess=excess)
+
+
+def _sample_signal(scan: Scan, world: World) -> World:
+    """Sample what is linear, and the noise."""
+    values = scan.coordinates.values(world.z[None])
+    size = error_size(values, world.additivity)
+    film = dist.Normal(torch.zeros(NUM_FILM), FLAT).to_event(1)
+    errors = dist.Normal(torch.zeros(len(SPECIES)), size).to_event(1)
+    return replace(
+        world,
+        signal=float(pyro.sample("signal", dist.Normal(0.0, FLAT))),
+        film=pyro.sample("film", film),
+        errors=pyro.sample("errors", errors),
+        floor=float(pyro.sample("floor", dist.Normal(0.0, FLAT))),
+        slope=math.exp(float(pyro.sample("log_slope", dist.Normal(0.0, WIDE_LOG)))),
+    )
+
+
+def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
+    """Values of the sites of the program in one world.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Such as a chain draws.
+
+    Returns
+    -------
+    dict of str to Tensor
+        For ``pyro.condition``.
+    """
+    names = (
+        "z", "drift", "jitter", "disorder", "scatter", "additivity", "share_wide", "share_coarse",
+        "species", "excess", "signal", "film", "errors", "floor",
+    )  # fmt: skip
+    values = {n: torch.as_tensor(getattr(world, n)) for n in names}
+    shares = world.abundance.double().gather(-1, scan.prior.order)
+    left = 1 - shares.cumsum(-1) + shares
+    fraction = (shares / left.clamp(min=LEAST_SHARE)).clamp(0, 1)[scan.prior.is_free]
+    return values | {
+        "rows": world.row_shift,
+        "fraction": fraction.float().clamp(TINY, 1 - TINY),
+        "is_wide": world.is_wide.float(),
+        "is_coarse": world.is_coarse.float(),
+        "own": world.shift - scan.basis() @ world.drift,
+        "log_slope": torch.tensor(math.log(world.slope)),
+    }

@@ -1,0 +1,219 @@
+"""The moves of the chains of a scan against its Pyro program."""
+
+import math
+from dataclasses import replace
+
+import pyro
+import pytest
+import torch
+
+from bayesctx.crystal import HOSTS, METALS
+from bayesctx.defects import SPECIES
+from bayesctx.model import SitePrior
+from bayesctx.prior import reference_prior
+from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
+from bayesctx.scan.occupation import COARSE, NUM_ALIKE, draw_occupation, scales_of_sites
+from bayesctx.scan.generative import sample_scan_program, values_of
+from bayesctx.scan.shared import evaluate
+from bayesctx.scan.signal import draw_noise, draw_rows, draw_signal, error_size
+from bayesctx.scan.world import CLASS, begin, look
+
+PIXELS, SAMPLING = 40, 0.25
+PRIOR = reference_prior().given({"host": "WSe2", "dopant": "Ti", "dose": 1e5})
+
+
+@pytest.fixture(scope="module")
+def known():
+    """A small scan and a world that explains it."""
+    generator = torch.Generator().manual_seed(0)
+    coordinates = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
+    z = 0.3 * torch.randn(len(coordinates.names), generator=generator, dtype=torch.float64)
+    z[-2:] = 0
+    field = Field((PIXELS, PIXELS), SAMPLING).limited(coordinates.values(z[None]))
+    constant = HOSTS["WSe2"].lattice_constant
+    steps = torch.arange(-6, 7)
+    cells = torch.cartesian_prod(steps, steps).float()
+    vectors = constant * torch.tensor([[1.0, 0.0], [0.5, 0.75**0.5]])
+    positions = torch.cat([cells @ vectors + k / 3 * vectors.sum(0) for k in range(3)])
+    kind = torch.arange(3).repeat_interleave(len(cells))
+    near = (positions.abs() < PIXELS * SAMPLING / 2 + 8.0).all(-1)
+    abundance = SitePrior.of_lattice(PRIOR, torch.zeros(1, dtype=torch.long)).abundance
+    scan = Scan(
+        torch.zeros(PIXELS, PIXELS), field, Material(list(HOSTS).index("WSe2"), METALS.index("Ti")),
+        coordinates, positions[near], kind[near], abundance, lambda dose: -math.log(dose),
+    )  # fmt: skip
+    world = begin(scan, z)
+    num = len(scan.kind)
+    world = replace(
+        world,
+        signal=30.0,
+        disorder=0.05,
+        floor=0.02,
+        slope=0.02,
+        shift=0.02 * torch.randn(num, 2, generator=generator),
+        excess=0.01 * torch.randn(num, generator=generator),
+        row_shift=0.03 * torch.randn(PIXELS, generator=generator),
+        errors=0.01 * torch.randn(len(world.errors), generator=generator),
+    )
+    view = look(scan, world)
+    noise = torch.randn(PIXELS, PIXELS, generator=generator)
+    return replace(scan, image=view.expected + view.variance.sqrt() * noise), world
+
+
+def log_joint(scan, world):
+    """Log density of the program at a world."""
+    conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
+    return float(pyro.poutine.trace(conditioned).get_trace(scan).log_prob_sum())
+
+
+def test_the_program_runs_and_states_every_latent(known):
+    scan, world = known
+    trace = pyro.poutine.trace(sample_scan_program).get_trace(scan)
+    sampled = {n for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
+    assert sampled >= set(values_of(scan, world))
+    assert trace.nodes["pixels"]["is_observed"]
+
+
+def test_the_program_gives_back_a_world(known):
+    scan, world = known
+    conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
+    found = conditioned(scan)
+    assert torch.allclose(found.shift, world.shift, atol=1e-5)
+    assert torch.allclose(look(scan, found).expected, look(scan, world).expected, atol=1e-4)
+    assert found.slope == pytest.approx(world.slope)
+
+
+def test_a_step_of_the_shared_variables_has_the_ratio_of_the_program(known):
+    """What is linear is summed out by ``evaluate``: at each point compare with its best fit."""
+    scan, world = known
+    scan = replace(scan, log_dose=None)
+    view = look(scan, world)
+    found, wanted = [], []
+    for change in (0.0, 0.05):
+        z = world.z.clone()
+        z[5] += change
+        state = evaluate(scan, world, view, z)
+        other = replace(world, z=z)
+        # a Gaussian density summed out is its value at the mode times a volume
+        fitted = draw_signal(scan, other, replace(look(scan, other), variance=view.variance), None)
+        # the prior of the errors is stated in units of the signal
+        assert fitted.signal / world.signal == pytest.approx(1, abs=0.1)
+        volume = float(state.regression.factor.diagonal().log().sum())
+        seen = look(scan, fitted)
+        rest = (scan.image - seen.expected).square() / view.variance
+        found.append(state.log_prob + volume)
+        errors = fitted.errors[view.used].double() * fitted.signal / world.signal
+        scale = error_size(state.shared[0], world.additivity)
+        penalty = 0.5 * (errors / scale).square().sum() + len(view.used) * math.log(scale)
+        wanted.append(float(-0.5 * rest.double().sum() - penalty - 0.5 * z.square().sum()))
+    assert found[1] - found[0] == pytest.approx(wanted[1] - wanted[0], abs=0.05)
+    # and the same from the program, whose variance moves with what is expected by a few per cent
+    assert math.isfinite(log_joint(scan, world))
+
+
+def test_rows_are_where_the_program_is_largest(known):
+    """The mean of the conditional of the rows: no row of the program is better elsewhere."""
+    scan, world = known
+    view = look(scan, world)
+    best = world
+    for _ in range(3):  # the image is linear in small shifts only
+        best = replace(draw_rows(scan, best, look(scan, best), None), jitter=world.jitter)
+    middle = log_joint(scan, best)
+    for change in (0.004, -0.004):
+        for row in (3, 17, 30):
+            rows = best.row_shift.clone()
+            rows[row] += change
+            # the conditional holds the variance of the noise, which the program lets move
+            assert log_joint(scan, replace(best, row_shift=rows)) < middle + 0.05
+    assert view.expected.shape == scan.image.shape
+
+
+def test_noise_has_the_ratio_of_the_program(known):
+    """Many draws of the noise: mean and spread against the program on a grid."""
+    scan, world = known
+    generator = torch.Generator().manual_seed(1)
+    view, drawn = look(scan, world), []
+    chain = world
+    for _ in range(150):
+        chain = draw_noise(
+            scan, chain, replace(view, variance=look(scan, chain).variance), generator
+        )
+        drawn.append([chain.floor, math.log(chain.slope)])
+    drawn = torch.tensor(drawn, dtype=torch.float64)
+    floors = torch.linspace(float(drawn[:, 0].min()), float(drawn[:, 0].max()), 9)
+    slopes = torch.linspace(float(drawn[:, 1].min()), float(drawn[:, 1].max()), 9)
+    grid = torch.tensor([
+        [log_joint(scan, replace(world, floor=float(f), slope=math.exp(float(s)))) for s in slopes]
+        for f in floors
+    ]).double()  # fmt: skip
+    weight = (grid - grid.max()).exp()
+    weight /= weight.sum()
+    for k, (values, axis) in enumerate(((floors, 1), (slopes, 0))):
+        mean = float((weight.sum(axis) * values.double()).sum())
+        spread = float(drawn[:, k].std())
+        # of some thirty independent draws, and a coarse grid
+        assert float(drawn[:, k].mean()) == pytest.approx(mean, abs=0.6 * spread)
+
+
+def test_species_of_a_site_have_the_odds_of_the_program(known):
+    """One site: displacement and amplitude integrated out by Laplace's approximation."""
+    scan, world = known
+    view = look(scan, world)
+    site = int((scan.positions.square().sum(-1) + 100 * (scan.kind != 0)).argmin())
+    _, probability = draw_occupation(scan, world, view, [torch.tensor([site])], None)
+    perfect = int(PERFECT[scan.kind[site]])
+    assert int(probability[site].argmax()) == perfect
+    # the metal and the dopant in its place
+    other = next(i for i, s in enumerate(SPECIES) if s.defect == "D_M")
+    totals = [_log_evidence(scan, world, view, site, k) for k in (perfect, other)]
+    share = world.abundance[scan.kind[site]]
+    prior = [float((share[CLASS[k]] / NUM_ALIKE[k]).log()) for k in (perfect, other)]
+    wanted = totals[0] - totals[1] + prior[0] - prior[1]
+    found = float(probability[site, perfect].log() - probability[site, other].log())
+    # kernels are windows of 3 Å, and linear in the displacement
+    assert found == pytest.approx(wanted, rel=0.1, abs=0.5)
+
+
+def _log_evidence(scan, world, view, site, species):
+    """Over both components of the amplitude, with the exact image of each trial."""
+    held = world.species.clone()
+    held[site] = species
+    spread, scatter = (float(s[site]) for s in scales_of_sites(world))
+    totals = []
+    for width, share in (
+        (scatter, 1 - world.share_coarse),
+        (math.hypot(scatter, COARSE), world.share_coarse),
+    ):
+        scale = torch.tensor([spread, spread, width], dtype=torch.float64)
+
+        def density(point, scale=scale):
+            shift, excess = world.shift.clone(), world.excess.clone()
+            shift[site] = (point[:2] * scale[:2]).float()
+            excess[site] = float(point[2] * scale[2])
+            moved = replace(world, species=held, shift=shift, excess=excess)
+            rest = (scan.image - look(scan, moved).expected).square() / view.variance
+            return -0.5 * float(rest.double().sum()) - 0.5 * float(point.square().sum())
+
+        place = torch.zeros(3, dtype=torch.float64)
+        for _ in range(3):  # Newton
+            gradient, hessian = _derivatives(density, place)
+            place = place - torch.linalg.solve(hessian, gradient)
+        _, hessian = _derivatives(density, place)
+        volume = 0.5 * float(torch.logdet(-hessian))
+        totals.append(density(place) - volume + math.log(share))
+    return float(torch.tensor(totals, dtype=torch.float64).logsumexp(0))
+
+
+def _derivatives(function, place, step=0.05):
+    """Gradient and Hessian by central differences."""
+    num = len(place)
+    eye = step * torch.eye(num, dtype=torch.float64)
+    gradient = torch.tensor(
+        [(function(place + e) - function(place - e)) / (2 * step) for e in eye]
+    ).double()
+    hessian = torch.tensor([
+        [(function(place + a + b) - function(place + a - b) - function(place - a + b)
+          + function(place - a - b)) / (4 * step**2) for b in eye]
+        for a in eye
+    ]).double()  # fmt: skip
+    return gradient, hessian
