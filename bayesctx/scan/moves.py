@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .canvas import Canvas
 from .field import frequencies
 from .kernels import Kernels
-from .occupation import FIELD_PRECISION, HAS_ATOMS, Canvas, scales_of_sites
+from .occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
 from .shared import State, evaluate, image_slopes
 from .signal import accepts
 from .world import Scan, View, World, look, spectra_of
