@@ -23,6 +23,7 @@ PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
+NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
 FARTHEST = 6.0  # standard deviations, of a coordinate of a point that is asked for
 
 
@@ -134,8 +135,7 @@ class Coordinates:
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 angle = fold * float(values.get(azimuth, 0.0))
-                # the logarithm of one minus one would be infinite
-                radius = min(math.sqrt(-2 * math.log1p(-min(u, 1 - 1e-9))), FARTHEST)
+                radius = min(math.sqrt(-2 * math.log1p(-min(u, NEARLY_ONE))), FARTHEST)
                 z += [radius * math.cos(angle), radius * math.sin(angle)]
             else:
                 normal = torch.special.ndtri(torch.tensor(u, dtype=torch.float64))
