@@ -288,7 +288,10 @@ def _infer(add: Callable) -> None:
     draws = "draws of the latent context (default: 1000)"
     add("--num-draws", type=DRAWS, default=1000, metavar="N", help=draws)
     add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
-    likelihood = "how a micrograph is read: see infer in the documentation (default: auto)"
+    likelihood = (
+        "of a micrograph: network (patch by patch, seconds), simulator (all pixels, minutes), or "
+        "auto: the simulator from 3000 e/Å² on and up to 1500 sites (default: auto)"
+    )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
     out = file_to_write(".nc")
     add("--out", type=out, required=True, metavar="FILE", help="netCDF file to write (.nc)")

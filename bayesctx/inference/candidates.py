@@ -32,7 +32,11 @@ MOST = 12  # candidates
 BEYOND = 9.0  # Å beyond the border of the image up to which columns reach into it
 DOSE_ERROR = 0.01  # relative, of a dose that is given as a number
 STEP = 0.02  # of the logarithm of the dose, over which its prior is smoothed
-NODES = 2049
+NODES = 2049  # quantiles by which a prior is represented
+FEW_NODES = 64  # and those of soft evidence on the size of a pixel
+NEGLIGIBLE = 1e-9  # dose in e/Å², for finite logarithms
+LEAST_DENSITY = 1e-30  # of a dose beyond its prior
+LEAST_VARIANCE = 1e-8  # of the relative size of a pixel that is known exactly
 NUM_POINTS = 96  # at which the context is as patches say
 # standard deviations from the middle of the prior at which images are sharper than most
 SHARP = {"source_size": -1.3, "convergence_semiangle": 0.7, "focal_spread": 1.3}
@@ -88,7 +92,8 @@ def list_candidates(
     Returns
     -------
     Lattices
-        At least one candidate.
+        At least one candidate: the hosts and assignments above ``POSSIBLE``, ``MOST`` at most, each
+        once for every combination of candidates of the context.
     """
     weight = _weight_by_patches(alternatives)
     found = _possible(weight)
@@ -207,12 +212,12 @@ def _strain(evidence: object, implied: float, prior: Prior) -> object:
     nodes = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
     own, error = quantile(strain, nodes), CALIBRATION_ERROR
     if isinstance(evidence, torch.distributions.Distribution):
-        evidence = quantile(evidence, nodes[:: NODES // 64]).tolist()
+        evidence = quantile(evidence, nodes[:: NODES // FEW_NODES]).tolist()
         error = 0.0
     values = torch.tensor(evidence, dtype=torch.float64).reshape(-1) / implied - 1
-    precision = 1 / float(own.var()) + 1 / max(error**2 + float(values.var(correction=0)), 1e-8)
-    mean = float(own.mean()) / float(own.var())
-    mean += float(values.mean()) / max(error**2 + float(values.var(correction=0)), 1e-8)
+    variance = max(error**2 + float(values.var(correction=0)), LEAST_VARIANCE)
+    precision = 1 / float(own.var()) + 1 / variance
+    mean = float(own.mean()) / float(own.var()) + float(values.mean()) / variance
     return dist.Normal(mean / precision, precision**-0.5)
 
 
@@ -237,15 +242,15 @@ def _sharp(coordinates: Coordinates) -> dict[str, Tensor]:
 
 
 def _log_dose(prior: object) -> Callable[[float], float]:
-    """Log prior density of the logarithm of the dose."""
+    """Log prior density of the logarithm of the dose in e/Å², up to a constant."""
     if isinstance(prior, float):
-        return lambda dose: -0.5 * (math.log(max(dose, 1e-9) / prior) / DOSE_ERROR) ** 2
+        return lambda dose: -0.5 * (math.log(max(dose, NEGLIGIBLE) / prior) / DOSE_ERROR) ** 2
     u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
     logs = quantile(prior, u, CONTEXT["dose"].domain).log().numpy()
 
     def log_density(dose: float) -> float:
-        middle = math.log(max(dose, 1e-9))
+        middle = math.log(max(dose, NEGLIGIBLE))
         low, high = np.interp([middle - STEP, middle + STEP], logs, u.numpy(), left=0.0, right=1.0)
-        return math.log(max(high - low, 1e-30) / (2 * STEP))
+        return math.log(max(high - low, LEAST_DENSITY) / (2 * STEP))
 
     return log_density

@@ -11,7 +11,8 @@ from ..storage import warn
 __all__ = ["diagnose_chains", "warn_of_chains"]
 
 LEAST_SHARE = 0.2  # effective share of the draws
-LARGEST_RHAT = 1.01
+LARGEST_RHAT = 1.01  # as Vehtari et al. recommend
+LEAST_DRAWS = 4  # of a chain, that ArviZ asks for
 NAMED = 4  # variables in a warning
 
 
@@ -34,14 +35,15 @@ def diagnose_chains(
 
     References
     ----------
-    Vehtari, Gelman, Simpson, Carpenter and Bürkner, Bayesian Analysis 16, 667 (2021).
+    Vehtari, Gelman, Simpson, Carpenter and Bürkner, Bayesian Analysis 16, 667 (2021),
+    doi:10.1214/20-BA1221.
     """
     import arviz
 
     found = {}
     for name, values in draws.items():
         chains = np.asarray(values, float).reshape(num_chains, -1)
-        enough = chains.shape[1] >= 4 and np.ptp(chains) > 0
+        enough = chains.shape[1] >= LEAST_DRAWS and np.ptp(chains) > 0
         if enough:
             found[name] = float(arviz.ess(chains)), float(arviz.rhat(chains))
         else:

@@ -84,10 +84,10 @@ def infer(
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
-        Draws that are returned, and draws of the latent context; by the simulator a tenth of it, in
-        four chains. A patch that is an image of its
-        own has 128 of the latter, or an eighth of the former, and up to 8192 until the standard
-        error of its class probabilities is below 0.007.
+        Draws that are returned, and draws of the latent context. By the simulator a tenth of this
+        number is returned, in four chains of equal length. A patch that is an image of its own has
+        128 draws of the latent context, or an eighth of the number if that is more, and up to 8192
+        until the standard error of its class probabilities is below 0.007.
     seed : int
         Of the quasi-random draws.
     valid : ndarray of bool, shape (y, x), optional
@@ -98,8 +98,8 @@ def infer(
         How a micrograph is read. ``"network"``: site by site, by the neural likelihood of the patch
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
-        ``"auto"``: the simulator; the network for patches, below 3000 e/Å², and for more than 1500
-        sites.
+        ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
+        by the network) and for more than 1500 sites. Patches are always read by the network.
     progress : bool, optional
         Show a progress bar of the simulator's draws; default: in a terminal.
 
@@ -116,12 +116,14 @@ def infer(
         hollow sites. With unknown host ``class_posterior.defect_host`` (..., patch, defect_class,
         host_class) is the joint probability of class and host, with unknown dopant
         ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
-        holds the dopant and the dopant is a certain metal. Where there is no crystal,
-        ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the
-        abundances of the prior, averaged over the kinds of site, and a log likelihood and a
-        surprise of 0; they are left out of the evidence for the context and of
-        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
-        crystal is undoped, and ``constant_data.dopant`` is "none".
+        holds the dopant and the dopant is a certain metal. By the simulator ``posterior`` also
+        holds what the sites share, with units, ``log_likelihood.image`` (chain, draw) is the log
+        density of the pixels, and ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every
+        continuous variable. Where there is no crystal, ``constant_data.crystal`` is 0: vacuum,
+        holes, amorphous material. These sites have the abundances of the prior, averaged over the
+        kinds of site, and a log likelihood and a surprise of 0; they are left out of the evidence
+        for the context and of ``posterior.concentration``. ``class_posterior.dopant`` is 0 for
+        every metal where the crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
     ------
@@ -134,9 +136,10 @@ def infer(
     UserWarning
         If pixels of a micrograph are no measurement (hot, padding, a scale bar) and are left out,
         its grey scale was clipped or compressed, or parts of it are without crystal. If few draws
-        of the context carry the posterior (``sample_stats.ess``), the evidence is against a claim
-        about an image of several patches (``sample_stats.conflict``), or most patches look like
-        nothing that the prior of the model can make (``sample_stats.surprise``).
+        of the context carry the posterior (``sample_stats.ess``) or chains have not mixed
+        (``sample_stats.r_hat``), the evidence is against a claim about an image of several patches
+        (``sample_stats.conflict``), or most patches look like nothing that the prior of the model
+        can make (``sample_stats.surprise``).
 
     Notes
     -----

@@ -28,7 +28,7 @@ __all__ = ["is_by_pixels", "solve_by_pixels"]
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 MOST_SITES = 1500  # that are read by all pixels without being asked to: minutes, then hours
 NUM_CHAINS = 4
-THINNED = 10  # each draw is a round over all variables
+THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
 OWN = (
     "sampling", "gain", "line_jitter", "disorder", "additivity", "amplitude_scatter",
@@ -54,7 +54,8 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
     Returns
     -------
     bool
-        By default above ``LEAST_DOSE`` and up to ``MOST_SITES``.
+        By default from ``LEAST_DOSE`` on, by the median of the network where the dose is not a
+        number, and up to ``MOST_SITES`` sites with crystal.
     """
     if likelihood != "auto":
         return likelihood == "simulator"
@@ -95,7 +96,7 @@ def solve_by_pixels(
     prior : Prior
         Of the model.
     num_draws : int
-        Ten times the draws of all chains together.
+        ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain.
     seed : int
         Of the draws.
     progress : bool, optional
@@ -104,7 +105,13 @@ def solve_by_pixels(
     Returns
     -------
     Posterior
-        Of the sites with crystal.
+        Of the sites with crystal. Draws are those of ``NUM_CHAINS`` chains, one after the other;
+        ``diagnosis`` has effective numbers and r-hat of every continuous variable.
+
+    Warns
+    -----
+    UserWarning
+        If chains have not mixed, see ``warn_of_chains``.
     """
     lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS)

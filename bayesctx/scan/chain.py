@@ -14,14 +14,15 @@ from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
 from .occupation import HAS_ATOMS, SCATTER_SCALE
 from .shared import evaluate
-from .signal import accepts, draw_noise, draw_signal
+from .signal import accepts, dose_of, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
 __all__ = ["Draw", "Mode", "explore_mode", "sample_worlds"]
 
-STEP_OF_SCALE = 0.25  # of its logarithm
+STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
+# smallest and largest disorder (Å), scatter and additivity (relative)
 RANGES = {"disorder": (0.003, 0.1), "scatter": (5e-4, 0.2), "additivity": (0.02, 4.0)}
-WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}
+WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}  # of half-normal priors
 EXPLORED = 12  # draws around a mode before those that are kept
 
 
@@ -42,7 +43,7 @@ class Draw:
     probability : Tensor, shape (site, species)
         Of the species of every site given all else.
     log_prob : float
-        Log density of the pixels, what is linear summed out, and prior of the shared variables.
+        Log density of the valid pixels given the world, in nats.
     """
 
     world: World
@@ -94,7 +95,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
             near = linearise_jointly(scan, world, view, near.steps)
         world, view, _, rates = advance(scan, world, view, near, colours, generator)
         near = adapt_steps(near, rates)
-        world, view = draw_scales(scan, world, view, generator)
+        world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
     return Mode(world, near)
@@ -122,6 +123,11 @@ def sample_worlds(
     ------
     Draw
         Without end.
+
+    Notes
+    -----
+    The steps of the shared variables are those of the mode: they are not adapted here. All chains
+    of a mode begin at the same world, so that r-hat is too small where they leave it slowly.
     """
     generator = torch.Generator().manual_seed(seed)
     world, near, colours = mode.world, mode.near, scan.colours()
@@ -130,33 +136,21 @@ def sample_worlds(
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
-        world, view = draw_scales(scan, world, view, generator)
+        world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
         count += 1
         if count > num_warmup:
-            yield describe(scan, world, view, probability)
+            yield _describe(scan, world, view, probability)
 
 
-def draw_scales(
+def _draw_scales(
     scan: Scan, world: World, view: View, generator: torch.Generator
 ) -> tuple[World, View]:
-    """Draw the scales of displacements, amplitudes and errors together with what they scale.
+    """One step of the scales of displacements, amplitudes and errors with what they scale.
 
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        Where.
-    generator : torch.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    world, view : World, View
-        After one step of each: what a scale multiplies goes with it, so that the scale is not held
-        by the values that it had led to.
+    What a scale multiplies goes with it, so that the scale is not held by the values that it had
+    led to.
     """
     shared = view.values, view.spectra
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
@@ -182,7 +176,7 @@ def draw_scales(
         after = evaluate(scan, other, seen, world.z, shared)
         before = evaluate(scan, world, view, world.z, shared)
         log_ratio = after.log_prob - before.log_prob + change
-        log_ratio += log_prior_of_scale(name, value) - log_prior_of_scale(
+        log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(
             name, getattr(world, name)
         )
         if accepts(log_ratio, generator):
@@ -192,16 +186,15 @@ def draw_scales(
     return world, view
 
 
-def log_prior_of_scale(name: str, value: float) -> float:
+def _log_prior_of_scale(name: str, value: float) -> float:
     """Log prior density of a scale, up to a constant: half-normal, or uniform in its range."""
     return -0.5 * (value / WIDTHS[name]) ** 2 if name in WIDTHS else 0.0
 
 
-def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
+def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
     """A state of a chain as a draw."""
     values = {n: float(v) for n, v in view.values.items()}
-    size = scan.field.sampling * (1 + values["strain"])
-    dose = world.signal / (max(world.slope, 1e-12) * size**2)
+    dose = dose_of(scan, world, view, world.slope)
     square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
     log_prob = -0.5 * float((square / variance + (2 * math.pi * variance).log()).sum())
     return Draw(world, scan.material, values, dose, probability, log_prob)

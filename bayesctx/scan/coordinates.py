@@ -23,6 +23,7 @@ PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
+NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
 FARTHEST = 6.0  # standard deviations, of a coordinate of a point that is asked for
 
 
@@ -41,9 +42,10 @@ class Coordinates:
     -----
     A variable is the quantile of its prior at the normal distribution function of its coordinate,
     so that the prior of the coordinates is standard normal, without bounds. A magnitude with an
-    azimuth has two coordinates, its distance from the origin and its direction. A variable that
-    is a number has none. The last two coordinates are a common displacement of all columns. The
-    dose is not among them: it follows from signal and noise.
+    azimuth, which is uniform, has two coordinates: their distance from the origin gives the
+    magnitude, their direction the azimuth. A variable that is a number has none. The last two
+    coordinates are a common displacement of all columns. The dose is not among them: it follows
+    from signal and noise.
     """
 
     condition: Mapping[str, object]
@@ -63,7 +65,18 @@ class Coordinates:
 
     @staticmethod
     def translation(z: Tensor) -> Tensor:
-        """Common displacement (x, y) of all columns in Å, shape (2,)."""
+        """Common displacement of all columns.
+
+        Parameters
+        ----------
+        z : Tensor, shape (coordinate,)
+            Coordinates; the last two are the displacement over ``TRANSLATION``.
+
+        Returns
+        -------
+        Tensor, shape (2,)
+            (x, y) in Å.
+        """
         return z[-2:] * TRANSLATION
 
     def _prior(self, name: str) -> object:
@@ -122,7 +135,7 @@ class Coordinates:
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 angle = fold * float(values.get(azimuth, 0.0))
-                radius = min(math.sqrt(-2 * math.log1p(-min(u, 1 - 1e-9))), FARTHEST)
+                radius = min(math.sqrt(-2 * math.log1p(-min(u, NEARLY_ONE))), FARTHEST)
                 z += [radius * math.cos(angle), radius * math.sin(angle)]
             else:
                 normal = torch.special.ndtri(torch.tensor(u, dtype=torch.float64))
@@ -158,7 +171,7 @@ class Coordinates:
     def _probabilities(self, name: str, values: Tensor) -> Tensor:
         """Probability of smaller values, by bisection: not every prior has it in closed form."""
         low, high = torch.zeros_like(values), torch.ones_like(values)
-        for _ in range(40):
+        for _ in range(40):  # to 1e-12
             middle = (low + high) / 2
             below = quantile(self._prior(name), middle, _domain(name)) < values
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)

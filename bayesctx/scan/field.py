@@ -18,7 +18,10 @@ from ..simulation.spectra import image_bandwidth, image_spectra
 
 __all__ = ["Field", "Material"]
 
-PADDING = 9.0  # Å between the image and its periodic repetition
+PADDING = 9.0  # Å between the image and its periodic repetition, on each side
+# the nodes of the average over the focal spread are fixed, so that images are smooth in the shared
+# variables; they suffice for a larger phase at the rim of the aperture than that of given images
+SPARE_PHASE, MARGIN_OF_PHASE = 2.0, 1.5  # rad, and relative
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,9 @@ class Field:
         Size of a pixel in Å if the crystal is not strained.
     num_modes : tuple of int
         Largest orders of the spatial frequencies (mx, my).
+    focal_phase : float
+        Phase in rad for which the average over the focal spread is computed, see
+        ``optics.transfer``.
     """
 
     shape: tuple[int, int]
@@ -59,12 +65,26 @@ class Field:
         return tuple(pixel_axis(n, self.sampling) for n in reversed(self.shape))
 
     def limited(self, values: Mapping[str, Tensor], margin: float = 1.1) -> Field:
-        """The same field with the band limit of the sharpest of some images, and a margin."""
+        """Set the band limit to that of the sharpest of some images.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor, shape (point,)
+            Shared variables of these images, see ``Coordinates.values``.
+        margin : float
+            Factor of the band limit.
+
+        Returns
+        -------
+        Field
+            The same geometry. Images that are sharper than these are cut off.
+        """
         image, nuisances = _of_simulator(values, Material(0, 0))
         band = margin * float(image_bandwidth(image, nuisances).max())
         waves = wavelength(image["beam_energy"])
         reach = image["convergence_semiangle"] * 1e-3 / waves
-        phase = 2.0 + 1.5 * float(rim_phase(reach, waves * nuisances["focal_spread"]).max())
+        rim = float(rim_phase(reach, waves * nuisances["focal_spread"]).max())
+        phase = SPARE_PHASE + MARGIN_OF_PHASE * rim
         num_modes = tuple(math.ceil(band * length) for length in self.cell)
         return replace(self, num_modes=num_modes, focal_phase=phase)
 
@@ -75,10 +95,28 @@ class Field:
         cell: tuple[float, float] | None = None,
         num_modes: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Fourier coefficients of one column of every species, shape (point, species, qy, qx).
+        """Fourier coefficients of one column of every species.
 
-        A strained crystal is seen in the frame of the perfect one: its image is that of a
-        microscope whose lengths are smaller.
+        Parameters
+        ----------
+        values : mapping of str to Tensor, shape (point,)
+            Shared variables, see ``Coordinates.values``.
+        material : Material
+            Host and dopant.
+        cell : tuple of float, optional
+            Periods (Lx, Ly) in Å; default: those of the field.
+        num_modes : tuple of int, optional
+            Largest orders (mx, my); default: those of the field.
+
+        Returns
+        -------
+        Tensor, shape (point, species, qy, qx)
+            Complex.
+
+        Notes
+        -----
+        A strained crystal is seen in the frame of the perfect one: the periods are multiplied by
+        1 + strain, so that positions stay those of the perfect crystal.
         """
         cell, num_modes = cell or self.cell, num_modes or self.num_modes
         image, nuisances = _of_simulator(values, material)
@@ -98,7 +136,22 @@ class Field:
         return torch.cat(found)[torch.cat(rows).argsort()]
 
     def factors(self, positions: Tensor, weights: Tensor, species: Tensor) -> dict[int, Tensor]:
-        """Structure factor of the columns of every species that occurs."""
+        """Structure factors of the columns of every species that occurs.
+
+        Parameters
+        ----------
+        positions : Tensor, shape (site, 2)
+            (x, y) in Å from the centre of the image.
+        weights : Tensor, shape (site,)
+            Relative amplitudes.
+        species : Tensor of int, shape (site,)
+            Index into ``SPECIES``; species without atoms are left out.
+
+        Returns
+        -------
+        dict of int to Tensor, shape (qy, qx)
+            By species.
+        """
         found = {}
         for k in species.unique().tolist():
             if not SPECIES[k].slots:
@@ -110,18 +163,55 @@ class Field:
         return found
 
     def images(self, spectra: Tensor, row_shift: Tensor | None = None) -> Tensor:
-        """Images of Fourier coefficients of shape (*batch, qy, qx)."""
+        """Images of Fourier coefficients.
+
+        Parameters
+        ----------
+        spectra : Tensor, shape (*batch, qy, qx)
+            Coefficients.
+        row_shift : Tensor, shape (y,), optional
+            Displacement of the scan rows along x in Å.
+
+        Returns
+        -------
+        Tensor, shape (*batch, y, x)
+            Values at the pixels.
+        """
         x, y = self.axes
         return synthesize(spectra, x, y, cell=self.cell, row_shift=row_shift)
 
     def slope_x(self, spectrum: Tensor) -> Tensor:
-        """Coefficients of the derivative of an image along x."""
+        """Coefficients of the derivative of an image along x.
+
+        Parameters
+        ----------
+        spectrum : Tensor, shape (*batch, qy, qx)
+            Those of the image.
+
+        Returns
+        -------
+        Tensor, shape (*batch, qy, qx)
+            Per Å.
+        """
         qx = torch.arange(self.num_modes[0] + 1) / self.cell[0]
         return spectrum * (2j * math.pi * qx)
 
 
 def frequencies(cell: tuple[float, float], num_modes: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Spatial frequencies qx and qy in 1/Å, in the order of a spectrum."""
+    """Spatial frequencies in the order of a spectrum.
+
+    Parameters
+    ----------
+    cell : tuple of float
+        Periods (Lx, Ly) in Å.
+    num_modes : tuple of int
+        Largest orders (mx, my).
+
+    Returns
+    -------
+    qx, qy : Tensor, shapes (mx + 1,) and (2 my + 1,)
+        In 1/Å.
+    """
     return (
         torch.arange(num_modes[0] + 1) / cell[0],
         mode_orders(num_modes[1]).float() / cell[1],

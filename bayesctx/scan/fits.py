@@ -19,13 +19,14 @@ from .world import Scan, View, World, look, upside_down
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
 ROUNDS = 8  # of a fit at most
+# scales of the prior at which all fits are made
 SCALES = {"scatter": 0.03, "additivity": 1.0, "share_wide": 0.1, "share_coarse": 0.01}
 FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.7, 0.05  # Å, in the rounds of a fit
-SETTLED = 20.0  # gain of the log density below which a fit ends
+SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
 MOVES, ANNEAL_MOVES = 8, 5  # of the shared variables between two sweeps over the sites
-HEATS, DRAWS_PER_HEAT = (80.0, 30.0, 12.0, 5.0, 2.0), 5
+HEATS, DRAWS_PER_HEAT = (80.0, 30.0, 12.0, 5.0, 2.0), 5  # factors of the variance of the noise
 FIRST = (0.7, 0.3)  # steps along narrow and soft directions
 LINEARISED = 2  # heats between two linearisations
 

@@ -39,7 +39,22 @@ class Kernels:
 
     @classmethod
     def of(cls, field: Field, values: dict[str, Tensor], material: Material) -> Kernels:
-        """Tabulate the columns at one value of the shared variables."""
+        """Tabulate the columns of every species.
+
+        Parameters
+        ----------
+        field : Field
+            Size of a pixel and band limit.
+        values : dict of str to Tensor, shape (1,)
+            Shared variables, see ``Coordinates.values``.
+        material : Material
+            Host and dopant.
+
+        Returns
+        -------
+        Kernels
+            In windows of ``HALF`` on each side.
+        """
         s = field.sampling
         half = math.ceil(HALF / s)
         cell = (2 * half * s + 2 * ROOM,) * 2

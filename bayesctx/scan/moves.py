@@ -12,19 +12,26 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .canvas import Canvas
 from .field import frequencies
 from .kernels import Kernels
-from .occupation import FIELD_PRECISION, HAS_ATOMS, Canvas, scales_of_sites
+from .occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
 from .shared import State, evaluate, image_slopes
 from .signal import accepts
 from .world import Scan, View, World, look, spectra_of
 
 __all__ = ["Joint", "draw_jointly", "linearise_jointly"]
 
-SMALL, SHARE_SMALL = 0.15, 0.15  # relative size and share of small steps
+SMALL, SHARE_SMALL = (
+    0.15,
+    0.15,
+)  # relative size and share of small steps, taken where large ones fail
+BLOCKS = 3  # steps in turn, of which the first is along the narrow directions
 SOFT = 0.08  # standard deviations of the prior, in size of a direction
-# a Gaussian falls by one at a distance of one on both sides together
-NEARLY_ONE, LARGEST_FALL, ATTEMPTS = 1.7, 16.0, 3
+# curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
+# which a direction is left as it is, and the largest that is corrected at once
+NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
+ATTEMPTS = 3  # corrections of a direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +239,7 @@ def draw_jointly(
     """
     here, rates = _stand(scan, world, view, joint, view.factors), []
     for k in range(num):
-        block = int(k % 3 > 0)  # soft directions twice as often
+        block = int(k % BLOCKS > 0)  # soft directions twice as often
         factor = joint.factor[:, joint.is_soft == bool(block)]
         is_small = float(torch.rand(1, generator=generator)) < SHARE_SMALL
         size = joint.steps[block] * (SMALL if is_small else 1.0)

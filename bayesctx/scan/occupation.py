@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
+from .canvas import Canvas
 from .kernels import SLOPES_FIRST, Kernels, site_conditional, solve_upper
 from .signal import draw_from
-from .world import CLASS, UPDATED, Scan, View, World
+from .world import CLASS, Scan, View, World
 
 __all__ = [
     "FIELD_PRECISION",
     "HAS_ATOMS",
     "SCATTER_SCALE",
-    "Canvas",
     "draw_occupation",
     "log_evidence_of_sites",
     "log_occupation",
@@ -27,13 +27,17 @@ __all__ = [
 
 WIDE = 0.1  # Å, displacement of columns beside defects
 COARSE = 0.2  # relative excess of columns that are not what the simulator describes
-DISORDER = torch.linspace(0.004, 0.1, 97)  # Å
-SCATTER = torch.logspace(-3.2, -0.75, 100)
+DISORDER = torch.linspace(0.004, 0.1, 97)  # Å, values that are drawn from, equally probable
+SCATTER = torch.logspace(-3.2, -0.75, 100)  # the same of the relative scatter of amplitudes
 SCATTER_SCALE = 0.03  # of its half-normal prior
 AT_ONCE = 256  # columns
-LIMIT = torch.tensor([0.15, 0.15, 0.9])  # of one change of displacement (Å) and amplitude
+# of one change of displacement along x and y (Å), beyond which kernels are not linear, and of the
+# excess, so that no column is dark
+LIMIT = torch.tensor([0.15, 0.15, 0.9])
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
 FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
+SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
+NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind])
@@ -42,95 +46,8 @@ ALLOWED = {
 NUM_ALIKE = torch.tensor([
     sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in SPECIES
 ])  # fmt: skip
+"""Species of the same class on the same kind of site, among which its abundance is divided."""
 HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
-
-
-@dataclass(eq=False)
-class Canvas:
-    """Residuals, weights and row shifts with a margin, in which windows are found by index.
-
-    Attributes
-    ----------
-    rest, weight : Tensor, shape (pixel,)
-        Image without what is expected, and inverse variance, with the margin.
-    rows : Tensor, shape (row,)
-        Displacement of the scan rows in Å.
-    width, pad, half : int
-        Pixels of a row, of the margin, and of half a window.
-    """
-
-    rest: Tensor
-    weight: Tensor
-    rows: Tensor
-    width: int
-    pad: int
-    half: int
-
-    @classmethod
-    def of(cls, scan: Scan, world: World, view: View, half: int) -> Canvas:
-        """Pad the image."""
-        # windows of sites beyond the border, which may be displaced
-        pad = 2 * half + math.ceil((UPDATED + 1.0) / scan.field.sampling)
-        padded = [
-            torch.nn.functional.pad(v, (pad,) * 4).flatten()
-            for v in (scan.image - view.expected, 1 / view.variance)
-        ]
-        rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
-        return cls(*padded, rows, scan.image.shape[1] + 2 * pad, pad, half)
-
-    def pad_images(self, images: Tensor) -> Tensor:
-        """Images (image, y, x) with the margin, shape (image, pixel)."""
-        return torch.nn.functional.pad(images, (self.pad,) * 4).flatten(1)
-
-    def cut_images(self, padded: Tensor, shape: tuple[int, int]) -> Tensor:
-        """Images (image, y, x) without the margin."""
-        pad = self.pad
-        return padded.unflatten(1, (-1, self.width))[:, pad : pad + shape[0], pad : pad + shape[1]]
-
-    def windows(self, base: Tensor) -> tuple[Tensor, Tensor]:
-        """Indices of the pixels around some pixels (x, y), and the row shift at each."""
-        window = torch.arange(-self.half, self.half + 1)
-        offsets = (window[:, None] * self.width + window).flatten()
-        index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
-        rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
-        return index, rows.repeat_interleave(len(window), -1)
-
-    def kernels_at(
-        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Columns of some species where some sites are, at a signal of one.
-
-        Parameters
-        ----------
-        scan, world : Scan, World
-            Positions and displacements.
-        kernels : Kernels
-            Tabulated columns.
-        sites, species : Tensor of int, shapes (site,) and (species,)
-            Which.
-
-        Returns
-        -------
-        columns : Tensor, shape (site, species, 3, pixel)
-            Value, and derivatives along x and y.
-        index : Tensor of int, shape (site, pixel)
-            Their pixels.
-        """
-        centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
-        place = (scan.positions[sites] + world.shift[sites]) / scan.field.sampling + centre
-        columns, base = kernels.at(species, place)
-        index, turn = self.windows(base)
-        # a row that is displaced along x sees the column displaced the other way
-        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
-        return columns, index
-
-    def columns(
-        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Columns of what some sites hold, shape (site, 3, pixel), and their pixels."""
-        held, which = world.species[sites].unique(return_inverse=True)
-        columns, index = self.kernels_at(scan, world, kernels, sites, held)
-        return columns[torch.arange(len(sites)), which], index
 
 
 def draw_occupation(
@@ -158,7 +75,13 @@ def draw_occupation(
     world : World
         With the new values.
     probability : Tensor, shape (site, species)
-        Of the species given the other sites.
+        Of the species given the other sites; zero for sites that are not drawn.
+
+    Notes
+    -----
+    The sites of one colour do not overlap and are drawn together, each species with its
+    displacement and amplitude integrated out. This is exact for columns that are linear in the
+    displacement from where they stand; changes are limited to ``LIMIT``.
     """
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
@@ -167,6 +90,7 @@ def draw_occupation(
     probability = torch.zeros(len(species), len(SPECIES))
     mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
     amplitude = world.signal * (1 + world.errors)
+    # drawn shares underflow to zero, which excludes a class only where the prior does
     log_share = world.abundance.clamp(min=1e-30).log()
     log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
     log_prior = log_share[:, CLASS] - NUM_ALIKE.log()
@@ -350,14 +274,14 @@ def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.G
     log_odds = log_odds + 0.5 * square * (world.disorder**-2 - wide**-2)
     is_wide = torch.rand(len(square), generator=generator) < torch.sigmoid(log_odds)
     share = _draw_share(is_wide, counted, FREQUENT, generator)
-    return replace(world, is_wide=is_wide, share_wide=min(max(share, 1e-3), 0.6))
+    return replace(world, is_wide=is_wide, share_wide=min(max(share, SHARE_WIDE[0]), SHARE_WIDE[1]))
 
 
 def _draw_share(is_so: Tensor, counted: Tensor, prior: Tensor, generator: torch.Generator) -> float:
     """Share of columns of a kind, given a Beta prior."""
     numbers = torch.stack([(is_so & counted).sum(), (~is_so & counted).sum()]) + prior
     gamma = torch._standard_gamma(numbers.double(), generator=generator)
-    return float((gamma[0] / gamma.sum()).clamp(1e-6, 1 - 1e-6))
+    return float((gamma[0] / gamma.sum()).clamp(NO_SHARE, 1 - NO_SHARE))
 
 
 def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> Tensor:

@@ -18,6 +18,7 @@ __all__ = ["sample_scan"]
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 2  # draws of every chain at every mode that are left out
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
+SEEDS_OF_CHAIN = 100  # more than there are modes of one candidate, which have seeds of their own
 
 
 def sample_scan(
@@ -50,6 +51,11 @@ def sample_scan(
 
     Notes
     -----
+    A chain holds draws of every candidate, and of every partner mode of a candidate, in proportion
+    to their probabilities by Laplace's approximation: it does not move from one to another, so that
+    r-hat says nothing of these proportions. Candidates below ``NEGLIGIBLE`` and partner modes
+    ``REMOTE`` nats below the best one are left out.
+
     Chains run side by side in as many threads as torch is set to use, each with random numbers of
     its own.
     """
@@ -97,7 +103,9 @@ def _sample_candidate(
     def draw(k: int) -> list[Draw]:
         segments = []
         for m, mode in enumerate(modes):
-            begun = sample_worlds(scan, mode, seed + 100 * (k + 1) + m, candidate.dopants, WARMUP)
+            begun = sample_worlds(
+                scan, mode, seed + SEEDS_OF_CHAIN * (k + 1) + m, candidate.dopants, WARMUP
+            )
             segments.append([])
             for found in itertools.islice(begun, numbers[m]):
                 segments[-1].append(found)

@@ -21,12 +21,14 @@ from .world import Scan, View, World, begin, look, spectra_of
 __all__ = ["Candidate", "Start", "crop", "find_starts"]
 
 MIDDLE = 104  # px along each side that are searched
-NUM_TRIED = 128
+NUM_TRIED = 128  # points of the prior
 NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at least
-NUM_FITTED, MOST_ANNEALED, MORE_ANNEALED = 4, 4, 2
+NUM_FITTED = 4  # worlds of each candidate, in all
+# candidates whose best world is annealed, and worlds beside these
+MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 40.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
-ENDS_OF_PERIODS = (36, 54)  # atomic numbers
+ENDS_OF_PERIODS = (36, 54)  # atomic numbers of Kr and Xe
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 REACH = 8.5  # Å beyond the border, of columns that reach into the image
 

@@ -16,8 +16,10 @@ __all__ = ["Proposal", "State", "climb", "evaluate", "image_slopes", "linearise"
 DIFFERENCE = 0.02  # of a coordinate, for slopes
 CLIP = 4.0  # standard deviations of a pixel, of its pull on a climb
 LONGEST = 0.7  # of a coordinate, in one step of a climb
-TRIES = 6
-GAIN = 0.5  # of the log density, below which a climb ends
+TRIES = 6  # of one step of a climb, each more damped than the one before
+DAMPING, LEAST_DAMPING = 1e-2, 1e-5  # relative to the diagonal of the Hessian
+HARDER, EASIER = 6.0, 5.0  # factors of the damping after a step that is refused, or taken
+GAIN = 0.5  # nats, below which a climb ends
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,7 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     Returns
     -------
     State
-        There.
+        There; with a log density of minus infinity where the detector does not go with the probe.
     """
     prior = float(scan.coordinates.log_prior(z[None]))
     if prior == -math.inf:
@@ -104,7 +106,8 @@ def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
     Returns
     -------
     Tensor, shape (coordinate, pixel)
-        What is linear follows.
+        What is linear is fitted at every point. Zero where the detector does not go with the probe
+        on either side.
     """
     here = evaluate(scan, world, view, world.z)
     slopes = []
@@ -168,7 +171,7 @@ def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, Vie
     log_prob : float
         At the mode.
     """
-    state, damping, width = evaluate(scan, world, view, world.z), 1e-2, view.variance.sqrt()
+    state, damping, width = evaluate(scan, world, view, world.z), DAMPING, view.variance.sqrt()
     for _ in range(rounds):
         near = linearise(scan, replace(world, z=state.z), view)
         rest = scan.image - state.regression.expected
@@ -180,11 +183,11 @@ def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, Vie
             found = evaluate(scan, world, view, state.z + step)
             if found.log_prob > state.log_prob:
                 break
-            damping *= 6
+            damping *= HARDER
         else:
             break
         gain, state = found.log_prob - state.log_prob, found
-        damping = max(damping / 5, 1e-5)
+        damping = max(damping / EASIER, LEAST_DAMPING)
         if gain < GAIN:
             break
     world, view = _arrive(scan, world, view, state)

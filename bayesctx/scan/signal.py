@@ -16,11 +16,15 @@ from .world import Scan, View, World
 __all__ = ["Regression", "draw_noise", "draw_rows", "draw_signal", "fit_noise", "regress"]
 
 NUM_FILM = 3
-WEAK = 1e-12  # prior precision of signal and film
+WEAK = 1e-12  # prior precision of signal and film, in units of the image
+LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 ADDITIVITY = torch.linspace(0.02, 3.0, 60)  # half-normal with a scale of one
-JITTER = torch.linspace(0.01, 0.2, 60)  # Å
+JITTER = torch.linspace(0.01, 0.2, 60)  # Å, equally probable
 LARGEST_SHIFT = 0.5  # Å of a scan row
-NOISE_STEPS, NOISE_SCALE = 6, 1.6
+NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
+NO_SLOPE = 1e-12  # of the variance, for a finite dose
+LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
+WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
 OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
 LEAST_NOISE = 0.05  # of the mean square, anywhere
 
@@ -48,9 +52,22 @@ class Regression:
 
 
 def error_size(values: Mapping[str, Tensor], additivity: float) -> float:
-    """Standard deviation of the errors of additivity, not quite zero."""
+    """Standard deviation of the errors of additivity.
+
+    Parameters
+    ----------
+    values : mapping of str to Tensor, shape (1,)
+        Shared variables; beam energy, inner angle and tilt count.
+    additivity : float
+        Scale of the errors, see ``NUISANCES``.
+
+    Returns
+    -------
+    float
+        Relative to the amplitude of a column, at least ``LEAST_ERROR``.
+    """
     size = additivity_error(values["beam_energy"], values["inner_collection_angle"], values["tilt"])
-    return max(float(size) * additivity, 1e-4)
+    return max(float(size) * additivity, LEAST_ERROR)
 
 
 def regress(
@@ -125,14 +142,44 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
 
 
 def draw_from(grid: Tensor, log_prob: Tensor, generator: torch.Generator) -> float:
-    """Draw one of some values."""
+    """Draw one of some values.
+
+    Parameters
+    ----------
+    grid : Tensor, shape (value,)
+        The values.
+    log_prob : Tensor, shape (value,)
+        Their log probabilities up to a constant.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    float
+        One of them.
+    """
     return float(grid[torch.multinomial(log_prob.softmax(0), 1, generator=generator)])
 
 
 def dose_of(scan: Scan, world: World, view: View, slope: float) -> float:
-    """Electrons per Å² that signal and noise imply."""
+    """Dose that signal and noise imply.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the size of a pixel.
+    world, view : World, View
+        Signal and strain.
+    slope : float
+        Increase of the variance with the intensity.
+
+    Returns
+    -------
+    float
+        Electrons per Å² of the strained crystal.
+    """
     size = scan.field.sampling * (1 + float(view.values["strain"]))
-    return world.signal / (max(slope, 1e-12) * size**2)
+    return world.signal / (max(slope, NO_SLOPE) * size**2)
 
 
 def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -150,7 +197,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
     Returns
     -------
     World
-        After some Metropolis steps.
+        After some Metropolis steps; the floor has a flat prior.
     """
     square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
 
@@ -162,9 +209,9 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
         dose = dose_of(scan, world, view, math.exp(log_slope))
         return value if scan.log_dose is None else value + scan.log_dose(dose)
 
-    slope = max(world.slope, 1e-9)
+    slope = max(world.slope, LEAST_SLOPE)
     change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance)
-    information = 0.5 * change @ change.T + torch.diag(change.new_tensor([1e-9, 0.05]))
+    information = 0.5 * change @ change.T + torch.diag(change.new_tensor([WEAK_FLOOR, WEAK_SLOPE]))
     factor = torch.linalg.cholesky(torch.linalg.inv(information))
     here = torch.tensor([world.floor, math.log(slope)], dtype=torch.float64)
     log_prob = target(*here.tolist())
@@ -178,7 +225,21 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
 
 
 def accepts(log_ratio: float, generator: torch.Generator) -> bool:
-    """Whether a Metropolis step is taken."""
+    """Whether a Metropolis step is taken.
+
+    Parameters
+    ----------
+    log_ratio : float
+        Log of the ratio of acceptance.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    bool
+        True with the probability min(1, ratio).
+    """
+    # a random number may be zero
     return math.log(float(torch.rand(1, generator=generator)) + 1e-30) < log_ratio
 
 
@@ -200,14 +261,14 @@ def fit_noise(scan: Scan, world: World, view: View) -> World:
     square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
     variance, least = scan.seen(view.variance), LEAST_NOISE * float(square.mean())
     low = float(mean.min())
-    for _ in range(3):
+    for _ in range(3):  # the weights of the squares follow from the fit
         used = square < OUTLYING * variance
         design = torch.stack([torch.ones_like(mean), mean])[:, used]
         weight = variance[used] ** -2
         floor, slope = torch.linalg.solve(
             (design * weight) @ design.T, (design * weight) @ square[used]
         ).tolist()
-        slope = max(slope, 1e-9)
+        slope = max(slope, LEAST_SLOPE)
         floor += max(least - (floor + slope * low), 0.0)
         variance = floor + slope * mean
     return replace(world, floor=floor, slope=slope)
@@ -228,7 +289,7 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     Returns
     -------
     World
-        With the new values.
+        With the new values. The image is linearised in the displacements.
     """
     amplitude = world.signal * (1 + world.errors)
     total = sum(view.spectra[k] * f * amplitude[k] for k, f in view.factors.items())

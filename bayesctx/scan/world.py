@@ -34,6 +34,8 @@ UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther 
 APART = 6.1  # Å between sites that are drawn together
 LEAST_VARIANCE = 0.02  # of its mean
 DEGREE = 3  # of the polynomials of the mean displacement
+FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
+FIRST_SIGNAL = 10.0  # before the signal is fitted: columns of a few per cent of the beam
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,11 +78,33 @@ class Scan:
     valid: Tensor | None = None
 
     def seen(self, values: Tensor) -> Tensor:
-        """Values (y, x) of the valid pixels, in double precision."""
+        """Select the valid pixels.
+
+        Parameters
+        ----------
+        values : Tensor, shape (y, x)
+            Of all pixels.
+
+        Returns
+        -------
+        Tensor, shape (pixel,)
+            In double precision.
+        """
         return (values.flatten() if self.valid is None else values[self.valid]).double()
 
     def counts(self, species: Tensor) -> Tensor:
-        """Sites in the image that hold each class, shape (kind, defect_class)."""
+        """Count the sites in the image that hold each class.
+
+        Parameters
+        ----------
+        species : Tensor of int, shape (site,)
+            What the sites hold.
+
+        Returns
+        -------
+        Tensor, shape (kind, defect_class)
+            Double precision.
+        """
         held = CLASS[species[self.inside]] + len(DEFECTS) * self.kind[self.inside]
         shape = len(KINDS), len(DEFECTS)
         return torch.bincount(held, minlength=shape[0] * shape[1]).view(shape).double()
@@ -250,8 +274,8 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
         film=torch.zeros(3),
-        floor=0.05 * float(scan.seen(scan.image).var()),
-        signal=10.0,
+        floor=FIRST_FLOOR * float(scan.seen(scan.image).var()),
+        signal=FIRST_SIGNAL,
     )
 
 
@@ -303,7 +327,8 @@ def look(
     Returns
     -------
     View
-        Images, expectation and variance.
+        Images, expectation and variance. The variance is linear in the expectation, at least
+        ``LEAST_VARIANCE`` of its mean.
     """
     values, spectra = shared or spectra_of(scan, world.z)
     if factors is None:
@@ -321,11 +346,39 @@ def look(
 
 
 def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: Tensor) -> Tensor:
-    """Images of the species that occur at a signal of one, shape (species, y, x)."""
+    """Images of the species that occur, at a signal of one.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    spectra : Tensor, shape (species, qy, qx)
+        Of one column of every species.
+    factors : dict of int to Tensor, shape (qy, qx)
+        Structure factors by species; at least one.
+    row_shift : Tensor, shape (y,)
+        Displacement of the scan rows in Å.
+
+    Returns
+    -------
+    Tensor, shape (species that occur, y, x)
+        In the order of the factors.
+    """
     stacked = torch.stack([spectra[k] * f for k, f in factors.items()])
     return scan.field.images(stacked, row_shift)
 
 
 def upside_down(world: World) -> World:
-    """The same layer seen from the other side: species become their mirror images."""
+    """Turn the layer upside down: species become their mirror images in its plane.
+
+    Parameters
+    ----------
+    world : World
+        The world.
+
+    Returns
+    -------
+    World
+        Positions and all else stay.
+    """
     return replace(world, species=MIRROR[world.species])

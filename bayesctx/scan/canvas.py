@@ -1,0 +1,173 @@
+"""Windows of pixels around sites, and the images of columns in them."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .kernels import Kernels
+from .world import UPDATED, Scan, View, World
+
+__all__ = ["Canvas"]
+
+DISPLACED = 1.0  # Å that a column may be displaced
+
+
+@dataclass(eq=False)
+class Canvas:
+    """Residuals, weights and row shifts with a margin, in which windows are found by index.
+
+    Attributes
+    ----------
+    rest, weight : Tensor, shape (pixel,)
+        Image without what is expected, and inverse variance, with the margin.
+    rows : Tensor, shape (row,)
+        Displacement of the scan rows in Å.
+    width, pad, half : int
+        Pixels of a row, of the margin, and of half a window.
+    """
+
+    rest: Tensor
+    weight: Tensor
+    rows: Tensor
+    width: int
+    pad: int
+    half: int
+
+    @classmethod
+    def of(cls, scan: Scan, world: World, view: View, half: int) -> Canvas:
+        """Pad the image.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        world, view : World, View
+            Give the row shifts, the expectation and the variance.
+        half : int
+            Half of a window in px.
+
+        Returns
+        -------
+        Canvas
+            With weights of zero in the margin.
+        """
+        # windows of sites beyond the border, which may be displaced
+        pad = 2 * half + math.ceil((UPDATED + DISPLACED) / scan.field.sampling)
+        padded = [
+            torch.nn.functional.pad(v, (pad,) * 4).flatten()
+            for v in (scan.image - view.expected, 1 / view.variance)
+        ]
+        rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
+        return cls(*padded, rows, scan.image.shape[1] + 2 * pad, pad, half)
+
+    def pad_images(self, images: Tensor) -> Tensor:
+        """Put the margin around images.
+
+        Parameters
+        ----------
+        images : Tensor, shape (image, y, x)
+            Without it.
+
+        Returns
+        -------
+        Tensor, shape (image, pixel)
+            Zero in the margin.
+        """
+        return torch.nn.functional.pad(images, (self.pad,) * 4).flatten(1)
+
+    def cut_images(self, padded: Tensor, shape: tuple[int, int]) -> Tensor:
+        """Take the margin off.
+
+        Parameters
+        ----------
+        padded : Tensor, shape (image, pixel)
+            See ``pad_images``.
+        shape : tuple of int
+            Pixels (y, x) of the scan.
+
+        Returns
+        -------
+        Tensor, shape (image, y, x)
+            Without it.
+        """
+        pad = self.pad
+        return padded.unflatten(1, (-1, self.width))[:, pad : pad + shape[0], pad : pad + shape[1]]
+
+    def windows(self, base: Tensor) -> tuple[Tensor, Tensor]:
+        """List the pixels of windows.
+
+        Parameters
+        ----------
+        base : Tensor of int, shape (site, 2)
+            Pixels (x, y) at their centres.
+
+        Returns
+        -------
+        index : Tensor of int, shape (site, pixel)
+            Into ``rest`` and ``weight``.
+        rows : Tensor, shape (site, pixel)
+            Displacement of the scan row of every pixel in Å.
+        """
+        window = torch.arange(-self.half, self.half + 1)
+        offsets = (window[:, None] * self.width + window).flatten()
+        index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
+        rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
+        return index, rows.repeat_interleave(len(window), -1)
+
+    def kernels_at(
+        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor, species: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Columns of some species where some sites are, at a signal of one.
+
+        Parameters
+        ----------
+        scan, world : Scan, World
+            Positions and displacements.
+        kernels : Kernels
+            Tabulated columns.
+        sites, species : Tensor of int, shapes (site,) and (species,)
+            Which.
+
+        Returns
+        -------
+        columns : Tensor, shape (site, species, 3, pixel)
+            Value, and derivatives along x and y.
+        index : Tensor of int, shape (site, pixel)
+            Their pixels.
+        """
+        centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
+        place = (scan.positions[sites] + world.shift[sites]) / scan.field.sampling + centre
+        columns, base = kernels.at(species, place)
+        index, turn = self.windows(base)
+        # a row that is displaced along x sees the column displaced the other way
+        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+        return columns, index
+
+    def columns(
+        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Columns of what some sites hold, at a signal of one.
+
+        Parameters
+        ----------
+        scan, world : Scan, World
+            Species, positions and displacements.
+        kernels : Kernels
+            Tabulated columns.
+        sites : Tensor of int, shape (site,)
+            Which.
+
+        Returns
+        -------
+        columns : Tensor, shape (site, 3, pixel)
+            Value, and derivatives along x and y.
+        index : Tensor of int, shape (site, pixel)
+            Their pixels.
+        """
+        held, which = world.species[sites].unique(return_inverse=True)
+        columns, index = self.kernels_at(scan, world, kernels, sites, held)
+        return columns[torch.arange(len(sites)), which], index
