@@ -11,8 +11,8 @@ import xarray as xr
 
 import bayesctx as bc
 from bayesctx.inference import candidates, posterior
+from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
-from bayesctx.inference.worlds import is_by_pixels
 from bayesctx.metrics import match_sites
 from bayesctx.scan import chain, fits, search
 
@@ -64,7 +64,7 @@ def test_draws_have_chains_and_units(data, result):
     assert dict(drawn.sizes)["draw"] == 2
     assert set(drawn.data_vars) >= {
         "defocus", "source_size", "focal_spread", "C12", "phi12", "tilt", "vibration", "sampling",
-        "gain", "line_jitter", "amplitude_scatter", "concentration", "defect", "dopant",
+        "gain", "row_jitter", "amplitude_scatter", "concentration", "defect", "dopant",
     }  # fmt: skip
     assert drawn.source_size.attrs["units"] == "Å"
     assert drawn.sampling.attrs["units"] == "Å/px"
@@ -130,6 +130,12 @@ def test_pixels_that_are_masked_do_not_matter(data):
 def test_an_unknown_likelihood_is_refused(data):
     with pytest.raises(ValueError, match=r"a likelihood of auto, network, simulator was expected"):
         bc.infer(data.intensity, KNOWN, likelihood="exact")
+
+
+def test_patches_are_not_read_by_the_simulator(data):
+    patch = data.intensity.values[None, :32, :32]
+    with pytest.raises(ValueError, match=r"a micrograph \(y, x\) was expected for likelihood"):
+        bc.infer(patch, KNOWN, likelihood="simulator")
 
 
 def test_the_network_reads_large_images_and_low_doses():

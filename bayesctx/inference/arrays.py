@@ -128,7 +128,7 @@ def join_images(parts: Sequence[Posterior]) -> Posterior:
     def together(values: Sequence[object]) -> object:
         if values[0] is None:
             return None
-        if isinstance(values[0], int) or values[0] == {}:
+        if isinstance(values[0], int):
             return values[0]
         if isinstance(values[0], dict):
             names = dict.fromkeys(n for v in values for n in v)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyro.distributions as dist
@@ -103,11 +103,11 @@ def list_candidates(
     finest = min(_implied(placement, names[host]) for host, _ in found)
     positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
     _, nearest = cKDTree(positions).query(placement.positions)
+    mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
-    for host, assignment in found:
+    for host in dict.fromkeys(host for host, _ in found):
         own = prior.given({**_without(known, "sampling"), "host": names[host]})
         sampling = _implied(placement, names[host])
-        size = known.get("sampling", stated)
         log_prior = math.log(own.hosts.count(names[host])) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
         dopants = dopants if own.is_doped else dopants[:1]
@@ -121,18 +121,18 @@ def list_candidates(
                 material=Material(host, first),
                 coordinates=coordinates,
                 positions=_centred(positions, shape) * sampling,
-                kind=sites.assignments[assignment][torch.from_numpy(sublattice).long()],
+                kind=torch.from_numpy(sublattice).long(),
                 prior=sites.abundance,
                 log_dose=_log_dose(condition["dose"]),
                 valid=None if bool(valid.all()) else valid,
             )
             points = _points_by_patches(alternatives, coordinates, seed)
-            species = PERFECT[scan.kind]
-            species[nearest[placement.crystal]] = _species_by_patches(
-                alternatives, host, scan.kind[nearest[placement.crystal]]
-            )
-            candidates.append(Candidate(scan, dopants, log_prior, points, species))
-            assignments.append(assignment)
+            for assignment in (r for h, r in found if h == host):
+                assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
+                species = PERFECT[assigned.kind]
+                species[mine] = _species_by_patches(alternatives, host, assigned.kind[mine])
+                candidates.append(Candidate(assigned, dopants, log_prior, points, species))
+                assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
 
 

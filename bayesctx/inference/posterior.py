@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -13,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
-from ..context import LIKELIHOODS
 from ..crystal import MONOLAYER_1H
 from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
@@ -29,6 +27,7 @@ from .arrays import (
     with_conflict,
 )
 from .cases import Case, check_images, group_images, rows_of, tabulate
+from .choice import Way, check_likelihood, check_patches, is_by_pixels, refuse_pixels
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
@@ -36,7 +35,7 @@ from .patches import plan_draws, solve_patches
 from .placement import cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites, build_tree
-from .worlds import is_by_pixels, solve_by_pixels
+from .worlds import solve_by_pixels
 
 __all__ = ["infer"]
 
@@ -156,18 +155,19 @@ def infer(
     """
     num_draws = check_whole_number("num_draws", num_draws, 1, MOST_DRAWS)
     seed = check_seed(seed)
-    _check_likelihood(likelihood)
+    check_likelihood(likelihood)
     model = _as_model(model).frozen()
     known = check_context(context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
     inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
     _check_shared_context(inputs, model)
     if inputs.is_micrograph:
-        way = _Way(likelihood, progress)
+        way = Way(likelihood, progress)
         found = _solve_micrograph(inputs, known, model, num_draws, seed, way)
     else:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
+        check_patches(likelihood)
         found = _solve_patches(inputs, known, model, num_draws, seed)
     posterior, surprise, sites = found
     _check_probabilities(posterior)
@@ -178,23 +178,6 @@ def infer(
     on_crystal = None if surprise is None else surprise[:, crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
     return build_tree(posterior, surprise, inputs, sites, known, model, seed)
-
-
-@dataclass(frozen=True)
-class _Way:
-    """How a micrograph is read, and whether progress is shown."""
-
-    likelihood: str
-    progress: bool | None
-
-
-def _check_likelihood(likelihood: object) -> None:
-    """Raise for what is no likelihood."""
-    if likelihood not in LIKELIHOODS:
-        raise ValueError(
-            f"a likelihood of {', '.join(LIKELIHOODS)} was expected, got {likelihood!r}; "
-            "leave it out to have it chosen"
-        )
 
 
 def _as_model(model: object) -> PatchModel:
@@ -338,7 +321,7 @@ def _solve_micrograph(
     model: PatchModel,
     num_draws: int,
     seed: int,
-    way: _Way,
+    way: Way,
 ) -> tuple[Posterior, np.ndarray | None, Sites]:
     """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply."""
     arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
@@ -360,11 +343,11 @@ def _solve_micrograph(
     ]
     posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
     if is_by_pixels(way.likelihood, posterior, known):
-        given = placement, alternatives, every, known, inputs.sampling, model.prior
+        given = placement, alternatives, posterior, every, known, inputs.sampling, model.prior
         try:
             posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
         except torch.linalg.LinAlgError as error:
-            _refuse_pixels(way, error)
+            refuse_pixels(way, error)
     best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
     features, surprise = encoded[best]
     conflict = conflict_with(known, features, crystal, model, seed)
@@ -382,15 +365,6 @@ def _solve_micrograph(
     surprise = None if surprise is None else surprise[None]
     posterior = with_conflict(posterior, conflict)
     return *add_absent_sites(posterior, surprise, present, every, seed), sites
-
-
-def _refuse_pixels(way: _Way, error: Exception) -> None:
-    """Warn of an image that the simulator cannot be fitted to, or raise if nothing else may be."""
-    reason = " ".join(str(error).split())[:80]
-    text = f"an image of a crystal layer was expected, the simulator cannot be fitted ({reason})"
-    if way.likelihood == "simulator":
-        raise ValueError(f"{text}; crop it, or pass likelihood='network'") from error
-    warn(f"{text}, so it is read by patches; crop it to the crystal")
 
 
 def _weigh_scale(

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from ..checks import check_memory
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
@@ -23,15 +24,15 @@ from .convergence import diagnose_chains, warn_of_chains
 from .joint import DOPED_CLASS, KIND_OF_CLASS
 from .placement import Placement
 
-__all__ = ["is_by_pixels", "solve_by_pixels"]
+__all__ = ["solve_by_pixels"]
 
-LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
-MOST_SITES = 1500  # that are read by all pixels without being asked to: minutes, then hours
 NUM_CHAINS = 4
+TRIES = 8  # draws of the shared variables until a detector goes with its probe
+BYTES_PER_SITE = 200  # of a draw
 THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
 OWN = (
-    "sampling", "gain", "line_jitter", "disorder", "additivity", "amplitude_scatter",
+    "sampling", "gain", "row_jitter", "disorder", "additivity", "amplitude_scatter",
     "share_outlying",
 )  # fmt: skip
 """Variables of a world that are no coordinates."""
@@ -39,37 +40,10 @@ PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
 AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 
 
-def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
-    """Whether a micrograph is read by all of its pixels.
-
-    Parameters
-    ----------
-    likelihood : str
-        One of ``context.LIKELIHOODS``.
-    by_patches : Posterior
-        By the network.
-    known : mapping
-        The checked context.
-
-    Returns
-    -------
-    bool
-        By default from ``LEAST_DOSE`` on, by the median of the network where the dose is not a
-        number, and up to ``MOST_SITES`` sites with crystal.
-    """
-    if likelihood != "auto":
-        return likelihood == "simulator"
-    if by_patches.defect.shape[1] > MOST_SITES:
-        return False
-    dose = known.get("dose")
-    if not isinstance(dose, float):
-        dose = float(np.median(by_patches.draws["dose"]))
-    return dose >= LEAST_DOSE
-
-
 def solve_by_pixels(
     placement: Placement,
     alternatives: Sequence[Alternative],
+    by_patches: Posterior,
     sites: SitePrior,
     known: Mapping[str, object],
     stated: float | None,
@@ -87,6 +61,8 @@ def solve_by_pixels(
         Image, lattice and sites.
     alternatives : sequence of Alternative
         Posterior by patches: it leaves out hosts and assignments that cannot be.
+    by_patches : Posterior
+        Of all alternatives together: its draws from the prior are taken.
     sites : SitePrior
         Of the sites of the placement.
     known : mapping
@@ -115,18 +91,19 @@ def solve_by_pixels(
     """
     lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS)
-    with tqdm(
-        total=number * NUM_CHAINS, disable=None if progress is None else not progress, unit="draw"
-    ) as bar:
-        chains, _ = sample_scan(
+    _check_draws(number * NUM_CHAINS, lattices)
+    with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
+        chains, probability = sample_scan(
             lattices.candidates,
             num_chains=NUM_CHAINS,
             num_draws=number,
             seed=seed,
             tick=lambda: bar.update(1),
         )
+    pairs = list(itertools.chain(*chains))
+    worlds = [_World.of(c, d, lattices, placement) for c, d in pairs]
+    weight = _weights(np.array([c for c, _ in pairs]), probability)
     latent = latent_names(known)
-    worlds = [_World.of(c, d, lattices, placement) for c, d in itertools.chain(*chains)]
     free = lattices.candidates[0].scan.coordinates
     kept = [
         n
@@ -134,39 +111,54 @@ def solve_by_pixels(
         if n in latent or n in OWN or (n not in CONTEXT and _is_free(free, n))
     ]
     draws = {n: np.array([w.values[n] for w in worlds], np.float32)[None] for n in kept}
-    names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
     diagnosis = diagnose_chains({n: v[0] for n, v in draws.items()}, NUM_CHAINS)
     warn_of_chains(diagnosis, len(worlds))
+    names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
-    joint = _joint_probabilities(worlds, latent)
+    hosts = np.array([c.scan.material.host for c in lattices.candidates])
+    finite = [ess for ess, _ in diagnosis.values() if np.isfinite(ess)]
     return Posterior(
         images=np.zeros(1, int),
-        defect=np.mean([w.probability for w in worlds], 0)[None],
-        host=_share(names["host"], len(HOSTS)),
-        dopant=_share(names["dopant"], len(METALS)),
-        ess=np.array([min(ess for ess, _ in diagnosis.values())], np.float32),
+        defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
+        host=_share(hosts, len(HOSTS), probability),
+        dopant=_share(names["dopant"], len(METALS), weight),
+        ess=np.array([min(finite) if finite else np.nan], np.float32),
         draws=draws,
-        prior_draws=_draw_prior(lattices, kept, len(worlds), seed),
+        prior_draws=_draw_prior(lattices, kept, by_patches.prior_draws, len(worlds), seed),
         defect_draws=np.stack([w.defect for w in worlds]).astype(np.int8)[None],
         log_likelihood=np.array([w.log_likelihood for w in worlds], np.float32)[None],
         concentration=np.stack([w.concentration for w in worlds])[None],
-        assignment=_share(names["assignment"], len(sites.assignments)),
-        **joint,
+        assignment=_share(np.array(lattices.assignments), len(sites.assignments), probability),
+        **_joint_probabilities(worlds, weight, latent),
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
 
 
+def _check_draws(num: int, lattices: Lattices) -> None:
+    """Raise for draws that do not fit into memory, before they are made."""
+    num_sites = len(lattices.candidates[0].scan.kind)
+    words = f"{num} draws of {num_sites} sites"
+    check_memory(num * num_sites * BYTES_PER_SITE, words)
+
+
+def _weights(candidate: np.ndarray, probability: np.ndarray) -> np.ndarray:
+    """Weight of every draw: the draws of a candidate share its probability."""
+    numbers = np.bincount(candidate, minlength=len(probability))
+    share = np.where(numbers > 0, probability / np.maximum(numbers, 1), 0.0)[candidate]
+    return share / share.sum()
+
+
 def _joint_probabilities(
-    worlds: Sequence[_World], latent: Sequence[str]
+    worlds: Sequence[_World], weight: np.ndarray, latent: Sequence[str]
 ) -> dict[str, np.ndarray | None]:
     """Joint probabilities of class and host, and of dopant and site, of what is inferred."""
     shape = worlds[0].probability.shape
     by_host = np.zeros((*shape, len(HOSTS)), np.float32)
     by_dopant = np.zeros((shape[0], len(METALS)), np.float32)
-    for world in worlds:
-        by_host[..., world.host] += world.probability / len(worlds)
-        by_dopant[:, world.dopant] += world.probability[:, DOPED_CLASS] / len(worlds)
+    for world, share in zip(worlds, weight, strict=True):
+        by_host[..., world.host] += world.probability * share
+        by_dopant[:, world.dopant] += world.probability[:, DOPED_CLASS] * share
     return {
         "defect_host": by_host[None] if "host" in latent else None,
         "dopant_at_site": by_dopant[None] if "dopant" in latent else None,
@@ -197,7 +189,7 @@ class _World:
             "dose": draw.dose,
             "sampling": scan.field.sampling * (1 + draw.values["strain"]),
             "gain": world.slope * placement.unit,
-            "line_jitter": world.jitter,
+            "row_jitter": world.jitter,
             "disorder": world.disorder,
             "additivity": world.additivity,
             "amplitude_scatter": world.scatter,
@@ -222,19 +214,26 @@ def _is_free(coordinates: Coordinates, name: str) -> bool:
     return name in coordinates.free or AZIMUTH_OF.get(name) in coordinates.free
 
 
-def _share(index: np.ndarray, num: int) -> np.ndarray:
-    """Share of the draws with each value, shape (1, num)."""
-    return np.bincount(index, minlength=num)[None].astype(np.float32) / len(index)
+def _share(index: np.ndarray, num: int, weight: np.ndarray) -> np.ndarray:
+    """Weight of each value, shape (1, num)."""
+    return np.bincount(index, weight, minlength=num)[None].astype(np.float32)
 
 
 def _draw_prior(
-    lattices: Lattices, names: Sequence[str], num_draws: int, seed: int
+    lattices: Lattices,
+    names: Sequence[str],
+    by_patches: Mapping[str, np.ndarray],
+    num_draws: int,
+    seed: int,
 ) -> dict[str, np.ndarray]:
-    """Draws of the shared variables from the prior of the first candidate."""
+    """Draws from the prior: of the context as by patches, and of the rest that is shared."""
     coordinates = lattices.candidates[0].scan.coordinates
     generator = torch.Generator().manual_seed(seed)
-    shape = 4 * num_draws, len(coordinates.names)
+    shape = TRIES * num_draws, len(coordinates.names)
     z = torch.randn(shape, generator=generator, dtype=torch.float64)
     z = z[coordinates.log_prior(z) > -math.inf][:num_draws]
     drawn = coordinates.values(z)
-    return {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}
+    state = {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}
+    rows = np.arange(len(z))
+    context = {n: v[:, rows % v.shape[1]] for n, v in by_patches.items() if n not in state}
+    return state | context

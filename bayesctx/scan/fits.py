@@ -9,10 +9,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .moves import Joint, draw_jointly, linearise_jointly
-from .occupation import draw_occupation, log_evidence_of_sites, log_occupation
+from .moves import Joint, draw_jointly, linearise_jointly, slope_along_x
+from .occupation import (
+    FIELD_PRECISION,
+    draw_occupation,
+    log_evidence_of_sites,
+    log_occupation,
+)
 from .shared import climb
-from .signal import draw_rows, draw_signal, error_size, fit_noise
+from .signal import draw_rows, draw_signal, fit_noise, regress
 from .threads import side_by_side
 from .world import Scan, View, World, look, upside_down
 
@@ -20,7 +25,13 @@ __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "
 
 ROUNDS = 8  # of a fit at most
 # scales of the prior at which all fits are made
-SCALES = {"scatter": 0.03, "additivity": 1.0, "share_wide": 0.1, "share_coarse": 0.01}
+SCALES = {
+    "scatter": 0.03,
+    "additivity": 1.0,
+    "jitter": 0.05,
+    "share_wide": 0.1,
+    "share_coarse": 0.01,
+}
 FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.7, 0.05  # Å, in the rounds of a fit
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
@@ -107,18 +118,18 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     Returns
     -------
     float
-        Displacement and amplitude of every column are integrated out by Laplace's approximation,
-        each given the others; the shared variables are not.
+        Signal, film and errors of additivity are integrated out, rows, displacements and amplitudes
+        by Laplace's approximation, each given the others; the shared variables are not.
     """
-    square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
-    value = -0.5 * (square / variance + variance.log()).sum() + log_evidence_of_sites(
-        scan, world, view
-    )
-    rows = 0.5 * (world.row_shift / world.jitter).square() + math.log(world.jitter)
-    size = error_size(view.values, world.additivity)
-    errors = 0.5 * (world.errors[view.used] / size).square() + math.log(size)
-    value = value - rows.sum() - errors.sum() + log_occupation(scan, world)
-    return float(value) - 0.5 * float(world.z.square().sum())
+    square, variance = scan.seen(scan.image.square()), scan.seen(view.variance)
+    value = regress(scan, world, view.values, view.images, view.variance).evidence
+    value -= 0.5 * float((square / variance + variance.log()).sum())
+    slope = slope_along_x(scan, world, view)
+    gained = world.jitter**2 * (slope.square() / view.variance).sum(-1)
+    value -= 0.5 * float(((world.row_shift / world.jitter).square() + gained.log1p()).sum())
+    value -= 0.5 * FIELD_PRECISION * float(world.drift.square().sum())
+    value += log_evidence_of_sites(scan, world, view) + log_occupation(scan, world)
+    return value - 0.5 * float(world.z.square().sum())
 
 
 def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tuple[float, World]]:

@@ -20,7 +20,7 @@ from .shared import State, evaluate, image_slopes
 from .signal import accepts
 from .world import Scan, View, World, look, spectra_of
 
-__all__ = ["Joint", "draw_jointly", "linearise_jointly"]
+__all__ = ["Joint", "draw_jointly", "linearise_jointly", "slope_along_x"]
 
 SMALL, SHARE_SMALL = (
     0.15,
@@ -113,7 +113,7 @@ def linearise_jointly(
     slopes = torch.cat([image_slopes(scan, world, view)[:-2], _drift_slopes(scan, world, view)])
     slopes = slopes.unflatten(1, scan.image.shape)
     weight = 1 / view.variance
-    slope_x = _slope_along_x(scan, world, view)
+    slope_x = slope_along_x(scan, world, view)
     precision = (slope_x.square() * weight).sum(-1) + world.jitter**-2
     rows = -((slopes * (slope_x * weight)).sum(-1) / precision).mT
     slopes = slopes + rows.mT[..., None] * slope_x
@@ -155,8 +155,21 @@ def _position(world: World) -> Tensor:
     return torch.cat([world.z[:-2], world.drift.mT.flatten().double()])
 
 
-def _slope_along_x(scan: Scan, world: World, view: View) -> Tensor:
-    """Change of the image with the displacement of its rows, shape (y, x)."""
+def slope_along_x(scan: Scan, world: World, view: View) -> Tensor:
+    """Change of the image with the displacement of its rows.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+
+    Returns
+    -------
+    Tensor, shape (y, x)
+        Intensity per Å.
+    """
     amplitude = world.signal * (1 + world.errors)
     total = sum(view.spectra[k] * f * amplitude[k] for k, f in view.factors.items())
     return scan.field.images(scan.field.slope_x(total), world.row_shift)

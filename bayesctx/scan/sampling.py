@@ -18,7 +18,6 @@ __all__ = ["sample_scan"]
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 2  # draws of every chain at every mode that are left out
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
-SEEDS_OF_CHAIN = 100  # more than there are modes of one candidate, which have seeds of their own
 
 
 def sample_scan(
@@ -65,15 +64,15 @@ def sample_scan(
         for start in starts:
             log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior
         probability = softmax(log_density)
-        probability = np.where(probability > NEGLIGIBLE, probability, 0.0)
-        probability /= probability.sum()
-        numbers = _apportion(num_draws, probability)
+        sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
+        numbers = _apportion(num_draws, sampled / sampled.sum())
         chains = [[] for _ in range(num_chains)]
         for start in starts:
             if not numbers[start.candidate]:
                 continue
             given = candidates[start.candidate], start, num_chains, numbers[start.candidate]
-            found = _sample_candidate(*given, seed, num_threads, tick)
+            own_seed = derived(seed, start.candidate)
+            found = _sample_candidate(*given, own_seed, num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(start.candidate, draw) for draw in own]
     return chains, probability
@@ -94,7 +93,9 @@ def _sample_candidate(
     best = max(value for value, _ in partners)
     near = [(value, world) for value, world in partners if value > best - REMOTE]
     numbered = range(len(near))
-    modes = side_by_side(lambda k: explore_mode(scan, near[k][1], seed + k), numbered, num_threads)
+    modes = side_by_side(
+        lambda k: explore_mode(scan, near[k][1], derived(seed, 0, k)), numbered, num_threads
+    )
     # Laplace's approximation of what each mode holds
     volume = [m.near.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
@@ -103,9 +104,7 @@ def _sample_candidate(
     def draw(k: int) -> list[Draw]:
         segments = []
         for m, mode in enumerate(modes):
-            begun = sample_worlds(
-                scan, mode, seed + SEEDS_OF_CHAIN * (k + 1) + m, candidate.dopants, WARMUP
-            )
+            begun = sample_worlds(scan, mode, derived(seed, k + 1, m), candidate.dopants, WARMUP)
             segments.append([])
             for found in itertools.islice(begun, numbers[m]):
                 segments[-1].append(found)
@@ -113,6 +112,24 @@ def _sample_candidate(
         return _interleave(segments)
 
     return side_by_side(draw, range(num_chains), num_threads)
+
+
+def derived(seed: int, *path: int) -> int:
+    """Another seed for a part of the work.
+
+    Parameters
+    ----------
+    seed : int
+        Of all of it.
+    *path : int
+        Which part.
+
+    Returns
+    -------
+    int
+        Independent of those of other parts.
+    """
+    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _apportion(num: int, weight: np.ndarray) -> list[int]:

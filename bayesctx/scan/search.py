@@ -28,6 +28,7 @@ NUM_FITTED = 4  # worlds of each candidate, in all
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 40.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
+MOST_VALID = 0.99  # of the largest number of valid pixels, of a window that is as good
 ENDS_OF_PERIODS = (36, 54)  # atomic numbers of Kr and Xe
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 REACH = 8.5  # Å beyond the border, of columns that reach into the image
@@ -227,7 +228,8 @@ def _try_points(
 ) -> list[list[State]]:
     """States of every beginning at points; spectra are shared where they can be."""
     found = [[] for _ in begun]
-    keys = [(b.scan.material, b.scan.field.sampling, b.scan.coordinates.names) for b in begun]
+    # candidates that differ in the assignment only have the same objects
+    keys = [(b.scan.material, id(candidates[b.candidate].scan.coordinates)) for b in begun]
     for key in dict.fromkeys(keys):
         mine = [k for k, own in enumerate(keys) if own == key]
         first = begun[mine[0]]
@@ -250,8 +252,22 @@ def _points(scan: Scan, seed: int) -> Tensor:
     return points[scan.coordinates.log_prior(points) > -torch.inf]
 
 
+def _corner(scan: Scan, shape: tuple[int, int]) -> list[int]:
+    """First pixel (y, x) of the window with the most valid pixels, in the middle if all are."""
+    middle = [(n - m) // 2 for n, m in zip(scan.image.shape, shape, strict=True)]
+    if scan.valid is None:
+        return middle
+    # sums over windows, from those over all pixels above and to the left
+    total = torch.nn.functional.pad(scan.valid.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    (height, width), (y, x) = shape, scan.image.shape
+    sums = total[height:, width:] - total[: y - height + 1, width:]
+    sums = sums - total[height:, : x - width + 1] + total[: y - height + 1, : x - width + 1]
+    best = (sums >= MOST_VALID * sums.max()).nonzero()
+    return best[(best - torch.tensor(middle)).square().sum(-1).argmin()].tolist()
+
+
 def crop(scan: Scan, size: int) -> tuple[Scan, Tensor]:
-    """The middle of a scan.
+    """A window of a scan: its middle, or where most pixels are valid.
 
     Parameters
     ----------
@@ -263,12 +279,12 @@ def crop(scan: Scan, size: int) -> tuple[Scan, Tensor]:
     Returns
     -------
     middle : Scan
-        Its middle.
+        The window.
     kept : Tensor of bool, shape (site,)
         Sites of the scan that belong to it.
     """
     shape = tuple(min(size, n) for n in scan.image.shape)
-    start = [(n - m) // 2 for n, m in zip(scan.image.shape, shape, strict=True)]
+    start = _corner(scan, shape)
     window = tuple(slice(s, s + m) for s, m in zip(start, shape, strict=True))
     field = Field(shape, scan.field.sampling, focal_phase=scan.field.focal_phase)
     modes = [

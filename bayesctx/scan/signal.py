@@ -16,6 +16,7 @@ from .world import Scan, View, World
 __all__ = ["Regression", "draw_noise", "draw_rows", "draw_signal", "fit_noise", "regress"]
 
 NUM_FILM = 3
+LEAST_RATIO = 0.1  # of a signal to the one before: noise cannot vanish
 WEAK = 1e-12  # prior precision of signal and film, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 ADDITIVITY = torch.linspace(0.02, 3.0, 60)  # half-normal with a scale of one
@@ -132,9 +133,11 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
         errors = torch.randn(len(SPECIES), generator=generator) * size
     signal = float(mean[0])
     errors[view.used] = (mean[1:-NUM_FILM] / signal).float()
-    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
     if generator is None:
-        return world
+        return replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
+    # the dose stays, of which something may be known: the noise goes with the signal
+    slope = world.slope * max(signal / world.signal, LEAST_RATIO)
+    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float(), slope=slope)
     sizes = ADDITIVITY * (size / world.additivity)
     square = errors[view.used].square().sum()
     log_prob = -0.5 * ADDITIVITY**2 - len(view.used) * sizes.log() - 0.5 * square / sizes**2
@@ -303,5 +306,5 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     shift = (world.row_shift + change).clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
     log_prob = -len(shift) * JITTER.log() - 0.5 * shift.square().sum() / JITTER**2
     if generator is None:
-        return replace(world, row_shift=shift, jitter=float(JITTER[log_prob.argmax()]))
+        return replace(world, row_shift=shift)
     return replace(world, row_shift=shift, jitter=draw_from(JITTER, log_prob, generator))

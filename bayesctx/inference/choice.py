@@ -1,0 +1,129 @@
+"""Whether a micrograph is read by patches or by all of its pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..checks import shorten
+from ..context import LIKELIHOODS
+from ..storage import warn
+from .arrays import Posterior
+
+__all__ = ["Way", "check_likelihood", "check_patches", "is_by_pixels", "refuse_pixels"]
+
+LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
+MOST_SITES = 1500  # that are read by all pixels without being asked to: minutes, then hours
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a micrograph is read.
+
+    Attributes
+    ----------
+    likelihood : str
+        One of ``context.LIKELIHOODS``.
+    progress : bool or None
+        Whether progress is shown; None: in a terminal.
+    """
+
+    likelihood: str
+    progress: bool | None
+
+
+def check_likelihood(likelihood: object) -> None:
+    """Check the name of a likelihood.
+
+    Parameters
+    ----------
+    likelihood : object
+        What should be one of ``context.LIKELIHOODS``.
+
+    Raises
+    ------
+    ValueError
+        If it is none.
+    """
+    if not isinstance(likelihood, str) or likelihood not in LIKELIHOODS:
+        raise ValueError(
+            f"a likelihood of {', '.join(LIKELIHOODS)} was expected, got {shorten(likelihood)}; "
+            "leave it out to have it chosen"
+        )
+
+
+def check_patches(likelihood: str) -> None:
+    """Check that patches are not to be read by the simulator.
+
+    Parameters
+    ----------
+    likelihood : str
+        One of ``context.LIKELIHOODS``.
+
+    Raises
+    ------
+    ValueError
+        If they are.
+    """
+    if likelihood == "simulator":
+        raise ValueError(
+            "a micrograph (y, x) was expected for likelihood='simulator', got patches; leave it "
+            "out, or pass an ExactModel"
+        )
+
+
+def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
+    """Whether a micrograph is read by all of its pixels.
+
+    Parameters
+    ----------
+    likelihood : str
+        One of ``context.LIKELIHOODS``.
+    by_patches : Posterior
+        By the network.
+    known : mapping
+        The checked context.
+
+    Returns
+    -------
+    bool
+        By default from ``LEAST_DOSE`` on, by the median of the network where the dose is not a
+        number, and up to ``MOST_SITES`` sites with crystal.
+    """
+    if likelihood != "auto":
+        return likelihood == "simulator"
+    if by_patches.defect.shape[1] > MOST_SITES:
+        return False
+    dose = known.get("dose")
+    if not isinstance(dose, float):
+        dose = float(np.median(by_patches.draws["dose"]))
+    return dose >= LEAST_DOSE
+
+
+def refuse_pixels(way: Way, error: Exception) -> None:
+    """Warn of an image that the simulator cannot be fitted to.
+
+    Parameters
+    ----------
+    way : Way
+        How it was to be read.
+    error : Exception
+        What came instead.
+
+    Raises
+    ------
+    ValueError
+        If nothing but the simulator may be used.
+
+    Warns
+    -----
+    UserWarning
+        Otherwise.
+    """
+    reason = " ".join(str(error).split())[:80]
+    text = f"an image of a crystal layer was expected, the simulator cannot be fitted ({reason})"
+    if way.likelihood == "simulator":
+        raise ValueError(f"{text}; crop it, or pass likelihood='network'") from error
+    warn(f"{text}, so it is read by patches; crop it to the crystal")
