@@ -90,7 +90,9 @@ def _holds(draws: np.ndarray, truth: float, level: float) -> bool:
     return low <= truth <= high
 
 
-def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dict[str, object]]:
+def measure(
+    file: Path, num_images: int, num_pixels: int, seed: int, subsets: list[str]
+) -> list[dict[str, object]]:
     """Read every image by both ways; what the file holds already is not done again."""
     done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
     tasks = [
@@ -98,7 +100,7 @@ def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dic
         for index in range(num_images)
         for case in CASES
         for dose in DOSES
-        for known in KNOWN
+        for known in subsets
         for likelihood in ("network", "simulator")
     ]
     names = "case", "dose", "index", "known", "likelihood"
@@ -166,13 +168,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-images", type=int, default=2, help="of each cell (default: 2)")
     parser.add_argument("--num-pixels", type=int, default=160, help="a side (default: 160)")
+    parser.add_argument("--known", nargs="+", choices=KNOWN, default=list(KNOWN))
     parser.add_argument("--seed", type=int, default=6000)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--file", type=Path, default=Path("runs/pixels.jsonl"), help="is gone on")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     arguments.file.parent.mkdir(parents=True, exist_ok=True)
-    done = measure(arguments.file, arguments.num_images, arguments.num_pixels, arguments.seed)
+    done = measure(
+        arguments.file, arguments.num_images, arguments.num_pixels, arguments.seed, arguments.known
+    )
     header = [
         "case", "dose", "known", "read by", "images", "log score", "median", "entropy",
         "right (%)", "assignment right", "s",
