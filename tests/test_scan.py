@@ -29,7 +29,7 @@ from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.moves import draw_jointly, linearise_jointly
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.sampling import _apportion, _interleave
-from bayesctx.scan.search import crop
+from bayesctx.scan.search import REACH, crop
 from bayesctx.scan.shared import climb, evaluate, linearise, settle
 from bayesctx.scan.signal import (
     draw_noise,
@@ -227,6 +227,12 @@ def test_the_middle_of_a_rectangle_shows_the_same_crystal(shape):
     assert torch.equal(middle.image, scan.image[window])
     assert torch.equal(middle.valid, scan.valid[window])
     assert middle.field.shape == middle.image.shape
+    # columns up to some distance beyond the border, from the edges of the window in px
+    place = scan.positions / SAMPLING + (torch.tensor(shape[::-1]) - 1) / 2
+    low = torch.tensor([w.start for w in window[::-1]]) - 0.5 - REACH / SAMPLING
+    high = torch.tensor([w.stop for w in window[::-1]]) - 0.5 + REACH / SAMPLING
+    assert torch.equal(kept, ((place > low) & (place < high)).all(-1))
+    assert not kept.all()
     parts = ("species", "shift", "excess", "is_wide", "is_coarse")
     inside = replace(world, **{n: getattr(world, n)[kept] for n in parts})
     inside = replace(inside, row_shift=world.row_shift[window[0]])

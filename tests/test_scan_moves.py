@@ -11,6 +11,7 @@ from crystals import (
     PRIOR,
     SAMPLING,
     abundance_of,
+    designs,
     log_posterior,
     noisy_crystal,
 )
@@ -34,7 +35,14 @@ from bayesctx.scan.occupation import (
     log_evidence_of_sites,
 )
 from bayesctx.scan.shared import DIFFERENCE, evaluate, image_slopes
-from bayesctx.scan.signal import accepts, regress
+from bayesctx.scan.signal import (
+    accepts,
+    dose_of,
+    draw_noise,
+    draw_rows,
+    draw_signal,
+    regress,
+)  # fmt: skip
 from bayesctx.scan.world import CLASS, PERFECT, Scan, begin, look
 
 STEP = 0.05  # of a standard deviation, for derivatives
@@ -116,10 +124,11 @@ def test_sites_and_rows_that_follow_make_the_posterior_wider(noisy):
     scan = replace(scan, image=view.expected)
     joint = linearise_jointly(scan, world, view, exactly=False)
     still = without(joint, "own", "excess", "rows")
-    distance, ratios = 0.3, []
+    less, more = (replace(joint, own=k * joint.own, excess=k * joint.excess) for k in (0.6, 1.4))
+    distance, ratios, others = 0.3, [], []
     for direction in joint.factor.T[~joint.is_soft]:
         falls = []
-        for own in (joint, still):
+        for own in (joint, still, less, more):
             around = [
                 _stand(scan, _moved(scan, world, own, s * distance * direction), view, own)
                 for s in (1, -1)
@@ -129,8 +138,11 @@ def test_sites_and_rows_that_follow_make_the_posterior_wider(noisy):
         # half a nat at one standard deviation; slopes of columns are known to some per cent
         assert falls[0] == pytest.approx(distance**2 / 2, rel=0.2)
         ratios.append(falls[1] / falls[0])
+        others.append([fall / falls[0] for fall in falls[2:]])
     assert min(ratios) > 1.5
     assert sorted(ratios)[len(ratios) // 2] > 5
+    # and neither half of that nor more would do as well
+    assert torch.tensor(others).mean(0).min() > 1.1
 
 
 def test_joint_moves_look_at_the_density_of_the_whole_world(noisy, joint):
@@ -203,7 +215,7 @@ def test_joint_moves_leave_the_posterior_invariant(monkeypatch):
         assert float(width[k]) == pytest.approx(sd, rel=3.5 / (2 * ess) ** 0.5)
 
 
-def lone_site(kind, species, noise, seed=0):
+def lone_site(kind, species, noise, excess=0.0, seed=0):
     """Scan, world and view of a site in the middle, of some kind, and a metal far from it."""
     coordinates = Coordinates(KNOWN_PROBE.conditions[0], KNOWN_PROBE.nuisances)
     z = torch.zeros(len(coordinates.names), dtype=torch.float64)
@@ -219,7 +231,7 @@ def lone_site(kind, species, noise, seed=0):
     world = replace(world, shift=shift, signal=10.0, disorder=0.05, share_coarse=0.05)
     errors = 0.03 * torch.randn(len(SPECIES), generator=torch.Generator().manual_seed(seed))
     world = replace(world, errors=errors)
-    expected = look(scan, world).expected
+    expected = look(scan, replace(world, excess=torch.tensor([excess, 0.0]))).expected
     sigma = noise * float(expected.max())
     generator = torch.Generator().manual_seed(seed)
     image = expected + sigma * torch.randn(expected.shape, generator=generator)
@@ -254,12 +266,20 @@ def law_of_image(scan, world, view, scatter, slopes, middle):
 
 
 @pytest.mark.parametrize(
-    ("defect", "noise"), [("X2", 0.4), ("V_X", 0.2), ("M", 1.5), ("V_M", 0.5), ("V_X2", 0.4)]
+    ("defect", "noise", "excess"),
+    [
+        ("X2", 0.4, 0.0),
+        ("X2", 0.1, -0.25),  # fine or coarse, or another species
+        ("V_X", 0.2, 0.0),
+        ("M", 1.5, 0.0),
+        ("V_M", 0.5, 0.0),
+        ("V_X2", 0.4, 0.0),
+    ],
 )
-def test_probabilities_of_a_site_are_those_of_integrated_normal_densities(defect, noise):
+def test_probabilities_of_a_site_are_those_of_integrated_normal_densities(defect, noise, excess):
     index, held = next((i, s) for i, s in enumerate(SPECIES) if s.defect == defect)
     kind = list(SITES).index(held.site)
-    scan, world, view = lone_site(kind, index, noise)
+    scan, world, view = lone_site(kind, index, noise, excess)
     _, found = draw_occupation(scan, world, view, [torch.tensor([0])], None)
     log_prob = torch.full((len(SPECIES),), -math.inf, dtype=torch.float64)
     share = world.abundance[kind].double()
@@ -282,7 +302,7 @@ def test_probabilities_of_a_site_are_those_of_integrated_normal_densities(defect
     wanted = log_prob.softmax(0)
     # not a matter of course
     assert float(wanted.max()) < 0.999
-    assert float((found[0] - wanted).abs().max()) < 0.02
+    assert float((found[0] - wanted).abs().max()) < 0.01
 
 
 def test_displacement_and_excess_of_a_site_have_their_conditional_distribution():
@@ -432,6 +452,86 @@ def test_excluded_classes_are_never_drawn(noisy):
         view = look(scan, world)
         assert float(probability[:, excluded].max()) == 0
         assert not excluded[world.species[scan.updated]].any()
+
+
+def test_signal_and_film_are_drawn_from_their_conditional(noisy):
+    scan, world, view = noisy
+    design, scale = designs(scan, world)
+    weighted = design / view.variance.flatten()
+    covariance = torch.linalg.inv(weighted @ design.T + (scale**-2).diag())
+    mean = covariance @ (weighted @ scan.image.flatten().double())
+    generator, draws = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        drawn = draw_signal(scan, world, view, generator)
+        errors = drawn.errors[view.used] * drawn.signal
+        draws.append(torch.cat([torch.tensor([drawn.signal]), errors, drawn.film]))
+    draws = torch.stack(draws).double()
+    # independent of each other: by squared distances from the mean, of which one is expected each
+    turned = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(covariance), (draws - mean).T, upper=False
+    )
+    assert float(turned.mean(1).abs().max()) < 4 / 400**0.5
+    assert (
+        float((turned @ turned.T / 400 - torch.eye(len(mean))).abs().max()) < 4 * (2 / 400) ** 0.5
+    )
+
+
+def test_scan_rows_are_drawn_from_their_conditional(noisy):
+    """Against the density of the displacement of every row on a grid."""
+    scan, world, view = noisy
+    # from displacements that are wrong by about their posterior width
+    generator = torch.Generator().manual_seed(0)
+    off = 0.02 * torch.randn(len(world.row_shift), generator=generator)
+    world = replace(world, row_shift=off, jitter=0.02)
+    view = replace(look(scan, world), variance=view.variance)
+    grid = torch.linspace(-0.12, 0.12, 61)
+    # rows do not see each other
+    rest = [
+        scan.image
+        - look(scan, replace(world, row_shift=torch.full_like(world.row_shift, g))).expected
+        for g in grid.tolist()
+    ]
+    log_prob = -0.5 * (torch.stack(rest).square() / view.variance).sum(-1)
+    density = (log_prob - 0.5 * (grid[:, None] / world.jitter) ** 2).double().softmax(0)
+    mean = grid.double() @ density
+    sd = (grid.double().square() @ density - mean**2).sqrt()
+    draws = [draw_rows(scan, world, view, generator).row_shift for _ in range(200)]
+    found = (torch.stack(draws).double() - mean) / sd
+    assert float(found.mean(0).abs().max()) < 4 / 200**0.5
+    assert float(found.std(0).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_noise_is_drawn_from_its_conditional(noisy):
+    """Floor and slope against their density on a grid, with the prior of the dose."""
+    scan, world, view = noisy
+    generator = torch.Generator().manual_seed(1)
+    floor, slope = 0.5 * world.floor, 0.5 * world.floor / float(view.expected.mean())
+    sigma = (floor + slope * view.expected).sqrt()
+    image = view.expected + sigma * torch.randn(sigma.shape, generator=generator)
+    dose = dose_of(scan, world, view, slope)
+    scan = replace(scan, image=image, log_dose=lambda d: -0.5 * (math.log(d / dose) / 0.2) ** 2)
+    world, draws = replace(world, floor=floor, slope=slope), []
+    for _ in range(500):
+        view = replace(view, variance=world.floor + world.slope * view.expected)
+        world = draw_noise(scan, world, view, generator)
+        draws.append([world.floor, math.log(world.slope)])
+    draws = torch.tensor(draws, dtype=torch.float64)
+    middle, width = draws.mean(0), draws.std(0)
+    grid = torch.cartesian_prod(*(middle + width * torch.linspace(-5, 5, 41)[:, None].double()).T)
+    variance = grid[:, :1] + grid[:, 1:].exp() * view.expected.flatten()
+    square = (image - view.expected).square().flatten()
+    log_prob = -0.5 * (square / variance + variance.log()).sum(-1)
+    log_prob += torch.tensor([
+        scan.log_dose(dose_of(scan, world, view, math.exp(g))) for g in grid[:, 1].tolist()
+    ])  # fmt: skip
+    density = torch.where((variance > 0).all(-1), log_prob, -math.inf).softmax(0)
+    for k in range(2):
+        mean = float(density @ grid[:, k])
+        sd = float(density @ (grid[:, k] - mean).square()) ** 0.5
+        ess = diagnose_chains({"noise": draws[:, k].numpy()}, 4)["noise"][0]
+        assert ess > 100
+        assert float(middle[k]) == pytest.approx(mean, abs=3.5 * sd / ess**0.5)
+        assert float(width[k]) == pytest.approx(sd, rel=3.5 / (2 * ess) ** 0.5)
 
 
 def only_metals(scan, world):
