@@ -126,7 +126,7 @@ def test_sites_and_rows_that_follow_make_the_posterior_wider(noisy):
     still = without(joint, "own", "excess", "rows")
     less, more = (replace(joint, own=k * joint.own, excess=k * joint.excess) for k in (0.6, 1.4))
     distance, ratios, others = 0.3, [], []
-    for direction in joint.factor.T[~joint.is_soft]:
+    for direction in joint.factor.T[~joint.is_soft][::2]:
         falls = []
         for own in (joint, still, less, more):
             around = [
@@ -195,7 +195,7 @@ def test_joint_moves_leave_the_posterior_invariant(monkeypatch):
     place = torch.stack([_position(w) for w in worlds]) - _position(world)
     draws = place @ joint.factor / joint.factor.square().sum(0)
     middle, width = draws.mean(0), draws.std(0)
-    axes = (middle + width * torch.linspace(-4.0, 4.0, 13)[:, None].double()).T
+    axes = (middle + width * torch.linspace(-4.0, 4.0, 11)[:, None].double()).T
     grid = torch.cartesian_prod(*axes)
     density = [
         log_posterior(scan, _moved(scan, world, joint, joint.factor @ point), view.variance)
