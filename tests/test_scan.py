@@ -6,33 +6,43 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from crystals import (
+    ABUNDANCE,
+    COORDINATES,
+    KINDS,
+    MATERIAL,
+    PIXELS,
+    PRIOR,
+    SAMPLING,
+    crystal,
+    noisy_crystal,
+)  # fmt: skip
 
-from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS, SPECIES
 from bayesctx.fourier import synthesize
-from bayesctx.model import SitePrior
-from bayesctx.prior import CONTINUOUS, reference_prior
+from bayesctx.prior import CONTINUOUS
 from bayesctx.scan import Candidate, sample_scan
-from bayesctx.scan.coordinates import Coordinates
-from bayesctx.scan.field import Field, Material
+from bayesctx.scan.chain import describe, draw_scales
+from bayesctx.scan.field import Field
+from bayesctx.scan.fits import log_density
 from bayesctx.scan.kernels import Kernels, site_conditional
-from bayesctx.scan.search import crop
-from bayesctx.scan.shared import evaluate, linearise, settle
-from bayesctx.scan.signal import regress
+from bayesctx.scan.moves import draw_jointly, linearise_jointly
+from bayesctx.scan.occupation import draw_occupation
+from bayesctx.scan.sampling import _apportion, _interleave
+from bayesctx.scan.search import REACH, crop
+from bayesctx.scan.shared import climb, evaluate, linearise, settle
+from bayesctx.scan.signal import (
+    draw_noise,
+    draw_rows,
+    draw_signal,
+    error_size,
+    fit_noise,
+    regress,
+)  # fmt: skip
+from bayesctx.scan.threads import side_by_side, single_threads
 from bayesctx.scan.world import CLASS, MIRROR, Scan, begin, look
 from bayesctx.simulation import simulate_micrograph
-from bayesctx.simulation.latents import draw_images, generators
-from bayesctx.simulation.scene import place_crystal
 from bayesctx.simulation.spectra import add_columns, image_spectra
-
-GIVEN = {"host": "WSe2", "dopant": "Ti", "dose": 1e5}
-PRIOR = reference_prior().given(GIVEN)
-COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
-MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
-ABUNDANCE = SitePrior.of_lattice(PRIOR, torch.zeros(1, dtype=torch.long)).abundance
-KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
-SAMPLING, PIXELS = 0.2, 64
-z_of = {"generator": None}
 
 
 def points(num, seed=0):
@@ -40,27 +50,6 @@ def points(num, seed=0):
     generator = torch.Generator().manual_seed(seed)
     z = torch.randn(8 * num, len(COORDINATES.names), generator=generator, dtype=torch.float64)
     return z[COORDINATES.log_prior(z) > -math.inf][:num]
-
-
-def crystal(seed, pixels=PIXELS):
-    """Scan and world of a simulated crystal without noise, its context and its nuisances."""
-    rng = generators(seed, 0, 0)
-    image, nuisances = draw_images(rng[0], PRIOR, 1)
-    nuisances |= {n: torch.zeros(1, 1) for n in ("rotation", "offset_x", "offset_y")}
-    nuisances |= {n: torch.zeros(1) for n in ("drift_x", "drift_y")}
-    cell = pixels * SAMPLING + 18.0
-    sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell)
-    truth = {n: float(v) for n, v in (image | nuisances).items() if n != "concentration"}
-    z = COORDINATES.of(truth)
-    field = Field((pixels, pixels), SAMPLING).limited(COORDINATES.values(z[None]))
-    # the frame of a scan is that of the crystal without strain
-    frame = 1 + truth["strain"]
-    kind = torch.tensor([KINDS[SPECIES[k].site] for k in species.tolist()])
-    scan = Scan(
-        torch.zeros(pixels, pixels), field, MATERIAL, COORDINATES, sites / frame, kind, ABUNDANCE
-    )
-    world = replace(begin(scan, z, species), shift=(columns - sites) / frame, signal=1.0)
-    return scan, world, image, nuisances, (columns, species, cell * frame)
 
 
 @pytest.fixture(scope="module")
@@ -194,7 +183,7 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
             .flatten(1)
             .double()
         )
-        size = float(np.diff(np.log([1.0, 1.0])).sum()) + _error_size(state, world) * world.signal
+        size = error_size(state.shared[0], world.additivity) * world.signal
         prior = torch.full((len(design),), 1e6, dtype=torch.float64)
         prior[1 : 1 + len(images)] = size**2
         covariance = design.T @ torch.diag(prior) @ design + 0.05**2 * torch.eye(
@@ -205,12 +194,6 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
         )
         wanted.append(float(law.log_prob(noisy.flatten().double())))
     assert evidence[1] - evidence[0] == pytest.approx(wanted[1] - wanted[0], abs=0.05)
-
-
-def _error_size(state, world):
-    from bayesctx.scan.signal import error_size
-
-    return error_size(state.shared[0], world.additivity)
 
 
 def test_slopes_are_those_of_the_fitted_image(known):
@@ -232,6 +215,113 @@ def test_middle_of_a_scan_is_part_of_it(known):
     assert torch.equal(middle.kind, scan.kind[kept])
     # the centre stays where it is
     assert torch.allclose(middle.positions, scan.positions[kept])
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (71, 48), (50, 50)])
+def test_the_middle_of_a_rectangle_shows_the_same_crystal(shape):
+    scan, world, *_ = crystal(3, shape)
+    valid = torch.rand(shape, generator=torch.Generator().manual_seed(0)) < 0.9
+    scan = replace(scan, image=look(scan, world).expected, valid=valid)
+    middle, kept = crop(scan, 47)
+    window = tuple(slice((n - min(n, 47)) // 2, (n - min(n, 47)) // 2 + min(n, 47)) for n in shape)
+    assert torch.equal(middle.image, scan.image[window])
+    assert torch.equal(middle.valid, scan.valid[window])
+    assert middle.field.shape == middle.image.shape
+    # columns up to some distance beyond the border, from the edges of the window in px
+    place = scan.positions / SAMPLING + (torch.tensor(shape[::-1]) - 1) / 2
+    low = torch.tensor([w.start for w in window[::-1]]) - 0.5 - REACH / SAMPLING
+    high = torch.tensor([w.stop for w in window[::-1]]) - 0.5 + REACH / SAMPLING
+    assert torch.equal(kept, ((place > low) & (place < high)).all(-1))
+    assert not kept.all()
+    parts = ("species", "shift", "excess", "is_wide", "is_coarse")
+    inside = replace(world, **{n: getattr(world, n)[kept] for n in parts})
+    inside = replace(inside, row_shift=world.row_shift[window[0]])
+    found = look(middle, inside).expected
+    # the band limits of the two cells are whole numbers of orders, and not quite the same
+    assert float((found - middle.image).abs().max()) < 0.01 * float(middle.image.max())
+
+
+@pytest.mark.parametrize("shape", [(48, 48), (40, 56)])
+def test_pixels_that_are_not_valid_change_nothing(shape):
+    scan, world, view = noisy_crystal(3, shape)
+    valid = torch.ones(shape, dtype=torch.bool)
+    valid[5:22, 30:] = False
+    valid[-1] = False
+    found = []
+    for value in (0.0, 1e3):
+        image = torch.where(valid, scan.image, value)
+        found.append(_all_conditionals(replace(scan, image=image, valid=valid), world))
+    for first, second in zip(*found, strict=True):
+        assert torch.equal(first, second)
+
+
+def _all_conditionals(scan, world):
+    """What a round of a chain and a fit come to, as tensors."""
+    generator = torch.Generator().manual_seed(0)
+    view = look(scan, world)
+    regression = regress(scan, world, view.values, view.images, view.variance)
+    joint = linearise_jointly(scan, world, view, exactly=False)
+    moved, *_ = draw_jointly(scan, world, view, joint, 3, generator)
+    climbed = climb(scan, world, view, 1)[0]
+    occupied, probability = draw_occupation(scan, world, view, scan.colours(), generator)
+    worlds = [
+        begin(scan, world.z),
+        moved,
+        climbed,
+        occupied,
+        fit_noise(scan, world, view),
+        draw_noise(scan, world, view, generator),
+        draw_signal(scan, world, view, generator),
+        draw_rows(scan, world, view, generator),
+        draw_scales(scan, world, view, generator)[0],
+    ]
+    numbers = [regression.evidence, log_density(scan, world, view)]
+    numbers.append(describe(scan, world, view, probability).log_prob)
+    values = [v for w in worlds for v in vars(w).values()]
+    return [regression.mean, probability, *map(torch.as_tensor, [*numbers, *values])]
+
+
+def test_numbers_of_draws_go_with_weights():
+    rng = np.random.default_rng(0)
+    for num in (0, 1, 7, 100):
+        for weight in (*rng.dirichlet(np.full(5, 0.3), 20), np.eye(3)[1], np.full(3, 1 / 3)):
+            found = _apportion(num, weight)
+            assert sum(found) == num
+            # both edges of a share are rounded
+            assert all(abs(n - num * w) <= 1 + 1e-9 for n, w in zip(found, weight, strict=True))
+            assert all(n >= 0 for n in found)
+
+
+def test_draws_of_several_modes_are_spread_evenly():
+    segments = [["a"] * 12, [], ["b"] * 4, [*range(8)]]
+    found = _interleave(segments)
+    assert sorted(map(str, found)) == sorted(str(v) for s in segments for v in s)
+    # in the order of each
+    assert [v for v in found if isinstance(v, int)] == [*range(8)]
+    for k, name in ((12, "a"), (4, "b")):
+        reached = np.cumsum([v == name for v in found])
+        even = k * (np.arange(24) + 1) / 24
+        assert np.abs(reached - even).max() <= 1.5
+
+
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_work_side_by_side_keeps_its_order_and_its_errors(num_threads):
+    found = side_by_side(lambda k: k * k, range(20), num_threads)
+    assert found == [k * k for k in range(20)]
+    with pytest.raises(ZeroDivisionError):
+        side_by_side(lambda k: 1 / (k - 3), range(8), num_threads)
+    with torch.no_grad():
+        found = side_by_side(lambda _: torch.is_grad_enabled(), range(4), num_threads)
+    assert found == [False] * 4
+    assert torch.is_grad_enabled()
+
+
+def test_threads_of_torch_are_restored():
+    before = torch.get_num_threads()
+    with single_threads() as num:
+        assert num == before
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow

@@ -1,0 +1,108 @@
+"""Scans of simulated crystals with the worlds behind them, and densities by slow formulas."""
+
+import math
+from dataclasses import replace
+
+import torch
+from torch.distributions import HalfNormal, LowRankMultivariateNormal, Normal
+
+from bayesctx.crystal import HOSTS, METALS
+from bayesctx.defects import SPECIES
+from bayesctx.model import SitePrior
+from bayesctx.prior import reference_prior
+from bayesctx.scan.coordinates import Coordinates
+from bayesctx.scan.field import Field, Material
+from bayesctx.scan.occupation import FIELD_PRECISION, HAS_ATOMS, SCATTER_SCALE, scales_of_sites
+from bayesctx.scan.signal import error_size
+from bayesctx.scan.world import Scan, begin, look
+from bayesctx.simulation.latents import draw_images, generators
+from bayesctx.simulation.scene import place_crystal
+
+GIVEN = {"host": "WSe2", "dopant": "Ti", "dose": 1e5}
+PRIOR = reference_prior().given(GIVEN)
+COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
+MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
+KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
+SAMPLING, PIXELS = 0.2, 64
+FLAT = 1e6  # standard deviation of signal and film, on which there is no prior
+
+
+def abundance_of(prior):
+    """Distribution of the abundances on a lattice."""
+    return SitePrior.of_lattice(prior, torch.zeros(1, dtype=torch.long)).abundance
+
+
+ABUNDANCE = abundance_of(PRIOR)
+# the image has ripples in the semiangle, finer than the differences that slopes are taken by
+KNOWN_PROBE = PRIOR.given({"beam_energy": 80e3, "convergence_semiangle": 30.0})
+
+
+def crystal(seed, pixels=PIXELS, prior=PRIOR):
+    """Scan and world of a simulated crystal without noise, its context and its nuisances."""
+    coordinates = Coordinates(prior.conditions[0], prior.nuisances)
+    shape = (pixels, pixels) if isinstance(pixels, int) else pixels
+    rng = generators(seed, 0, 0)
+    image, nuisances = draw_images(rng[0], prior, 1)
+    nuisances |= {n: torch.zeros(1, 1) for n in ("rotation", "offset_x", "offset_y")}
+    nuisances |= {n: torch.zeros(1) for n in ("drift_x", "drift_y")}
+    cell = max(shape) * SAMPLING + 18.0
+    sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell)
+    truth = {n: float(v) for n, v in (image | nuisances).items() if n != "concentration"}
+    z = coordinates.of(truth)
+    field = Field(shape, SAMPLING).limited(coordinates.values(z[None]))
+    # the frame of a scan is that of the crystal without strain
+    frame = 1 + truth["strain"]
+    kind = torch.tensor([KINDS[SPECIES[k].site] for k in species.tolist()])
+    scan = Scan(torch.zeros(shape), field, MATERIAL, coordinates, sites / frame, kind, ABUNDANCE)
+    world = replace(begin(scan, z, species), shift=(columns - sites) / frame, signal=1.0)
+    return scan, world, image, nuisances, (columns, species, cell * frame)
+
+
+def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE):
+    """Scan, world and view of a crystal whose image has noise, in units of its mean, everywhere."""
+    scan, world, *_ = crystal(seed, pixels, prior)
+    mean = scan.basis() @ world.drift
+    # where nothing is drawn, columns stand on the lattice
+    shift = torch.where(scan.updated[:, None], world.shift, mean)
+    world = replace(world, shift=shift, signal=10.0, film=torch.tensor([0.1, 0.0, 0.0]))
+    expected = look(scan, world).expected
+    size = noise * float(expected.mean())
+    generator = torch.Generator().manual_seed(seed)
+    image = expected + size * torch.randn(expected.shape, generator=generator)
+    scan, world = replace(scan, image=image), replace(world, floor=size**2)
+    return scan, world, look(scan, world)
+
+
+def designs(scan, world):
+    """What the image is linear in, shape (parameter, pixel), and the prior scales."""
+    view = look(scan, world)
+    total = view.images.sum(0, keepdim=True)
+    design = torch.cat([total, view.images, scan.film_columns()]).flatten(1).double()
+    scale = torch.full((len(design),), FLAT, dtype=torch.float64)
+    scale[1:-3] = error_size(view.values, world.additivity) * world.signal
+    return design, scale
+
+
+def log_posterior(scan, world, variance):
+    """Log density of a world and the image, with signal, film and errors integrated out."""
+    design, scale = designs(scan, world)
+    law = LowRankMultivariateNormal(
+        torch.zeros(design.shape[1], dtype=torch.float64),
+        (design * scale[:, None]).T,
+        variance.flatten().double(),
+    )
+    spread, scatter = (v.double() for v in scales_of_sites(world))
+    moving = scan.updated & HAS_ATOMS[world.species]
+    own = (world.shift - scan.basis() @ world.drift)[moving].double()
+    parts = (
+        law.log_prob(scan.image.flatten().double()),
+        Normal(0.0, 1.0).log_prob(world.z).sum(),
+        Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
+        Normal(0.0, spread[moving, None]).log_prob(own).sum(),
+        Normal(0.0, scatter[moving]).log_prob(world.excess[moving].double()).sum(),
+        Normal(0.0, world.jitter).log_prob(world.row_shift.double()).sum(),
+        HalfNormal(SCATTER_SCALE).log_prob(torch.tensor(world.scatter)),
+        HalfNormal(1.0).log_prob(torch.tensor(world.additivity)),
+    )
+    assert math.isfinite(sum(map(float, parts)))
+    return sum(map(float, parts))

@@ -1,0 +1,577 @@
+"""Moves of the sampler of a scan, each against the density that it should leave invariant."""
+
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from crystals import (
+    KNOWN_PROBE,
+    PRIOR,
+    SAMPLING,
+    abundance_of,
+    designs,
+    log_posterior,
+    noisy_crystal,
+)
+from torch.distributions import LowRankMultivariateNormal
+
+from bayesctx.crystal import METALS
+from bayesctx.defects import DEFECTS, SITES, SPECIES
+from bayesctx.inference.convergence import diagnose_chains
+from bayesctx.scan import chain, moves
+from bayesctx.scan.chain import draw_scales, explore_mode, sample_worlds
+from bayesctx.scan.coordinates import Coordinates
+from bayesctx.scan.field import Field, Material
+from bayesctx.scan.kernels import HALF, Kernels, site_conditional, solve_upper
+from bayesctx.scan.moves import _moved, _position, _stand, draw_jointly, linearise_jointly
+from bayesctx.scan.occupation import (
+    ALLOWED,
+    COARSE,
+    HAS_ATOMS,
+    NUM_ALIKE,
+    draw_occupation,
+    log_evidence_of_sites,
+)
+from bayesctx.scan.shared import DIFFERENCE, evaluate, image_slopes
+from bayesctx.scan.signal import (
+    accepts,
+    dose_of,
+    draw_noise,
+    draw_rows,
+    draw_signal,
+    regress,
+)  # fmt: skip
+from bayesctx.scan.world import CLASS, PERFECT, Scan, begin, look
+
+STEP = 0.05  # of a standard deviation, for derivatives
+MIDDLE = slice(math.ceil(HALF / SAMPLING), -math.ceil(HALF / SAMPLING))
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return noisy_crystal()
+
+
+@pytest.fixture(scope="module")
+def joint(noisy):
+    return linearise_jointly(*noisy, exactly=False)
+
+
+def without(joint, *names):
+    """The same directions along which some parts of a world do not follow."""
+    return replace(joint, **{n: torch.zeros_like(getattr(joint, n)) for n in names})
+
+
+def fitted(scan, world, view):
+    """Image of a world with its linear parts fitted."""
+    places, weights = scan.positions + world.shift, 1 + world.excess
+    factors = scan.field.factors(places, weights, world.species)
+    return evaluate(scan, world, replace(view, factors=factors), world.z).regression.expected
+
+
+def slope(scan, world, view, joint, direction):
+    """Central difference of the fitted image."""
+    ahead, behind = (
+        fitted(scan, _moved(scan, world, joint, s * STEP * direction), view) for s in (1, -1)
+    )
+    return (ahead - behind) / (2 * STEP)
+
+
+def size(image):
+    """Norm of the image where the windows of all sites are whole."""
+    return float(image[MIDDLE, MIDDLE].norm())
+
+
+def test_predicted_changes_of_the_image_are_those_of_the_fitted_image(noisy):
+    scan, world, view = noisy
+    scan = replace(scan, image=view.expected)  # residuals would turn with the shared variables
+    joint = linearise_jointly(scan, world, view, exactly=False)
+    still = without(joint, "own", "excess", "rows")
+    num, here = len(world.z) - 2, fitted(scan, world, view)
+    of_shared = image_slopes(scan, world, view)[:num]
+    others = joint.weighted * view.variance.flatten()
+    others[:num] -= of_shared
+    # slopes are one-sided differences: off by what those on the two sides differ by at most
+    steps = DIFFERENCE * torch.eye(len(joint.factor), dtype=torch.float64)[:num]
+    bends = [
+        sum(fitted(scan, _moved(scan, world, still, s * step), view) for s in (1, -1)) - 2 * here
+        for step in steps
+    ]
+    bends = torch.tensor([size(b) for b in bends], dtype=torch.float64) / DIFFERENCE
+    # and those of columns by half a step of the table along x and along y, and by the window
+    kernels = Kernels.of(scan.field, view.values, scan.material).values[view.used][:, 1:]
+    table = max(
+        float((kernels.diff(dim=a).norm(dim=-1) / kernels.narrow(a, 1, 3).norm(dim=-1)).max())
+        for a in (2, 3)
+    )
+    for direction in joint.factor.T:
+        change = slope(scan, world, view, joint, direction)
+        unfitted = (direction.float() @ others).view_as(here)
+        found = regress(
+            replace(scan, image=unfitted), world, view.values, view.images, view.variance
+        )
+        wanted = (direction[:num].float() @ of_shared).view_as(here) + unfitted - found.expected
+        by_sites = change - slope(scan, world, view, without(joint, "own", "excess"), direction)
+        tolerance = float(direction[:num].abs() @ bends) + table * size(by_sites)
+        assert size(change - wanted) < tolerance
+
+
+def test_sites_and_rows_that_follow_make_the_posterior_wider(noisy):
+    scan, world, view = noisy
+    # residuals add a curvature of their own
+    scan = replace(scan, image=view.expected)
+    joint = linearise_jointly(scan, world, view, exactly=False)
+    still = without(joint, "own", "excess", "rows")
+    less, more = (replace(joint, own=k * joint.own, excess=k * joint.excess) for k in (0.6, 1.4))
+    distance, ratios, others = 0.3, [], []
+    for direction in joint.factor.T[~joint.is_soft][::2]:
+        falls = []
+        for own in (joint, still, less, more):
+            around = [
+                _stand(scan, _moved(scan, world, own, s * distance * direction), view, own)
+                for s in (1, -1)
+            ]
+            here = _stand(scan, world, view, own)
+            falls.append(here.log_prob - sum(p.log_prob for p in around) / 2)
+        # half a nat at one standard deviation; slopes of columns are known to some per cent
+        assert falls[0] == pytest.approx(distance**2 / 2, rel=0.2)
+        ratios.append(falls[1] / falls[0])
+        others.append([fall / falls[0] for fall in falls[2:]])
+    assert min(ratios) > 1.5
+    assert sorted(ratios)[len(ratios) // 2] > 5
+    # and neither half of that nor more would do as well
+    assert torch.tensor(others).mean(0).min() > 1.1
+
+
+def test_joint_moves_look_at_the_density_of_the_whole_world(noisy, joint):
+    """Every prior once: differences between worlds, against plain normal densities."""
+    scan, world, view = noisy
+    generator = torch.Generator().manual_seed(0)
+    world = replace(world, is_wide=torch.rand(len(world.is_wide), generator=generator) < 0.2)
+    world = replace(world, is_coarse=torch.rand(len(world.is_wide), generator=generator) < 0.2)
+    found, wanted = [], []
+    for _ in range(4):
+        noise = torch.randn(joint.factor.shape[1], generator=generator, dtype=torch.float64)
+        other = _moved(scan, world, joint, joint.factor @ noise)
+        found.append(_stand(scan, other, view, joint).log_prob)
+        wanted.append(log_posterior(scan, other, view.variance))
+    assert [f - found[0] for f in found] == pytest.approx([w - wanted[0] for w in wanted], abs=0.01)
+
+
+def states_of(monkeypatch, *chain_of_moves):
+    """Every state of a chain of joint moves, from the points that it looks at."""
+    points, taken = [], []
+
+    def stand(*args):
+        points.append(_stand(*args))
+        return points[-1]
+
+    def accept(*args):
+        taken.append(accepts(*args))
+        return taken[-1]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(moves, "_stand", stand)
+        patch.setattr(moves, "accepts", accept)
+        draw_jointly(*chain_of_moves)
+    states = points[:1]
+    for point, is_taken in zip(points[1:], taken, strict=True):
+        states.append(point if is_taken else states[-1])
+    return [state.world for state in states]
+
+
+def test_joint_moves_leave_the_posterior_invariant(monkeypatch):
+    """Along two directions, a soft one and a narrow one, against the density on a grid."""
+    scan, world, view = noisy_crystal(5, 40, 0.05)
+    joint = linearise_jointly(scan, world, view)
+    # a soft direction along which the density is skew
+    picked = [0, int((~joint.is_soft).nonzero()[8])]
+    joint = replace(joint, factor=joint.factor[:, picked], is_soft=joint.is_soft[picked])
+    assert joint.is_soft.tolist() == [True, False]
+    joint, generator = replace(joint, steps=(1.4, 1.2)), torch.Generator().manual_seed(0)
+    worlds = states_of(monkeypatch, scan, world, view, joint, 600, generator)
+    place = torch.stack([_position(w) for w in worlds]) - _position(world)
+    draws = place @ joint.factor / joint.factor.square().sum(0)
+    middle, width = draws.mean(0), draws.std(0)
+    axes = (middle + width * torch.linspace(-4.0, 4.0, 11)[:, None].double()).T
+    grid = torch.cartesian_prod(*axes)
+    density = [
+        log_posterior(scan, _moved(scan, world, joint, joint.factor @ point), view.variance)
+        for point in grid
+    ]
+    density = torch.tensor(density, dtype=torch.float64).softmax(0)
+    # the grid holds nearly everything
+    edge = (grid == grid.min(0).values) | (grid == grid.max(0).values)
+    assert float(density[edge.any(-1)].sum()) < 0.01
+    for k in range(2):
+        mean = float(density @ grid[:, k])
+        sd = float(density @ (grid[:, k] - mean).square()) ** 0.5
+        ess = diagnose_chains({"along": draws[1:, k].numpy()}, 4)["along"][0]
+        assert ess > 40
+        assert float(middle[k]) == pytest.approx(mean, abs=3.5 * sd / ess**0.5)
+        # of a normal density the standard deviation is known to 1 / sqrt(2 n)
+        assert float(width[k]) == pytest.approx(sd, rel=3.5 / (2 * ess) ** 0.5)
+
+
+def lone_site(kind, species, noise, excess=0.0, seed=0):
+    """Scan, world and view of a site in the middle, of some kind, and a metal far from it."""
+    coordinates = Coordinates(KNOWN_PROBE.conditions[0], KNOWN_PROBE.nuisances)
+    z = torch.zeros(len(coordinates.names), dtype=torch.float64)
+    field = Field((45, 49), SAMPLING).limited(coordinates.values(z[None]))
+    positions = torch.tensor([[0.33, -0.25], [-4.0, 4.0]])
+    material = Material(0, METALS.index("Ti"))
+    prior = abundance_of(PRIOR)
+    scan = Scan(
+        torch.zeros(45, 49), field, material, coordinates, positions, torch.tensor([kind, 0]), prior
+    )
+    world = begin(scan, z, torch.tensor([species, int(PERFECT[0])]))
+    shift = torch.tensor([[0.02, -0.03], [0.0, 0.0]])
+    world = replace(world, shift=shift, signal=10.0, disorder=0.05, share_coarse=0.05)
+    errors = 0.03 * torch.randn(len(SPECIES), generator=torch.Generator().manual_seed(seed))
+    world = replace(world, errors=errors)
+    expected = look(scan, replace(world, excess=torch.tensor([excess, 0.0]))).expected
+    sigma = noise * float(expected.max())
+    generator = torch.Generator().manual_seed(seed)
+    image = expected + sigma * torch.randn(expected.shape, generator=generator)
+    scan, world = replace(scan, image=image), replace(world, floor=sigma**2)
+    return scan, world, look(scan, world)
+
+
+def site_slopes(scan, world):
+    """Image with an excess of zero, and its slopes with displacement and excess of the site."""
+    excess = world.excess.clone()
+    excess[0] = 0
+
+    def at(dx=0.0, dy=0.0, more=0.0):
+        change = torch.zeros_like(world.shift)
+        change[0] = torch.tensor([dx, dy])
+        more = torch.tensor([more, 0.0])
+        return look(
+            scan, replace(world, shift=world.shift + change, excess=excess + more)
+        ).expected.double()
+
+    h = 0.02
+    slopes = [(at(h) - at(-h)) / (2 * h), (at(0, h) - at(0, -h)) / (2 * h), at(0, 0, 1) - at()]
+    return at().flatten(), torch.stack(slopes, -1).flatten(0, 1)
+
+
+def law_of_image(scan, world, view, scatter, slopes, middle):
+    """Of the pixels, displacement and excess of the site integrated out."""
+    mean = torch.cat([(scan.basis() @ world.drift - world.shift)[0], torch.zeros(1)]).double()
+    scale = torch.tensor([world.disorder, world.disorder, scatter]).double()
+    variance = view.variance.flatten().double()
+    return LowRankMultivariateNormal(middle + slopes @ mean, slopes * scale, variance)
+
+
+@pytest.mark.parametrize(
+    ("defect", "noise", "excess"),
+    [
+        ("X2", 0.4, 0.0),
+        ("X2", 0.1, -0.25),  # fine or coarse, or another species
+        ("V_X", 0.2, 0.0),
+        ("M", 1.5, 0.0),
+        ("V_M", 0.5, 0.0),
+        ("V_X2", 0.4, 0.0),
+    ],
+)
+def test_probabilities_of_a_site_are_those_of_integrated_normal_densities(defect, noise, excess):
+    index, held = next((i, s) for i, s in enumerate(SPECIES) if s.defect == defect)
+    kind = list(SITES).index(held.site)
+    scan, world, view = lone_site(kind, index, noise, excess)
+    _, found = draw_occupation(scan, world, view, [torch.tensor([0])], None)
+    log_prob = torch.full((len(SPECIES),), -math.inf, dtype=torch.float64)
+    share = world.abundance[kind].double()
+    for k in ALLOWED[held.site].tolist():
+        if not share[CLASS[k]]:
+            continue
+        other = replace(world, species=torch.tensor([k, world.species[1]]))
+        middle, slopes = site_slopes(scan, other)
+        both = [
+            math.log(part)
+            + law_of_image(scan, other, view, scatter, slopes, middle).log_prob(
+                scan.image.flatten().double()
+            )
+            for part, scatter in (
+                (1 - world.share_coarse, world.scatter),
+                (world.share_coarse, math.hypot(world.scatter, COARSE)),
+            )
+        ]
+        log_prob[k] = torch.logsumexp(torch.stack(both), 0) + (share[CLASS[k]] / NUM_ALIKE[k]).log()
+    wanted = log_prob.softmax(0)
+    # not a matter of course
+    assert float(wanted.max()) < 0.999
+    assert float((found[0] - wanted).abs().max()) < 0.01
+
+
+def test_displacement_and_excess_of_a_site_have_their_conditional_distribution():
+    """Against the posterior of a linear model, of a fine and a coarse component."""
+    generator = torch.Generator().manual_seed(0)
+    kernels = torch.randn(1, 2, 3, 30, generator=generator, dtype=torch.float64)
+    rest = torch.randn(1, 30, generator=generator, dtype=torch.float64)
+    weight = 0.5 + torch.rand(1, 30, generator=generator, dtype=torch.float64)
+    mean = torch.tensor([[0.3, -0.2, 0.0]], dtype=torch.float64)
+    precision = torch.tensor([[[4.0, 4.0, 100.0], [4.0, 4.0, 2.0]]], dtype=torch.float64)
+    log_prob, location, factor = site_conditional(kernels, rest, weight, mean, precision)
+    noise = torch.eye(3, dtype=torch.float64)
+    wanted = []
+    for c in range(2):
+        for k in range(2):
+            slopes = kernels[0, k, [1, 2, 0]].T
+            inverse = torch.linalg.inv(
+                slopes.T @ (weight[0][:, None] * slopes) + precision[0, c].diag()
+            )
+            pull = slopes.T @ (weight[0] * (rest[0] - kernels[0, k, 0]))
+            middle = inverse @ (pull + precision[0, c] * mean[0])
+            assert torch.allclose(location[0, c, k], middle)
+            root = solve_upper(factor[0, c, k].expand(3, 6), noise)
+            assert torch.allclose(root.T @ root, inverse)
+            law = LowRankMultivariateNormal(
+                kernels[0, k, 0] + slopes @ mean[0], slopes * precision[0, c].rsqrt(), 1 / weight[0]
+            )
+            wanted.append(float(law.log_prob(rest[0])))
+    found = log_prob[0].flatten()
+    assert (found - found[0]).tolist() == pytest.approx([w - wanted[0] for w in wanted])
+
+
+@pytest.mark.parametrize("is_coarse", [False, True])
+def test_evidence_of_a_site_is_an_integral(is_coarse):
+    """At the mode of a linear image Laplace's approximation is exact."""
+    scan, world, view = lone_site(0, int(PERFECT[0]), 0.05)
+    world = replace(world, is_coarse=torch.tensor([is_coarse, False]))
+    scatter = math.hypot(world.scatter, COARSE) if is_coarse else world.scatter
+    excess = torch.tensor([0.01, 0.0])
+    _, slopes = site_slopes(scan, world)
+    world = replace(world, excess=excess)
+    expected = look(scan, world).expected
+    scale = torch.tensor([world.disorder, world.disorder, scatter]).double()
+    values = torch.cat([world.shift[0], excess[:1]]).double()
+    # an image at which the world is the mode: the pull of the pixels is that of the prior
+    variance = view.variance.flatten().double()
+    pull = torch.linalg.solve(slopes.T @ slopes, values / scale**2)
+    rest = variance * (slopes @ pull)
+    law = LowRankMultivariateNormal(
+        expected.flatten().double() - slopes @ values, slopes * scale, variance
+    )
+    at_mode = torch.distributions.Normal(0.0, variance.sqrt()).log_prob(rest).sum()
+    wanted = float(law.log_prob(expected.flatten().double() + rest) - at_mode)
+    # of this site, without the other one
+    alone = replace(scan, positions=scan.positions[:1], kind=scan.kind[:1])
+    parts = ("species", "shift", "excess", "is_wide", "is_coarse")
+    only = replace(world, **{n: getattr(world, n)[:1] for n in parts})
+    assert log_evidence_of_sites(alone, only, view) == pytest.approx(wanted, abs=0.05)
+
+
+def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monkeypatch):
+    scan, world, view = noisy
+    generator = torch.Generator().manual_seed(4)
+    moving = HAS_ATOMS[world.species] & scan.updated
+    excess = world.scatter * torch.randn(len(moving), generator=generator) * moving
+    world = replace(world, excess=excess, disorder=0.04)
+    view = replace(look(scan, world), variance=view.variance)
+    ratios = []
+    monkeypatch.setattr(chain, "accepts", lambda ratio, _: ratios.append(ratio))
+    seed = 2
+    draw_scales(scan, world, view, torch.Generator().manual_seed(seed))
+    again = torch.Generator().manual_seed(seed)
+    changes = [chain.STEP_OF_SCALE * float(torch.randn(1, generator=again)) for _ in range(3)]
+    before, mean, num = log_posterior(scan, world, view.variance), scan.basis() @ world.drift, 0
+    wanted = []
+    for name, change in zip(("disorder", "scatter", "additivity"), changes, strict=True):
+        grown = math.exp(change)
+        other, volume = replace(world, **{name: grown * getattr(world, name)}), 0
+        if name == "disorder":
+            shift = torch.where(moving[:, None], mean + grown * (world.shift - mean), world.shift)
+            other, num = replace(other, shift=shift), 2 * int(moving.sum())
+        if name == "scatter":
+            other, num = replace(other, excess=grown * excess), int(moving.sum())
+        if name == "additivity":
+            num = 0
+        # the Jacobian of what goes with the scale, and of the logarithm
+        volume = (num + 1) * change
+        wanted.append(log_posterior(scan, other, view.variance) - before + volume)
+    assert ratios == pytest.approx(wanted, abs=0.02)
+
+
+def test_metals_that_look_alike_are_equally_probable(noisy):
+    """Without a column of the dopant all metals do."""
+    scan, world, view = noisy
+    species = torch.where(CLASS[world.species] == DEFECTS.index("D_M"), PERFECT[0], world.species)
+    world = replace(world, species=species)
+    view = look(scan, world)
+    dopants, generator = (0, 2, 5), torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(60):
+        scan, world, view = chain._draw_dopant(scan, world, view, dopants, generator)
+        found.append(scan.material.dopant)
+    # every step is taken, to one of two others
+    assert all(a != b for a, b in itertools.pairwise(found))
+    assert all(abs(found.count(d) - 20) <= 3 * (60 * 2 / 9) ** 0.5 for d in dopants)
+
+
+def test_the_metal_of_the_dopant_is_chosen_by_the_density(noisy, monkeypatch):
+    scan, world, _ = noisy
+    species = world.species.clone()
+    doped = next(i for i, s in enumerate(SPECIES) if s.defect == "D_M")
+    species[(species == PERFECT[0]).nonzero()[::3, 0]] = doped
+    world = replace(world, species=species)
+    true, other = scan.material.dopant, METALS.index("Nb")
+    expected = look(scan, world).expected
+    noise = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    scan = replace(scan, image=expected + world.floor**0.5 * noise)
+    wrong = replace(scan, material=replace(scan.material, dopant=other))
+    generator, begun = torch.Generator().manual_seed(0), (wrong, world, look(wrong, world))
+    ratios = []
+    with monkeypatch.context() as patch:
+        patch.setattr(chain, "accepts", lambda ratio, _: ratios.append(ratio))
+        chain._draw_dopant(*begun, (true, other), generator)
+    variance = begun[2].variance
+    wanted = [log_posterior(s, world, variance) for s in (wrong, scan)]
+    assert ratios[0] == pytest.approx(wanted[1] - wanted[0], rel=1e-4, abs=0.02)
+    now, found = begun, []
+    for _ in range(20):
+        now = chain._draw_dopant(*now, (true, other), generator)
+        found.append(now[0].material.dopant)
+    assert found == [true] * 20
+
+
+def test_excluded_classes_are_never_drawn(noisy):
+    scan, world, view = noisy
+    given = PRIOR.given({"abundance": {"X2": 0.3, "Y_X": 0.0, "V_X": 0.0, "D_M": 0.0}})
+    abundance = abundance_of(given)
+    excluded = torch.tensor([float(abundance.mean[:, c].sum()) == 0 for c in CLASS])
+    assert int(excluded.sum()) > 3
+    scan = replace(scan, prior=abundance)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(10):
+        world = replace(
+            world, abundance=abundance.draw(scan.counts(world.species), generator).float()
+        )
+        world, probability = draw_occupation(scan, world, view, scan.colours(), generator)
+        view = look(scan, world)
+        assert float(probability[:, excluded].max()) == 0
+        assert not excluded[world.species[scan.updated]].any()
+
+
+def test_signal_and_film_are_drawn_from_their_conditional(noisy):
+    scan, world, view = noisy
+    design, scale = designs(scan, world)
+    weighted = design / view.variance.flatten()
+    covariance = torch.linalg.inv(weighted @ design.T + (scale**-2).diag())
+    mean = covariance @ (weighted @ scan.image.flatten().double())
+    generator, draws = torch.Generator().manual_seed(0), []
+    for _ in range(400):
+        drawn = draw_signal(scan, world, view, generator)
+        errors = drawn.errors[view.used] * drawn.signal
+        draws.append(torch.cat([torch.tensor([drawn.signal]), errors, drawn.film]))
+    draws = torch.stack(draws).double()
+    # independent of each other: by squared distances from the mean, of which one is expected each
+    turned = torch.linalg.solve_triangular(
+        torch.linalg.cholesky(covariance), (draws - mean).T, upper=False
+    )
+    assert float(turned.mean(1).abs().max()) < 4 / 400**0.5
+    assert (
+        float((turned @ turned.T / 400 - torch.eye(len(mean))).abs().max()) < 4 * (2 / 400) ** 0.5
+    )
+
+
+def test_scan_rows_are_drawn_from_their_conditional(noisy):
+    """Against the density of the displacement of every row on a grid."""
+    scan, world, view = noisy
+    # from displacements that are wrong by about their posterior width
+    generator = torch.Generator().manual_seed(0)
+    off = 0.02 * torch.randn(len(world.row_shift), generator=generator)
+    world = replace(world, row_shift=off, jitter=0.02)
+    view = replace(look(scan, world), variance=view.variance)
+    grid = torch.linspace(-0.12, 0.12, 61)
+    # rows do not see each other
+    rest = [
+        scan.image
+        - look(scan, replace(world, row_shift=torch.full_like(world.row_shift, g))).expected
+        for g in grid.tolist()
+    ]
+    log_prob = -0.5 * (torch.stack(rest).square() / view.variance).sum(-1)
+    density = (log_prob - 0.5 * (grid[:, None] / world.jitter) ** 2).double().softmax(0)
+    mean = grid.double() @ density
+    sd = (grid.double().square() @ density - mean**2).sqrt()
+    draws = [draw_rows(scan, world, view, generator).row_shift for _ in range(200)]
+    found = (torch.stack(draws).double() - mean) / sd
+    assert float(found.mean(0).abs().max()) < 4 / 200**0.5
+    assert float(found.std(0).mean()) == pytest.approx(1, abs=0.1)
+
+
+def test_noise_is_drawn_from_its_conditional(noisy):
+    """Floor and slope against their density on a grid, with the prior of the dose."""
+    scan, world, view = noisy
+    generator = torch.Generator().manual_seed(1)
+    floor, slope = 0.5 * world.floor, 0.5 * world.floor / float(view.expected.mean())
+    sigma = (floor + slope * view.expected).sqrt()
+    image = view.expected + sigma * torch.randn(sigma.shape, generator=generator)
+    dose = dose_of(scan, world, view, slope)
+    scan = replace(scan, image=image, log_dose=lambda d: -0.5 * (math.log(d / dose) / 0.2) ** 2)
+    world, draws = replace(world, floor=floor, slope=slope), []
+    for _ in range(500):
+        view = replace(view, variance=world.floor + world.slope * view.expected)
+        world = draw_noise(scan, world, view, generator)
+        draws.append([world.floor, math.log(world.slope)])
+    draws = torch.tensor(draws, dtype=torch.float64)
+    middle, width = draws.mean(0), draws.std(0)
+    grid = torch.cartesian_prod(*(middle + width * torch.linspace(-5, 5, 41)[:, None].double()).T)
+    variance = grid[:, :1] + grid[:, 1:].exp() * view.expected.flatten()
+    square = (image - view.expected).square().flatten()
+    log_prob = -0.5 * (square / variance + variance.log()).sum(-1)
+    log_prob += torch.tensor([
+        scan.log_dose(dose_of(scan, world, view, math.exp(g))) for g in grid[:, 1].tolist()
+    ])  # fmt: skip
+    density = torch.where((variance > 0).all(-1), log_prob, -math.inf).softmax(0)
+    for k in range(2):
+        mean = float(density @ grid[:, k])
+        sd = float(density @ (grid[:, k] - mean).square()) ** 0.5
+        ess = diagnose_chains({"noise": draws[:, k].numpy()}, 4)["noise"][0]
+        assert ess > 100
+        assert float(middle[k]) == pytest.approx(mean, abs=3.5 * sd / ess**0.5)
+        assert float(width[k]) == pytest.approx(sd, rel=3.5 / (2 * ess) ** 0.5)
+
+
+def only_metals(scan, world):
+    """The perfect metal sublattice alone: one species in the image."""
+    kept = (scan.kind == 0).nonzero()[:, 0]
+    parts = ("species", "shift", "excess", "is_wide", "is_coarse")
+    world = replace(world, **{n: getattr(world, n)[kept] for n in parts})
+    world = replace(world, species=PERFECT[torch.zeros_like(kept)])
+    return replace(scan, positions=scan.positions[kept], kind=scan.kind[kept]), world
+
+
+def all_certain(scan, world):
+    """Every site holds what the perfect crystal has there, for sure."""
+    perfect = {SITES[kind][0] for kind in SITES}
+    none = {d: 0.0 for d in DEFECTS if d not in perfect and d != "D_M"}
+    abundance = abundance_of(PRIOR.given({"dopant": None, "abundance": none}))
+    return replace(scan, prior=abundance), replace(world, species=PERFECT[scan.kind])
+
+
+def as_it_is(scan, world):
+    return scan, world
+
+
+@pytest.mark.parametrize(
+    ("pixels", "change"),
+    [(40, as_it_is), ((40, 60), as_it_is), ((60, 40), only_metals), (48, all_certain)],
+)
+def test_chains_of_unusual_images_are_finite(pixels, change, monkeypatch):
+    monkeypatch.setattr(chain, "EXPLORED", 2)
+    scan, world, _ = noisy_crystal(3, pixels)
+    scan, world = change(scan, world)
+    expected = look(scan, world).expected
+    noise = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    scan = replace(scan, image=expected + world.floor**0.5 * noise)
+    mode = explore_mode(scan, world, 0)
+    draw = next(sample_worlds(scan, mode, 0))
+    assert math.isfinite(draw.log_prob)
+    assert all(math.isfinite(v) for v in draw.values.values())
+    assert torch.isfinite(draw.world.shift).all()
+    drawn = draw.probability[scan.updated]
+    assert torch.allclose(drawn.sum(-1), torch.ones(len(drawn)), atol=1e-5)
+    if change is all_certain:
+        assert torch.equal(draw.world.species, PERFECT[scan.kind])
