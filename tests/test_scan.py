@@ -21,8 +21,7 @@ from crystals import (
 from bayesctx.defects import DEFECTS, SPECIES
 from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
-from bayesctx.scan import Candidate, sample_scan
-from bayesctx.scan.chain import describe, draw_scales
+from bayesctx.scan import Candidate, chain, sample_scan
 from bayesctx.scan.field import Field
 from bayesctx.scan.fits import log_density
 from bayesctx.scan.kernels import Kernels, site_conditional
@@ -273,10 +272,10 @@ def _all_conditionals(scan, world):
         draw_noise(scan, world, view, generator),
         draw_signal(scan, world, view, generator),
         draw_rows(scan, world, view, generator),
-        draw_scales(scan, world, view, generator)[0],
+        chain._draw_scales(scan, world, view, generator)[0],
     ]
     numbers = [regression.evidence, log_density(scan, world, view)]
-    numbers.append(describe(scan, world, view, probability).log_prob)
+    numbers.append(chain._describe(scan, world, view, probability).log_prob)
     values = [v for w in worlds for v in vars(w).values()]
     return [regression.mean, probability, *map(torch.as_tensor, [*numbers, *values])]
 

@@ -21,7 +21,7 @@ from bayesctx.crystal import METALS
 from bayesctx.defects import DEFECTS, SITES, SPECIES
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan import chain, moves
-from bayesctx.scan.chain import draw_scales, explore_mode, sample_worlds
+from bayesctx.scan.chain import explore_mode, sample_worlds
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import HALF, Kernels, site_conditional, solve_upper
@@ -373,7 +373,7 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     ratios = []
     monkeypatch.setattr(chain, "accepts", lambda ratio, _: ratios.append(ratio))
     seed = 2
-    draw_scales(scan, world, view, torch.Generator().manual_seed(seed))
+    chain._draw_scales(scan, world, view, torch.Generator().manual_seed(seed))
     again = torch.Generator().manual_seed(seed)
     changes = [chain.STEP_OF_SCALE * float(torch.randn(1, generator=again)) for _ in range(3)]
     before, mean, num = log_posterior(scan, world, view.variance), scan.basis() @ world.drift, 0
@@ -446,7 +446,8 @@ def test_excluded_classes_are_never_drawn(noisy):
     generator = torch.Generator().manual_seed(0)
     for _ in range(10):
         world = replace(
-            world, abundance=abundance.draw(scan.counts(world.species), generator).float()
+            world,
+            abundance=abundance.draw(scan.counts(world.species, scan.updated), generator).float(),
         )
         world, probability = draw_occupation(scan, world, view, scan.colours(), generator)
         view = look(scan, world)

@@ -12,7 +12,7 @@ from torch import Tensor
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
-from .occupation import HAS_ATOMS, SCATTER_SCALE
+from .occupation import HAS_ATOMS, SCATTER_SCALE, scales_of_sites
 from .shared import evaluate
 from .signal import accepts, dose_of, draw_noise, draw_signal
 from .world import Scan, View, World, look
@@ -179,11 +179,23 @@ def _draw_scales(
         log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(
             name, getattr(world, name)
         )
+        log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
             world = draw_signal(scan, world, look(scan, world, shared, factors), generator)
             view = look(scan, world, shared, factors)
     return world, view
+
+
+def _log_prior_of_outlying(scan: Scan, world: World) -> float:
+    """Log prior of what does not go with a scale but has it in its own: wide and coarse columns."""
+    spread, scatter = scales_of_sites(world)
+    counted = HAS_ATOMS[world.species] & scan.updated
+    wide, coarse = counted & world.is_wide, counted & world.is_coarse
+    own = (world.shift - scan.basis() @ world.drift)[wide] / spread[wide, None]
+    value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
+    value = value - 0.5 * (world.excess / scatter)[coarse].square().sum()
+    return float(value - scatter[coarse].log().sum())
 
 
 def _log_prior_of_scale(name: str, value: float) -> float:

@@ -55,13 +55,21 @@ class Coordinates:
     def free(self) -> tuple[str, ...]:
         """Variables with a distribution; magnitudes stand for themselves and their azimuth."""
         names = [n for n in CONTINUOUS if n != "dose"] + list(SHARED)
-        return tuple(n for n in names if not isinstance(self._prior(n), float | int))
+        return tuple(n for n in names if self._is_open(n))
 
     @property
     def names(self) -> tuple[str, ...]:
         """Name of every coordinate."""
         parts = (((f"{n}_x", f"{n}_y") if n in PAIRS else (n,)) for n in self.free)
         return (*itertools.chain(*parts), "shift_x", "shift_y")
+
+    def _is_open(self, name: str) -> bool:
+        """Whether a variable, or the azimuth of a magnitude above zero, has a distribution."""
+        if not isinstance(self._prior(name), float | int):
+            return True
+        if name not in PAIRS or self._prior(name) == 0:
+            return False
+        return not isinstance(self._prior(PAIRS[name][0]), float | int)
 
     @staticmethod
     def translation(z: Tensor) -> Tensor:
@@ -108,12 +116,13 @@ class Coordinates:
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 second = next(columns)
-                found[azimuth] = torch.atan2(second, first) / fold
+                found.setdefault(azimuth, torch.atan2(second, first) / fold)
                 u = -torch.expm1(-(first.square() + second.square()) / 2)
             else:
                 u = torch.special.ndtr(first)
-            found[name] = quantile(self._prior(name), u, _domain(name))
-        return found
+            if name not in found:
+                found[name] = quantile(self._prior(name), u, _domain(name))
+        return {a: torch.zeros_like(z[:, 0]) for a, _ in PAIRS.values()} | found
 
     def of(self, values: Mapping[str, float]) -> Tensor:
         """Coordinates of one point.
@@ -131,7 +140,8 @@ class Coordinates:
         """
         z = []
         for name in self.free:
-            u = self._probability(name, float(values[name]))
+            fixed = isinstance(self._prior(name), float | int)
+            u = 0.5 if fixed else self._probability(name, float(values[name]))
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 angle = fold * float(values.get(azimuth, 0.0))

@@ -160,7 +160,7 @@ def log_occupation(scan: Scan, world: World) -> float:
     float
         Of the sites in the image.
     """
-    total = float(scan.prior.log_evidence(scan.counts(world.species)).sum())
+    total = float(scan.prior.log_evidence(scan.counts(world.species, scan.inside)).sum())
     held = world.species[scan.inside]
     return total - float(NUM_ALIKE[held].double().log().sum())
 
@@ -193,6 +193,7 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     for rows in torch.arange(len(mine)).split(AT_ONCE):
         columns, index = canvas.columns(scan, world, kernels, mine[rows])
         columns = columns[:, SLOPES_FIRST] * amplitude[rows, None, None] * scale[rows, :, None]
+        columns[:, :2] *= 1 + world.excess[mine[rows], None, None]
         gram = (columns * canvas.weight[index][:, None]) @ columns.mT
         total -= 0.5 * float(torch.logdet((gram + torch.eye(3)).double()).sum())
     return total
@@ -256,14 +257,23 @@ def _draw_scales(
     world = _draw_wide(world, square, counted, generator)
     calm = counted & ~world.is_wide
     log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
+    log_prob = log_prob + _log_prior_beyond(square, counted & world.is_wide, 2, DISORDER, WIDE)
     disorder = draw_from(DISORDER, log_prob, generator)
     fine = counted & ~world.is_coarse
     # the grid is even in the logarithm
     log_prob = (1 - fine.sum()) * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
     log_prob = log_prob - 0.5 * world.excess[fine].square().sum() / SCATTER**2
+    coarse = counted & world.is_coarse
+    log_prob = log_prob + _log_prior_beyond(world.excess.square(), coarse, 1, SCATTER, COARSE)
     scatter = draw_from(SCATTER, log_prob, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)
     return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
+
+
+def _log_prior_beyond(square: Tensor, mine: Tensor, num: int, grid: Tensor, wide: float) -> Tensor:
+    """Log prior of values of ``num`` components whose variance is that of a grid and more."""
+    scale = (grid.square() + wide**2).sqrt()
+    return -num * mine.sum() * scale.log() - 0.5 * square[mine].sum() / scale**2
 
 
 def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.Generator) -> World:
@@ -289,4 +299,4 @@ def _abundance(scan: Scan, world: World, generator: torch.Generator | None) -> T
     # a fit keeps to what is expected: counts of wrong classes would confirm themselves
     if generator is None:
         return scan.prior.mean.float()
-    return scan.prior.draw(scan.counts(world.species), generator).float()
+    return scan.prior.draw(scan.counts(world.species, scan.updated), generator).float()

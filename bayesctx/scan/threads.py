@@ -50,7 +50,7 @@ def side_by_side(function: Callable, values: Iterable, num_threads: int) -> list
         In the order of the values.
     """
     if num_threads == 1:
-        return [function(value) for value in values]
+        return [torch.no_grad()(function)(value) for value in values]
     with ThreadPoolExecutor(num_threads) as pool:
         # gradients are switched off by thread
         return list(pool.map(torch.no_grad()(function), values))

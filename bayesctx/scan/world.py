@@ -92,20 +92,22 @@ class Scan:
         """
         return (values.flatten() if self.valid is None else values[self.valid]).double()
 
-    def counts(self, species: Tensor) -> Tensor:
-        """Count the sites in the image that hold each class.
+    def counts(self, species: Tensor, among: Tensor) -> Tensor:
+        """Count the sites that hold each class.
 
         Parameters
         ----------
         species : Tensor of int, shape (site,)
             What the sites hold.
+        among : Tensor of bool, shape (site,)
+            Sites to count.
 
         Returns
         -------
         Tensor, shape (kind, defect_class)
             Double precision.
         """
-        held = CLASS[species[self.inside]] + len(DEFECTS) * self.kind[self.inside]
+        held = CLASS[species[among]] + len(DEFECTS) * self.kind[among]
         shape = len(KINDS), len(DEFECTS)
         return torch.bincount(held, minlength=shape[0] * shape[1]).view(shape).double()
 
