@@ -146,6 +146,8 @@ def test_infer_prints_composition_and_context_and_writes_the_posterior(files, tm
         64,
         "--seed",
         3,
+        "--likelihood",
+        "network",
     ]
     assert run(*words, "--context", *GIVEN, "--out", out, "--plot", picture) == 0
     result = bc.load(out)
@@ -177,6 +179,7 @@ def test_infer_prints_composition_and_context_and_writes_the_posterior(files, tm
 def test_infer_reads_arrays_and_patches(files, tmp_path, capsys):
     out = tmp_path / "result.nc"
     end = ["--model", files / "model.safetensors", "--num-draws", 64, "--out", out]
+    end += ["--likelihood", "network"]
     assert run("infer", files / "image.npy", "--context", *GIVEN, *end) == 0
     assert "site_x" in bc.load(out)["constant_data"]
     assert run("infer", files / "patches.nc", "--context", *GIVEN, *end) == 0

@@ -13,6 +13,7 @@ from ..context import CONTEXT
 from ..defects import DEFECTS
 from ..information import entropy, entropy_reduction
 from ..metrics import MATCH, match_sites
+from ..nuisances import NUISANCES
 from ..plots import new_figure, on_crystal, plot_context, plot_defects
 from ..storage import replacing
 
@@ -27,6 +28,10 @@ __all__ = [
     "save_figure",
     "score_matched",
 ]
+
+
+STATE = ("source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt", "vibration")
+"""What the sites of a micrograph share and the simulator finds, besides the context."""
 
 
 def describe_result(result: xr.DataTree) -> str:
@@ -44,7 +49,8 @@ def describe_result(result: xr.DataTree) -> str:
     """
     is_crystal = on_crystal(result)
     probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))[is_crystal]
-    ess, num_draws = float(np.median(result["sample_stats"].ess)), result["posterior"].sizes["draw"]
+    ess = float(np.median(result["sample_stats"].ess))
+    num_draws = result["posterior"].sizes["chain"] * result["posterior"].sizes["draw"]
     support = (
         f"{ess:.0f} of {num_draws} draws of the context are effective"
         if result["prior"].data_vars
@@ -72,8 +78,10 @@ def _context(result: xr.DataTree) -> list[str]:
     """Rows of the context of one image."""
     if result["class_posterior"].sizes.get("image", 1) > 1:
         return ["context: one posterior for each image, in the file"]
-    rows = {name: _describe_variable(result, name) for name in (*CONTEXT, "assignment")}
-    labels = {name: CONTEXT[name].label if name in CONTEXT else name for name in rows}
+    names = (*CONTEXT, "assignment", *STATE)
+    rows = {name: _describe_variable(result, name) for name in names}
+    units = {n: f"{n} [{NUISANCES[n][0]}]" for n in STATE if NUISANCES[n][0] != "1"}
+    labels = {n: CONTEXT[n].label if n in CONTEXT else units.get(n, n) for n in rows}
     given = json.loads(result.attrs["context"]).get("abundance", {})
     if given:
         shares = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())
