@@ -218,8 +218,9 @@ def _infer(rng: Rng, folder: Path, hostility: float) -> list[str]:
     image = str(choose(rng, ("image.nc", "patch.npy", "patch.npy", "image.npy", "two.nc", "made")))
     shares = {"--num-draws": 0.8, "--seed": 0.5, "--select": hostility / 3, "--plot": 0.15}
     shares["--variable"] = 0.8 if image == "two.nc" else hostility / 3
+    likelihood = "neither" if maybe(rng, hostility / 10) else "network"
     return [
-        "infer", *_image(rng, image, folder, hostility), "--out",
+        "infer", *_image(rng, image, folder, hostility), "--likelihood", likelihood, "--out",
         _pick(rng, hostility, GOOD_OUTPUTS, BAD_OUTPUTS), *_model(rng, folder, hostility),
         *_options(rng, hostility, shares), *_context(rng, hostility),
     ]  # fmt: skip
