@@ -48,7 +48,7 @@ the case and the dose; the pixel size is stated (with an error of 2 %), and the 
 whole context, is known. Each is read by the network and by all pixels
 (`infer(..., likelihood=...)`). Scores in nats per site, means with standard errors over the images;
 the log score of a calibrated posterior equals minus its entropy. Assignment: which sublattice is
-the metal. Seconds are wall time with {threads} threads.
+the metal. Seconds are wall time, threads: {threads}.
 
 """
 
@@ -137,7 +137,7 @@ def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
         score, entropy = (np.array([r[n] for r in mine]) for n in ("log score", "entropy"))
         rows.append([
             key[0], f"{key[1]:.0e}", key[2], key[3], str(len(mine)),
-            f"{score.mean():.4f} ± {score.std() / len(score) ** 0.5:.4f}",
+            _with_error(score),
             f"{np.median(score):.4f}",
             f"{entropy.mean():.4f}",
             f"{100 * np.mean([r['right'] for r in mine]):.1f}",
@@ -145,6 +145,13 @@ def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
             f"{np.median([r['seconds'] for r in mine]):.0f}",
         ])  # fmt: skip
     return rows
+
+
+def _with_error(values: np.ndarray) -> str:
+    """Mean, with its standard error where there are several values."""
+    if len(values) == 1:
+        return f"{values[0]:.4f}"
+    return f"{values.mean():.4f} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def coverage_of(done: list[dict[str, object]]) -> list[list[str]]:
