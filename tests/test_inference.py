@@ -528,7 +528,7 @@ def test_a_class_that_cannot_be_has_no_probability(micrograph, reference):
     prior = bc.reference_prior().given(known)
     drawn = bc.simulate_micrograph(prior, seed=1, num_pixels=120, sampling=0.25)
     assert "Y_X" not in drawn.defect.values
-    result = bc.infer(drawn.intensity, known, reference, num_draws=50)
+    result = bc.infer(drawn.intensity, known, reference, num_draws=50, likelihood="network")
     found = result["class_posterior"].defect
     assert (found.sel(defect_class="Y_X") == 0).all()
     assert np.allclose(found.sum("defect_class"), 1, atol=1e-5)
@@ -542,7 +542,9 @@ def test_a_class_that_cannot_be_has_no_probability(micrograph, reference):
     told = json.loads(result.attrs["context"])["abundance"]
     assert told == {"V_X": 0.2, "O_X": {"Uniform": [0.0, 0.1]}, "Y_X": 0.0}
     assert "abundance" in result["sample_stats"].claim
-    free = bc.infer(drawn.intensity, MATERIAL | CONDITIONS, reference, num_draws=50)
+    free = bc.infer(
+        drawn.intensity, MATERIAL | CONDITIONS, reference, num_draws=50, likelihood="network"
+    )
     assert float(free["class_posterior"].defect.sel(defect_class="Y_X").sum()) > 0.01
 
 
@@ -558,7 +560,7 @@ def test_a_known_share_moves_what_the_image_leaves_open(micrograph, reference):
 
 def test_an_undoped_crystal_has_no_dopant(micrograph, reference, tmp_path):
     known = {"host": "WSe2", "dopant": None} | CONDITIONS
-    result = bc.infer(micrograph.intensity, known, reference, num_draws=20)
+    result = bc.infer(micrograph.intensity, known, reference, num_draws=20, likelihood="network")
     assert (result["class_posterior"].defect.sel(defect_class="D_M") == 0).all()
     assert (result["class_posterior"].dopant == 0).all()
     assert (result["posterior"].concentration.sel(defect_class="D_M") == 0).all()
@@ -572,11 +574,11 @@ def test_an_undoped_crystal_has_no_dopant(micrograph, reference, tmp_path):
     assert loaded.attrs == result.attrs
     assert loaded["constant_data"].dopant.item() == "none"
     same = known | {"dopant": "none"}
-    again = bc.infer(micrograph.intensity, same, reference, num_draws=20)
+    again = bc.infer(micrograph.intensity, same, reference, num_draws=20, likelihood="network")
     assert again["class_posterior"].equals(result["class_posterior"])
     del same["dopant"]
     same["abundance"] = {"D_M": 0}
-    again = bc.infer(micrograph.intensity, same, reference, num_draws=20)
+    again = bc.infer(micrograph.intensity, same, reference, num_draws=20, likelihood="network")
     assert again["class_posterior"].equals(result["class_posterior"])
 
 
@@ -586,7 +588,9 @@ def test_an_image_speaks_against_wrong_abundances(reference):
     prior = bc.reference_prior().given(known | {"dopant": "Ti", "abundance": {"D_M": 0.3}})
     image = bc.simulate_micrograph(prior, seed=1, num_pixels=120, sampling=0.25).intensity
     found = [
-        bc.infer(image, known | {"dopant": d}, reference, num_draws=8)["sample_stats"].conflict
+        bc.infer(image, known | {"dopant": d}, reference, num_draws=8, likelihood="network")[
+            "sample_stats"
+        ].conflict
         for d in (None, "Ti")
     ]
     undoped, doped = (float(c.sel(claim="dopant")) for c in found)

@@ -122,7 +122,7 @@ def solve_by_pixels(
         defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
         host=_share(hosts, len(HOSTS), probability),
         dopant=_share(names["dopant"], len(METALS), weight),
-        ess=np.array([min(finite) if finite else np.nan], np.float32),
+        ess=np.array([min(finite) if finite else 1.0], np.float32),
         draws=draws,
         prior_draws=_draw_prior(lattices, kept, by_patches.prior_draws, len(worlds), seed),
         defect_draws=np.stack([w.defect for w in worlds]).astype(np.int8)[None],

@@ -61,9 +61,8 @@ def context_case(rng: Rng, folder: Path) -> Case:
     draws, kind = some_draws(rng), str(choose(rng, ("small", "small", "reference")))
     text = f"{mode}; {_words(context)}; {draws} draws; {kind} model"
     own = model_of(kind)
-    return Case(
-        text, lambda: bc.infer(values, context, own, num_draws=draws), complaint_of_posterior
-    )
+    options = {"num_draws": draws, "likelihood": "network"}
+    return Case(text, lambda: bc.infer(values, context, own, **options), complaint_of_posterior)
 
 
 def _words(context: object) -> str:
