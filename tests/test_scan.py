@@ -1,16 +1,14 @@
 """Worlds behind the pixels of a scan: forward model, conditionals and recovery."""
 
 import math
+import warnings
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from crystals import (
-    ABUNDANCE,
     COORDINATES,
-    KINDS,
-    MATERIAL,
     PIXELS,
     PRIOR,
     SAMPLING,
@@ -20,9 +18,9 @@ from crystals import (
 
 from bayesctx.defects import DEFECTS, SPECIES
 from bayesctx.fourier import synthesize
-from bayesctx.prior import CONTINUOUS
-from bayesctx.scan import Candidate, chain, sample_scan
-from bayesctx.scan.field import Field
+from bayesctx.inference import infer
+from bayesctx.metrics import log_score, match_sites
+from bayesctx.scan import chain
 from bayesctx.scan.fits import log_density
 from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.moves import draw_jointly, linearise_jointly
@@ -39,7 +37,7 @@ from bayesctx.scan.signal import (
     regress,
 )  # fmt: skip
 from bayesctx.scan.threads import side_by_side, single_threads
-from bayesctx.scan.world import CLASS, MIRROR, Scan, begin, look
+from bayesctx.scan.world import MIRROR, begin, look
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, image_spectra
 
@@ -326,41 +324,16 @@ def test_threads_of_torch_are_restored():
 @pytest.mark.slow
 def test_worlds_of_a_simulated_image_are_found():
     data = simulate_micrograph(PRIOR, seed=7, num_pixels=128, sampling=SAMPLING)
-    truth = {n: float(data[n]) for n in (*CONTINUOUS, "strain")}
-    centre = (128 - 1) / 2
-    positions = np.stack([data.site_x.values - centre, data.site_y.values - centre], -1) * SAMPLING
-    species = [i for d in data.defect.values for i, s in enumerate(SPECIES) if s.defect == d]
-    assert len(species) >= len(positions)
-    kinds = [next(KINDS[s.site] for s in SPECIES if s.defect == d) for d in data.defect.values]
-    image = torch.from_numpy(data.intensity.values / data.intensity.values.std()).float()
-    start = {
-        n: torch.full((1,), v, dtype=torch.float64)
-        for n, v in COORDINATES.values(torch.zeros(1, len(COORDINATES.names)).double()).items()
-        for v in [float(v)]
-    }
-    field = Field((128, 128), SAMPLING).limited(
-        start
-        | {
-            "source_size": torch.tensor([0.6]).double(),
-            "convergence_semiangle": torch.tensor([33.0]).double(),
-            "focal_spread": torch.tensor([55.0]).double(),
-        }
-    )
-    scan = Scan(
-        image,
-        field,
-        MATERIAL,
-        COORDINATES,
-        torch.from_numpy(positions).float(),
-        torch.tensor(kinds),
-        ABUNDANCE,
-    )
-    chains, probability = sample_scan(
-        [Candidate(scan, (MATERIAL.dopant,))], num_chains=2, num_draws=20, seed=0
-    )
-    assert probability.tolist() == [1.0]
-    total = sum(draw.probability for chain in chains for _, draw in chain)
-    classes = torch.zeros(len(total), len(DEFECTS)).index_add_(1, CLASS, total)
-    right = np.array(DEFECTS)[classes.argmax(1).numpy()] == data.defect.values
-    assert right[scan.inside.numpy()].mean() > 0.98
-    assert truth["dose"] > 0
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "mixed chains were expected", UserWarning)
+        result = infer(
+            data.intensity.values,
+            {"host": "WSe2", "dopant": "Ti", "dose": 1e5, "sampling": SAMPLING},
+            num_draws=400,
+        )
+    assert result["posterior"].sizes["chain"] == 4
+    matched, truth = match_sites(data, result)
+    found = result["class_posterior"].defect.isel(patch=matched)
+    right = np.array(DEFECTS)[found.values.argmax(-1)] == truth
+    assert right.mean() > 0.97
+    assert float(log_score(found, truth).mean()) > -0.1
