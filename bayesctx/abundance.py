@@ -14,7 +14,6 @@ from .evidence import sticks_of
 
 __all__ = ["Abundance"]
 
-MOST = 1e6  # Dirichlet parameters together where the abundances are known
 UNDERFLOW = 1e-290  # torch draws no Gamma variable below 1e-307
 BEFORE = 1e-9  # share of the sites that counts as none
 
@@ -106,23 +105,6 @@ class Abundance:
         return self.shares(self.fraction)
 
     @property
-    def alpha(self) -> Tensor:
-        """Parameters of the Dirichlet distribution of the same mean and total variance.
-
-        Shape (*batch, kind, defect_class). These are the parameters themselves in the special case
-        of a Dirichlet distribution; they add up to 1e6 at most.
-        """
-        square = self.fraction.square()
-        variance = (self.fraction - square) / (1 + self.strength)
-        mean = self.mean
-        second = self._in_classes(
-            (square + variance) * _exclusive((1 - self.fraction).square() + variance)
-        )
-        spread = (second - mean.square()).clamp(min=0).sum(-1, keepdim=True)
-        total = (mean * (1 - mean)).sum(-1, keepdim=True) / spread - 1
-        return mean * total.nan_to_num(MOST).clamp(max=MOST)
-
-    @property
     def is_free(self) -> Tensor:
         """Which fractions are not known, shape (*batch, kind, defect_class), in the order."""
         return self.strength.isfinite()
@@ -142,21 +124,6 @@ class Abundance:
         """
         return self._in_classes(fraction * _exclusive(1 - fraction))
 
-    def rows(self, kind: Tensor) -> Abundance:
-        """Select kinds of site.
-
-        Parameters
-        ----------
-        kind : Tensor of int, shape (patch,)
-            Kind of every site.
-
-        Returns
-        -------
-        Abundance
-            With one kind for every site.
-        """
-        return Abundance(self.order[kind], self.fraction[kind], self.strength[kind])
-
     def posterior(self, counts: Tensor) -> Abundance:
         """Condition on counts.
 
@@ -174,21 +141,6 @@ class Abundance:
         own, left = self._in_order(counts)
         strength = self.strength + left
         return Abundance(order, self.fraction + (own - self.fraction * left) / strength, strength)
-
-    def posterior_mean(self, counts: Tensor) -> Tensor:
-        """Expected shares given counts.
-
-        Parameters
-        ----------
-        counts : Tensor, shape (*batch, kind, defect_class)
-            Numbers of sites, which need not be whole.
-
-        Returns
-        -------
-        Tensor, of the same shape and dtype
-            Shares.
-        """
-        return self.posterior(counts).mean.to(counts.dtype)
 
     def draw(self, counts: Tensor, generator: torch.Generator) -> Tensor:
         """Draw shares given counts.

@@ -17,6 +17,7 @@ __all__ = [
     "CLASSES",
     "DEFECTS",
     "DOPED",
+    "FIRST_SITE",
     "HYPOTHESES",
     "HYPOTHESIS_OF_SPECIES",
     "SITES",
@@ -178,6 +179,9 @@ class Species:
 
 DEFECTS = tuple(c.name for c in CLASSES)
 """Names of the classes, in the order of every ``defect_class`` coordinate."""
+
+FIRST_SITE = {c.name: c.columns[0][0] for c in CLASSES}
+"""Kind of site on which the abundance of a class is its share: the first that can hold it."""
 
 SITES = {
     site: tuple(c.name for c in CLASSES if any(site == s for s, _ in c.columns))

@@ -110,7 +110,6 @@ def list_candidates(
         sampling = _implied(placement, names[host])
         log_prior = math.log(own.hosts.count(names[host])) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
-        dopants = dopants if own.is_doped else dopants[:1]
         first = max(dopants, key=lambda d: float(weight[host, d].sum()))
         nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
         for condition in _alternatives(own.conditions):

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..abundance import Abundance
 from ..crystal import HOSTS, METALS, MONOLAYER_1H
-from ..defects import CLASSES, DEFECTS, DOPED, SITES
+from ..defects import DEFECTS, DOPED, FIRST_SITE, SITES
 from ..model import NUM_PLAIN, Materials, SitePrior, Table
 from .patches import BUDGET
 from .quadrature import FLOOR, NODES, class_probabilities, draw_abundances
@@ -22,7 +22,7 @@ SMALLEST = 1e-38
 DOPED_CLASS = DEFECTS.index(DOPED)
 PLAIN_CLASSES = [i for i in range(len(DEFECTS)) if i != DOPED_CLASS]
 # the abundance of a class is its share on the first kind of site that can hold it
-KIND_OF_CLASS = [MONOLAYER_1H.sites.index(c.columns[0][0]) for c in CLASSES]
+KIND_OF_CLASS = [MONOLAYER_1H.sites.index(FIRST_SITE[d]) for d in DEFECTS]
 SAME_KIND = np.array([[d in SITES[MONOLAYER_1H.sites[k]] for d in DEFECTS] for k in KIND_OF_CLASS])
 
 

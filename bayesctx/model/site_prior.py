@@ -44,11 +44,6 @@ class SitePrior:
         """Expected abundances in single precision, shape (kind, defect_class)."""
         return self.abundance.mean.float()
 
-    @property
-    def alpha(self) -> Tensor:
-        """Dirichlet parameters in single precision, see ``Abundance.alpha``."""
-        return self.abundance.alpha.float()
-
     def take(self, index: Tensor) -> SitePrior:
         """Select sites.
 

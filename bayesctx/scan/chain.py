@@ -155,6 +155,7 @@ def _draw_scales(
     shared = view.values, view.spectra
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
     mean = scan.basis() @ world.drift
+    before = evaluate(scan, world, view, world.z, shared)
     for name in ("disorder", "scatter", "additivity"):
         change = STEP_OF_SCALE * float(torch.randn(1, generator=generator))
         grown, value = math.exp(change), getattr(world, name) * math.exp(change)
@@ -174,7 +175,6 @@ def _draw_scales(
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
-        before = evaluate(scan, world, view, world.z, shared)
         log_ratio = after.log_prob - before.log_prob + change
         log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(
             name, getattr(world, name)
@@ -184,6 +184,7 @@ def _draw_scales(
             world, view = other, seen
             world = draw_signal(scan, world, look(scan, world, shared, factors), generator)
             view = look(scan, world, shared, factors)
+            before = evaluate(scan, world, view, world.z, shared)
     return world, view
 
 

@@ -18,7 +18,7 @@ from .kernels import Kernels
 from .occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
 from .shared import State, evaluate, image_slopes
 from .signal import accepts
-from .world import Scan, View, World, look, spectra_of
+from .world import Scan, View, World, look
 
 __all__ = ["Joint", "draw_jointly", "linearise_jointly", "slope_along_x"]
 
@@ -319,12 +319,12 @@ def _stand(
     scan: Scan, world: World, view: View, joint: Joint, factors: dict | None = None
 ) -> _Point | None:
     """A world with log density and gradient; None if it cannot be."""
-    if float(scan.coordinates.log_prior(world.z[None])) == -math.inf:
-        return None
     if factors is None:
         factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
     seen = replace(view, factors=factors)
-    state = evaluate(scan, world, seen, world.z, spectra_of(scan, world.z))
+    state = evaluate(scan, world, seen, world.z)
+    if state.regression is None:
+        return None
     prior, force = _log_prior(scan, world, joint)
     rest = (scan.image - state.regression.expected).flatten()
     gradient = force + (joint.weighted @ rest).double()

@@ -11,7 +11,7 @@ from torch import Tensor
 from .signal import Regression, regress
 from .world import Scan, View, World, look, render, spectra_of
 
-__all__ = ["Proposal", "State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
+__all__ = ["State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
 
 DIFFERENCE = 0.02  # of a coordinate, for slopes
 CLIP = 4.0  # standard deviations of a pixel, of its pull on a climb
@@ -42,27 +42,6 @@ class State:
     log_prob: float
     regression: Regression | None = None
     shared: tuple | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Proposal:
-    """A Gaussian approximation around a mode.
-
-    Attributes
-    ----------
-    weighted : Tensor, shape (coordinate, pixel)
-        Slopes of the fitted image over the variance.
-    hessian, covariance, factor : Tensor, shape (coordinate, coordinate)
-        Negative Hessian of the log density, its inverse, and the Cholesky factor of that.
-    step : float
-        Size of the steps.
-    """
-
-    weighted: Tensor
-    hessian: Tensor
-    covariance: Tensor
-    factor: Tensor
-    step: float = 0.7
 
 
 def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | None = None) -> State:
@@ -124,7 +103,7 @@ def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
     return torch.stack(slopes)
 
 
-def linearise(scan: Scan, world: World, view: View, step: float = 0.7) -> Proposal:
+def linearise(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
     """Linearise the image in the shared variables.
 
     Parameters
@@ -133,21 +112,18 @@ def linearise(scan: Scan, world: World, view: View, step: float = 0.7) -> Propos
         The scan.
     world, view : World, View
         Where, and the rest.
-    step : float
-        Size of the steps.
 
     Returns
     -------
-    Proposal
-        The Gauss-Newton approximation.
+    weighted : Tensor, shape (coordinate, pixel)
+        Slopes of the fitted image over the variance.
+    hessian : Tensor, shape (coordinate, coordinate)
+        Negative Hessian of the log density, by Gauss and Newton.
     """
     slope = image_slopes(scan, world, view)
     weighted = slope / view.variance.flatten()
     # the prior of the coordinates is standard normal
-    hessian = (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)
-    covariance = torch.linalg.inv(hessian)
-    factor = torch.linalg.cholesky((covariance + covariance.T) / 2)
-    return Proposal(weighted, hessian, covariance, factor, step)
+    return weighted, (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)
 
 
 def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, View, float]:
@@ -173,12 +149,12 @@ def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, Vie
     """
     state, damping, width = evaluate(scan, world, view, world.z), DAMPING, view.variance.sqrt()
     for _ in range(rounds):
-        near = linearise(scan, replace(world, z=state.z), view)
+        weighted, hessian = linearise(scan, replace(world, z=state.z), view)
         rest = scan.image - state.regression.expected
         rest = rest.clamp(-CLIP * width, CLIP * width).flatten()
-        gradient = (near.weighted @ rest).double() - state.z
+        gradient = (weighted @ rest).double() - state.z
         for _ in range(TRIES):
-            damped = near.hessian + damping * torch.diag(near.hessian.diagonal())
+            damped = hessian + damping * torch.diag(hessian.diagonal())
             step = torch.linalg.solve(damped, gradient).clamp(-LONGEST, LONGEST)
             found = evaluate(scan, world, view, state.z + step)
             if found.log_prob > state.log_prob:

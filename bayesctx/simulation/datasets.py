@@ -13,7 +13,7 @@ from tqdm import tqdm
 from ..checks import check_memory, check_number, check_seed, check_whole_number
 from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
-from ..defects import CLASSES, DEFECTS, SITES, SPECIES
+from ..defects import DEFECTS, FIRST_SITE, SITES, SPECIES
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
@@ -122,7 +122,7 @@ def _image_variables(
 
 def _shares(abundance: Tensor) -> np.ndarray:
     """Share of every class on the first kind of site that can hold it, (image, defect_class)."""
-    kinds = [SITES[c.columns[0][0]] for c in CLASSES]
+    kinds = [SITES[FIRST_SITE[d]] for d in DEFECTS]
     is_same = abundance.new_tensor([[float(d in kind) for d in DEFECTS] for kind in kinds])
     return (abundance / (abundance @ is_same.T).clamp(min=SMALLEST)).numpy()
 
