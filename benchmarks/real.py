@@ -45,11 +45,11 @@ INTRODUCTION = """\
 WSe2:Ti at 80 kV, two detectors at once (Random defect model data, MIT, (c) 2024 jiadongdan). Known:
 host and beam energy, and as soft evidence that ADF1 starts between 60 and 110 mrad, and that ADF2
 starts between 25 and 55 and ends where ADF1 starts. The dopant, the convergence, the outer angle of
-ADF1, focus and dose are unknown. The images are read by the network. There was no training on real data; the power of the counts of the
-abundances was chosen with knowledge of these results (docs/model.md). Single and double chalcogen
-vacancies are one class, as in the labels, which were made semi-automatically: their vacancies are
-uncertain to 10-50 %. Accuracies and calibration errors in %, log score and entropy in bits per
-site.
+ADF1, focus and dose are unknown. The images are read by the network. There was no training on real
+data; the power of the counts of the abundances was chosen with knowledge of these results
+(docs/model.md). Single and double chalcogen vacancies are one class, as in the labels, which were
+made semi-automatically: their vacancies are uncertain to 10-50 %. Accuracies and calibration errors
+in %, log score and entropy in bits per site.
 
 """
 
