@@ -33,12 +33,12 @@ SUBSETS = {
 
 INTRODUCTION = """\
 {num} simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, everything drawn from
-`reference_prior()`; the sampling is always known to 0.5 %. The lattice of {lost} more could not be
-fitted ({doses} e/Å²). Bits per site, means over the images with standard errors: the sites of an
-image share its context and are not independent. Assignment: which sublattice is the metal; an
-image with a wrong assignment has a third of its sites right. The log score of a calibrated
-posterior equals minus its entropy. Medians over the images are given as well, since few of them
-contribute most of the loss.
+`reference_prior()`, read by the network; the sampling is always known to 0.5 %. The lattice of
+{lost} more could not be fitted ({doses} e/Å²). Bits per site, means over the images with standard
+errors: the sites of an image share its context and are not independent. Assignment: which
+sublattice is the metal; an image with a wrong assignment has a third of its sites right. The log
+score of a calibrated posterior equals minus its entropy. Medians over the images are given as well,
+since few of them contribute most of the loss.
 
 """
 
