@@ -23,7 +23,7 @@ KNOWN = {
 SHORT = {
     candidates: {"NUM_POINTS": 8},
     chain: {"EXPLORED": 2},
-    fits: {"HEATS": (10.0,), "DRAWS_PER_HEAT": 2},
+    fits: {"HOT_DOSE": 1e7, "LEAST_HEAT": 2.5, "DRAWS_PER_HEAT": 2},
     search: {"NUM_TRIED": 8, "NUM_CLIMBED": 2, "NUM_FITTED": 2, "MORE_ANNEALED": 0},
 }
 """A search and chains that are too short to be good, but pass through everything."""

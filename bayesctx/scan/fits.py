@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -37,7 +38,9 @@ SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
 MOVES, ANNEAL_MOVES = 8, 5  # of the shared variables between two sweeps over the sites
-HEATS, DRAWS_PER_HEAT = (80.0, 30.0, 12.0, 5.0, 2.0), 5  # factors of the variance of the noise
+# annealing begins at the noise of a dose at which modes are not apart, and ends near its own
+HOT_DOSE, LEAST_HEAT, LAST_HEAT = 1.2e3, 8.0, 2.0
+COOLING, DRAWS_PER_HEAT = 2.5, 5  # factor between two heats
 FIRST = (0.7, 0.3)  # steps along narrow and soft directions
 LINEARISED = 2  # heats between two linearisations
 
@@ -186,20 +189,31 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
     Kirkpatrick, Gelatt and Vecchi, Science 220, 671 (1983), doi:10.1126/science.220.4598.671.
     """
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
-    near = None
-    for k, heat in enumerate(HEATS):
+    near, heats = None, _heats(scan, world)
+    for k, heat in enumerate(heats):
         hot = replace(scan, heat=heat)
         view = look(hot, world)
         if k % LINEARISED == 0:
             near = linearise_jointly(hot, world, view, near.steps if near else FIRST, exactly=False)
         else:  # the posterior is narrower by the change of the noise
-            near = replace(near, factor=near.factor * (heat / HEATS[k - 1]) ** 0.5)
+            near = replace(near, factor=near.factor * (heat / heats[k - 1]) ** 0.5)
         for _ in range(DRAWS_PER_HEAT):
             world, view, _, rates = advance(
                 hot, world, view, near, colours, generator, ANNEAL_MOVES
             )
             near = adapt_steps(near, rates)
     return fit_world(scan, world, rounds=3, climbs=3)[0]
+
+
+def _heats(scan: Scan, world: World) -> list[float]:
+    """Factors of the variance of the noise, from that of a low dose down to a small one."""
+    view = look(scan, world)
+    # the dose of counts of this mean and variance; misfit counts as noise
+    ratio = float(scan.seen(view.expected).mean() / scan.seen(view.variance).mean())
+    size = scan.field.sampling * (1 + float(view.values["strain"]))
+    first = max(world.signal * ratio / size**2 / HOT_DOSE, LEAST_HEAT)
+    number = 1 + math.ceil(math.log(first / LAST_HEAT) / math.log(COOLING))
+    return np.geomspace(first, LAST_HEAT, number).tolist()
 
 
 def advance(
