@@ -1,6 +1,7 @@
 """Micrographs read by all of their pixels: contract of the result, joint draws, convergence."""
 
 import json
+import math
 import warnings
 from types import SimpleNamespace
 
@@ -8,13 +9,14 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+from scipy.special import softmax
 
 import bayesctx as bc
 from bayesctx.inference import candidates, posterior
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
-from bayesctx.scan import chain, fits, search
+from bayesctx.scan import Candidate, chain, fits, sampling, search
 
 KNOWN = {
     "host": "WSe2", "beam_energy": 80e3, "convergence_semiangle": 30.0,
@@ -190,3 +192,19 @@ def test_the_prior_of_the_dose_is_one_of_its_logarithm():
     assert known(1e5) == 0
     assert known(1.01e5) == pytest.approx(-0.5, abs=0.02)
     assert torch.get_num_threads() == 1
+
+
+def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence() -> None:
+    evidence, errors = np.array([0.0, -12.0]), np.random.default_rng(0).normal(size=(100_000, 2))
+    equal = [Candidate(None, (0,), math.log(0.5))] * 2
+    found = sampling._probabilities(
+        [
+            sampling._Contender(search.Start(k, None, None, value), [], value)
+            for k, value in enumerate(evidence)
+        ],
+        equal,
+    )
+    average = softmax(evidence + sampling.ERROR * errors, -1).mean(0)
+    # MacKay's approximation is within .03 of the average
+    np.testing.assert_allclose(found, average, atol=0.03)
+    assert found[1] > 0.05  # twelve nats are no certainty

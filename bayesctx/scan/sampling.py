@@ -3,21 +3,50 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from scipy.special import softmax
 
 from .chain import Draw, explore_mode, sample_worlds
-from .fits import follow_partners
+from .fits import anneal, follow_partners, log_density
+from .moves import linearise_jointly
 from .search import Candidate, Start, find_starts
 from .threads import side_by_side, single_threads
+from .world import World, look
 
 __all__ = ["sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 2  # draws of every chain at every mode that are left out
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
+UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
+ANNEALED = 2  # worlds of each of these
+# nats, standard deviation of the log evidence of a candidate: fits that began at different worlds
+# of one candidate end so far apart (images of 160 x 160 px of 0.2 Å, 1e4 and 1e5 e/Å²)
+ERROR = 8.0
+
+
+@dataclass(frozen=True, eq=False)
+class _Contender:
+    """A candidate that may be, with its modes.
+
+    Attributes
+    ----------
+    start : Start
+        Of the search.
+    modes : list of tuple of float and World
+        Log density and world of the modes that give nearly the same image.
+    log_evidence : float
+        Of the best mode, with the volume of its shared variables where it is compared.
+    """
+
+    start: Start
+    modes: list[tuple[float, World]]
+    log_evidence: float
 
 
 def sample_scan(
@@ -53,34 +82,72 @@ def sample_scan(
     A chain holds draws of every candidate, and of every partner mode of a candidate, in proportion
     to their probabilities by Laplace's approximation: it does not move from one to another, so that
     r-hat says nothing of these proportions. Candidates below ``NEGLIGIBLE`` and partner modes
-    ``REMOTE`` nats below the best one are left out.
+    ``REMOTE`` nats below the best one are left out. The evidence of a candidate is known with the
+    error ``ERROR``, over which its probability is averaged, see ``_probabilities``.
 
     Chains run side by side in as many threads as torch is set to use, each with random numbers of
     its own.
     """
     with single_threads() as num_threads:
         starts = find_starts(candidates, seed, num_threads)
-        log_density = np.full(len(candidates), -np.inf)
-        for start in starts:
-            log_density[start.candidate] = start.log_density + candidates[start.candidate].log_prior
-        probability = softmax(log_density)
+        contenders = _compare(starts, seed, num_threads)
+        probability = _probabilities(contenders, candidates)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
         numbers = _apportion(num_draws, sampled / sampled.sum())
         chains = [[] for _ in range(num_chains)]
-        for start in starts:
-            if not numbers[start.candidate]:
+        for contender in contenders:
+            index = contender.start.candidate
+            if not numbers[index]:
                 continue
-            given = candidates[start.candidate], start, num_chains, numbers[start.candidate]
-            own_seed = derived(seed, start.candidate)
-            found = _sample_candidate(*given, own_seed, num_threads, tick)
+            given = candidates[index], contender, num_chains, numbers[index]
+            found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
-                chain += [(start.candidate, draw) for draw in own]
+                chain += [(index, draw) for draw in own]
     return chains, probability
+
+
+def _compare(starts: Sequence[Start], seed: int, num_threads: int) -> list[_Contender]:
+    """Modes and evidence of the candidates that may be; more worlds of each if these are several.
+
+    The best of several fits of a candidate is closer to its mode than the first is.
+    """
+    unclear = [s for s in starts if s.log_density > starts[0].log_density - UNCLEAR]
+    contenders = []
+    for start in unclear:
+        scan = start.scan
+        modes = follow_partners(scan, start.world, num_threads)
+        if len(unclear) > 1:
+            first = max(modes, key=lambda mode: mode[0])[1]
+            seeds = [derived(seed, start.candidate, k) for k in range(ANNEALED)]
+            cooled = side_by_side(partial(anneal, scan, first), seeds, num_threads)
+            found = [(log_density(scan, w, look(scan, w)), w) for w in cooled]
+            better = max(found, key=lambda mode: mode[0])
+            if better[0] > max(value for value, _ in modes):
+                modes = follow_partners(scan, better[1], num_threads)
+        value, world = max(modes, key=lambda mode: mode[0])
+        if len(unclear) > 1:
+            value += linearise_jointly(scan, world, look(scan, world)).log_volume
+        contenders.append(_Contender(start, modes, value))
+    return contenders
+
+
+def _probabilities(contenders: Sequence[_Contender], candidates: Sequence[Candidate]) -> np.ndarray:
+    """Probabilities of the candidates, averaged over errors of their log evidence.
+
+    The average of a softmax over independent Gaussian errors is nearly the softmax of smaller
+    differences (MacKay, Neural Computation 4, 720 (1992), doi:10.1162/neco.1992.4.5.720).
+    """
+    scale = math.sqrt(1 + math.pi / 8 * 2 * ERROR**2)
+    log_weight = np.full(len(candidates), -np.inf)
+    for contender in contenders:
+        log_prior = candidates[contender.start.candidate].log_prior
+        log_weight[contender.start.candidate] = contender.log_evidence / scale + log_prior
+    return softmax(log_weight)
 
 
 def _sample_candidate(
     candidate: Candidate,
-    start: Start,
+    contender: _Contender,
     num_chains: int,
     num_draws: int,
     seed: int,
@@ -88,10 +155,8 @@ def _sample_candidate(
     tick: Callable[[], object],
 ) -> list[list[Draw]]:
     """Chains of one candidate, each with the modes of nearly one image in turn."""
-    scan = start.scan
-    partners = follow_partners(scan, start.world, num_threads)
-    best = max(value for value, _ in partners)
-    near = [(value, world) for value, world in partners if value > best - REMOTE]
+    scan, best = contender.start.scan, max(value for value, _ in contender.modes)
+    near = [(value, world) for value, world in contender.modes if value > best - REMOTE]
     numbered = range(len(near))
     modes = side_by_side(
         lambda k: explore_mode(scan, near[k][1], derived(seed, 0, k)), numbered, num_threads

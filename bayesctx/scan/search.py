@@ -26,7 +26,7 @@ NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at lea
 NUM_FITTED = 4  # worlds of each candidate, in all
 # candidates whose best world is annealed, and worlds beside these
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
-MARGIN = 40.0  # nats in the middle of the image within which candidates are looked at whole
+MARGIN = 60.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 MOST_VALID = 0.99  # of the largest number of valid pixels, of a window that is as good
 ENDS_OF_PERIODS = (36, 54)  # atomic numbers of Kr and Xe
