@@ -21,7 +21,7 @@ from bayesctx.crystal import METALS
 from bayesctx.defects import DEFECTS, SITES, SPECIES
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan import chain, moves
-from bayesctx.scan.chain import explore_mode, sample_worlds
+from bayesctx.scan.chain import depart, explore_mode, sample_worlds
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import HALF, Kernels, site_conditional, solve_upper
@@ -576,3 +576,15 @@ def test_chains_of_unusual_images_are_finite(pixels, change, monkeypatch):
     assert torch.allclose(drawn.sum(-1), torch.ones(len(drawn)), atol=1e-5)
     if change is all_certain:
         assert torch.equal(draw.world.species, PERFECT[scan.kind])
+
+
+def test_chains_begin_farther_apart_than_the_posterior_is_wide(monkeypatch):
+    monkeypatch.setattr(chain, "EXPLORED", 2)
+    scan, world, _ = noisy_crystal(3, 40)
+    mode = explore_mode(scan, world, 0)
+    inverse = torch.linalg.pinv(mode.near.factor)
+    here = _position(mode.world)
+    begun = [depart(scan, mode, seed).world for seed in range(4)]
+    away = torch.stack([inverse @ (_position(w) - here) for w in begun])
+    assert float(away.square().mean()) > 1  # standard deviations of the Gaussian approximation
+    assert not torch.equal(begun[0].z, begun[1].z)

@@ -24,7 +24,7 @@ KNOWN = {
 }  # fmt: skip
 SHORT = {
     candidates: {"NUM_POINTS": 8},
-    chain: {"EXPLORED": 2},
+    chain: {"EXPLORED": 2, "PER_HEAT": 1},
     fits: {"HOT_DOSE": 1e7, "LEAST_HEAT": 2.5, "DRAWS_PER_HEAT": 2},
     search: {"NUM_TRIED": 8, "NUM_CLIMBED": 2, "NUM_FITTED": 2, "MORE_ANNEALED": 0},
 }

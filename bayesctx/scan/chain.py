@@ -17,12 +17,13 @@ from .shared import evaluate
 from .signal import accepts, dose_of, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
-__all__ = ["Draw", "Mode", "explore_mode", "sample_worlds"]
+__all__ = ["Draw", "Mode", "depart", "explore_mode", "sample_worlds"]
 
 STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
 # smallest and largest disorder (Å), scatter and additivity (relative)
 RANGES = {"disorder": (0.003, 0.1), "scatter": (5e-4, 0.2), "additivity": (0.02, 4.0)}
 WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}  # of half-normal priors
+DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 5  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
 
 
@@ -101,6 +102,39 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
     return Mode(world, near)
 
 
+def depart(scan: Scan, mode: Mode, seed: int) -> Mode:
+    """Draw worlds at a noise that is too high, so that chains begin far from each other.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    mode : Mode
+        Where to begin.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    Mode
+        With another world.
+
+    References
+    ----------
+    Gelman and Rubin, Statistical Science 7, 457 (1992), doi:10.1214/ss/1177011136: starts that are
+    farther apart than the posterior is wide show whether chains have mixed.
+    """
+    generator, colours = torch.Generator().manual_seed(seed), scan.colours()
+    world = mode.world
+    for heat in DEPARTURES:
+        hot = replace(scan, heat=heat)
+        near = replace(mode.near, factor=mode.near.factor * math.sqrt(heat))
+        view = look(hot, world)
+        for _ in range(PER_HEAT):
+            world, view, _, _ = advance(hot, world, view, near, colours, generator)
+    return replace(mode, world=world)
+
+
 def sample_worlds(
     scan: Scan, mode: Mode, seed: int, dopants: Sequence[int] = (), num_warmup: int = 0
 ) -> Iterator[Draw]:
@@ -126,8 +160,7 @@ def sample_worlds(
 
     Notes
     -----
-    The steps of the shared variables are those of the mode: they are not adapted here. All chains
-    of a mode begin at the same world, so that r-hat is too small where they leave it slowly.
+    The steps of the shared variables are those of the mode: they are not adapted here.
     """
     generator = torch.Generator().manual_seed(seed)
     world, near, colours = mode.world, mode.near, scan.colours()

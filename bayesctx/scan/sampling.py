@@ -11,7 +11,7 @@ from functools import partial
 import numpy as np
 from scipy.special import softmax
 
-from .chain import Draw, explore_mode, sample_worlds
+from .chain import Draw, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .moves import linearise_jointly
 from .search import Candidate, Start, find_starts
@@ -21,7 +21,7 @@ from .world import World, look
 __all__ = ["sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
-WARMUP = 2  # draws of every chain at every mode that are left out
+WARMUP = 4  # draws of every chain at every mode that are left out
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
@@ -169,9 +169,13 @@ def _sample_candidate(
     def draw(k: int) -> list[Draw]:
         segments = []
         for m, mode in enumerate(modes):
-            begun = sample_worlds(scan, mode, derived(seed, k + 1, m), candidate.dopants, WARMUP)
             segments.append([])
-            for found in itertools.islice(begun, numbers[m]):
+            if not numbers[m]:
+                continue
+            own_seed = derived(seed, k + 1, m)
+            begun = depart(scan, mode, own_seed)
+            draws = sample_worlds(scan, begun, own_seed, candidate.dopants, WARMUP)
+            for found in itertools.islice(draws, numbers[m]):
                 segments[-1].append(found)
                 tick()
         return _interleave(segments)
