@@ -194,7 +194,7 @@ def test_the_prior_of_the_dose_is_one_of_its_logarithm():
     assert torch.get_num_threads() == 1
 
 
-def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence() -> None:
+def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence():
     evidence, errors = np.array([0.0, -12.0]), np.random.default_rng(0).normal(size=(100_000, 2))
     equal = [Candidate(None, (0,), math.log(0.5))] * 2
     found = sampling._probabilities(

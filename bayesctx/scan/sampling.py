@@ -26,7 +26,7 @@ REMOTE = 20.0  # nats below the best of modes of nearly one image that are not l
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
 # nats, standard deviation of the log evidence of a candidate: fits that began at different worlds
-# of one candidate end so far apart (images of 160 x 160 px of 0.2 Å, 1e4 and 1e5 e/Å²)
+# of one candidate end roughly so far apart, on two images of 160 x 160 px (1e4 and 1e5 e/Å²)
 ERROR = 8.0
 
 
@@ -41,7 +41,7 @@ class _Contender:
     modes : list of tuple of float and World
         Log density and world of the modes that give nearly the same image.
     log_evidence : float
-        Of the best mode, with the volume of its shared variables where it is compared.
+        Of the best mode, with the volume of its shared variables.
     """
 
     start: Start
@@ -90,7 +90,7 @@ def sample_scan(
     """
     with single_threads() as num_threads:
         starts = find_starts(candidates, seed, num_threads)
-        contenders = _compare(starts, seed, num_threads)
+        contenders = _compare(candidates, starts, seed, num_threads)
         probability = _probabilities(contenders, candidates)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
         numbers = _apportion(num_draws, sampled / sampled.sum())
@@ -106,29 +106,40 @@ def sample_scan(
     return chains, probability
 
 
-def _compare(starts: Sequence[Start], seed: int, num_threads: int) -> list[_Contender]:
-    """Modes and evidence of the candidates that may be; more worlds of each if these are several.
+def _compare(
+    candidates: Sequence[Candidate], starts: Sequence[Start], seed: int, num_threads: int
+) -> list[_Contender]:
+    """Modes and evidence of the candidates that may be."""
+    value = [start.log_density + candidates[start.candidate].log_prior for start in starts]
+    unclear = [s for s, v in zip(starts, value, strict=True) if v > max(value) - UNCLEAR]
+    num_annealed = ANNEALED if len(unclear) > 1 else 0
+    return [
+        _contend(start, num_annealed, derived(seed, start.candidate), num_threads)
+        for start in unclear
+    ]
 
-    The best of several fits of a candidate is closer to its mode than the first is.
+
+def _contend(start: Start, num_annealed: int, seed: int, num_threads: int) -> _Contender:
+    """Modes of a candidate, those of the best of several worlds, and their evidence.
+
+    The best of several fits is closer to the mode of a candidate than the first is.
     """
-    unclear = [s for s in starts if s.log_density > starts[0].log_density - UNCLEAR]
-    contenders = []
-    for start in unclear:
-        scan = start.scan
-        modes = follow_partners(scan, start.world, num_threads)
-        if len(unclear) > 1:
-            first = max(modes, key=lambda mode: mode[0])[1]
-            seeds = [derived(seed, start.candidate, k) for k in range(ANNEALED)]
-            cooled = side_by_side(partial(anneal, scan, first), seeds, num_threads)
-            found = [(log_density(scan, w, look(scan, w)), w) for w in cooled]
-            better = max(found, key=lambda mode: mode[0])
-            if better[0] > max(value for value, _ in modes):
-                modes = follow_partners(scan, better[1], num_threads)
-        value, world = max(modes, key=lambda mode: mode[0])
-        if len(unclear) > 1:
-            value += linearise_jointly(scan, world, look(scan, world)).log_volume
-        contenders.append(_Contender(start, modes, value))
-    return contenders
+    scan = start.scan
+    modes = follow_partners(scan, start.world, num_threads)
+    value, world = _best(modes)
+    seeds = [derived(seed, k) for k in range(num_annealed)]
+    cooled = side_by_side(partial(anneal, scan, world), seeds, num_threads)
+    annealed = [(log_density(scan, w, look(scan, w)), w) for w in cooled]
+    if annealed and _best(annealed)[0] > value:
+        modes = follow_partners(scan, _best(annealed)[1], num_threads)
+        value, world = _best(modes)
+    volume = linearise_jointly(scan, world, look(scan, world)).log_volume
+    return _Contender(start, modes, value + volume)
+
+
+def _best(modes: Sequence[tuple[float, World]]) -> tuple[float, World]:
+    """The mode of the largest log density."""
+    return max(modes, key=lambda mode: mode[0])
 
 
 def _probabilities(contenders: Sequence[_Contender], candidates: Sequence[Candidate]) -> np.ndarray:
@@ -155,7 +166,7 @@ def _sample_candidate(
     tick: Callable[[], object],
 ) -> list[list[Draw]]:
     """Chains of one candidate, each with the modes of nearly one image in turn."""
-    scan, best = contender.start.scan, max(value for value, _ in contender.modes)
+    scan, best = contender.start.scan, _best(contender.modes)[0]
     near = [(value, world) for value, world in contender.modes if value > best - REMOTE]
     numbered = range(len(near))
     modes = side_by_side(
@@ -172,8 +183,8 @@ def _sample_candidate(
             segments.append([])
             if not numbers[m]:
                 continue
-            own_seed = derived(seed, k + 1, m)
-            begun = depart(scan, mode, own_seed)
+            begun = depart(scan, mode, derived(seed, k + 1, m, 0))
+            own_seed = derived(seed, k + 1, m, 1)
             draws = sample_worlds(scan, begun, own_seed, candidate.dopants, WARMUP)
             for found in itertools.islice(draws, numbers[m]):
                 segments[-1].append(found)
