@@ -25,7 +25,14 @@ from bayesctx.scan.chain import depart, explore_mode, sample_worlds
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import HALF, Kernels, site_conditional, solve_upper
-from bayesctx.scan.moves import _moved, _position, _stand, draw_jointly, linearise_jointly
+from bayesctx.scan.moves import (
+    _moved,
+    _position,
+    _pull_of_dose,
+    _stand,
+    draw_jointly,
+    linearise_jointly,
+)
 from bayesctx.scan.occupation import (
     ALLOWED,
     COARSE,
@@ -90,7 +97,7 @@ def test_predicted_changes_of_the_image_are_those_of_the_fitted_image(noisy):
     joint = linearise_jointly(scan, world, view, exactly=False)
     still = without(joint, "own", "excess", "rows")
     num, here = len(world.z) - 2, fitted(scan, world, view)
-    of_shared = image_slopes(scan, world, view)[:num]
+    of_shared = image_slopes(scan, world, view)[0][:num]
     others = joint.weighted * view.variance.flatten()
     others[:num] -= of_shared
     # slopes are one-sided differences: off by what those on the two sides differ by at most
@@ -509,7 +516,7 @@ def test_noise_is_drawn_from_its_conditional(noisy):
     floor, slope = 0.5 * world.floor, 0.5 * world.floor / float(view.expected.mean())
     sigma = (floor + slope * view.expected).sqrt()
     image = view.expected + sigma * torch.randn(sigma.shape, generator=generator)
-    dose = dose_of(scan, world, view, slope)
+    dose = dose_of(scan, world.signal, slope, view.values)
     scan = replace(scan, image=image, log_dose=lambda d: -0.5 * (math.log(d / dose) / 0.2) ** 2)
     world, draws = replace(world, floor=floor, slope=slope), []
     for _ in range(500):
@@ -523,7 +530,8 @@ def test_noise_is_drawn_from_its_conditional(noisy):
     square = (image - view.expected).square().flatten()
     log_prob = -0.5 * (square / variance + variance.log()).sum(-1)
     log_prob += torch.tensor([
-        scan.log_dose(dose_of(scan, world, view, math.exp(g))) for g in grid[:, 1].tolist()
+        scan.log_dose(dose_of(scan, world.signal, slope, view.values))
+        for slope in grid[:, 1].exp().tolist()
     ])  # fmt: skip
     density = torch.where((variance > 0).all(-1), log_prob, -math.inf).softmax(0)
     for k in range(2):
@@ -588,3 +596,29 @@ def test_chains_begin_farther_apart_than_the_posterior_is_wide(monkeypatch):
     away = torch.stack([inverse @ (_position(w) - here) for w in begun])
     assert float(away.square().mean()) > 1  # standard deviations of the Gaussian approximation
     assert not torch.equal(begun[0].z, begun[1].z)
+
+
+def test_the_noise_stays_where_a_drawn_signal_changes(noisy):
+    """The signal goes with the shared variables; the variance of the pixels must not."""
+    scan, world, view = noisy
+    other = replace(world, signal=3 * world.signal)  # as after a step of the shared variables
+    drawn = draw_signal(scan, other, view, torch.Generator().manual_seed(0))
+    assert drawn.signal == pytest.approx(world.signal, rel=0.5)
+    assert drawn.slope == other.slope
+
+
+def test_steps_of_the_shared_variables_know_the_dose(noisy):
+    """Density, and its derivatives in the logarithm of the dose, against the prior of it."""
+    scan, world, view = noisy
+    slope = 0.1 * float(view.variance.mean() / view.expected.mean())
+    world = replace(world, slope=slope)
+    dose = dose_of(scan, world.signal, slope, view.values)
+    known = replace(scan, log_dose=lambda d: -0.5 * (math.log(d / dose) / 0.1) ** 2)
+    first, second = _pull_of_dose(known, 1.05 * world.signal, slope, view.values)
+    assert first == pytest.approx(-100 * math.log(1.05), rel=1e-6)
+    assert second == pytest.approx(100, rel=1e-6)
+    joint = linearise_jointly(known, world, view, exactly=False)
+    with_dose, without = (_stand(s, world, view, joint, view.factors) for s in (known, scan))
+    at = dose_of(scan, without.state.regression.signal, slope, view.values)
+    expected = known.log_dose(at)
+    assert with_dose.log_prob - without.log_prob == pytest.approx(expected, abs=1e-6)

@@ -208,7 +208,8 @@ def _draw_scales(
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
-        log_ratio = after.log_prob - before.log_prob + change
+        log_ratio = after.log_prob_with_dose(scan, world.slope) + change
+        log_ratio -= before.log_prob_with_dose(scan, world.slope)
         log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(
             name, getattr(world, name)
         )
@@ -240,7 +241,7 @@ def _log_prior_of_scale(name: str, value: float) -> float:
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
     """A state of a chain as a draw."""
     values = {n: float(v) for n, v in view.values.items()}
-    dose = dose_of(scan, world, view, world.slope)
+    dose = dose_of(scan, world.signal, world.slope, view.values)
     square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
     log_prob = -0.5 * float((square / variance + (2 * math.pi * variance).log()).sum())
     return Draw(world, scan.material, values, dose, probability, log_prob)
@@ -254,7 +255,8 @@ def _draw_dopant(
     chosen = others[int(torch.randint(len(others), (1,), generator=generator))]
     other = replace(scan, material=Material(scan.material.host, chosen))
     before, after = (evaluate(s, world, view, world.z) for s in (scan, other))
-    if not accepts(after.log_prob - before.log_prob, generator):
+    log_ratio = after.log_prob_with_dose(other, world.slope)
+    if not accepts(log_ratio - before.log_prob_with_dose(scan, world.slope), generator):
         return scan, world, view
     view = look(other, world, after.shared, view.factors)
     world = draw_signal(other, world, view, generator)

@@ -22,7 +22,7 @@ from .occupation import (
     SCATTER_SCALE,
     scales_of_sites,
 )
-from .signal import JITTER, NUM_FILM, dose_of, error_size
+from .signal import JITTER, NUM_FILM, error_size, log_prior_of_dose
 from .world import CLASS, Scan, World, begin, look
 
 __all__ = ["sample_scan_program", "values_of"]
@@ -80,9 +80,9 @@ def sample_scan_program(scan: Scan) -> World:
     world = _sample_sites(scan, world, num)
     world = _sample_signal(scan, world)
     view = look(scan, world)
-    log_dose = math.log(max(dose_of(scan, world, view, world.slope), 1e-30))
     if scan.log_dose is not None:
-        pyro.factor("dose", torch.tensor(scan.log_dose(math.exp(log_dose))))
+        known = log_prior_of_dose(scan, world.signal, world.slope, view.values)
+        pyro.factor("dose", torch.tensor(known))
     pixels = dist.Normal(view.expected, view.variance.sqrt())
     pixels = pixels.mask(True if scan.valid is None else scan.valid)
     pyro.sample("pixels", pixels.to_event(2), obs=scan.image)

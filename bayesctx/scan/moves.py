@@ -17,7 +17,7 @@ from .field import frequencies
 from .kernels import Kernels
 from .occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
 from .shared import State, evaluate, image_slopes
-from .signal import accepts
+from .signal import accepts, log_prior_of_dose
 from .world import Scan, View, World, look
 
 __all__ = ["Joint", "draw_jointly", "linearise_jointly", "slope_along_x"]
@@ -31,6 +31,7 @@ SOFT = 0.08  # standard deviations of the prior, in size of a direction
 # curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
 # which a direction is left as it is, and the largest that is corrected at once
 NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
+STEP_OF_DOSE = 0.01  # of its logarithm, for derivatives of its prior
 ATTEMPTS = 3  # corrections of a direction
 
 
@@ -55,6 +56,8 @@ class Joint:
         Slopes of the relative excess of its amplitude.
     rows : Tensor, shape (row, parameter)
         Slopes of the displacement of the scan rows in Å.
+    of_signal : Tensor, shape (parameter,)
+        Relative slopes of the signal.
     steps : tuple of float
         Size of the steps along the narrow and along the soft directions.
     """
@@ -65,6 +68,7 @@ class Joint:
     own: Tensor
     excess: Tensor
     rows: Tensor
+    of_signal: Tensor
     steps: tuple[float, float] = (0.7, 0.5)
 
     @property
@@ -110,8 +114,10 @@ def linearise_jointly(
     Joint
         Sites follow one colour after the other, each with the others as they are by then.
     """
-    slopes = torch.cat([image_slopes(scan, world, view)[:-2], _drift_slopes(scan, world, view)])
+    of_image, of_signal = (v[:-2] for v in image_slopes(scan, world, view))
+    slopes = torch.cat([of_image, _drift_slopes(scan, world, view)])
     slopes = slopes.unflatten(1, scan.image.shape)
+    of_signal = torch.nn.functional.pad(of_signal, (0, len(slopes) - len(of_signal)))
     weight = 1 / view.variance
     slope_x = slope_along_x(scan, world, view)
     precision = (slope_x.square() * weight).sum(-1) + world.jitter**-2
@@ -119,8 +125,10 @@ def linearise_jointly(
     slopes = slopes + rows.mT[..., None] * slope_x
     own, excess, slopes = _follow(scan, world, view, slopes)
     weighted = slopes.flatten(1) * weight.flatten()
-    joint = Joint(weighted, None, None, own, excess, rows, steps)
+    joint = Joint(weighted, None, None, own, excess, rows, of_signal, steps)
+    _, known = _pull_of_dose(scan, world.signal, world.slope, view.values)
     hessian = (weighted @ slopes.flatten(1).T).double() + torch.diag(_own_precision(world))
+    hessian = hessian + known * torch.outer(of_signal, of_signal)
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled
@@ -328,4 +336,19 @@ def _stand(
     prior, force = _log_prior(scan, world, joint)
     rest = (scan.image - state.regression.expected).flatten()
     gradient = force + (joint.weighted @ rest).double()
-    return _Point(world, state, factors, state.log_prob + prior, gradient)
+    signal, values = state.regression.signal, state.shared[0]
+    pull, _ = _pull_of_dose(scan, signal, world.slope, values)
+    log_prob = state.log_prob_with_dose(scan, world.slope) + prior
+    return _Point(world, state, factors, log_prob, gradient + pull * joint.of_signal)
+
+
+def _pull_of_dose(
+    scan: Scan, signal: float, slope: float, values: dict[str, Tensor]
+) -> tuple[float, float]:
+    """First derivative of the log prior of the dose in its logarithm, and minus the second."""
+    low, middle, high = (
+        log_prior_of_dose(scan, signal * math.exp(step), slope, values)
+        for step in (-STEP_OF_DOSE, 0.0, STEP_OF_DOSE)
+    )
+    first = (high - low) / (2 * STEP_OF_DOSE)
+    return first, max(0.0, (2 * middle - low - high) / STEP_OF_DOSE**2)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -133,7 +133,9 @@ def _contend(start: Start, num_annealed: int, seed: int, num_threads: int) -> _C
     if annealed and _best(annealed)[0] > value:
         modes = follow_partners(scan, _best(annealed)[1], num_threads)
         value, world = _best(modes)
-    volume = linearise_jointly(scan, world, look(scan, world)).log_volume
+    # the density of a fit knows nothing of the dose, so that its volume must not either
+    blind = replace(scan, log_dose=None)
+    volume = linearise_jointly(blind, world, look(blind, world)).log_volume
     return _Contender(start, modes, value + volume)
 
 

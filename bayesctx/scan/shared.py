@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .signal import Regression, regress
+from .signal import Regression, log_prior_of_dose, regress
 from .world import Scan, View, World, look, render, spectra_of
 
 __all__ = ["State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
@@ -43,6 +43,26 @@ class State:
     regression: Regression | None = None
     shared: tuple | None = None
 
+    def log_prob_with_dose(self, scan: Scan, slope: float) -> float:
+        """Log density with the prior of the dose, at the expected signal.
+
+        Parameters
+        ----------
+        scan : Scan
+            Gives the prior.
+        slope : float
+            Increase of the variance with the intensity.
+
+        Returns
+        -------
+        float
+            Minus infinity where the point cannot be.
+        """
+        if self.regression is None:
+            return -math.inf
+        given = self.regression.signal, slope, self.shared[0]
+        return self.log_prob + log_prior_of_dose(scan, *given)
+
 
 def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | None = None) -> State:
     """Log density of the shared variables, given the sites, the rows and the noise.
@@ -72,8 +92,8 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     return State(z, found.evidence + prior, found, shared)
 
 
-def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
-    """Change of the fitted image with every coordinate, by differences.
+def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
+    """Change of the fitted image, and of its signal, with every coordinate, by differences.
 
     Parameters
     ----------
@@ -84,12 +104,14 @@ def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (coordinate, pixel)
+    of_image : Tensor, shape (coordinate, pixel)
         What is linear is fitted at every point. Zero where the detector does not go with the probe
         on either side.
+    of_signal : Tensor, shape (coordinate,)
+        Relative.
     """
     here = evaluate(scan, world, view, world.z)
-    slopes = []
+    slopes, of_signal = [], []
     for i in range(len(world.z)):
         for change in (DIFFERENCE, -DIFFERENCE):
             z = world.z.clone()
@@ -100,7 +122,8 @@ def image_slopes(scan: Scan, world: World, view: View) -> Tensor:
         else:
             there, change = here, 1.0
         slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
-    return torch.stack(slopes)
+        of_signal.append((there.regression.signal / here.regression.signal - 1) / change)
+    return torch.stack(slopes), torch.tensor(of_signal, dtype=torch.float64)
 
 
 def linearise(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
@@ -120,7 +143,7 @@ def linearise(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
     hessian : Tensor, shape (coordinate, coordinate)
         Negative Hessian of the log density, by Gauss and Newton.
     """
-    slope = image_slopes(scan, world, view)
+    slope, _ = image_slopes(scan, world, view)
     weighted = slope / view.variance.flatten()
     # the prior of the coordinates is standard normal
     return weighted, (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)

@@ -13,10 +13,18 @@ from ..defects import SPECIES
 from ..simulation.spectra import additivity_error
 from .world import Scan, View, World
 
-__all__ = ["Regression", "draw_noise", "draw_rows", "draw_signal", "fit_noise", "regress"]
+__all__ = [
+    "Regression",
+    "dose_of",
+    "draw_noise",
+    "draw_rows",
+    "draw_signal",
+    "fit_noise",
+    "log_prior_of_dose",
+    "regress",
+]
 
 NUM_FILM = 3
-LEAST_RATIO = 0.1  # of a signal to the one before: noise cannot vanish
 WEAK = 1e-12  # prior precision of signal and film, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 ADDITIVITY = torch.linspace(0.02, 3.0, 60)  # half-normal with a scale of one
@@ -24,6 +32,7 @@ JITTER = torch.linspace(0.01, 0.2, 60)  # Å, equally probable
 LARGEST_SHIFT = 0.5  # Å of a scan row
 NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
 NO_SLOPE = 1e-12  # of the variance, for a finite dose
+NO_DOSE = 1e-30  # e/Å², for a finite logarithm where a signal is negative
 LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
 WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
 OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
@@ -50,6 +59,11 @@ class Regression:
     mean: Tensor
     factor: Tensor
     expected: Tensor
+
+    @property
+    def signal(self) -> float:
+        """Mean of the signal."""
+        return float(self.mean[0])
 
 
 def error_size(values: Mapping[str, Tensor], additivity: float) -> float:
@@ -135,9 +149,7 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     errors[view.used] = (mean[1:-NUM_FILM] / signal).float()
     if generator is None:
         return replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
-    # the dose stays, of which something may be known: the noise goes with the signal
-    slope = world.slope * max(signal / world.signal, LEAST_RATIO)
-    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float(), slope=slope)
+    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
     sizes = ADDITIVITY * (size / world.additivity)
     square = errors[view.used].square().sum()
     log_prob = -0.5 * ADDITIVITY**2 - len(view.used) * sizes.log() - 0.5 * square / sizes**2
@@ -164,25 +176,53 @@ def draw_from(grid: Tensor, log_prob: Tensor, generator: torch.Generator) -> flo
     return float(grid[torch.multinomial(log_prob.softmax(0), 1, generator=generator)])
 
 
-def dose_of(scan: Scan, world: World, view: View, slope: float) -> float:
+def dose_of(scan: Scan, signal: float, slope: float, values: Mapping[str, Tensor]) -> float:
     """Dose that signal and noise imply.
 
     Parameters
     ----------
     scan : Scan
         Gives the size of a pixel.
-    world, view : World, View
-        Signal and strain.
+    signal : float
+        Intensity per fraction of the beam.
     slope : float
         Increase of the variance with the intensity.
+    values : mapping of str to Tensor, shape (1,)
+        Shared variables, of which the strain counts.
 
     Returns
     -------
     float
         Electrons per Å² of the strained crystal.
     """
-    size = scan.field.sampling * (1 + float(view.values["strain"]))
-    return world.signal / (max(slope, NO_SLOPE) * size**2)
+    size = scan.field.sampling * (1 + float(values["strain"]))
+    return signal / (max(slope, NO_SLOPE) * size**2)
+
+
+def log_prior_of_dose(
+    scan: Scan, signal: float, slope: float, values: Mapping[str, Tensor]
+) -> float:
+    """Log prior density of the dose that signal and noise imply, up to a constant.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the prior, and the size of a pixel.
+    signal : float
+        Intensity per fraction of the beam.
+    slope : float
+        Increase of the variance with the intensity.
+    values : mapping of str to Tensor, shape (1,)
+        Shared variables, of which the strain counts.
+
+    Returns
+    -------
+    float
+        Zero if nothing is known of the dose.
+    """
+    if scan.log_dose is None:
+        return 0.0
+    return scan.log_dose(max(dose_of(scan, signal, slope, values), NO_DOSE))
 
 
 def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -209,8 +249,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
         if float(variance.min()) <= 0:
             return -math.inf
         value = -0.5 * float((square / variance + variance.log()).sum())
-        dose = dose_of(scan, world, view, math.exp(log_slope))
-        return value if scan.log_dose is None else value + scan.log_dose(dose)
+        return value + log_prior_of_dose(scan, world.signal, math.exp(log_slope), view.values)
 
     slope = max(world.slope, LEAST_SLOPE)
     change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance)
