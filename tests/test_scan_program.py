@@ -47,7 +47,7 @@ def known():
     world = replace(
         world,
         signal=30.0,
-        disorder=0.05,
+        disorder=0.04,
         floor=0.02,
         slope=0.02,
         shift=0.02 * torch.randn(num, 2, generator=generator),
