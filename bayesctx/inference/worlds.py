@@ -31,11 +31,12 @@ TRIES = 8  # draws of the shared variables until a detector goes with its probe
 BYTES_PER_SITE = 200  # of a draw
 THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
-OWN = (
-    "sampling", "gain", "row_jitter", "disorder", "additivity", "amplitude_scatter",
-    "share_outlying",
-)  # fmt: skip
-"""Variables of a world that are no coordinates."""
+SCALES = {
+    "row_jitter": "jitter", "disorder": "disorder", "additivity": "additivity",
+    "amplitude_scatter": "scatter",
+}  # fmt: skip
+"""Variables with a prior in ``Coordinates.scale_priors``, under its name there."""
+OWN = ("sampling", "gain", "share_outlying")  # what else is no coordinate
 PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
 AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 
@@ -189,12 +190,9 @@ class _World:
             "dose": draw.dose,
             "sampling": scan.field.sampling * (1 + draw.values["strain"]),
             "gain": world.slope * placement.unit,
-            "row_jitter": world.jitter,
-            "disorder": world.disorder,
-            "additivity": world.additivity,
-            "amplitude_scatter": world.scatter,
             "share_outlying": world.share_coarse,
         }
+        values |= {name: getattr(world, scale) for name, scale in SCALES.items()}
         for name, period in PERIODS.items():
             values[name] = values[name] % period
         return cls(
@@ -211,6 +209,8 @@ class _World:
 
 def _is_free(coordinates: Coordinates, name: str) -> bool:
     """Whether a shared variable is inferred."""
+    if name in SCALES:
+        return coordinates.scale_priors[SCALES[name]].is_open
     return name in coordinates.free or AZIMUTH_OF.get(name) in coordinates.free
 
 
@@ -233,6 +233,8 @@ def _draw_prior(
     z = torch.randn(shape, generator=generator, dtype=torch.float64)
     z = z[coordinates.log_prior(z) > -math.inf][:num_draws]
     drawn = coordinates.values(z)
+    priors = coordinates.scale_priors
+    drawn |= {n: priors[s].draw(0.0, generator, len(z)) for n, s in SCALES.items()}
     state = {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}
     rows = np.arange(len(z))
     context = {n: v[:, rows % v.shape[1]] for n, v in by_patches.items() if n not in state}
