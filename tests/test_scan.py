@@ -26,7 +26,6 @@ from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.moves import draw_jointly, linearise_jointly
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.sampling import _apportion, _interleave
-from bayesctx.scan.search import REACH, crop
 from bayesctx.scan.shared import climb, evaluate, linearise, settle
 from bayesctx.scan.signal import (
     draw_noise,
@@ -37,6 +36,7 @@ from bayesctx.scan.signal import (
     regress,
 )  # fmt: skip
 from bayesctx.scan.threads import side_by_side, single_threads
+from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import MIRROR, begin, look
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, image_spectra

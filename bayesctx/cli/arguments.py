@@ -290,7 +290,7 @@ def _infer(add: Callable) -> None:
     add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
     likelihood = (
         "of a micrograph: network (patch by patch, seconds), simulator (all pixels, minutes), or "
-        "auto: the simulator from 3000 e/Å² on and up to 1500 sites (default: auto)"
+        "auto: the simulator from 3000 e/Å² on and up to 100 000 sites (default: auto)"
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
     out = file_to_write(".nc")

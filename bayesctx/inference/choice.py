@@ -15,7 +15,7 @@ from .arrays import Posterior
 __all__ = ["Way", "check_likelihood", "check_patches", "is_by_pixels", "refuse_pixels"]
 
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
-MOST_SITES = 1500  # that are read by all pixels without being asked to: minutes, then hours
+MOST_SITES = 100_000  # that are read by all pixels without being asked to: half an hour
 
 
 @dataclass(frozen=True)

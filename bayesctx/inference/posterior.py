@@ -84,7 +84,8 @@ def infer(
         Default: the reference model shipped with the package.
     num_draws : int
         Draws that are returned, and draws of the latent context. By the simulator a tenth of this
-        number is returned, in four chains of equal length. A patch that is an image of its own has
+        number is returned, in four chains of equal length, and a tenth over the number of sites in
+        ten thousands of larger images. A patch that is an image of its own has
         128 draws of the latent context, or an eighth of the number if that is more, and up to 8192
         until the standard error of its class probabilities is below 0.007.
     seed : int
@@ -98,7 +99,7 @@ def infer(
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
         ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
-        by the network) and for more than 1500 sites. Patches are always read by the network.
+        by the network) and for more than 100 000 sites. Patches are always read by the network.
     progress : bool, optional
         Show a progress bar of the simulator's draws; default: in a terminal.
 

@@ -29,6 +29,7 @@ __all__ = ["solve_by_pixels"]
 NUM_CHAINS = 4
 TRIES = 8  # draws of the shared variables until a detector goes with its probe
 BYTES_PER_SITE = 200  # of a draw
+MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
 THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
 SCALES = {
@@ -73,7 +74,8 @@ def solve_by_pixels(
     prior : Prior
         Of the model.
     num_draws : int
-        ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain.
+        ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain;
+        one for every ``MANY`` sites times as many.
     seed : int
         Of the draws.
     progress : bool, optional
@@ -91,7 +93,8 @@ def solve_by_pixels(
         If chains have not mixed, see ``warn_of_chains``.
     """
     lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
-    number = math.ceil(num_draws / THINNED / NUM_CHAINS)
+    every = math.ceil(len(lattices.sites) / MANY)
+    number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
         chains, probability = sample_scan(
@@ -99,6 +102,7 @@ def solve_by_pixels(
             num_chains=NUM_CHAINS,
             num_draws=number,
             seed=seed,
+            every=every,
             tick=lambda: bar.update(1),
         )
     pairs = list(itertools.chain(*chains))

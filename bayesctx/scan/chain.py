@@ -17,7 +17,14 @@ from .shared import evaluate
 from .signal import accepts, dose_of, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
-__all__ = ["Draw", "Mode", "depart", "explore_mode", "sample_worlds"]
+__all__ = [
+    "Draw",
+    "Mode",
+    "depart",
+    "explore_mode",
+    "log_prob_of_pixels",
+    "sample_worlds",
+]
 
 STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 5  # factors of the variance of the noise, and draws at each
@@ -232,9 +239,26 @@ def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw
     """A state of a chain as a draw."""
     values = {n: float(v) for n, v in view.values.items()}
     dose = dose_of(scan, world.signal, world.slope, view.values)
+    return Draw(world, scan.material, values, dose, probability, log_prob_of_pixels(scan, view))
+
+
+def log_prob_of_pixels(scan: Scan, view: View) -> float:
+    """Log density of the valid pixels given a world.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    view : View
+        What follows from the world.
+
+    Returns
+    -------
+    float
+        In nats, for intensities in the units of the scan.
+    """
     square, variance = scan.seen((scan.image - view.expected).square()), scan.seen(view.variance)
-    log_prob = -0.5 * float((square / variance + (2 * math.pi * variance).log()).sum())
-    return Draw(world, scan.material, values, dose, probability, log_prob)
+    return -0.5 * float((square / variance + (2 * math.pi * variance).log()).sum())
 
 
 def _draw_dopant(

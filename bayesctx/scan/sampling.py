@@ -11,17 +11,22 @@ from functools import partial
 import numpy as np
 from scipy.special import softmax
 
-from .chain import Draw, depart, explore_mode, sample_worlds
+from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
+from .mosaic import Mosaic, cover, spread
 from .moves import linearise_jointly
 from .search import Candidate, Start, find_starts
 from .threads import side_by_side, single_threads
-from .world import World, look
+from .windows import crop, tile
+from .world import Scan, World, look
 
 __all__ = ["sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 4  # draws of every chain at every mode that are left out
+# sites of the largest scan that is sampled whole, and of the window of a larger one by which its
+# shared variables are sampled
+MOST_SITES, IN_WINDOW = 1000, 400
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
@@ -55,6 +60,7 @@ def sample_scan(
     num_chains: int,
     num_draws: int,
     seed: int,
+    every: int = 1,
     tick: Callable[[], object] = lambda: None,
 ) -> tuple[list[list[tuple[int, Draw]]], np.ndarray]:
     """Draw worlds.
@@ -67,6 +73,8 @@ def sample_scan(
         Chains, and draws of each.
     seed : int
         Of everything random.
+    every : int
+        Rounds over all variables for each draw.
     tick : callable
         Called after every draw.
 
@@ -85,12 +93,17 @@ def sample_scan(
     ``REMOTE`` nats below the best one are left out. The evidence of a candidate is known with the
     error ``ERROR``, over which its probability is averaged, see ``_probabilities``.
 
+    The shared variables of a scan of more than ``MOST_SITES`` sites are those of a window of some
+    ``IN_WINDOW``, in its middle or where most pixels are valid; all else is drawn given all pixels,
+    see ``mosaic.spread``.
+
     Chains run side by side in as many threads as torch is set to use, each with random numbers of
     its own.
     """
     with single_threads() as num_threads:
-        starts = find_starts(candidates, seed, num_threads)
-        contenders = _compare(candidates, starts, seed, num_threads)
+        windows = [_window(candidate) for candidate in candidates]
+        starts = find_starts(windows, seed, num_threads)
+        contenders = _compare(windows, starts, seed, num_threads)
         probability = _probabilities(contenders, candidates)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
         numbers = _apportion(num_draws, sampled / sampled.sum())
@@ -99,11 +112,22 @@ def sample_scan(
             index = contender.start.candidate
             if not numbers[index]:
                 continue
-            given = candidates[index], contender, num_chains, numbers[index]
+            given = candidates[index], contender, num_chains, numbers[index], every
             found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
     return chains, probability
+
+
+def _window(candidate: Candidate) -> Candidate:
+    """A candidate for a window of a large scan; the same candidate for another one."""
+    scan, species = candidate.scan, candidate.species
+    num_sites = int(scan.inside.sum())
+    if num_sites <= MOST_SITES:
+        return candidate
+    size = math.ceil(math.sqrt(scan.image.numel() * IN_WINDOW / num_sites))
+    window, kept = crop(scan, size)
+    return replace(candidate, scan=window, species=None if species is None else species[kept])
 
 
 def _compare(
@@ -163,6 +187,7 @@ def _sample_candidate(
     contender: _Contender,
     num_chains: int,
     num_draws: int,
+    every: int,
     seed: int,
     num_threads: int,
     tick: Callable[[], object],
@@ -178,6 +203,7 @@ def _sample_candidate(
     volume = [m.near.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
     numbers = _apportion(num_draws, weight)
+    mosaics = _cover_modes(candidate, scan, modes, numbers, seed, num_threads)
 
     def draw(k: int) -> list[Draw]:
         segments = []
@@ -188,12 +214,35 @@ def _sample_candidate(
             begun = depart(scan, mode, derived(seed, k + 1, m, 0))
             own_seed = derived(seed, k + 1, m, 1)
             draws = sample_worlds(scan, begun, own_seed, candidate.dopants, WARMUP)
-            for found in itertools.islice(draws, numbers[m]):
+            draws = itertools.islice(draws, every - 1, every * numbers[m], every)
+            if m in mosaics:
+                draws = spread(mosaics[m], draws, derived(seed, k + 1, m, 2), candidate.dopants)
+            for found in draws:
                 segments[-1].append(found)
                 tick()
         return _interleave(segments)
 
     return side_by_side(draw, range(num_chains), num_threads)
+
+
+def _cover_modes(
+    candidate: Candidate,
+    scan: Scan,
+    modes: Sequence[Mode],
+    numbers: Sequence[int],
+    seed: int,
+    num_threads: int,
+) -> dict[int, Mosaic]:
+    """Worlds of a large scan at the modes of a window of it that are sampled."""
+    whole = replace(candidate.scan, material=scan.material)
+    if scan.image.shape == whole.image.shape:
+        return {}
+    tiles, sampled = tile(whole), [m for m, number in enumerate(numbers) if number]
+
+    def begin(m: int) -> Mosaic:
+        return cover(whole, tiles, modes[m].world, derived(seed, 0, m, 1), candidate.species)
+
+    return dict(zip(sampled, side_by_side(begin, sampled, num_threads), strict=True))
 
 
 def derived(seed: int, *path: int) -> int:

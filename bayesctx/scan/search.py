@@ -11,14 +11,14 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ..crystal import ATOMIC_NUMBERS, METALS
-from .field import Field
 from .fits import anneal, fit_world, log_density
 from .shared import State, climb, evaluate
 from .signal import draw_signal
 from .threads import side_by_side
+from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
 
-__all__ = ["Candidate", "Start", "crop", "find_starts"]
+__all__ = ["Candidate", "Start", "find_starts"]
 
 MIDDLE = 104  # px along each side that are searched
 NUM_TRIED = 128  # points of the prior
@@ -28,10 +28,8 @@ NUM_FITTED = 4  # worlds of each candidate, in all
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 60.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
-MOST_VALID = 0.99  # of the largest number of valid pixels, of a window that is as good
 ENDS_OF_PERIODS = (36, 54)  # atomic numbers of Kr and Xe
 EXTREME = 1e-4  # probability of points of the prior that are not tried
-REACH = 8.5  # Å beyond the border, of columns that reach into the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -250,59 +248,3 @@ def _points(scan: Scan, seed: int) -> Tensor:
     points = torch.special.ndtri(u.clamp(EXTREME, 1 - EXTREME))
     points[:, -2:] *= SPREAD
     return points[scan.coordinates.log_prior(points) > -torch.inf]
-
-
-def _corner(scan: Scan, shape: tuple[int, int]) -> list[int]:
-    """First pixel (y, x) of the window with the most valid pixels, in the middle if all are."""
-    middle = [(n - m) // 2 for n, m in zip(scan.image.shape, shape, strict=True)]
-    if scan.valid is None:
-        return middle
-    # sums over windows, from those over all pixels above and to the left
-    total = torch.nn.functional.pad(scan.valid.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    (height, width), (y, x) = shape, scan.image.shape
-    sums = total[height:, width:] - total[: y - height + 1, width:]
-    sums = sums - total[height:, : x - width + 1] + total[: y - height + 1, : x - width + 1]
-    best = (sums >= MOST_VALID * sums.max()).nonzero()
-    return best[(best - torch.tensor(middle)).square().sum(-1).argmin()].tolist()
-
-
-def crop(scan: Scan, size: int) -> tuple[Scan, Tensor]:
-    """A window of a scan: its middle, or where most pixels are valid.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    size : int
-        Pixels along each side at most.
-
-    Returns
-    -------
-    middle : Scan
-        The window.
-    kept : Tensor of bool, shape (site,)
-        Sites of the scan that belong to it.
-    """
-    shape = tuple(min(size, n) for n in scan.image.shape)
-    start = _corner(scan, shape)
-    window = tuple(slice(s, s + m) for s, m in zip(start, shape, strict=True))
-    field = Field(shape, scan.field.sampling, focal_phase=scan.field.focal_phase)
-    modes = [
-        int(np.ceil(m * own / whole))
-        for m, own, whole in zip(scan.field.num_modes, field.cell, scan.field.cell, strict=True)
-    ]
-    centre = [
-        s + (m - 1) / 2 - (n - 1) / 2
-        for s, m, n in zip(start, shape, scan.image.shape, strict=True)
-    ]
-    positions = scan.positions - torch.tensor(centre[::-1]) * scan.field.sampling
-    half = torch.tensor(shape[::-1]) * scan.field.sampling / 2
-    kept = (positions.abs() < half + REACH).all(-1)
-    return replace(
-        scan,
-        image=scan.image[window].contiguous(),
-        valid=None if scan.valid is None else scan.valid[window].contiguous(),
-        field=replace(field, num_modes=tuple(modes)),
-        positions=positions[kept],
-        kind=scan.kind[kept],
-    ), kept

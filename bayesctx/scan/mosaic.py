@@ -1,0 +1,225 @@
+"""Worlds of a large scan: shared variables by a window of it, all else by all of its pixels."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..defects import SPECIES
+from .chain import Draw, log_prob_of_pixels
+from .levels import Levels
+from .occupation import draw_occupation
+from .signal import accepts, draw_noise, draw_rows
+from .windows import Tile
+from .world import Scan, World, begin, look, spectra_of
+
+__all__ = ["Mosaic", "cover", "spread"]
+
+WARMUP = 8  # rounds
+OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
+WIDTHS, SHARES = ("disorder", "scatter", "jitter"), ("share_wide", "share_coarse")
+SCALES = "floor", "slope", *WIDTHS, *SHARES
+"""Of every window."""
+
+
+@dataclass(frozen=True, eq=False)
+class Mosaic:
+    """Worlds of windows that cover a scan.
+
+    Attributes
+    ----------
+    scan : Scan
+        The whole scan.
+    tiles : sequence of Tile
+        The windows.
+    worlds : sequence of World
+        Of each.
+    probability : sequence of Tensor, shape (site, species)
+        Of the species of the sites of each given all else.
+    log_prob : float
+        Log density of the valid pixels given the worlds, in nats.
+    """
+
+    scan: Scan
+    tiles: Sequence[Tile]
+    worlds: Sequence[World]
+    probability: Sequence[Tensor] = ()
+    log_prob: float = math.nan
+
+
+def cover(
+    scan: Scan, tiles: Sequence[Tile], world: World, seed: int, species: Tensor | None = None
+) -> Mosaic:
+    """Worlds of a whole scan that go with the world of a window of it.
+
+    Parameters
+    ----------
+    scan : Scan
+        The whole scan, with the dopant of the world.
+    tiles : sequence of Tile
+        Windows that cover it.
+    world : World
+        Of one window, which need not be one of these.
+    seed : int
+        Of the draws.
+    species : Tensor of int, shape (site,), optional
+        Where to begin; default: a perfect crystal.
+
+    Returns
+    -------
+    Mosaic
+        Sites and rows are drawn ``WARMUP`` times at the noise and the scales of the world: noise
+        and scales that were drawn would take what sites do not explain yet.
+    """
+    generator, worlds = torch.Generator().manual_seed(seed), []
+    for tile in tiles:
+        own = begin(tile.scan, world.z, None if species is None else species[tile.sites])
+        drift = own.drift.clone()
+        drift[0] = world.drift[0]
+        worlds.append(replace(own, drift=drift, shift=own.shift + drift[0]))
+    mosaic = Mosaic(scan, _with_dopant(tiles, scan.material.dopant), worlds)
+    for _ in range(WARMUP):
+        mosaic = _with_scales(mosaic, world)
+        mosaic = _advance(mosaic, world, (), generator)
+    return _with_scales(mosaic, world)
+
+
+def spread(
+    mosaic: Mosaic, draws: Iterable[Draw], seed: int, dopants: Sequence[int] = ()
+) -> Iterator[Draw]:
+    """Draw worlds of a whole scan, given draws of a window of it.
+
+    Parameters
+    ----------
+    mosaic : Mosaic
+        Where to begin, see ``cover``.
+    draws : iterable of Draw
+        Of the window: a chain.
+    seed : int
+        Of the draws.
+    dopants : sequence of int
+        Metals that may be the dopant, equally probable; default: that of the scan.
+
+    Yields
+    ------
+    Draw
+        One for each. Signal, errors of additivity, abundances and dopant are drawn given all
+        windows; sites, rows, film, noise and scales given one; the shared variables and the dose
+        are those of the given draw. In its world the arrays of the sites and the scales are those
+        of the whole scan; rows, film, drift, signal and noise are those of the given draw.
+
+    Notes
+    -----
+    The shared variables learn nothing from the pixels outside of the given window: their posterior
+    is cut, see Plummer, Statistics and Computing 25, 37 (2015), doi:10.1007/s11222-014-9503-z.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    for draw in draws:
+        mosaic = _advance(mosaic, draw.world, dopants, generator)
+        yield _join(mosaic, draw)
+
+
+def _with_scales(mosaic: Mosaic, world: World) -> Mosaic:
+    """Noise and scales of one world for all windows."""
+    given = {name: getattr(world, name) for name in SCALES}
+    return replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
+
+
+def _with_dopant(tiles: Sequence[Tile], dopant: int) -> list[Tile]:
+    """The same windows with another dopant."""
+    return [
+        replace(t, scan=replace(t.scan, material=replace(t.scan.material, dopant=dopant)))
+        for t in tiles
+    ]
+
+
+def _advance(
+    mosaic: Mosaic, world: World, dopants: Sequence[int], generator: torch.Generator
+) -> Mosaic:
+    """Draw everything once, given the shared variables of a world."""
+    worlds = [replace(w, z=world.z, additivity=world.additivity) for w in mosaic.worlds]
+    mosaic = replace(mosaic, worlds=worlds)
+    mosaic, shared, levels = _draw_dopant(mosaic, world.signal, dopants, generator)
+    pairs = zip(mosaic.tiles, levels.draw(worlds, generator), strict=True)
+    found = [_sweep(t, w, shared, generator) for t, w in pairs]
+    worlds, probability, log_prob = zip(*found, strict=True)
+    counts = sum(
+        t.scan.counts(w.species, t.own & t.scan.updated)
+        for t, w in zip(mosaic.tiles, worlds, strict=True)
+    )
+    abundance = mosaic.scan.prior.draw(counts, generator).float()
+    worlds = [replace(w, abundance=abundance) for w in worlds]
+    return replace(mosaic, worlds=worlds, probability=probability, log_prob=sum(log_prob))
+
+
+def _draw_dopant(
+    mosaic: Mosaic, signal: float, dopants: Sequence[int], generator: torch.Generator
+) -> tuple[Mosaic, tuple, Levels]:
+    """Propose another metal as the dopant; spectra and what is linear under the one taken."""
+    shared, levels = _level(mosaic, signal)
+    others = [d for d in dopants if d != mosaic.tiles[0].scan.material.dopant]
+    if not others:
+        return mosaic, shared, levels
+    other = others[int(torch.randint(len(others), (1,), generator=generator))]
+    changed = replace(mosaic, tiles=_with_dopant(mosaic.tiles, other))
+    shared_then, levels_then = _level(changed, signal)
+    if accepts(levels_then.evidence - levels.evidence, generator):
+        return changed, shared_then, levels_then
+    return mosaic, shared, levels
+
+
+def _level(mosaic: Mosaic, signal: float) -> tuple[tuple, Levels]:
+    """Shared variables with their spectra, and what is linear given these."""
+    # all windows have the same size
+    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
+    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
+    seen = ((t.scan, look(t.scan, w, shared)) for t, w in pairs)
+    return shared, Levels.of(seen, signal, mosaic.worlds[0].additivity)
+
+
+def _sweep(
+    tile: Tile, world: World, shared: tuple, generator: torch.Generator
+) -> tuple[World, Tensor, float]:
+    """Draw sites, rows and noise of a window; probability of species, density of its own pixels."""
+    scan = tile.scan
+    view = look(scan, world, shared)
+    world, probability = draw_occupation(scan, world, view, tile.colours, generator)
+    view = look(scan, world, shared)
+    world = draw_rows(scan, world, view, generator)
+    view = look(scan, world, shared, view.factors)
+    world = draw_noise(scan, world, view, generator)
+    core = tile.core if scan.valid is None else tile.core & scan.valid
+    return world, probability, log_prob_of_pixels(replace(scan, valid=core), view)
+
+
+def _join(mosaic: Mosaic, draw: Draw) -> Draw:
+    """One draw of the whole scan."""
+    scan, worlds = mosaic.scan, mosaic.worlds
+    whole = begin(scan, draw.world.z)
+    arrays = {name: getattr(whole, name) for name in OF_SITES}
+    probability = torch.zeros(len(scan.kind), len(SPECIES))
+    for tile, world, found in zip(mosaic.tiles, worlds, mosaic.probability, strict=True):
+        mine = tile.sites[tile.own]
+        probability[mine] = found[tile.own]
+        for name, values in arrays.items():
+            values[mine] = getattr(world, name)[tile.own]
+    numbers = [float(t.own.sum()) for t in mosaic.tiles]
+    scales = {
+        n: math.sqrt(np.average([getattr(w, n) ** 2 for w in worlds], weights=numbers))
+        for n in WIDTHS
+    }
+    scales |= {
+        n: float(np.average([getattr(w, n) for w in worlds], weights=numbers)) for n in SHARES
+    }
+    return replace(
+        draw,
+        world=replace(draw.world, abundance=worlds[0].abundance, **arrays, **scales),
+        material=mosaic.tiles[0].scan.material,
+        probability=probability,
+        log_prob=mosaic.log_prob,
+    )

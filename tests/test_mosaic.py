@@ -1,0 +1,231 @@
+"""Large scans: windows that cover them, what is linear over windows, and worlds of the whole."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from crystals import SAMPLING, crystal, noisy_crystal
+
+from bayesctx.crystal import METALS
+from bayesctx.defects import SPECIES
+from bayesctx.scan import mosaic as mosaic_module, sampling, windows
+from bayesctx.scan.chain import Draw, log_prob_of_pixels
+from bayesctx.scan.levels import Levels
+from bayesctx.scan.mosaic import cover, spread
+from bayesctx.scan.search import Candidate
+from bayesctx.scan.signal import regress
+from bayesctx.scan.windows import MARGIN, tile
+from bayesctx.scan.world import PERFECT, look
+
+
+@pytest.fixture
+def narrow(monkeypatch):
+    """Windows of 13 Å, so that small scans have several."""
+    monkeypatch.setattr(windows, "SIDE", 13.0)
+    monkeypatch.setattr(windows, "MARGIN", 4.0)
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return noisy_crystal(pixels=96, noise=0.03)
+
+
+def draw_of(scan, world):
+    """A draw that is a given world."""
+    values = {n: float(v) for n, v in scan.coordinates.values(world.z[None]).items()}
+    return Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0)
+
+
+@pytest.mark.parametrize("shape", [(80, 80), (90, 151), (300, 40)])
+def test_every_site_and_pixel_belongs_to_one_window(narrow, shape):
+    scan, *_ = crystal(3, shape)
+    number = torch.arange(math.prod(shape)).view(shape).float()
+    tiles = tile(replace(scan, image=number))
+    assert len(tiles) > 1
+    held = torch.cat([t.sites[t.own] for t in tiles])
+    assert torch.equal(held.sort().values, torch.arange(len(scan.kind))[held.sort().values])
+    assert len(held.unique()) == len(held)
+    # sites that are drawn are the own of a window in which they are drawn
+    drawn = torch.cat([t.sites[t.own & t.scan.updated] for t in tiles])
+    assert torch.equal(drawn.sort().values, scan.updated.nonzero()[:, 0])
+    pixels = torch.cat([t.scan.image[t.core] for t in tiles])
+    assert torch.equal(pixels.sort().values, number.flatten())
+    for t in tiles:
+        assert torch.equal(t.scan.kind, scan.kind[t.sites])
+        assert t.scan.image.shape == tiles[0].scan.image.shape
+
+
+def test_own_pixels_are_away_from_the_border_of_their_window(narrow):
+    scan, *_ = crystal(3, (64, 151))
+    place = torch.arange(151.0).expand(64, 151)
+    for t in tile(replace(scan, image=place)):
+        own = t.scan.image[t.core]
+        for border, end in ((t.scan.image.min(), 0.0), (t.scan.image.max(), 150.0)):
+            if float(border) != end:
+                assert float((own - border).abs().min()) >= windows.MARGIN / SAMPLING - 1
+
+
+def test_windows_without_valid_pixels_are_left_out(narrow):
+    scan, *_ = crystal(3, (64, 151))
+    valid = torch.ones(64, 151, dtype=torch.bool)
+    valid[:, 60:] = False
+    tiles = tile(replace(scan, valid=valid))
+    assert len(tiles) < len(tile(scan))
+    assert all(t.scan.valid.any() for t in tiles)
+
+
+def test_a_scan_of_one_window_is_its_own_window():
+    scan, *_ = crystal(3, 64)
+    (only,) = tile(scan)
+    assert torch.equal(only.scan.image, scan.image)
+    assert only.core.all()
+    assert only.own.all()
+    assert MARGIN > 3.0  # half the window of pixels around a site
+
+
+def test_what_is_linear_in_one_window_is_that_of_the_scan(noisy):
+    scan, world, view = noisy
+    levels = Levels.of([(scan, view)], world.signal, world.additivity)
+    whole = regress(scan, world, view.values, view.images, view.variance)
+    used = [0, *(1 + k for k in view.used)]
+    assert torch.allclose(levels.mean[used], whole.mean[:-3], rtol=1e-6, atol=1e-9)
+    unused = [k for k in range(1, 1 + len(SPECIES)) if k not in used]
+    assert not levels.mean[unused].any()
+    # evidence of other noise, up to the same constant
+    louder = replace(view, variance=2 * view.variance)
+    change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
+    expected = regress(scan, world, view.values, view.images, louder.variance).evidence
+    assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+
+
+def test_what_is_linear_in_two_windows_has_one_signal_and_two_films(noisy):
+    scan, world, view = noisy
+    brighter = replace(scan, image=scan.image + 0.3)
+    one = Levels.of([(scan, view)], world.signal, world.additivity)
+    two = Levels.of([(scan, view), (brighter, view)], world.signal, world.additivity)
+    # the film takes the offset
+    assert float(two.mean[0]) == pytest.approx(float(one.mean[0]), rel=1e-3)
+    generator = torch.Generator().manual_seed(0)
+    drawn = [two.draw([world, world], generator) for _ in range(400)]
+    film = torch.tensor([[float(w.film[0]) for w in pair] for pair in drawn])
+    error = film.std(0) / len(drawn) ** 0.5
+    assert float((film[:, 1] - film[:, 0]).mean()) == pytest.approx(
+        0.3, abs=4 * float(error.norm())
+    )
+    signal = torch.tensor([pair[0].signal for pair in drawn], dtype=torch.float64)
+    spread_of = torch.linalg.inv(two.factor @ two.factor.T)[0, 0].sqrt()
+    assert float(signal.mean()) == pytest.approx(
+        float(two.mean[0]), abs=4 * float(spread_of) / len(drawn) ** 0.5
+    )
+    assert float(signal.std()) == pytest.approx(float(spread_of), rel=0.15)
+    assert all(a.signal == b.signal for a, b in drawn)
+
+
+def test_worlds_in_windows_are_those_of_the_whole_scan(noisy, monkeypatch):
+    """Small windows against one that holds the whole scan: the slow truth."""
+    scan, world, _ = noisy
+    draw, found = draw_of(scan, world), {}
+    for side in (14.0, 30.0):
+        monkeypatch.setattr(windows, "SIDE", side)
+        tiles = tile(scan)
+        mosaic = cover(scan, tiles, world, 0)
+        draws = list(spread(mosaic, [draw] * 25, 1))
+        found[len(tiles)] = torch.stack([d.probability for d in draws]).mean(0)
+    several, whole = found[max(found)], found[1]
+    assert max(found) >= 4
+    mine = scan.inside
+    assert torch.allclose(several[mine].sum(-1), torch.ones(int(mine.sum())), atol=1e-4)
+    distance = 0.5 * (several - whole)[mine].abs().sum(-1)
+    # of two means over 25 draws of probabilities that differ from draw to draw by .2 at most
+    assert float(distance.mean()) < 0.02
+    assert float(distance.quantile(0.95)) < 0.1
+    truth = world.species[mine]
+    assert float((several[mine].argmax(-1) == truth).float().mean()) > 0.95
+
+
+def test_a_draw_of_the_whole_keeps_the_shared_variables_and_counts_all_sites(narrow, noisy):
+    scan, world, view = noisy
+    draw = replace(draw_of(scan, world), dose=3e4)
+    mosaic = cover(scan, tile(scan), world, 0, world.species)
+    (found,) = spread(mosaic, [draw], 0)
+    assert found.values == draw.values
+    assert found.dose == draw.dose
+    assert found.world.species.shape == scan.kind.shape
+    assert found.world.shift.shape == scan.positions.shape
+    assert found.probability.shape == (len(scan.kind), len(SPECIES))
+    # near that of the true world; every site and row explains a few nats of the noise, or does not
+    truth = log_prob_of_pixels(scan, view)
+    assert abs(found.log_prob - truth) < 2 * int(scan.updated.sum()) + len(world.row_shift)
+    again, other = (next(spread(mosaic, [draw], seed)) for seed in (0, 1))
+    assert torch.equal(again.world.species, found.world.species)
+    assert again.log_prob == found.log_prob != other.log_prob
+
+
+def test_the_dopant_is_drawn_with_all_windows(narrow, noisy, monkeypatch):
+    monkeypatch.setattr(mosaic_module, "WARMUP", 2)
+    scan, world, _ = noisy
+    other = METALS.index("W" if scan.material.dopant != METALS.index("W") else "Mo")
+    assert any(SPECIES[k].defect == "D_M" for k in world.species[scan.inside].tolist())
+    wrong = replace(scan, material=replace(scan.material, dopant=other))
+    draw, dopants = draw_of(wrong, world), (scan.material.dopant, other)
+    mosaic = cover(wrong, tile(scan), world, 0, world.species)
+    assert next(spread(mosaic, [draw], 0)).material.dopant == other
+    draws = list(spread(mosaic, [draw] * 6, 0, dopants))
+    # another metal of another period is told apart by all pixels
+    assert draws[-1].material == scan.material
+
+
+def test_large_scans_are_searched_in_a_window(monkeypatch):
+    scan, *_ = crystal(3, 96)
+    candidate = Candidate(scan, (0,), species=PERFECT[scan.kind])
+    assert sampling._window(candidate) is candidate
+    monkeypatch.setattr(sampling, "MOST_SITES", 20)
+    monkeypatch.setattr(sampling, "IN_WINDOW", 20)
+    window = sampling._window(candidate)
+    number = int(window.scan.inside.sum())
+    assert 10 <= number <= 40
+    assert len(window.species) == len(window.scan.kind)
+    assert window.dopants == candidate.dopants
+
+
+def test_a_large_scan_is_read_whole(narrow, monkeypatch):
+    """Draws of the whole scan, each with a species at every site."""
+    scan, world, _ = noisy_crystal(pixels=120, noise=0.03)
+    monkeypatch.setattr(sampling, "MOST_SITES", 20)
+    monkeypatch.setattr(sampling, "IN_WINDOW", 60)
+    monkeypatch.setattr(mosaic_module, "WARMUP", 2)
+    window = sampling._window(Candidate(scan, (scan.material.dopant,)))
+    assert window.scan.image.shape != scan.image.shape
+    start = sampling.Start(0, window.scan, _within(scan, world, window.scan), 0.0)
+    contender = sampling._Contender(start, [(0.0, start.world)], 0.0)
+    whole = Candidate(scan, (scan.material.dopant,))
+    ticks = []
+    chains = sampling._sample_candidate(whole, contender, 2, 2, 3, 0, 1, lambda: ticks.append(1))
+    assert [len(c) for c in chains] == [2, 2]
+    assert len(ticks) == 4
+    for draw in chains[0]:
+        assert len(draw.world.species) == len(scan.kind)
+        right = draw.world.species[scan.inside] == world.species[scan.inside]
+        assert float(right.float().mean()) > 0.8
+
+
+def _within(scan, world, window):
+    """The part of a world in a window in the middle of its scan."""
+    near = torch.cdist(window.positions, scan.positions).argmin(1)
+    parts = ("species", "shift", "excess", "is_wide", "is_coarse")
+    inside = {n: getattr(world, n)[near] for n in parts}
+    first = (scan.image.shape[0] - window.image.shape[0]) // 2
+    rows = world.row_shift[first : first + window.image.shape[0]]
+    return replace(world, row_shift=rows, **inside)
+
+
+def test_a_view_of_all_windows_adds_up(narrow, noisy):
+    scan, world, _ = noisy
+    for t in tile(scan):
+        inside = {n: getattr(world, n)[t.sites] for n in ("species", "shift", "excess")}
+        own = replace(world, is_wide=t.own, is_coarse=t.own, **inside)
+        own = replace(own, row_shift=torch.zeros(t.scan.image.shape[0]))
+        expected = look(t.scan, own).expected
+        rest = (t.scan.image - expected)[t.core]
+        assert float(rest.std()) < 1.2 * world.floor**0.5
