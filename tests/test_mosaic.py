@@ -201,7 +201,7 @@ def test_a_large_scan_is_read_whole(narrow, monkeypatch):
     contender = sampling._Contender(start, [(0.0, start.world)], 0.0)
     whole = Candidate(scan, (scan.material.dopant,))
     ticks = []
-    chains = sampling._sample_candidate(whole, contender, 2, 2, 3, 0, 1, lambda: ticks.append(1))
+    chains = sampling._sample_candidate(whole, contender, [2, 2], 3, 0, 1, lambda: ticks.append(1))
     assert [len(c) for c in chains] == [2, 2]
     assert len(ticks) == 4
     for draw in chains[0]:

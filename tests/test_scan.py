@@ -289,6 +289,17 @@ def test_numbers_of_draws_go_with_weights():
             assert all(n >= 0 for n in found)
 
 
+@pytest.mark.parametrize("num", [1, 2, 5])
+def test_few_draws_of_several_chains_together_go_with_weights(num):
+    rng = np.random.default_rng(0)
+    for weight in (np.array([0.6, 0.4]), *rng.dirichlet(np.full(4, 0.5), 20)):
+        found = np.array([_apportion(num, weight, (k + 0.5) / 4) for k in range(4)])
+        assert (found.sum(1) == num).all()
+        assert (found >= 0).all()
+        # a chain alone is off by one, and so are all of them
+        assert np.abs(found.sum(0) - 4 * num * weight).max() <= 1 + 1e-9
+
+
 def test_draws_of_several_modes_are_spread_evenly():
     segments = [["a"] * 12, [], ["b"] * 4, [*range(8)]]
     found = _interleave(segments)

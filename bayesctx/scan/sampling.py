@@ -27,6 +27,7 @@ WARMUP = 4  # draws of every chain at every mode that are left out
 # sites of the largest scan that is sampled whole, and of the window of a larger one by which its
 # shared variables are sampled
 MOST_SITES, IN_WINDOW = 1000, 400
+GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
 REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
@@ -87,9 +88,9 @@ def sample_scan(
 
     Notes
     -----
-    A chain holds draws of every candidate, and of every partner mode of a candidate, in proportion
-    to their probabilities by Laplace's approximation: it does not move from one to another, so that
-    r-hat says nothing of these proportions. Candidates below ``NEGLIGIBLE`` and partner modes
+    Chains hold draws of every candidate, and of every partner mode of a candidate, in proportion to
+    their probabilities by Laplace's approximation: a chain does not move from one to another, so
+    that r-hat says nothing of these proportions. Candidates below ``NEGLIGIBLE`` and partner modes
     ``REMOTE`` nats below the best one are left out. The evidence of a candidate is known with the
     error ``ERROR``, over which its probability is averaged, see ``_probabilities``.
 
@@ -106,13 +107,17 @@ def sample_scan(
         contenders = _compare(windows, starts, seed, num_threads)
         probability = _probabilities(contenders, candidates)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
-        numbers = _apportion(num_draws, sampled / sampled.sum())
+        # with few draws not every chain has one of every candidate, but together they do
+        numbers = np.array([
+            _apportion(num_draws, sampled / sampled.sum(), (k + 0.5) / num_chains)
+            for k in range(num_chains)
+        ])  # fmt: skip
         chains = [[] for _ in range(num_chains)]
         for contender in contenders:
             index = contender.start.candidate
-            if not numbers[index]:
+            if not numbers[:, index].any():
                 continue
-            given = candidates[index], contender, num_chains, numbers[index], every
+            given = candidates[index], contender, numbers[:, index].tolist(), every
             found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
@@ -185,14 +190,13 @@ def _probabilities(contenders: Sequence[_Contender], candidates: Sequence[Candid
 def _sample_candidate(
     candidate: Candidate,
     contender: _Contender,
-    num_chains: int,
-    num_draws: int,
+    num_draws: Sequence[int],
     every: int,
     seed: int,
     num_threads: int,
     tick: Callable[[], object],
 ) -> list[list[Draw]]:
-    """Chains of one candidate, each with the modes of nearly one image in turn."""
+    """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
     scan, best = contender.start.scan, _best(contender.modes)[0]
     near = [(value, world) for value, world in contender.modes if value > best - REMOTE]
     numbered = range(len(near))
@@ -202,19 +206,20 @@ def _sample_candidate(
     # Laplace's approximation of what each mode holds
     volume = [m.near.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
-    numbers = _apportion(num_draws, weight)
-    mosaics = _cover_modes(candidate, scan, modes, numbers, seed, num_threads)
+    numbers = np.array([
+        _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
+    ])  # fmt: skip
+    sampled = numbers.any(0).nonzero()[0].tolist()
+    mosaics = _cover_modes(candidate, scan, modes, sampled, seed, num_threads)
 
     def draw(k: int) -> list[Draw]:
         segments = []
-        for m, mode in enumerate(modes):
+        for m in numbers[k].nonzero()[0].tolist():
             segments.append([])
-            if not numbers[m]:
-                continue
-            begun = depart(scan, mode, derived(seed, k + 1, m, 0))
+            begun = depart(scan, modes[m], derived(seed, k + 1, m, 0))
             own_seed = derived(seed, k + 1, m, 1)
             draws = sample_worlds(scan, begun, own_seed, candidate.dopants, WARMUP)
-            draws = itertools.islice(draws, every - 1, every * numbers[m], every)
+            draws = itertools.islice(draws, every - 1, every * numbers[k, m], every)
             if m in mosaics:
                 draws = spread(mosaics[m], draws, derived(seed, k + 1, m, 2), candidate.dopants)
             for found in draws:
@@ -222,22 +227,22 @@ def _sample_candidate(
                 tick()
         return _interleave(segments)
 
-    return side_by_side(draw, range(num_chains), num_threads)
+    return side_by_side(draw, range(len(num_draws)), num_threads)
 
 
 def _cover_modes(
     candidate: Candidate,
     scan: Scan,
     modes: Sequence[Mode],
-    numbers: Sequence[int],
+    sampled: Sequence[int],
     seed: int,
     num_threads: int,
 ) -> dict[int, Mosaic]:
-    """Worlds of a large scan at the modes of a window of it that are sampled."""
+    """Worlds of a large scan at some modes of a window of it."""
     whole = replace(candidate.scan, material=scan.material)
     if scan.image.shape == whole.image.shape:
         return {}
-    tiles, sampled = tile(whole), [m for m, number in enumerate(numbers) if number]
+    tiles = tile(whole)
 
     def begin(m: int) -> Mosaic:
         return cover(whole, tiles, modes[m].world, derived(seed, 0, m, 1), candidate.species)
@@ -263,9 +268,10 @@ def derived(seed: int, *path: int) -> int:
     return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
 
 
-def _apportion(num: int, weight: np.ndarray) -> list[int]:
-    """Whole numbers in proportion to some weights, with a given sum."""
-    edges = np.round(num * np.concatenate([[0.0], np.cumsum(weight)]))
+def _apportion(num: int, weight: np.ndarray, offset: float = 0.5) -> list[int]:
+    """Whole numbers in proportion to some weights, with a given sum; an offset rounds the sums."""
+    share = np.cumsum(weight) / np.sum(weight)
+    edges = np.floor(num * np.append(0.0, share) + offset)
     return np.diff(edges).astype(int).tolist()
 
 
