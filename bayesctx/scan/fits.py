@@ -42,7 +42,7 @@ LINEARISED = 2  # heats between two linearisations
 
 
 def fit_world(
-    scan: Scan, world: World, *, rounds: int = ROUNDS, climbs: int = 8, adapted: int = 0
+    scan: Scan, world: World, *, rounds: int = ROUNDS, adapted: int = 0
 ) -> tuple[World, View]:
     """Fit a world: shared variables, rows, noise and sites in turn.
 
@@ -54,8 +54,6 @@ def fit_world(
         Where to begin.
     rounds : int
         At most.
-    climbs : int
-        Steps of the first climb.
     adapted : int
         How often all else is fitted to the shared variables before these are.
 
@@ -74,9 +72,7 @@ def fit_world(
         world, view = _adapt(scan, world, look(scan, world, _shared(view)), colours)
     for k in range(rounds):
         disorder = FIRST_DISORDER * change ** min(k / ROUNDS_WIDER, 1)
-        world, view, log_prob = climb(
-            scan, replace(world, disorder=disorder), view, climbs if k == 0 else 3
-        )
+        world, view, log_prob = climb(scan, replace(world, disorder=disorder), view)
         for _ in range(2):
             world, view = _adapt(scan, world, view, colours)
         if k >= ROUNDS_WIDER and log_prob - last < SETTLED:
@@ -156,7 +152,7 @@ def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tupl
         other = replace(upside_down(world) if turned else world, z=z)
         view = look(scan, other)
         for _ in range(2):
-            other, view, _ = climb(scan, other, view, 3)
+            other, view, _ = climb(scan, other, view)
             other, view = _adapt(scan, other, view, colours)
         return log_density(scan, other, view), other
 
@@ -199,7 +195,7 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
                 hot, world, view, near, colours, generator, ANNEAL_MOVES
             )
             near = adapt_steps(near, rates)
-    return fit_world(scan, world, rounds=3, climbs=3)[0]
+    return fit_world(scan, world, rounds=3)[0]
 
 
 def _heats(scan: Scan, world: World) -> list[float]:

@@ -119,7 +119,7 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
 
     def fit(pair: tuple[int, World]) -> tuple[float, int, World]:
         i, world = pair
-        own, seen = fit_world(middles[i], world, rounds=3, climbs=4)
+        own, seen = fit_world(middles[i], world, rounds=3)
         return log_density(middles[i], own, seen), i, own
 
     def cool(task: tuple[int, tuple[float, int, World]]) -> tuple[float, int, World]:
@@ -156,7 +156,7 @@ def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Sc
     found = []
     for dopant in periods.values():
         scan = replace(middle, material=replace(middle.material, dopant=dopant))
-        own, view = fit_world(scan, world, rounds=2, climbs=3, adapted=2)
+        own, view = fit_world(scan, world, rounds=2, adapted=2)
         found.append((log_density(scan, own, view), scan, own))
     return max(found, key=lambda fit: fit[0])[1:]
 
@@ -184,7 +184,7 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
         world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given
     )
     # the sites first: with those of a perfect crystal the shared variables would go elsewhere
-    return fit_world(scan, world, climbs=3, adapted=3)
+    return fit_world(scan, world, adapted=3)
 
 
 def _begin(index: int, candidate: Candidate) -> list[_Begun]:
@@ -209,7 +209,7 @@ def _climb_best(
         own = replace(first.world, z=state.z)
         own = draw_signal(first.scan, own, look(first.scan, own), None)
         seen = replace(look(first.scan, own), variance=first.view.variance)
-        own, _, log_prob = climb(first.scan, own, seen, 4)
+        own, _, log_prob = climb(first.scan, own, seen)
         return log_prob, own
 
     found = []

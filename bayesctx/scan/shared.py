@@ -20,6 +20,8 @@ TRIES = 6  # of one step of a climb, each more damped than the one before
 DAMPING, LEAST_DAMPING = 1e-2, 1e-5  # relative to the diagonal of the Hessian
 HARDER, EASIER = 6.0, 5.0  # factors of the damping after a step that is refused, or taken
 GAIN = 0.5  # nats, below which a climb ends
+ROUNDS = 2  # linearisations of a climb
+SECANTS = 3  # steps at most between two linearisations, each at a tenth of the cost of one
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,14 +145,17 @@ def linearise(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
     hessian : Tensor, shape (coordinate, coordinate)
         Negative Hessian of the log density, by Gauss and Newton.
     """
-    slope, _ = image_slopes(scan, world, view)
-    weighted = slope / view.variance.flatten()
-    # the prior of the coordinates is standard normal
-    return weighted, (weighted @ slope.T).double() + torch.eye(len(slope), dtype=torch.float64)
+    return _hessian(image_slopes(scan, world, view)[0], view)
 
 
-def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, View, float]:
-    """Climb to the nearest mode of the shared variables (Levenberg and Marquardt).
+def _hessian(slopes: Tensor, view: View) -> tuple[Tensor, Tensor]:
+    """Slopes over the variance, and the negative Hessian with the standard normal prior."""
+    weighted = slopes / view.variance.flatten()
+    return weighted, (weighted @ slopes.T).double() + torch.eye(len(slopes), dtype=torch.float64)
+
+
+def climb(scan: Scan, world: World, view: View, rounds: int = ROUNDS) -> tuple[World, View, float]:
+    """Climb towards the nearest mode of the shared variables (Levenberg and Marquardt).
 
     Parameters
     ----------
@@ -159,7 +164,7 @@ def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, Vie
     world, view : World, View
         Where to begin, and the rest.
     rounds : int
-        Steps at most.
+        Linearisations at most; between two of them slopes are updated along ``SECANTS`` steps.
 
     Returns
     -------
@@ -169,28 +174,52 @@ def climb(scan: Scan, world: World, view: View, rounds: int) -> tuple[World, Vie
         What follows from it, but for the variance.
     log_prob : float
         At the mode.
+
+    References
+    ----------
+    Broyden, Mathematics of Computation 19, 577 (1965), doi:10.1090/S0025-5718-1965-0198670-6.
     """
-    state, damping, width = evaluate(scan, world, view, world.z), DAMPING, view.variance.sqrt()
+    state, damping = evaluate(scan, world, view, world.z), DAMPING
     for _ in range(rounds):
-        weighted, hessian = linearise(scan, replace(world, z=state.z), view)
-        rest = scan.image - state.regression.expected
-        rest = rest.clamp(-CLIP * width, CLIP * width).flatten()
-        gradient = (weighted @ rest).double() - state.z
-        for _ in range(TRIES):
-            damped = hessian + damping * torch.diag(hessian.diagonal())
-            step = torch.linalg.solve(damped, gradient).clamp(-LONGEST, LONGEST)
-            found = evaluate(scan, world, view, state.z + step)
-            if found.log_prob > state.log_prob:
+        slopes, _ = image_slopes(scan, replace(world, z=state.z), view)
+        found, damping = _step(scan, world, view, state, slopes, damping, TRIES)
+        gain = found.log_prob - state.log_prob
+        for _ in range(SECANTS):
+            if gain < GAIN:
                 break
-            damping *= HARDER
-        else:
-            break
-        gain, state = found.log_prob - state.log_prob, found
-        damping = max(damping / EASIER, LEAST_DAMPING)
+            slopes, state = _updated(slopes, state, found), found
+            found, damping = _step(scan, world, view, state, slopes, damping, 1)
+            gain = found.log_prob - state.log_prob
+        state = found
         if gain < GAIN:
             break
     world, view = _arrive(scan, world, view, state)
     return world, view, state.log_prob
+
+
+def _step(
+    scan: Scan, world: World, view: View, state: State, slopes: Tensor, damping: float, tries: int
+) -> tuple[State, float]:
+    """A damped step by some slopes of the image, and the next damping; the same state if none."""
+    weighted, hessian = _hessian(slopes, view)
+    width = view.variance.sqrt()
+    rest = (scan.image - state.regression.expected).clamp(-CLIP * width, CLIP * width).flatten()
+    gradient = (weighted @ rest).double() - state.z
+    for _ in range(tries):
+        damped = hessian + damping * torch.diag(hessian.diagonal())
+        step = torch.linalg.solve(damped, gradient).clamp(-LONGEST, LONGEST)
+        found = evaluate(scan, world, view, state.z + step)
+        if found.log_prob > state.log_prob:
+            return found, max(damping / EASIER, LEAST_DAMPING)
+        damping *= HARDER
+    return state, damping
+
+
+def _updated(slopes: Tensor, before: State, after: State) -> Tensor:
+    """Slopes that agree with the change of the image along a step (Broyden's update)."""
+    step = (after.z - before.z).float()
+    change = (after.regression.expected - before.regression.expected).flatten()
+    return slopes + torch.outer(step, change - step @ slopes) / step.square().sum()
 
 
 def _arrive(scan: Scan, world: World, view: View, state: State) -> tuple[World, View]:
