@@ -10,9 +10,10 @@ from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES
 from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
+from bayesctx.scan.conditional import HAS_ATOMS, scales_of_sites
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
-from bayesctx.scan.occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
+from bayesctx.scan.occupation import FIELD_PRECISION
 from bayesctx.scan.scale_prior import SCATTER_SCALE
 from bayesctx.scan.signal import error_size
 from bayesctx.scan.world import Scan, begin, look

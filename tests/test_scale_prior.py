@@ -15,10 +15,11 @@ from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.nuisances import NUISANCES
 from bayesctx.scan import PERFECT, Coordinates, chain, occupation
 from bayesctx.scan.chain import explore_mode, sample_worlds
+from bayesctx.scan.conditional import HAS_ATOMS, scales_of_sites
 from bayesctx.scan.fits import fit_world
 from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.kernels import Kernels
-from bayesctx.scan.occupation import HAS_ATOMS, draw_occupation, scales_of_sites
+from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.scale_prior import LEAST, ScalePrior, scale_priors
 from bayesctx.scan.signal import accepts, draw_additivity, draw_rows, error_size
 from bayesctx.scan.world import look

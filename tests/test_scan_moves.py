@@ -22,6 +22,7 @@ from bayesctx.defects import DEFECTS, SITES, SPECIES
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan import chain, moves
 from bayesctx.scan.chain import depart, explore_mode, sample_worlds
+from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import HALF, Kernels, site_conditional, solve_upper
@@ -33,14 +34,7 @@ from bayesctx.scan.moves import (
     draw_jointly,
     linearise_jointly,
 )
-from bayesctx.scan.occupation import (
-    ALLOWED,
-    COARSE,
-    HAS_ATOMS,
-    NUM_ALIKE,
-    draw_occupation,
-    log_evidence_of_sites,
-)
+from bayesctx.scan.occupation import draw_occupation, log_evidence_of_sites
 from bayesctx.scan.shared import DIFFERENCE, evaluate, image_slopes
 from bayesctx.scan.signal import (
     accepts,

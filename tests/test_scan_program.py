@@ -12,8 +12,9 @@ from bayesctx.defects import SPECIES
 from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
 from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
+from bayesctx.scan.conditional import COARSE, NUM_ALIKE, scales_of_sites
 from bayesctx.scan.generative import sample_scan_program, values_of
-from bayesctx.scan.occupation import COARSE, NUM_ALIKE, draw_occupation, scales_of_sites
+from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import draw_noise, draw_rows, draw_signal, error_size
 from bayesctx.scan.world import CLASS, begin, look

@@ -3,7 +3,7 @@
 from .chain import Draw
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
-from .sampling import sample_scan
+from .sampling import Sampled, sample_scan, weigh_scan
 from .search import Candidate
 from .world import CLASS, PERFECT, Scan
 
@@ -16,6 +16,8 @@ __all__ = [
     "Draw",
     "Field",
     "Material",
+    "Sampled",
     "Scan",
     "sample_scan",
+    "weigh_scan",
 ]

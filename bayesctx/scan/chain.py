@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .conditional import HAS_ATOMS, scales_of_sites
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
-from .occupation import HAS_ATOMS, scales_of_sites
 from .shared import evaluate
 from .signal import accepts, dose_of, draw_noise, draw_signal
 from .world import Scan, View, World, look

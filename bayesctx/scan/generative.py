@@ -12,14 +12,8 @@ from torch import Tensor
 
 from ..defects import SPECIES
 from ..model import sample_abundance
-from .occupation import (
-    ALLOWED,
-    FIELD_PRECISION,
-    FREQUENT,
-    NUM_ALIKE,
-    RARE,
-    scales_of_sites,
-)
+from .conditional import ALLOWED, NUM_ALIKE, scales_of_sites
+from .occupation import FIELD_PRECISION, FREQUENT, RARE
 from .signal import NUM_FILM, error_size, log_prior_of_dose
 from .world import CLASS, Scan, World, begin, look
 

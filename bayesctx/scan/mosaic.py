@@ -12,15 +12,16 @@ from torch import Tensor
 
 from ..defects import SPECIES
 from .chain import Draw, log_prob_of_pixels
+from .dopants import best_dopant
 from .levels import Levels
 from .occupation import draw_occupation
 from .signal import accepts, draw_noise, draw_rows
 from .windows import Tile
-from .world import Scan, World, begin, look, spectra_of
+from .world import Scan, View, World, begin, look, spectra_of
 
 __all__ = ["Mosaic", "cover", "spread"]
 
-WARMUP = 8  # rounds
+WARMUP = 10  # rounds
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
 WIDTHS, SHARES = ("disorder", "scatter", "jitter"), ("share_wide", "share_coarse")
 SCALES = "floor", "slope", *WIDTHS, *SHARES
@@ -53,7 +54,12 @@ class Mosaic:
 
 
 def cover(
-    scan: Scan, tiles: Sequence[Tile], world: World, seed: int, species: Tensor | None = None
+    scan: Scan,
+    tiles: Sequence[Tile],
+    world: World,
+    seed: int,
+    species: Tensor | None = None,
+    dopants: Sequence[int] = (),
 ) -> Mosaic:
     """Worlds of a whole scan that go with the world of a window of it.
 
@@ -69,24 +75,29 @@ def cover(
         Of the draws.
     species : Tensor of int, shape (site,), optional
         Where to begin; default: a perfect crystal.
+    dopants : sequence of int
+        Metals that may be the dopant, of which a window without one tells nothing.
 
     Returns
     -------
     Mosaic
         Sites and rows are drawn ``WARMUP`` times at the noise and the scales of the world: noise
-        and scales that were drawn would take what sites do not explain yet.
+        and scales that were drawn would take what sites do not explain yet. Half way the dopant is
+        taken that explains all metal sites best.
     """
-    generator, worlds = torch.Generator().manual_seed(seed), []
+    worlds = []
     for tile in tiles:
         own = begin(tile.scan, world.z, None if species is None else species[tile.sites])
         drift = own.drift.clone()
         drift[0] = world.drift[0]
         worlds.append(replace(own, drift=drift, shift=own.shift + drift[0]))
     mosaic = Mosaic(scan, _with_dopant(tiles, scan.material.dopant), worlds)
-    for _ in range(WARMUP):
-        mosaic = _with_scales(mosaic, world)
-        mosaic = _advance(mosaic, world, (), generator)
-    return _with_scales(mosaic, world)
+    generator = torch.Generator().manual_seed(seed)
+    for k in range(WARMUP):
+        mosaic = _with_scales(_advance(mosaic, world, (), generator), world)
+        if k == WARMUP // 2 and len(dopants) > 1:
+            mosaic = _with_best_dopant(mosaic, dopants)
+    return mosaic
 
 
 def spread(
@@ -122,6 +133,14 @@ def spread(
     for draw in draws:
         mosaic = _advance(mosaic, draw.world, dopants, generator)
         yield _join(mosaic, draw)
+
+
+def _with_best_dopant(mosaic: Mosaic, dopants: Sequence[int]) -> Mosaic:
+    """The same with the dopant that explains all metal sites best, each given the other sites."""
+    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
+    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
+    seen = ((t.scan, w, look(t.scan, w, shared)) for t, w in pairs)
+    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(seen, dopants)))
 
 
 def _with_scales(mosaic: Mosaic, world: World) -> Mosaic:
@@ -161,38 +180,46 @@ def _draw_dopant(
     mosaic: Mosaic, signal: float, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Mosaic, tuple, Levels]:
     """Propose another metal as the dopant; spectra and what is linear under the one taken."""
-    shared, levels = _level(mosaic, signal)
+    shared, levels = _level(mosaic, mosaic, signal)
     others = [d for d in dopants if d != mosaic.tiles[0].scan.material.dopant]
     if not others:
         return mosaic, shared, levels
     other = others[int(torch.randint(len(others), (1,), generator=generator))]
     changed = replace(mosaic, tiles=_with_dopant(mosaic.tiles, other))
-    shared_then, levels_then = _level(changed, signal)
+    shared_then, levels_then = _level(changed, mosaic, signal)
     if accepts(levels_then.evidence - levels.evidence, generator):
         return changed, shared_then, levels_then
     return mosaic, shared, levels
 
 
-def _level(mosaic: Mosaic, signal: float) -> tuple[tuple, Levels]:
-    """Shared variables with their spectra, and what is linear given these."""
+def _level(mosaic: Mosaic, noisy: Mosaic, signal: float) -> tuple[tuple, Levels]:
+    """Shared variables with their spectra, and what is linear at the noise of other dopants."""
+    z = mosaic.worlds[0].z
     # all windows have the same size
-    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
-    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
-    seen = ((t.scan, look(t.scan, w, shared)) for t, w in pairs)
-    return shared, Levels.of(seen, signal, mosaic.worlds[0].additivity)
+    shared, theirs = (spectra_of(m.tiles[0].scan, z) for m in (mosaic, noisy))
+
+    def seen() -> Iterator[tuple[Scan, View]]:
+        for own, other, world in zip(mosaic.tiles, noisy.tiles, mosaic.worlds, strict=True):
+            view = look(own.scan, world, shared)
+            if noisy is not mosaic:  # evidence at another noise could not be compared
+                view = replace(view, variance=look(other.scan, world, theirs).variance)
+            yield own.scan, view
+
+    return shared, Levels.of(seen(), signal, mosaic.worlds[0].additivity)
 
 
 def _sweep(
     tile: Tile, world: World, shared: tuple, generator: torch.Generator
 ) -> tuple[World, Tensor, float]:
-    """Draw sites, rows and noise of a window; probability of species, density of its own pixels."""
+    """Draw noise, sites and rows of a window; probability of species, density of its own pixels."""
     scan = tile.scan
     view = look(scan, world, shared)
+    world = draw_noise(scan, world, view, generator)
+    view = look(scan, world, shared, view.factors)
     world, probability = draw_occupation(scan, world, view, tile.colours, generator)
     view = look(scan, world, shared)
     world = draw_rows(scan, world, view, generator)
     view = look(scan, world, shared, view.factors)
-    world = draw_noise(scan, world, view, generator)
     core = tile.core if scan.valid is None else tile.core & scan.valid
     return world, probability, log_prob_of_pixels(replace(scan, valid=core), view)
 

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas
+from .conditional import HAS_ATOMS, scales_of_sites
 from .field import frequencies
 from .kernels import Kernels
-from .occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
+from .occupation import FIELD_PRECISION
 from .shared import State, evaluate, image_slopes
 from .signal import accepts, log_prior_of_dose
 from .world import Scan, View, World, look

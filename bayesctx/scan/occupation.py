@@ -3,29 +3,25 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
 from .canvas import Canvas
-from .kernels import SLOPES_FIRST, Kernels, site_conditional, solve_upper
+from .conditional import ALLOWED, COARSE, HAS_ATOMS, KINDS, NUM_ALIKE, WIDE, Sites, scales_of_sites
+from .kernels import SLOPES_FIRST, Kernels, solve_upper
 from .scale_prior import ScalePrior
-from .world import CLASS, Scan, View, World
+from .world import Scan, View, World
 
 __all__ = [
     "FIELD_PRECISION",
-    "HAS_ATOMS",
     "draw_occupation",
     "log_evidence_of_sites",
     "log_occupation",
-    "scales_of_sites",
 ]
 
-WIDE = 0.1  # Å, displacement of columns beside defects
-COARSE = 0.2  # relative excess of columns that are not what the simulator describes
 AT_ONCE = 256  # columns
 # of one change of displacement along x and y (Å), beyond which kernels are not linear, and of the
 # excess, so that no column is dark
@@ -35,15 +31,6 @@ FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
 NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
-ALLOWED = {
-    kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind])
-    for kind in MONOLAYER_1H.sites
-}
-NUM_ALIKE = torch.tensor([
-    sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in SPECIES
-])  # fmt: skip
-"""Species of the same class on the same kind of site, among which its abundance is divided."""
-HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
 
 
 def draw_occupation(
@@ -79,66 +66,27 @@ def draw_occupation(
     displacement and amplitude integrated out. This is exact for columns that are linear in the
     displacement from where they stand; changes are limited to ``LIMIT``.
     """
-    kernels = Kernels.of(scan.field, view.values, scan.material)
-    canvas = Canvas.of(scan, world, view, kernels.half)
-    species, shift, excess = world.species.clone(), world.shift.clone(), world.excess.clone()
-    is_coarse = world.is_coarse.clone()
-    probability = torch.zeros(len(species), len(SPECIES))
-    mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
-    amplitude = world.signal * (1 + world.errors)
-    # drawn shares underflow to zero, which excludes a class only where the prior does
-    log_share = world.abundance.clamp(min=1e-30).log()
-    log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
-    log_prior = log_share[:, CLASS] - NUM_ALIKE.log()
+    sites = Sites.of(scan, world, view)
+    now, canvas = sites.world, sites.canvas
+    probability = torch.zeros(len(now.species), len(SPECIES))
     for colour in colours:
-        for k, kind in enumerate(MONOLAYER_1H.sites):
-            mine, allowed = colour[scan.kind[colour] == k], ALLOWED[kind]
+        for kind in range(len(KINDS)):
+            mine, allowed = colour[scan.kind[colour] == kind], ALLOWED[KINDS[kind]]
             if not len(mine):
                 continue
-            columns, index = canvas.kernels_at(scan, world, kernels, mine, allowed)
-            columns = columns * amplitude[allowed][:, None, None]
-            sites = torch.arange(len(mine))
-            now = (allowed == species[mine][:, None]).long().argmax(1)
-            present = columns[sites, now, 0] * (1 + excess[mine])[:, None]
-            mean = torch.cat([mean_shift[mine] - shift[mine], torch.zeros(len(mine), 1)], -1)
-            log_prob, location, factor = site_conditional(
-                columns, canvas.rest[index] + present, canvas.weight[index],
-                mean, prior.precision(mine),
-            )  # fmt: skip
-            log_prob = log_prob + log_prior[k, allowed] + prior.log_share[:, None]
-            found = log_prob.flatten(1).softmax(-1)
-            probability[mine[:, None], allowed] = found.view_as(log_prob).sum(1)
-            chosen, move = _choose(found, location.flatten(1, 2), factor.flatten(1, 2), generator)
+            given = sites.conditional(scan, mine, kind)
+            found = given.log_prob.flatten(1).softmax(-1)
+            probability[mine[:, None], allowed] = found.view_as(given.log_prob).sum(1)
+            located = given.location.flatten(1, 2), given.factor.flatten(1, 2)
+            chosen, move = _choose(found, *located, generator)
             coarse, chosen = chosen >= len(allowed), chosen % len(allowed)
-            value, along_x, along_y = columns[sites, chosen].unbind(1)
+            value, along_x, along_y = given.columns[torch.arange(len(mine)), chosen].unbind(1)
             made = value * (1 + move[:, 2:]) + along_x * move[:, :1] + along_y * move[:, 1:2]
-            canvas.rest.index_add_(0, index.flatten(), (present - made).flatten())
-            species[mine], is_coarse[mine] = allowed[chosen], coarse
-            shift[mine] += move[:, :2]
-            excess[mine] = move[:, 2]
-    world = replace(world, species=species, shift=shift, excess=excess, is_coarse=is_coarse)
-    return _draw_scales(scan, world, prior.spread, generator), probability
-
-
-@dataclass(frozen=True, eq=False)
-class _Amplitudes:
-    """Prior of displacement and amplitude of every site: a fine and a coarse component."""
-
-    spread: Tensor
-    scatter: Tensor
-    log_share: Tensor
-
-    @classmethod
-    def of(cls, world: World) -> _Amplitudes:
-        """Under the scales of a world."""
-        scatter = torch.tensor([world.scatter, math.hypot(world.scatter, COARSE)])
-        share = torch.tensor([1 - world.share_coarse, world.share_coarse])
-        return cls(_spread(world), scatter, share.log())
-
-    def precision(self, sites: Tensor) -> Tensor:
-        """Of displacement along x and y and of the excess, shape (site, component, 3)."""
-        place = (self.spread[sites] ** -2)[:, None].expand(-1, 2)
-        return torch.stack([place, place, (self.scatter**-2).expand(len(sites), 2)], -1)
+            canvas.rest.index_add_(0, given.index.flatten(), (given.present - made).flatten())
+            now.species[mine], now.is_coarse[mine] = allowed[chosen], coarse
+            now.shift[mine] += move[:, :2]
+            now.excess[mine] = move[:, 2]
+    return _draw_scales(scan, now, sites.prior.spread, generator), probability
 
 
 def log_occupation(scan: Scan, world: World) -> float:
@@ -207,29 +155,6 @@ def _choose(
     noise = torch.randn(len(sites), 3, generator=generator)
     move = location[sites, chosen] + solve_upper(factor[sites, chosen], noise)
     return chosen, move.clamp(-LIMIT, LIMIT)
-
-
-def _spread(world: World) -> Tensor:
-    """Standard deviation of the displacements of every site along an axis, in Å."""
-    wide = math.hypot(world.disorder, WIDE)
-    return torch.where(world.is_wide, wide, world.disorder)
-
-
-def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
-    """Standard deviations of displacement, in Å, and of excess of every site.
-
-    Parameters
-    ----------
-    world : World
-        The world.
-
-    Returns
-    -------
-    spread, scatter : Tensor, shape (site,)
-        Under its scales.
-    """
-    coarse = math.hypot(world.scatter, COARSE)
-    return _spread(world), torch.where(world.is_coarse, coarse, world.scatter)
 
 
 def _draw_scales(

@@ -14,13 +14,12 @@ from scipy.special import softmax
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .mosaic import Mosaic, cover, spread
-from .moves import linearise_jointly
-from .search import Candidate, Start, find_starts
+from .search import Candidate, Start, find_starts, log_volume, weigh_middles
 from .threads import side_by_side, single_threads
 from .windows import crop, tile
 from .world import Scan, World, look
 
-__all__ = ["sample_scan"]
+__all__ = ["Sampled", "sample_scan", "weigh_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 4  # draws of every chain at every mode that are left out
@@ -55,6 +54,25 @@ class _Contender:
     log_evidence: float
 
 
+@dataclass(frozen=True, eq=False)
+class Sampled:
+    """Worlds behind a scan.
+
+    Attributes
+    ----------
+    chains : list of list of tuple of int and Draw
+        Of every chain the position of the candidate and the draw.
+    probability : ndarray, shape (candidate,)
+        Of the candidates, from the density at their modes.
+    log_evidence : ndarray, shape (candidate,)
+        Of the middle of the scan, see ``weigh_scan``.
+    """
+
+    chains: list[list[tuple[int, Draw]]]
+    probability: np.ndarray
+    log_evidence: np.ndarray
+
+
 def sample_scan(
     candidates: Sequence[Candidate],
     *,
@@ -63,7 +81,7 @@ def sample_scan(
     seed: int,
     every: int = 1,
     tick: Callable[[], object] = lambda: None,
-) -> tuple[list[list[tuple[int, Draw]]], np.ndarray]:
+) -> Sampled:
     """Draw worlds.
 
     Parameters
@@ -81,10 +99,8 @@ def sample_scan(
 
     Returns
     -------
-    draws : list of list of tuple of int and Draw
-        Of every chain the position of the candidate and the draw.
-    probability : ndarray, shape (candidate,)
-        Of the candidates, from the density at their modes.
+    Sampled
+        Draws, and probabilities of the candidates.
 
     Notes
     -----
@@ -102,7 +118,7 @@ def sample_scan(
     its own.
     """
     with single_threads() as num_threads:
-        windows = [_window(candidate) for candidate in candidates]
+        windows = _windows(candidates)
         starts = find_starts(windows, seed, num_threads)
         contenders = _compare(windows, starts, seed, num_threads)
         probability = _probabilities(contenders, candidates)
@@ -121,18 +137,48 @@ def sample_scan(
             found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
-    return chains, probability
+    log_evidence = np.full(len(candidates), -np.inf)
+    for start in starts:
+        log_evidence[start.candidate] = start.log_evidence
+    return Sampled(chains, probability, log_evidence)
 
 
-def _window(candidate: Candidate) -> Candidate:
-    """A candidate for a window of a large scan; the same candidate for another one."""
-    scan, species = candidate.scan, candidate.species
+def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> np.ndarray:
+    """Weigh candidates without drawing worlds.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        Together all that may be.
+    seed : int
+        Of everything random.
+
+    Returns
+    -------
+    ndarray, shape (candidate,)
+        Log evidence of the middle of the scan, see ``weigh_middles``; minus infinity for those that
+        are far from the best.
+    """
+    log_evidence = np.full(len(candidates), -np.inf)
+    with single_threads() as num_threads:
+        for index, value in weigh_middles(_windows(candidates), seed, num_threads):
+            log_evidence[index] = value
+    return log_evidence
+
+
+def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Candidates for a window of a large scan; the same candidates for another one."""
+    scan = candidates[0].scan
     num_sites = int(scan.inside.sum())
     if num_sites <= MOST_SITES:
-        return candidate
+        return list(candidates)
     size = math.ceil(math.sqrt(scan.image.numel() * IN_WINDOW / num_sites))
-    window, kept = crop(scan, size)
-    return replace(candidate, scan=window, species=None if species is None else species[kept])
+    found = []
+    for candidate in candidates:
+        window, kept = crop(candidate.scan, size)
+        species = None if candidate.species is None else candidate.species[kept]
+        found.append(replace(candidate, scan=window, species=species))
+    return found
 
 
 def _compare(
@@ -162,10 +208,7 @@ def _contend(start: Start, num_annealed: int, seed: int, num_threads: int) -> _C
     if annealed and _best(annealed)[0] > value:
         modes = follow_partners(scan, _best(annealed)[1], num_threads)
         value, world = _best(modes)
-    # the density of a fit knows nothing of the dose, so that its volume must not either
-    blind = replace(scan, log_dose=None)
-    volume = linearise_jointly(blind, world, look(blind, world)).log_volume
-    return _Contender(start, modes, value + volume)
+    return _Contender(start, modes, value + log_volume(scan, world))
 
 
 def _best(modes: Sequence[tuple[float, World]]) -> tuple[float, World]:
@@ -245,7 +288,8 @@ def _cover_modes(
     tiles = tile(whole)
 
     def begin(m: int) -> Mosaic:
-        return cover(whole, tiles, modes[m].world, derived(seed, 0, m, 1), candidate.species)
+        given = whole, tiles, modes[m].world, derived(seed, 0, m, 1)
+        return cover(*given, candidate.species, candidate.dopants)
 
     return dict(zip(sampled, side_by_side(begin, sampled, num_threads), strict=True))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -10,15 +11,16 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..crystal import ATOMIC_NUMBERS, METALS
+from .dopants import best_dopant
 from .fits import anneal, fit_world, log_density
+from .moves import linearise_jointly
 from .shared import State, climb, evaluate
 from .signal import draw_signal
 from .threads import side_by_side
 from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
 
-__all__ = ["Candidate", "Start", "find_starts"]
+__all__ = ["Candidate", "Start", "find_starts", "log_volume", "weigh_middles"]
 
 MIDDLE = 104  # px along each side that are searched
 NUM_TRIED = 128  # points of the prior
@@ -28,7 +30,6 @@ NUM_FITTED = 4  # worlds of each candidate, in all
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 60.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
-ENDS_OF_PERIODS = (36, 54)  # atomic numbers of Kr and Xe
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 
 
@@ -46,12 +47,15 @@ class Start:
         Fitted to the whole image.
     log_density : float
         See ``fits.log_density``.
+    log_evidence : float
+        Of the middle of the image, see ``weigh_middles``.
     """
 
     candidate: int
     scan: Scan
     world: World
     log_density: float
+    log_evidence: float = math.nan
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +118,74 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
     before, a candidate cannot be told from another one that is fitted worse. The best of all are
     fitted to the whole image.
     """
+    middles = [crop(candidate.scan, MIDDLE)[0] for candidate in candidates]
+    kept = _fit_middles(candidates, seed, num_threads)
+
+    def finish(found: tuple[float, int, World]) -> Start:
+        value, i, world = found
+        own = value + log_volume(middles[i], world)
+        middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
+        scan = replace(candidates[i].scan, material=middle.material)
+        world, view = _whole(scan, world)
+        return Start(i, scan, world, log_density(scan, world, view), own)
+
+    starts = side_by_side(finish, kept, num_threads)
+    return sorted(starts, key=lambda start: -start.log_density)
+
+
+def weigh_middles(
+    candidates: Sequence[Candidate], seed: int, num_threads: int = 1
+) -> list[tuple[int, float]]:
+    """Weigh candidates by the middle of the image.
+
+    Parameters
+    ----------
+    candidates : sequence of Candidate
+        As for ``find_starts``.
+    seed : int
+        Of the points that are tried.
+    num_threads : int
+        Threads to use.
+
+    Returns
+    -------
+    list of tuple of int and float
+        Those that may be, and the log evidence of the middle of the image under each: the log
+        density at the best fit and the volume of the shared variables.
+    """
+    fitted = _fit_middles(candidates, seed, num_threads)
+
+    def weigh(found: tuple[float, int, World]) -> tuple[int, float]:
+        value, i, world = found
+        return i, value + log_volume(crop(candidates[i].scan, MIDDLE)[0], world)
+
+    return side_by_side(weigh, fitted, num_threads)
+
+
+def log_volume(scan: Scan, world: World) -> float:
+    """Log of the volume of the posterior of the shared variables around a fit.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        A fitted world.
+
+    Returns
+    -------
+    float
+        By Laplace's approximation, in units of the prior; without what is known of the dose, which
+        the density of a fit does not know either.
+    """
+    blind = replace(scan, log_dose=None)
+    return linearise_jointly(blind, world, look(blind, world)).log_volume
+
+
+def _fit_middles(
+    candidates: Sequence[Candidate], seed: int, num_threads: int
+) -> list[tuple[float, int, World]]:
+    """Density, candidate and world of the best fit of the middle for each that may be."""
     begun = [b for i, c in enumerate(candidates) for b in _begin(i, c)]
     middles = {b.candidate: b.scan for b in begun}
 
@@ -134,31 +206,18 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
     others = [f for f in fitted if f not in chosen]
     cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_threads)
     fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
-    kept = [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
-
-    def finish(found: tuple[float, int, World]) -> Start:
-        _, i, world = found
-        middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
-        scan = replace(candidates[i].scan, material=middle.material)
-        world, view = _whole(scan, world)
-        return Start(i, scan, world, log_density(scan, world, view))
-
-    starts = side_by_side(finish, kept, num_threads)
-    return sorted(starts, key=lambda start: -start.log_density)
+    return [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
 
 
 def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Scan, World]:
-    """Scan and world with the dopant of the period that fits best; chains find the metal in it."""
-    periods = {}
-    for dopant in (middle.material.dopant, *dopants):
-        number = ATOMIC_NUMBERS[METALS[dopant]]
-        periods.setdefault(sum(number > end for end in ENDS_OF_PERIODS), dopant)
-    found = []
-    for dopant in periods.values():
-        scan = replace(middle, material=replace(middle.material, dopant=dopant))
-        own, view = fit_world(scan, world, rounds=2, adapted=2)
-        found.append((log_density(scan, own, view), scan, own))
-    return max(found, key=lambda fit: fit[0])[1:]
+    """Scan and world with the dopant that explains the metal sites best."""
+    if len(dopants) < 2:
+        return middle, world
+    dopant = best_dopant([(middle, world, look(middle, world))], dopants)
+    if dopant == middle.material.dopant:
+        return middle, world
+    scan = replace(middle, material=replace(middle.material, dopant=dopant))
+    return scan, fit_world(scan, world, rounds=2, adapted=2)[0]
 
 
 def _first_of_each(fitted: Sequence[tuple[float, int, World]]) -> list[tuple[float, int, World]]:

@@ -1,0 +1,227 @@
+"""What a site may hold given everything else: likelihood and prior of its column."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..crystal import MONOLAYER_1H
+from ..defects import SPECIES
+from .canvas import Canvas
+from .kernels import Kernels, site_conditional
+from .world import CLASS, Scan, View, World
+
+__all__ = [
+    "ALLOWED",
+    "COARSE",
+    "HAS_ATOMS",
+    "IS_DOPED",
+    "KINDS",
+    "NUM_ALIKE",
+    "WIDE",
+    "Conditional",
+    "Sites",
+    "scales_of_sites",
+]
+
+WIDE = 0.1  # Å, displacement of columns beside defects
+COARSE = 0.2  # relative excess of columns that are not what the simulator describes
+KINDS = MONOLAYER_1H.sites
+ALLOWED = {
+    kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind]) for kind in KINDS
+}
+NUM_ALIKE = torch.tensor([
+    sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in SPECIES
+])  # fmt: skip
+"""Species of the same class on the same kind of site, among which its abundance is divided."""
+HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
+IS_DOPED = torch.tensor([s.holds_dopant for s in SPECIES])
+
+
+@dataclass(frozen=True, eq=False)
+class _Amplitudes:
+    """Prior of displacement and amplitude of every site: a fine and a coarse component."""
+
+    spread: Tensor
+    scatter: Tensor
+    log_share: Tensor
+
+    @classmethod
+    def of(cls, world: World) -> _Amplitudes:
+        """Under the scales of a world."""
+        scatter = torch.tensor([world.scatter, math.hypot(world.scatter, COARSE)])
+        share = torch.tensor([1 - world.share_coarse, world.share_coarse])
+        return cls(_spread(world), scatter, share.log())
+
+    def precision(self, sites: Tensor) -> Tensor:
+        """Of displacement along x and y and of the excess, shape (site, component, 3)."""
+        place = (self.spread[sites] ** -2)[:, None].expand(-1, 2)
+        return torch.stack([place, place, (self.scatter**-2).expand(len(sites), 2)], -1)
+
+
+@dataclass(frozen=True, eq=False)
+class Conditional:
+    """What some sites of one kind hold given all else.
+
+    Attributes
+    ----------
+    log_prob, location, factor : Tensor
+        With the prior, see ``site_conditional``.
+    columns : Tensor, shape (site, species, 3, pixel)
+        What may be there, and its derivatives.
+    present : Tensor, shape (site, pixel)
+        What is there.
+    index : Tensor of int, shape (site, pixel)
+        Pixels of the canvas.
+    """
+
+    log_prob: Tensor
+    location: Tensor
+    factor: Tensor
+    columns: Tensor
+    present: Tensor
+    index: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """What the conditionals of sites need.
+
+    Attributes
+    ----------
+    world : World
+        Its arrays follow what is drawn.
+    canvas : Canvas
+        Likewise.
+    kernels : Kernels
+        Columns of every species.
+    prior : _Amplitudes
+        Of displacement and amplitude.
+    mean_shift : Tensor, shape (site, 2)
+        Mean displacement in Å.
+    amplitude : Tensor, shape (species,)
+        Signal with the error of additivity.
+    log_prior : Tensor, shape (kind, species)
+        Of what a site holds.
+    """
+
+    world: World
+    canvas: Canvas
+    kernels: Kernels
+    prior: _Amplitudes
+    mean_shift: Tensor
+    amplitude: Tensor
+    log_prior: Tensor
+
+    @classmethod
+    def of(cls, scan: Scan, world: World, view: View) -> Sites:
+        """What follows from a world.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        world, view : World, View
+            The world; its arrays are copied.
+
+        Returns
+        -------
+        Sites
+            With its kernels.
+        """
+        kernels = Kernels.of(scan.field, view.values, scan.material)
+        names = ("species", "shift", "excess", "is_coarse")
+        own = replace(world, **{n: getattr(world, n).clone() for n in names})
+        # drawn shares underflow to zero, which excludes a class only where the prior does
+        log_share = world.abundance.clamp(min=1e-30).log()
+        log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
+        return cls(
+            world=own,
+            canvas=Canvas.of(scan, world, view, kernels.half),
+            kernels=kernels,
+            prior=_Amplitudes.of(world),
+            mean_shift=scan.basis() @ world.drift,
+            amplitude=world.signal * (1 + world.errors),
+            log_prior=log_share[:, CLASS] - NUM_ALIKE.log(),
+        )
+
+    def present(self, scan: Scan, mine: Tensor) -> Tensor:
+        """Columns that are there.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        mine : Tensor of int, shape (site,)
+            Some sites.
+
+        Returns
+        -------
+        Tensor, shape (site, pixel)
+            In their windows.
+        """
+        columns, _ = self.canvas.columns(scan, self.world, self.kernels, mine)
+        amplitude = self.amplitude[self.world.species[mine]] * (1 + self.world.excess[mine])
+        return columns[:, 0] * amplitude[:, None]
+
+    def conditional(
+        self, scan: Scan, mine: Tensor, kind: int, present: Tensor | None = None
+    ) -> Conditional:
+        """What some sites of one kind hold given all else.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        mine : Tensor of int, shape (site,)
+            The sites; those that do not overlap can be drawn together.
+        kind : int
+            Their kind.
+        present : Tensor, shape (site, pixel), optional
+            The columns that are there; default: of these kernels.
+
+        Returns
+        -------
+        Conditional
+            For every species of the kind.
+        """
+        world, allowed = self.world, ALLOWED[KINDS[kind]]
+        columns, index = self.canvas.kernels_at(scan, world, self.kernels, mine, allowed)
+        columns = columns * self.amplitude[allowed][:, None, None]
+        if present is None:  # as ``present`` has it, from what is there already
+            now = (allowed == world.species[mine][:, None]).long().argmax(1)
+            present = columns[torch.arange(len(mine)), now, 0] * (1 + world.excess[mine])[:, None]
+        away = self.mean_shift[mine] - world.shift[mine]
+        mean = torch.cat([away, torch.zeros(len(mine), 1)], -1)
+        log_prob, location, factor = site_conditional(
+            columns, self.canvas.rest[index] + present, self.canvas.weight[index],
+            mean, self.prior.precision(mine),
+        )  # fmt: skip
+        log_prob = log_prob + self.log_prior[kind, allowed] + self.prior.log_share[:, None]
+        return Conditional(log_prob, location, factor, columns, present, index)
+
+
+def _spread(world: World) -> Tensor:
+    """Standard deviation of the displacements of every site along an axis, in Å."""
+    wide = math.hypot(world.disorder, WIDE)
+    return torch.where(world.is_wide, wide, world.disorder)
+
+
+def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
+    """Standard deviations of displacement, in Å, and of excess of every site.
+
+    Parameters
+    ----------
+    world : World
+        The world.
+
+    Returns
+    -------
+    spread, scatter : Tensor, shape (site,)
+        Under its scales.
+    """
+    coarse = math.hypot(world.scatter, COARSE)
+    return _spread(world), torch.where(world.is_coarse, coarse, world.scatter)
