@@ -201,7 +201,7 @@ def test_a_large_scan_is_read_whole(narrow, monkeypatch):
     assert window.scan.image.shape != scan.image.shape
     start = sampling.Start(0, window.scan, _within(scan, world, window.scan), 0.0)
     contender = sampling._Contender(start, [(0.0, start.world)], 0.0)
-    whole = Candidate(scan, (scan.material.dopant,))
+    whole = Candidate(scan, (scan.material.dopant,), species=world.species)
     ticks = []
     chains = sampling._sample_candidate(whole, contender, [2, 2], 3, 0, 1, lambda: ticks.append(1))
     assert [len(c) for c in chains] == [2, 2]

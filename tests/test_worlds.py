@@ -12,11 +12,11 @@ import xarray as xr
 from scipy.special import softmax
 
 import bayesctx as bc
-from bayesctx.inference import candidates, posterior, worlds
+from bayesctx.inference import candidates, claims, whole_image, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
-from bayesctx.scan import Candidate, Coordinates, chain, fits, sampling, search
+from bayesctx.scan import Candidate, Coordinates, Weight, chain, fits, sampling, search
 
 KNOWN = {
     "host": "WSe2", "beam_energy": 80e3, "convergence_semiangle": 30.0,
@@ -27,6 +27,8 @@ SHORT = {
     chain: {"EXPLORED": 2, "PER_HEAT": 1},
     fits: {"HOT_DOSE": 1e7, "LEAST_HEAT": 2.5, "DRAWS_PER_HEAT": 2},
     search: {"NUM_TRIED": 8, "NUM_CLIMBED": 2, "NUM_FITTED": 2, "MORE_ANNEALED": 0},
+    # a search of its own for every claim
+    whole_image: {"conflict_by_pixels": lambda *arguments: {}},
 }
 """A search and chains that are too short to be good, but pass through everything."""
 
@@ -153,12 +155,40 @@ def test_an_image_that_cannot_be_fitted_is_read_by_patches(data, monkeypatch):
     def fail(*arguments, **options):
         raise torch.linalg.LinAlgError("the factorization could not be completed")
 
-    monkeypatch.setattr(posterior, "solve_by_pixels", fail)
+    monkeypatch.setattr(whole_image, "solve_by_pixels", fail)
     with pytest.warns(UserWarning, match=r"simulator cannot be fitted .*read by patches; crop"):
         found = bc.infer(data.intensity, KNOWN, num_draws=64)
     assert found["posterior"].sizes["chain"] == 1
     with pytest.raises(ValueError, match="cannot be fitted .*; crop it, or pass likelihood"):
         bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
+
+
+def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
+    """Evidence of the pixels is that of the hosts and assignments that patches leave."""
+    seen = []
+
+    def solve(placement, alternatives, by_patches, *arguments, **options):
+        return by_patches, Weight(0.0, 0.0)
+
+    def weigh(candidates, *, seed):
+        free = candidates[0].scan.coordinates.free
+        seen.append([c.scan.material.host for c in candidates])
+        weight = Weight(100.0 if "beam_energy" in free else -50.0, 0.0)
+        return dict.fromkeys(range(len(candidates)), weight)
+
+    monkeypatch.setattr(whole_image, "solve_by_pixels", solve)
+    monkeypatch.setattr(whole_image, "conflict_by_pixels", claims.conflict_by_pixels)
+    monkeypatch.setattr(whole_image, "weigh_scan", weigh)
+    with pytest.warns(UserWarning, match=r"speaks against what is known .*beam_energy = 80000"):
+        found = bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
+    conflict = found["sample_stats"].conflict
+    # all together, then host, energy, convergence and detector
+    assert len(seen) == 5
+    assert len(seen[0]) <= whole_image.MOST_OPEN
+    by_claim = {str(c): float(conflict.sel(claim=c)) for c in conflict.claim.values}
+    assert by_claim["context"] > 90
+    assert by_claim["beam_energy"] > 90
+    assert by_claim["detector"] < 0
 
 
 def test_chains_that_have_not_mixed_are_named():

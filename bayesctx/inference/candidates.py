@@ -69,6 +69,7 @@ def list_candidates(
     stated: float | None,
     prior: Prior,
     seed: int,
+    most: int = MOST,
 ) -> Lattices:
     """List the hosts and assignments that patches leave possible, with their prior.
 
@@ -88,15 +89,17 @@ def list_candidates(
         Of the model.
     seed : int
         Of the points at which the search begins.
+    most : int
+        Pairs of host and assignment at most.
 
     Returns
     -------
     Lattices
-        At least one candidate: the hosts and assignments above ``POSSIBLE``, ``MOST`` at most, each
-        once for every combination of candidates of the context.
+        At least one candidate: the hosts and assignments above ``POSSIBLE``, each once for every
+        combination of candidates of the context. Prior probabilities are those among all hosts.
     """
     weight = _weight_by_patches(alternatives)
-    found = _possible(weight)
+    found = _possible(weight, most)
     shape, names = placement.image.shape, list(HOSTS)
     valid = torch.from_numpy(np.isfinite(placement.image))
     image = torch.from_numpy(np.nan_to_num(placement.image))
@@ -105,14 +108,18 @@ def list_candidates(
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
+    num_hosts = len(prior.given(_without(known, "sampling")).hosts)
     for host in dict.fromkeys(host for host, _ in found):
         own = prior.given({**_without(known, "sampling"), "host": names[host]})
         sampling = _implied(placement, names[host])
-        log_prior = math.log(own.hosts.count(names[host])) + log_likelihood_of_size(size, sampling)
+        share = own.hosts.count(names[host]) / num_hosts
+        log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
         first = max(dopants, key=lambda d: float(weight[host, d].sum()))
         nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
-        for condition in _alternatives(own.conditions):
+        conditions = _alternatives(own.conditions)
+        log_prior -= math.log(len(conditions))
+        for condition in conditions:
             coordinates = Coordinates(condition, nuisances)
             scan = Scan(
                 image=image,
@@ -184,10 +191,10 @@ def _species_by_patches(alternatives: Sequence[Alternative], host: int, kind: Te
     return first[kind, share.argmax(-1)]
 
 
-def _possible(weight: Tensor) -> list[tuple[int, int]]:
+def _possible(weight: Tensor, most: int) -> list[tuple[int, int]]:
     """Hosts and assignments that patches leave, the most probable first."""
     joint = weight.sum(1)
-    order = joint.flatten().argsort(descending=True)[:MOST].tolist()
+    order = joint.flatten().argsort(descending=True)[:most].tolist()
     pairs = [divmod(k, joint.shape[1]) for k in order]
     return [(h, r) for h, r in pairs if joint[h, r] > POSSIBLE]
 

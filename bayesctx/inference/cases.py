@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,10 +12,10 @@ from scipy.stats import qmc
 from torch import Tensor
 
 from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
-from ..model import DefectModel, LikelihoodTable, Materials, SitePrior
+from ..model import DefectModel, LikelihoodTable, Materials, PatchModel, SitePrior
 from ..prior import CONTINUOUS, Prior
 
-__all__ = ["Case", "check_images", "draw_context", "group_images", "tabulate"]
+__all__ = ["Case", "check_images", "draw_context", "encode", "group_images", "tabulate"]
 
 DRAWS_AT_ONCE = 128  # of the context in a table: hidden layers are larger than what comes out
 FEW = 64  # distinct values of a variable up to which images are grouped by it
@@ -185,6 +185,27 @@ def group_images(
         images = np.array(members)
         own = {n: v[images] for n, v in arrays.items() if n not in keys}
         yield from _drawn(given, images, own, num_draws, seed)
+
+
+def encode(patches: Iterable[Tensor], model: PatchModel) -> tuple[Tensor, np.ndarray | None]:
+    """Features and surprise of patches that come some at a time.
+
+    Parameters
+    ----------
+    patches : iterable of Tensor, shape (patch, y, x)
+        On the pixels of the model.
+    model : PatchModel
+        The model.
+
+    Returns
+    -------
+    features : Tensor, shape (patch, feature)
+        Contrast features.
+    surprise : ndarray, shape (patch,), or None
+        In nats, if the model has an outlier head.
+    """
+    features, surprise = zip(*map(model.encode, patches), strict=True)
+    return torch.cat(features), None if surprise[0] is None else torch.cat(surprise).numpy()
 
 
 def tabulate(model: DefectModel, case: Case) -> LikelihoodTable:

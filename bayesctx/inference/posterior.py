@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
-from ..crystal import MONOLAYER_1H
 from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
@@ -26,16 +25,14 @@ from .arrays import (
     latent_names,
     with_conflict,
 )
-from .cases import Case, check_images, group_images, rows_of, tabulate
-from .choice import Way, check_likelihood, check_patches, is_by_pixels, refuse_pixels
+from .cases import Case, check_images, encode, group_images, rows_of, tabulate
+from .choice import Way, check_likelihood, check_patches
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
-from .placement import cut_patches, place_sites
-from .scales import Scale, candidate_scales, conflict_of_size
-from .tree import Sites, add_absent_sites, build_tree
-from .worlds import solve_by_pixels
+from .tree import build_tree
+from .whole_image import solve_micrograph
 
 __all__ = ["infer"]
 
@@ -164,7 +161,7 @@ def infer(
     _check_shared_context(inputs, model)
     if inputs.is_micrograph:
         way = Way(likelihood, progress)
-        found = _solve_micrograph(inputs, known, model, num_draws, seed, way)
+        found = solve_micrograph(inputs, known, model, num_draws, seed, way)
     else:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
@@ -249,18 +246,12 @@ def _warn_of_few_draws(posterior: Posterior, num_draws: int) -> None:
         )
 
 
-def _encode(patches: Iterable[Tensor], model: PatchModel) -> tuple[Tensor, np.ndarray | None]:
-    """Features and surprise of patches that come some at a time."""
-    features, surprise = zip(*map(model.encode, patches), strict=True)
-    return torch.cat(features), None if surprise[0] is None else torch.cat(surprise).numpy()
-
-
 def _solve_patches(
     inputs: Inputs, known: Mapping[str, object], model: PatchModel, num_draws: int, seed: int
 ) -> tuple[Posterior, np.ndarray | None, None]:
     """Posterior of independent images of one patch each, or of images with several patches."""
     shape = inputs.values.shape[:2]
-    features, surprise = _encode(resample_patches(inputs, known, model.prior), model)
+    features, surprise = encode(resample_patches(inputs, known, model.prior), model)
     features = features.unflatten(0, shape)
     if shape[1] == 1:
         plan = plan_draws(model, num_draws)
@@ -314,71 +305,3 @@ def _solve_image(
     conflict = conflict_with(claims, features, sites, model, seed)
     warn_of_conflict(conflict, claims, float(model.card.get("conflict_limit", math.inf)))
     return with_conflict(posterior, conflict)
-
-
-def _solve_micrograph(
-    inputs: Inputs,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-    way: Way,
-) -> tuple[Posterior, np.ndarray | None, Sites]:
-    """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply."""
-    arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
-    if arrays:
-        raise ValueError(
-            f"one value for the micrograph was expected for {arrays[0]}, got an array; call "
-            "infer for each image"
-        )
-    placement = place_sites(inputs.values, inputs.valid)
-    sublattice = torch.from_numpy(placement.sublattice).long()
-    every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, known)
-    present = placement.crystal
-    crystal = every.take(torch.from_numpy(present))
-    scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
-    encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
-    alternatives = [
-        _weigh_scale(scale, features, crystal, known, model, num_draws, seed)
-        for scale, (features, _) in zip(scales, encoded, strict=True)
-    ]
-    posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
-    if is_by_pixels(way.likelihood, posterior, known):
-        given = placement, alternatives, posterior, every, known, inputs.sampling, model.prior
-        try:
-            posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
-        except torch.linalg.LinAlgError as error:
-            refuse_pixels(way, error)
-    best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
-    features, surprise = encoded[best]
-    conflict = conflict_with(known, features, crystal, model, seed)
-    if "host" in conflict:
-        conflict["host"] += conflict_of_size(placement.lattice, known, inputs.sampling, model.prior)
-    limit = float(model.card.get("conflict_limit", math.inf))
-    warn_of_conflict(conflict, known, limit, placement.doubts)
-    sites = Sites(
-        positions=placement.positions,
-        sublattice=placement.sublattice,
-        crystal=present,
-        sampling=scales[best].sampling,
-        assignments=MONOLAYER_1H.assignments,
-    )
-    surprise = None if surprise is None else surprise[None]
-    posterior = with_conflict(posterior, conflict)
-    return *add_absent_sites(posterior, surprise, present, every, seed), sites
-
-
-def _weigh_scale(
-    scale: Scale,
-    features: Tensor,
-    sites: SitePrior,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-) -> Alternative:
-    """Posterior of a micrograph given that its host is one of those that imply a pixel size."""
-    (case,) = group_images(model.prior, {**known, "host": scale.hosts}, 1, num_draws, seed)
-    enumerated = case.materials.row(0), case.possible[0]
-    found = one_image(tabulate(model, case), features, *enumerated, sites, float(model.correlation))
-    return Alternative(case, found, scale.log_weight, scale.sampling)

@@ -17,9 +17,10 @@ from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import CLASS, PAIRS, Coordinates, Draw, sample_scan
+from ..scan import CLASS, PAIRS, Coordinates, Draw, Weight, sample_scan
 from .arrays import Alternative, Posterior, latent_names
 from .candidates import Lattices, list_candidates
+from .claims import weigh_lattices
 from .convergence import diagnose_chains, warn_of_chains
 from .joint import DOPED_CLASS, KIND_OF_CLASS
 from .placement import Placement
@@ -54,7 +55,7 @@ def solve_by_pixels(
     seed: int,
     *,
     progress: bool | None = None,
-) -> Posterior:
+) -> tuple[Posterior, Weight]:
     """Posterior of the sites of a micrograph and of all that they share.
 
     Parameters
@@ -83,9 +84,11 @@ def solve_by_pixels(
 
     Returns
     -------
-    Posterior
+    posterior : Posterior
         Of the sites with crystal. Draws are those of ``NUM_CHAINS`` chains, one after the other;
         ``diagnosis`` has effective numbers and r-hat of every continuous variable.
+    weight : Weight
+        Of the context, by the middle of the image, see ``claims.weigh_lattices``.
 
     Warns
     -----
@@ -97,7 +100,7 @@ def solve_by_pixels(
     number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
-        chains, probability = sample_scan(
+        sampled = sample_scan(
             lattices.candidates,
             num_chains=NUM_CHAINS,
             num_draws=number,
@@ -105,7 +108,7 @@ def solve_by_pixels(
             every=every,
             tick=lambda: bar.update(1),
         )
-    pairs = list(itertools.chain(*chains))
+    pairs, probability = list(itertools.chain(*sampled.chains)), sampled.probability
     worlds = [_World.of(c, d, lattices, placement) for c, d in pairs]
     weight = _weights(np.array([c for c, _ in pairs]), probability)
     latent = latent_names(known)
@@ -122,7 +125,7 @@ def solve_by_pixels(
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
     hosts = np.array([c.scan.material.host for c in lattices.candidates])
     finite = [ess for ess, _ in diagnosis.values() if np.isfinite(ess)]
-    return Posterior(
+    posterior = Posterior(
         images=np.zeros(1, int),
         defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
         host=_share(hosts, len(HOSTS), probability),
@@ -138,6 +141,7 @@ def solve_by_pixels(
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
+    return posterior, weigh_lattices(lattices, sampled.weights)
 
 
 def _check_draws(num: int, lattices: Lattices) -> None:

@@ -4,7 +4,7 @@ from .chain import Draw
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
 from .sampling import Sampled, sample_scan, weigh_scan
-from .search import Candidate
+from .search import Candidate, Weight
 from .world import CLASS, PERFECT, Scan
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Material",
     "Sampled",
     "Scan",
+    "Weight",
     "sample_scan",
     "weigh_scan",
 ]

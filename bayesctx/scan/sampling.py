@@ -14,7 +14,7 @@ from scipy.special import softmax
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .mosaic import Mosaic, cover, spread
-from .search import Candidate, Start, find_starts, log_volume, weigh_middles
+from .search import Candidate, Start, Weight, find_starts, log_volume, weigh_middles
 from .threads import side_by_side, single_threads
 from .windows import crop, tile
 from .world import Scan, World, look
@@ -64,13 +64,13 @@ class Sampled:
         Of every chain the position of the candidate and the draw.
     probability : ndarray, shape (candidate,)
         Of the candidates, from the density at their modes.
-    log_evidence : ndarray, shape (candidate,)
-        Of the middle of the scan, see ``weigh_scan``.
+    weights : dict of int to Weight
+        See ``weigh_scan``.
     """
 
     chains: list[list[tuple[int, Draw]]]
     probability: np.ndarray
-    log_evidence: np.ndarray
+    weights: dict[int, Weight]
 
 
 def sample_scan(
@@ -137,13 +137,10 @@ def sample_scan(
             found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
-    log_evidence = np.full(len(candidates), -np.inf)
-    for start in starts:
-        log_evidence[start.candidate] = start.log_evidence
-    return Sampled(chains, probability, log_evidence)
+    return Sampled(chains, probability, {start.candidate: start.weight for start in starts})
 
 
-def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> np.ndarray:
+def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> dict[int, Weight]:
     """Weigh candidates without drawing worlds.
 
     Parameters
@@ -155,15 +152,12 @@ def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> np.ndarray:
 
     Returns
     -------
-    ndarray, shape (candidate,)
-        Log evidence of the middle of the scan, see ``weigh_middles``; minus infinity for those that
-        are far from the best.
+    dict of int to Weight
+        Of the middle of the scan, by the position of the candidate, of those that are not far from
+        the best one.
     """
-    log_evidence = np.full(len(candidates), -np.inf)
     with single_threads() as num_threads:
-        for index, value in weigh_middles(_windows(candidates), seed, num_threads):
-            log_evidence[index] = value
-    return log_evidence
+        return dict(weigh_middles(_windows(candidates), seed, num_threads))
 
 
 def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:

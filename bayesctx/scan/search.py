@@ -20,7 +20,7 @@ from .threads import side_by_side
 from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
 
-__all__ = ["Candidate", "Start", "find_starts", "log_volume", "weigh_middles"]
+__all__ = ["Candidate", "Start", "Weight", "find_starts", "log_volume", "weigh_middles"]
 
 MIDDLE = 104  # px along each side that are searched
 NUM_TRIED = 128  # points of the prior
@@ -31,6 +31,28 @@ MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 60.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
+
+
+@dataclass(frozen=True)
+class Weight:
+    """How well a candidate explains the middle of an image.
+
+    Attributes
+    ----------
+    log_density : float
+        At the best fit, see ``fits.log_density``.
+    log_volume : float
+        Log of the volume of the posterior of the shared variables around the fit, in units of the
+        prior, by Laplace's approximation.
+    """
+
+    log_density: float
+    log_volume: float
+
+    @property
+    def log_evidence(self) -> float:
+        """Log evidence of the candidate."""
+        return self.log_density + self.log_volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,15 +69,15 @@ class Start:
         Fitted to the whole image.
     log_density : float
         See ``fits.log_density``.
-    log_evidence : float
-        Of the middle of the image, see ``weigh_middles``.
+    weight : Weight
+        By the middle of the image.
     """
 
     candidate: int
     scan: Scan
     world: World
     log_density: float
-    log_evidence: float = math.nan
+    weight: Weight = Weight(math.nan, math.nan)
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,7 +145,7 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
 
     def finish(found: tuple[float, int, World]) -> Start:
         value, i, world = found
-        own = value + log_volume(middles[i], world)
+        own = Weight(value, log_volume(middles[i], world))
         middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
         scan = replace(candidates[i].scan, material=middle.material)
         world, view = _whole(scan, world)
@@ -135,7 +157,7 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
 
 def weigh_middles(
     candidates: Sequence[Candidate], seed: int, num_threads: int = 1
-) -> list[tuple[int, float]]:
+) -> list[tuple[int, Weight]]:
     """Weigh candidates by the middle of the image.
 
     Parameters
@@ -149,15 +171,14 @@ def weigh_middles(
 
     Returns
     -------
-    list of tuple of int and float
-        Those that may be, and the log evidence of the middle of the image under each: the log
-        density at the best fit and the volume of the shared variables.
+    list of tuple of int and Weight
+        Those that may be.
     """
     fitted = _fit_middles(candidates, seed, num_threads)
 
-    def weigh(found: tuple[float, int, World]) -> tuple[int, float]:
+    def weigh(found: tuple[float, int, World]) -> tuple[int, Weight]:
         value, i, world = found
-        return i, value + log_volume(crop(candidates[i].scan, MIDDLE)[0], world)
+        return i, Weight(value, log_volume(crop(candidates[i].scan, MIDDLE)[0], world))
 
     return side_by_side(weigh, fitted, num_threads)
 

@@ -1,0 +1,144 @@
+"""Whether the pixels of a micrograph agree with what was claimed of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+from scipy.special import logsumexp, softmax
+
+from ..prior import CONTINUOUS
+from ..scan import Weight
+from ..storage import warn
+from .candidates import Lattices
+
+__all__ = ["PIXEL_LIMIT", "conflict_by_pixels", "warn_of_claims", "weigh_lattices"]
+
+WHOLE, SEVERAL = "context", "several"  # all claims together
+CLAIMS = {
+    "host": ("host",),
+    "dopant": ("dopant",),
+    "detector": ("inner_collection_angle", "outer_collection_angle"),
+} | {
+    name: (name,) for name in CONTINUOUS if name != "dose" and not name.endswith("collection_angle")
+}
+"""Variables that are freed together. The dose follows from the noise, to which fits are blind."""
+PIXEL_LIMIT = 20.0  # nats, that no simulated image with true claims exceeds
+
+
+def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
+    """Weigh a context by the middle of an image.
+
+    Parameters
+    ----------
+    lattices : Lattices
+        What may be behind the image: hosts and assignments.
+    weights : mapping of int to Weight
+        Of the candidates, see ``scan.weigh_scan``.
+
+    Returns
+    -------
+    Weight
+        Density at the best fit of all, and volume such that their evidence adds up with their
+        prior probabilities.
+    """
+    prior = [lattices.candidates[i].log_prior for i in weights]
+    densities = [w.log_density + p for w, p in zip(weights.values(), prior, strict=True)]
+    evidence = [w.log_evidence + p for w, p in zip(weights.values(), prior, strict=True)]
+    best = max(densities)
+    return Weight(best, float(logsumexp(evidence)) - best)
+
+
+def conflict_by_pixels(
+    known: Mapping[str, object], given: Weight, weigh: Callable[[Mapping[str, object]], Weight]
+) -> dict[str, float]:
+    """What speaks in an image against what is claimed of it, exactly or softly.
+
+    Parameters
+    ----------
+    known : mapping
+        The checked context.
+    given : Weight
+        Of this context.
+    weigh : callable
+        Weight of another context.
+
+    Returns
+    -------
+    dict of str to float
+        In nats: "context", the log density that the best fit gains if all claims are left open; and
+        if that exceeds ``PIXEL_LIMIT`` the log Bayes factor of leaving each claim alone open
+        against taking it as given, and of "several" for all of them. Empty if nothing is claimed.
+
+    Notes
+    -----
+    The Bayes factor of all claims together has a penalty of some five nats for each of them, so
+    that one that is wrong can hide behind the others. The density at the best fit has none: if the
+    claims are true it grows by half of their number, and by the errors of the fits.
+    """
+    claims = {c: names for c, names in CLAIMS.items() if any(_is_claim(known, n) for n in names)}
+    if not claims:
+        return {}
+    everything = weigh(_without(known, claims.values()))
+    found = {WHOLE: everything.log_density - given.log_density}
+    if found[WHOLE] > PIXEL_LIMIT:
+        alone = dict.fromkeys(claims, everything)  # as it is for a single claim
+        if len(claims) > 1:
+            alone = {c: weigh(_without(known, [names])) for c, names in claims.items()}
+            alone[SEVERAL] = everything
+        found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}
+    return found
+
+
+def _is_claim(known: Mapping[str, object], name: str) -> bool:
+    """Whether something is claimed that can be left open."""
+    return known.get(name) is not None
+
+
+def _without(known: Mapping[str, object], claims: Sequence[tuple[str, ...]]) -> dict[str, object]:
+    """A context without some claims; an undoped crystal stays one."""
+    freed = {n for names in claims for n in names if known.get(n) is not None}
+    return {n: v for n, v in known.items() if n not in freed}
+
+
+def warn_of_claims(
+    conflict: Mapping[str, float], known: Mapping[str, object], doubts: Sequence[str] = ()
+) -> None:
+    """Warn if the pixels speak against the context, and name the claim that is wrong.
+
+    Parameters
+    ----------
+    conflict : mapping of str to float
+        From ``conflict_by_pixels``.
+    known : mapping
+        The claims.
+    doubts : sequence of str
+        What was done to the image, by the names of ``micrograph.diagnose``: a plainer cause.
+
+    Warns
+    -----
+    UserWarning
+        If the best fit gains more than ``PIXEL_LIMIT`` where claims are left open.
+    """
+    total = conflict.get(WHOLE, -math.inf)
+    if total <= PIXEL_LIMIT:
+        return
+    if doubts:
+        warn(
+            f"an image as it was recorded was expected, got signs of another "
+            f"({', '.join(doubts)}), which may be why it speaks against its context by "
+            f"{total:.0f} nats; pass the recorded counts first"
+        )
+        return
+    # all equally suspect: one of the claims, or several of them
+    weighed = {c: v for c, v in conflict.items() if c in CLAIMS or c == SEVERAL}
+    share = dict(zip(weighed, softmax(list(weighed.values())), strict=True))
+    worst = max(share, key=share.get)
+    what = "more than one value"
+    if worst != SEVERAL:
+        what = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst] if n in known)
+    warn(
+        f"the image speaks against what is known of it: the best fit gains {total:.0f} nats "
+        f"without it, most likely wrong is {what} ({100 * share[worst]:.0f} %); check it, or leave "
+        "it out"
+    )

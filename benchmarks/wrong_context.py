@@ -1,0 +1,107 @@
+"""Evidence of all pixels against wrong context: ``sample_stats.conflict`` by the simulator."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import warnings
+from pathlib import Path
+
+import numpy as np
+import torch
+from claims import KNOWN_SIZE, MATERIALS, TRUTH, WRONG
+from report import table, write
+from tqdm import tqdm
+
+import bayesctx as bc
+from bayesctx.evidence import check_context
+from bayesctx.inference.claims import PIXEL_LIMIT
+from bayesctx.inference.inputs import read_inputs
+from bayesctx.inference.whole_image import Micrograph
+
+TRUE, OPEN = "true context", "open"
+INTRODUCTION = """\
+{num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad,
+70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
+context but focus and dose is given, the size of a pixel to 0.5 %. Nats that the log density at the
+best fit of the pixels in the middle of the image gains if all that is given is left open.
+`infer` warns above {limit:.0f}; inf: `infer` refused the context: a host whose lattice does not fit
+the pixel size, or whose metal is the dopant.
+
+"""
+
+
+def contexts(host: str, dopant: str) -> dict[str, dict[str, object]]:
+    """What is claimed, by name."""
+    claims = TRUTH | {"host": host, "dopant": dopant}
+    found = {OPEN: {}, TRUE: claims}
+    for name, (_, wrong) in WRONG.items():
+        told = {n: v[host] if isinstance(v, dict) else v for n, v in wrong.items()}
+        found[name] = claims | told
+    return found
+
+
+def weigh(image: object, claims: dict[str, object], model: bc.DefectModel) -> list[float]:
+    """Log density and log evidence of a context by the pixels; minus infinity if it is refused."""
+    extent = model.prior.num_pixels * model.prior.sampling
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore", UserWarning)
+        try:
+            known = check_context(claims | {"sampling": KNOWN_SIZE}, model.domains)
+            inputs = read_inputs(image, None, extent, model.prior.num_pixels, known["sampling"])
+            weight = Micrograph.of(inputs, known, model, 256, 0).weigh(known)
+        except ValueError:
+            return [-math.inf, -math.inf]
+    return [weight.log_density, weight.log_evidence]
+
+
+def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dict[str, object]]:
+    """Weigh every context of every image; what the file holds already is not done again."""
+    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    model = bc.load_model().frozen()
+    for i in tqdm(range(len(done), num_images)):
+        host, dopant = MATERIALS[i % len(MATERIALS)]
+        given = contexts(host, dopant)
+        prior = model.prior.given(given[TRUE] | {"dose": bc.log_uniform(1e4, 1e6)})
+        image = bc.simulate_micrograph(
+            prior, seed=seed, index=i, num_pixels=num_pixels, sampling=0.25
+        ).intensity
+        done.append({name: weigh(image, claims, model) for name, claims in given.items()})
+        with file.open("a") as out:
+            out.write(json.dumps(done[-1]) + "\n")
+    return done
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--num-images", type=int, default=8)
+    parser.add_argument("--num-pixels", type=int, default=104)
+    parser.add_argument("--seed", type=int, default=2100)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--file", type=Path, default=Path("runs/wrong_context.jsonl"))
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    arguments.file.parent.mkdir(parents=True, exist_ok=True)
+    done = measure(arguments.file, arguments.num_images, arguments.num_pixels, arguments.seed)
+    rows = []
+    for name in done[0]:
+        if name == OPEN:
+            continue
+        values = np.array([row[OPEN][0] - row[name][0] for row in done])
+        rows.append([
+            name,
+            str(len(values)),
+            *(f"{q:.1f}" for q in np.quantile(values, [0.0, 0.5, 1.0], method="lower")),
+            f"{100 * np.mean(values > PIXEL_LIMIT):.0f}",
+        ])  # fmt: skip
+    materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS)
+    body = INTRODUCTION.format(
+        num=len(done), pixels=arguments.num_pixels, materials=materials, limit=PIXEL_LIMIT
+    )
+    body += table(["claims", "images", "least", "median", "most", "warned of (%)"], rows)
+    write("wrong_context", "Wrong context, by all pixels", body, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()

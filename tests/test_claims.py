@@ -1,0 +1,143 @@
+"""Evidence of all pixels against what is claimed of a micrograph."""
+
+import math
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from crystals import noisy_crystal
+
+from bayesctx.inference.candidates import Lattices
+from bayesctx.inference.claims import (
+    CLAIMS,
+    PIXEL_LIMIT,
+    conflict_by_pixels,
+    warn_of_claims,
+    weigh_lattices,
+)
+from bayesctx.prior import reference_prior
+from bayesctx.scan import Candidate, Coordinates, Weight, search, weigh_scan
+
+KNOWN = {
+    "host": "WSe2",
+    "beam_energy": 200e3,
+    "inner_collection_angle": 60.0,
+    "outer_collection_angle": torch.distributions.Uniform(150.0, 250.0),
+    "dose": 1e5,
+    "sampling": 0.2,
+    "dopant": None,
+}
+
+
+def weigh_as(values, seen):
+    """Weights by the names that are left, which are remembered."""
+
+    def weigh(context):
+        seen.append(frozenset(context))
+        return values(context)
+
+    return weigh
+
+
+def test_nothing_is_weighed_where_nothing_is_claimed():
+    unclaimed = {"dose": 1e5, "sampling": 0.2, "dopant": None, "abundance": {"Y_X": 0.0}}
+    assert conflict_by_pixels(unclaimed, Weight(0.0, 0.0), weigh_as(lambda c: 1 / 0, [])) == {}
+
+
+def test_all_claims_are_left_open_together_first():
+    seen = []
+    weigh = weigh_as(lambda context: Weight(90.0, -30.0), seen)
+    assert conflict_by_pixels(KNOWN, Weight(100.0, -10.0), weigh) == {"context": -10.0}
+    assert seen == [frozenset({"dose", "sampling", "dopant"})]
+
+
+def test_each_claim_is_weighed_where_all_together_are_contradicted():
+    seen = []
+
+    def values(context):
+        density = 100.0 if "beam_energy" in context else 300.0
+        return Weight(density, -40.0 + 5 * len(context))
+
+    found = conflict_by_pixels(KNOWN, Weight(100.0, -5.0), weigh_as(values, seen))
+    # densities for all together, evidence for each alone
+    assert found == {
+        "context": 200.0,
+        "host": -5.0,
+        "detector": -10.0,
+        "beam_energy": 195.0,
+        "several": 180.0,
+    }
+    everything = frozenset(KNOWN)
+    assert set(seen[1:]) == {
+        everything - set(CLAIMS[c]) for c in ("host", "detector", "beam_energy")
+    }
+
+
+def test_a_single_claim_is_weighed_once():
+    seen = []
+    weigh = weigh_as(lambda context: Weight(1e3, -3.0), seen)
+    found = conflict_by_pixels({"host": "WSe2"}, Weight(0.0, 0.0), weigh)
+    assert found == {"context": 1e3, "host": 1e3 - 3}
+    assert len(seen) == 1
+
+
+def test_the_culprit_is_named_with_its_probability():
+    conflict = {"context": 190.0, "host": -3.0, "detector": 20.0, "beam_energy": 170.0}
+    match = r"190 nats without it, most likely wrong is beam_energy = 200000.0 \(100 %\)"
+    with pytest.warns(UserWarning, match=match):
+        warn_of_claims(conflict, KNOWN)
+
+
+def test_several_wrong_claims_are_told_apart_from_one():
+    conflict = {"context": 500.0, "host": 30.0, "beam_energy": 40.0, "several": 450.0}
+    with pytest.warns(UserWarning, match=r"wrong is more than one value \(100 %\)"):
+        warn_of_claims(conflict, KNOWN)
+
+
+def test_what_was_done_to_the_image_is_a_plainer_cause():
+    with pytest.warns(UserWarning, match="signs of another .gamma., which may be why"):
+        warn_of_claims({"context": 50.0, "host": 30.0}, KNOWN, ["gamma"])
+
+
+@pytest.mark.parametrize("conflict", [{}, {"context": PIXEL_LIMIT}, {"context": -20.0}])
+def test_claims_that_agree_are_not_warned_of(conflict):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_claims(conflict, KNOWN)
+
+
+def test_candidates_add_up_with_their_prior():
+    scan, *_ = noisy_crystal()
+    candidates = [Candidate(scan, (0,), math.log(0.25)), Candidate(scan, (0,), math.log(0.75))]
+    lattices = Lattices(candidates, [0, 1], np.zeros(0, int))
+    both = weigh_lattices(lattices, {0: Weight(5.0, -2.0), 1: Weight(4.0, -1.0)})
+    assert both.log_evidence == pytest.approx(3.0)
+    assert both.log_density == pytest.approx(4.0 + math.log(0.75))
+    one = weigh_lattices(lattices, {0: Weight(5.0, -2.0)})
+    assert one.log_evidence == pytest.approx(3.0 + math.log(0.25))
+
+
+@pytest.mark.slow
+def test_pixels_speak_against_a_wrong_energy_and_not_against_the_true_one(monkeypatch):
+    for name, value in (("NUM_TRIED", 16), ("NUM_CLIMBED", 2), ("MOST_ANNEALED", 1)):
+        monkeypatch.setattr(search, name, value)
+    prior = reference_prior().given(
+        {"host": "WSe2", "dopant": "Ti", "dose": 1e5, "convergence_semiangle": 30.0}
+    )
+    true = prior.given({"beam_energy": 80e3})
+    scan, world, _ = noisy_crystal(pixels=56, noise=0.02, prior=true)
+    density = {}
+    for name, claimed in {
+        "true": true,
+        "open": prior,
+        "wrong": prior.given({"beam_energy": 200e3}),
+    }.items():
+        coordinates = Coordinates(claimed.conditions[0], claimed.nuisances)
+        own = replace(scan, coordinates=coordinates)
+        candidate = Candidate(own, (scan.material.dopant,), species=world.species)
+        (weight,) = weigh_scan([candidate], seed=0).values()
+        density[name] = weight.log_density
+    assert density["open"] - density["wrong"] > PIXEL_LIMIT
+    assert density["open"] - density["true"] < PIXEL_LIMIT
