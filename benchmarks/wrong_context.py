@@ -19,8 +19,9 @@ from bayesctx.evidence import check_context
 from bayesctx.inference.claims import PIXEL_LIMIT
 from bayesctx.inference.inputs import read_inputs
 from bayesctx.inference.whole_image import Micrograph
+from bayesctx.scan import Weight
 
-TRUE, OPEN = "true context", "open"
+TRUE = "true context"
 INTRODUCTION = """\
 {num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad,
 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
@@ -35,25 +36,34 @@ the pixel size, or whose metal is the dopant.
 def contexts(host: str, dopant: str) -> dict[str, dict[str, object]]:
     """What is claimed, by name."""
     claims = TRUTH | {"host": host, "dopant": dopant}
-    found = {OPEN: {}, TRUE: claims}
+    found = {TRUE: claims}
     for name, (_, wrong) in WRONG.items():
         told = {n: v[host] if isinstance(v, dict) else v for n, v in wrong.items()}
         found[name] = claims | told
     return found
 
 
-def weigh(image: object, claims: dict[str, object], model: bc.DefectModel) -> list[float]:
-    """Log density and log evidence of a context by the pixels; minus infinity if it is refused."""
+def weigh(
+    image: object, claims: dict[str, object], model: bc.DefectModel, *near: dict[str, float]
+) -> Weight:
+    """Weight of a context by the pixels; a log density of minus infinity if it is refused."""
     extent = model.prior.num_pixels * model.prior.sampling
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", UserWarning)
         try:
             known = check_context(claims | {"sampling": KNOWN_SIZE}, model.domains)
             inputs = read_inputs(image, None, extent, model.prior.num_pixels, known["sampling"])
-            weight = Micrograph.of(inputs, known, model, 256, 0).weigh(known)
+            return Micrograph.of(inputs, known, model, 256, 0).weigh(known, *near)
         except ValueError:
-            return [-math.inf, -math.inf]
-    return [weight.log_density, weight.log_evidence]
+            return Weight(-math.inf, 0.0)
+
+
+def gain(image: object, claims: dict[str, object], model: bc.DefectModel) -> float:
+    """Nats that the best fit gains where all claims are left open; infinite if they are refused."""
+    given = weigh(image, claims, model)
+    if given.log_density == -math.inf:
+        return math.inf
+    return weigh(image, {}, model, given.values).log_density - given.log_density
 
 
 def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dict[str, object]]:
@@ -67,7 +77,7 @@ def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dic
         image = bc.simulate_micrograph(
             prior, seed=seed, index=i, num_pixels=num_pixels, sampling=0.25
         ).intensity
-        done.append({name: weigh(image, claims, model) for name, claims in given.items()})
+        done.append({name: gain(image, claims, model) for name, claims in given.items()})
         with file.open("a") as out:
             out.write(json.dumps(done[-1]) + "\n")
     return done
@@ -86,9 +96,7 @@ def main() -> None:
     done = measure(arguments.file, arguments.num_images, arguments.num_pixels, arguments.seed)
     rows = []
     for name in done[0]:
-        if name == OPEN:
-            continue
-        values = np.array([row[OPEN][0] - row[name][0] for row in done])
+        values = np.array([row[name] for row in done])
         rows.append([
             name,
             str(len(values)),

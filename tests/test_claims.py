@@ -29,13 +29,15 @@ KNOWN = {
     "sampling": 0.2,
     "dopant": None,
 }
+BEST = {"defocus": 3.0}  # of the given context
 
 
 def weigh_as(values, seen):
     """Weights by the names that are left, which are remembered."""
 
-    def weigh(context):
+    def weigh(context, *near):
         seen.append(frozenset(context))
+        assert near[0] == BEST
         return values(context)
 
     return weigh
@@ -49,7 +51,7 @@ def test_nothing_is_weighed_where_nothing_is_claimed():
 def test_all_claims_are_left_open_together_first():
     seen = []
     weigh = weigh_as(lambda context: Weight(90.0, -30.0), seen)
-    assert conflict_by_pixels(KNOWN, Weight(100.0, -10.0), weigh) == {"context": -10.0}
+    assert conflict_by_pixels(KNOWN, Weight(100.0, -10.0, BEST), weigh) == {"context": -10.0}
     assert seen == [frozenset({"dose", "sampling", "dopant"})]
 
 
@@ -60,7 +62,7 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
         density = 100.0 if "beam_energy" in context else 300.0
         return Weight(density, -40.0 + 5 * len(context))
 
-    found = conflict_by_pixels(KNOWN, Weight(100.0, -5.0), weigh_as(values, seen))
+    found = conflict_by_pixels(KNOWN, Weight(100.0, -5.0, BEST), weigh_as(values, seen))
     # densities for all together, evidence for each alone
     assert found == {
         "context": 200.0,
@@ -78,7 +80,7 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
 def test_a_single_claim_is_weighed_once():
     seen = []
     weigh = weigh_as(lambda context: Weight(1e3, -3.0), seen)
-    found = conflict_by_pixels({"host": "WSe2"}, Weight(0.0, 0.0), weigh)
+    found = conflict_by_pixels({"host": "WSe2"}, Weight(0.0, 0.0, BEST), weigh)
     assert found == {"context": 1e3, "host": 1e3 - 3}
     assert len(seen) == 1
 
@@ -112,7 +114,8 @@ def test_candidates_add_up_with_their_prior():
     scan, *_ = noisy_crystal()
     candidates = [Candidate(scan, (0,), math.log(0.25)), Candidate(scan, (0,), math.log(0.75))]
     lattices = Lattices(candidates, [0, 1], np.zeros(0, int))
-    both = weigh_lattices(lattices, {0: Weight(5.0, -2.0), 1: Weight(4.0, -1.0)})
+    both = weigh_lattices(lattices, {0: Weight(5.0, -2.0), 1: Weight(4.0, -1.0, BEST)})
+    assert both.values == BEST
     assert both.log_evidence == pytest.approx(3.0)
     assert both.log_density == pytest.approx(4.0 + math.log(0.75))
     one = weigh_lattices(lattices, {0: Weight(5.0, -2.0)})

@@ -165,15 +165,18 @@ def test_an_image_that_cannot_be_fitted_is_read_by_patches(data, monkeypatch):
 
 def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     """Evidence of the pixels is that of the hosts and assignments that patches leave."""
-    seen = []
+    prior, seen = bc.reference_prior(), []
+    coordinates = Coordinates(prior.conditions[0], prior.nuisances)
+    middle = torch.zeros(1, len(coordinates.names), dtype=torch.float64)
+    values = {n: float(v) for n, v in coordinates.values(middle).items()}
 
     def solve(placement, alternatives, by_patches, *arguments, **options):
-        return by_patches, Weight(0.0, 0.0)
+        return by_patches, Weight(0.0, 0.0, values)
 
     def weigh(candidates, *, seed):
         free = candidates[0].scan.coordinates.free
         seen.append([c.scan.material.host for c in candidates])
-        weight = Weight(100.0 if "beam_energy" in free else -50.0, 0.0)
+        weight = Weight(100.0 if "beam_energy" in free else -50.0, 0.0, values)
         return dict.fromkeys(range(len(candidates)), weight)
 
     monkeypatch.setattr(whole_image, "solve_by_pixels", solve)

@@ -70,6 +70,7 @@ def list_candidates(
     prior: Prior,
     seed: int,
     most: int = MOST,
+    near: Sequence[Mapping[str, float]] = (),
 ) -> Lattices:
     """List the hosts and assignments that patches leave possible, with their prior.
 
@@ -91,6 +92,8 @@ def list_candidates(
         Of the points at which the search begins.
     most : int
         Pairs of host and assignment at most.
+    near : sequence of mapping of str to float
+        Values of the shared variables, at which the search also begins.
 
     Returns
     -------
@@ -133,6 +136,7 @@ def list_candidates(
                 valid=None if bool(valid.all()) else valid,
             )
             points = _points_by_patches(alternatives, coordinates, seed)
+            points = torch.cat([points, *(coordinates.of(values)[None] for values in near)])
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]

@@ -46,11 +46,12 @@ def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
     densities = [w.log_density + p for w, p in zip(weights.values(), prior, strict=True)]
     evidence = [w.log_evidence + p for w, p in zip(weights.values(), prior, strict=True)]
     best = max(densities)
-    return Weight(best, float(logsumexp(evidence)) - best)
+    values = list(weights.values())[densities.index(best)].values
+    return Weight(best, float(logsumexp(evidence)) - best, values)
 
 
 def conflict_by_pixels(
-    known: Mapping[str, object], given: Weight, weigh: Callable[[Mapping[str, object]], Weight]
+    known: Mapping[str, object], given: Weight, weigh: Callable[..., Weight]
 ) -> dict[str, float]:
     """What speaks in an image against what is claimed of it, exactly or softly.
 
@@ -61,7 +62,8 @@ def conflict_by_pixels(
     given : Weight
         Of this context.
     weigh : callable
-        Weight of another context.
+        Weight of another context, and of values at which its search also begins: a wider context
+        is never explained worse.
 
     Returns
     -------
@@ -79,12 +81,13 @@ def conflict_by_pixels(
     claims = {c: names for c, names in CLAIMS.items() if any(_is_claim(known, n) for n in names)}
     if not claims:
         return {}
-    everything = weigh(_without(known, claims.values()))
+    everything = weigh(_without(known, claims.values()), given.values)
     found = {WHOLE: everything.log_density - given.log_density}
     if found[WHOLE] > PIXEL_LIMIT:
         alone = dict.fromkeys(claims, everything)  # as it is for a single claim
         if len(claims) > 1:
-            alone = {c: weigh(_without(known, [names])) for c, names in claims.items()}
+            near = given.values, everything.values
+            alone = {c: weigh(_without(known, [names]), *near) for c, names in claims.items()}
             alone[SEVERAL] = everything
         found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}
     return found

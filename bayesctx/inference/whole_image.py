@@ -244,13 +244,15 @@ class Micrograph:
             refuse_pixels(way, error)
             return None
 
-    def weigh(self, known: Mapping[str, object]) -> Weight:
+    def weigh(self, known: Mapping[str, object], *near: Mapping[str, float]) -> Weight:
         """Weigh a context by the pixels in the middle of the image.
 
         Parameters
         ----------
         known : mapping
             The checked context.
+        *near : mapping of str to float
+            Values of the shared variables, at which the search also begins.
 
         Returns
         -------
@@ -259,5 +261,5 @@ class Micrograph:
         """
         alternatives = [reading.alternative for reading in self.by_patches(known)]
         given = self.placement, alternatives, self.every, known, self.stated
-        lattices = list_candidates(*given, self.model.prior, self.seed, MOST_OPEN)
+        lattices = list_candidates(*given, self.model.prior, self.seed, MOST_OPEN, near)
         return weigh_lattices(lattices, weigh_scan(lattices.candidates, seed=self.seed))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
@@ -44,10 +44,13 @@ class Weight:
     log_volume : float
         Log of the volume of the posterior of the shared variables around the fit, in units of the
         prior, by Laplace's approximation.
+    values : dict of str to float
+        The shared variables at the best fit.
     """
 
     log_density: float
     log_volume: float
+    values: dict[str, float] = field(default_factory=dict)
 
     @property
     def log_evidence(self) -> float:
@@ -145,7 +148,7 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
 
     def finish(found: tuple[float, int, World]) -> Start:
         value, i, world = found
-        own = Weight(value, log_volume(middles[i], world))
+        own = _weigh(middles[i], world, value)
         middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
         scan = replace(candidates[i].scan, material=middle.material)
         world, view = _whole(scan, world)
@@ -178,9 +181,15 @@ def weigh_middles(
 
     def weigh(found: tuple[float, int, World]) -> tuple[int, Weight]:
         value, i, world = found
-        return i, Weight(value, log_volume(crop(candidates[i].scan, MIDDLE)[0], world))
+        return i, _weigh(crop(candidates[i].scan, MIDDLE)[0], world, value)
 
     return side_by_side(weigh, fitted, num_threads)
+
+
+def _weigh(middle: Scan, world: World, value: float) -> Weight:
+    """Weight of a fit of a density."""
+    values = {n: float(v) for n, v in middle.coordinates.values(world.z[None]).items()}
+    return Weight(value, log_volume(middle, world), values)
 
 
 def log_volume(scan: Scan, world: World) -> float:
