@@ -115,7 +115,7 @@ def list_candidates(
         for condition in _alternatives(own.conditions):
             coordinates = Coordinates(condition, nuisances)
             scan = Scan(
-                image=image,
+                image=image[None],
                 field=Field(shape, sampling).limited(_sharp(coordinates), 1.0),
                 material=Material(host, first),
                 coordinates=coordinates,

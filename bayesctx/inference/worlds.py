@@ -189,14 +189,20 @@ class _World:
         mine = lattices.sites[placement.crystal]
         by_class = torch.zeros(len(mine), len(DEFECTS))
         by_class.index_add_(1, CLASS, draw.probability[mine])
-        values = draw.values | {
+        each = draw.values | {
+            "gain": world.slope.numpy(),
+            "amplitude_scatter": world.scatter.numpy(),
+        }
+        each["gain"] = each["gain"] * placement.unit
+        several = bool(scan.coordinates.detectors)
+        values = {
+            n: np.asarray(v) if several or np.ndim(v) == 0 else v[0] for n, v in each.items()
+        } | {
             "dose": draw.dose,
             "sampling": scan.field.sampling * (1 + draw.values["strain"]),
-            "gain": world.slope * placement.unit,
             "row_jitter": world.jitter,
             "disorder": world.disorder,
             "additivity": world.additivity,
-            "amplitude_scatter": world.scatter,
             "share_outlying": world.share_coarse,
         }
         for name, period in PERIODS.items():

@@ -9,12 +9,13 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
 from .occupation import HAS_ATOMS, SCATTER_SCALE, scales_of_sites
 from .shared import evaluate
-from .signal import accepts, dose_of, draw_noise, draw_signal
+from .signal import accepts, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
 __all__ = [
@@ -44,8 +45,8 @@ class Draw:
         Everything behind the pixels.
     material : Material
         Host and dopant.
-    values : dict of str to float
-        The shared variables.
+    values : dict of str to float or list of float
+        The shared variables; collection angles of every detector.
     dose : float
         Electrons per Å² that signal and noise imply.
     probability : Tensor, shape (site, species)
@@ -56,7 +57,7 @@ class Draw:
 
     world: World
     material: Material
-    values: dict[str, float]
+    values: dict[str, float | list[float]]
     dose: float
     probability: Tensor
     log_prob: float
@@ -196,19 +197,23 @@ def _draw_scales(
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
     mean = scan.basis() @ world.drift
     before = evaluate(scan, world, view, world.z, shared)
-    for name in ("disorder", "scatter", "additivity"):
+    steps = [("scatter", k) for k in range(len(scan.image))]
+    for name, k in (("disorder", 0), *steps, ("additivity", 0)):
         change = STEP_OF_SCALE * float(torch.randn(1, generator=generator))
-        grown, value = math.exp(change), getattr(world, name) * math.exp(change)
+        grown, now = math.exp(change), _scale(world, name, k)
+        value = now * grown
         low, high = RANGES[name]
         if not low < value < high:
             continue
-        other = replace(world, **{name: value})
         if name == "disorder":
             own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
-            other = replace(other, shift=mean + own)
-        if name == "scatter":
-            excess = torch.where(fine, grown * world.excess, world.excess)
-            other = replace(other, excess=excess)
+            other = replace(world, disorder=value, shift=mean + own)
+        elif name == "scatter":
+            scatter, excess = world.scatter.clone(), world.excess.clone()
+            scatter[k], excess[fine, k] = value, grown * excess[fine, k]
+            other = replace(world, scatter=scatter, excess=excess)
+        else:
+            other = replace(world, additivity=value)
         factors = view.factors
         if name != "additivity":
             positions = scan.positions + other.shift
@@ -217,9 +222,7 @@ def _draw_scales(
         after = evaluate(scan, other, seen, world.z, shared)
         log_ratio = after.log_prob_with_dose(scan, world.slope) + change
         log_ratio -= before.log_prob_with_dose(scan, world.slope)
-        log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(
-            name, getattr(world, name)
-        )
+        log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(name, now)
         log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
@@ -227,6 +230,12 @@ def _draw_scales(
             view = look(scan, world, shared, factors)
             before = evaluate(scan, world, view, world.z, shared)
     return world, view
+
+
+def _scale(world: World, name: str, detector: int) -> float:
+    """A scale, which may be one of several."""
+    value = getattr(world, name)
+    return float(value[detector]) if name == "scatter" else value
 
 
 def _log_prior_of_outlying(scan: Scan, world: World) -> float:
@@ -247,7 +256,7 @@ def _log_prior_of_scale(name: str, value: float) -> float:
 
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
     """A state of a chain as a draw."""
-    values = {n: float(v) for n, v in view.values.items()}
+    values = {n: v[0].tolist() for n, v in view.values.items()}
     dose = dose_of(scan, world.signal, world.slope, view.values)
     return Draw(world, scan.material, values, dose, probability, log_prob_of_pixels(scan, view))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
 from .canvas import Canvas
-from .kernels import SLOPES_FIRST, Kernels, site_conditional, solve_upper
+from .kernels import Kernels, gram_of_unknowns, site_conditional, solve_upper
 from .signal import draw_from
 from .world import CLASS, Scan, View, World
 
@@ -31,9 +31,9 @@ DISORDER = torch.linspace(0.004, 0.1, 97)  # Å, values that are drawn from, equ
 SCATTER = torch.logspace(-3.2, -0.75, 100)  # the same of the relative scatter of amplitudes
 SCATTER_SCALE = 0.03  # of its half-normal prior
 AT_ONCE = 256  # columns
-# of one change of displacement along x and y (Å), beyond which kernels are not linear, and of the
+# of one change of displacement along x and y (Å), beyond which kernels are not linear, and of an
 # excess, so that no column is dark
-LIMIT = torch.tensor([0.15, 0.15, 0.9])
+LIMITS = 0.15, 0.9
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
 FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
@@ -81,7 +81,7 @@ def draw_occupation(
     -----
     The sites of one colour do not overlap and are drawn together, each species with its
     displacement and amplitude integrated out. This is exact for columns that are linear in the
-    displacement from where they stand; changes are limited to ``LIMIT``.
+    displacement from where they stand; changes are limited to ``LIMITS``.
     """
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
@@ -89,7 +89,7 @@ def draw_occupation(
     is_coarse = world.is_coarse.clone()
     probability = torch.zeros(len(species), len(SPECIES))
     mean_shift, prior = scan.basis() @ world.drift, _Amplitudes.of(world)
-    amplitude = world.signal * (1 + world.errors)
+    amplitude = (world.signal[:, None] * (1 + world.errors))[..., None, None]
     # drawn shares underflow to zero, which excludes a class only where the prior does
     log_share = world.abundance.clamp(min=1e-30).log()
     log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
@@ -100,26 +100,27 @@ def draw_occupation(
             if not len(mine):
                 continue
             columns, index = canvas.kernels_at(scan, world, kernels, mine, allowed)
-            columns = columns * amplitude[allowed][:, None, None]
+            columns = columns * amplitude[:, allowed]
             sites = torch.arange(len(mine))
             now = (allowed == species[mine][:, None]).long().argmax(1)
-            present = columns[sites, now, 0] * (1 + excess[mine])[:, None]
-            mean = torch.cat([mean_shift[mine] - shift[mine], torch.zeros(len(mine), 1)], -1)
+            present = columns[sites, :, now, 0] * (1 + excess[mine])[..., None]
+            mean = torch.cat([mean_shift[mine] - shift[mine], torch.zeros_like(excess[mine])], -1)
+            rest, weight = (v[:, index].movedim(0, 1) for v in (canvas.rest, canvas.weight))
             log_prob, location, factor = site_conditional(
-                columns, canvas.rest[index] + present, canvas.weight[index],
-                mean, prior.precision(mine),
-            )  # fmt: skip
+                columns, rest + present, weight, mean, prior.precision(mine)
+            )
             log_prob = log_prob + log_prior[k, allowed] + prior.log_share[:, None]
             found = log_prob.flatten(1).softmax(-1)
             probability[mine[:, None], allowed] = found.view_as(log_prob).sum(1)
             chosen, move = _choose(found, location.flatten(1, 2), factor.flatten(1, 2), generator)
             coarse, chosen = chosen >= len(allowed), chosen % len(allowed)
-            value, along_x, along_y = columns[sites, chosen].unbind(1)
-            made = value * (1 + move[:, 2:]) + along_x * move[:, :1] + along_y * move[:, 1:2]
-            canvas.rest.index_add_(0, index.flatten(), (present - made).flatten())
+            value, along_x, along_y = columns[sites, :, chosen].unbind(2)
+            along = along_x * move[:, :1, None] + along_y * move[:, 1:2, None]
+            made = value * (1 + move[:, 2:, None]) + along
+            canvas.rest.index_add_(1, index.flatten(), (present - made).movedim(1, 0).flatten(1))
             species[mine], is_coarse[mine] = allowed[chosen], coarse
             shift[mine] += move[:, :2]
-            excess[mine] = move[:, 2]
+            excess[mine] = move[:, 2:]
     world = replace(world, species=species, shift=shift, excess=excess, is_coarse=is_coarse)
     return _draw_scales(scan, world, prior.spread, generator), probability
 
@@ -135,14 +136,14 @@ class _Amplitudes:
     @classmethod
     def of(cls, world: World) -> _Amplitudes:
         """Under the scales of a world."""
-        scatter = torch.tensor([world.scatter, math.hypot(world.scatter, COARSE)])
+        scatter = torch.stack([world.scatter, _coarse(world)])
         share = torch.tensor([1 - world.share_coarse, world.share_coarse])
         return cls(_spread(world), scatter, share.log())
 
     def precision(self, sites: Tensor) -> Tensor:
-        """Of displacement along x and y and of the excess, shape (site, component, 3)."""
-        place = (self.spread[sites] ** -2)[:, None].expand(-1, 2)
-        return torch.stack([place, place, (self.scatter**-2).expand(len(sites), 2)], -1)
+        """Of displacement and excess, shape (site, component, unknown)."""
+        place = (self.spread[sites] ** -2)[:, None, None].expand(-1, 2, 2)
+        return torch.cat([place, (self.scatter**-2).expand(len(sites), -1, -1)], -1)
 
 
 def log_occupation(scan: Scan, world: World) -> float:
@@ -185,17 +186,16 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
     spread, scatter = (scale[mine] for scale in scales_of_sites(world))
-    amplitude = world.signal * (1 + world.errors[world.species[mine]])
     own = (world.shift - scan.basis() @ world.drift)[mine]
-    scale = torch.stack([spread, spread, scatter], -1)
-    values = torch.cat([own, world.excess[mine, None]], -1) / scale
+    scale = torch.cat([spread[:, None].expand(-1, 2), scatter], -1)
+    values = torch.cat([own, world.excess[mine]], -1) / scale
     total = -0.5 * float(values.square().double().sum())
     for rows in torch.arange(len(mine)).split(AT_ONCE):
-        columns, index = canvas.columns(scan, world, kernels, mine[rows])
-        columns = columns[:, SLOPES_FIRST] * amplitude[rows, None, None] * scale[rows, :, None]
-        columns[:, :2] *= 1 + world.excess[mine[rows], None, None]
-        gram = (columns * canvas.weight[index][:, None]) @ columns.mT
-        total -= 0.5 * float(torch.logdet((gram + torch.eye(3)).double()).sum())
+        columns, index = canvas.slopes(scan, world, kernels, mine[rows])
+        weight = canvas.weight[:, index].movedim(0, 1)[:, :, None]
+        gram = gram_of_unknowns((columns * weight) @ columns.mT)
+        gram = gram * scale[rows, :, None] * scale[rows, None]
+        total -= 0.5 * float(torch.logdet((gram + torch.eye(gram.shape[-1])).double()).sum())
     return total
 
 
@@ -203,20 +203,26 @@ def _choose(
     probability: Tensor, location: Tensor, factor: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Component and species by position, and change of displacement and amplitude."""
-    sites = torch.arange(len(probability))
+    sites, num = torch.arange(len(probability)), location.shape[-1]
+    limit = torch.tensor([LIMITS[0]] * 2 + [LIMITS[1]] * (num - 2))
     if generator is None:
         chosen = probability.argmax(-1)
-        return chosen, location[sites, chosen].clamp(-LIMIT, LIMIT)
+        return chosen, location[sites, chosen].clamp(-limit, limit)
     chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
-    noise = torch.randn(len(sites), 3, generator=generator)
+    noise = torch.randn(len(sites), num, generator=generator)
     move = location[sites, chosen] + solve_upper(factor[sites, chosen], noise)
-    return chosen, move.clamp(-LIMIT, LIMIT)
+    return chosen, move.clamp(-limit, limit)
 
 
 def _spread(world: World) -> Tensor:
     """Standard deviation of the displacements of every site along an axis, in Å."""
     wide = math.hypot(world.disorder, WIDE)
     return torch.where(world.is_wide, wide, world.disorder)
+
+
+def _coarse(world: World) -> Tensor:
+    """Standard deviation of the excess of coarse columns, shape (detector,)."""
+    return (world.scatter.square() + COARSE**2).sqrt()
 
 
 def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
@@ -229,11 +235,12 @@ def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    spread, scatter : Tensor, shape (site,)
-        Under its scales.
+    spread : Tensor, shape (site,)
+        Of the displacement.
+    scatter : Tensor, shape (site, detector)
+        Of the excess.
     """
-    coarse = math.hypot(world.scatter, COARSE)
-    return _spread(world), torch.where(world.is_coarse, coarse, world.scatter)
+    return _spread(world), torch.where(world.is_coarse[:, None], _coarse(world), world.scatter)
 
 
 def _draw_scales(
@@ -259,15 +266,23 @@ def _draw_scales(
     log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
     log_prob = log_prob + _log_prior_beyond(square, counted & world.is_wide, 2, DISORDER, WIDE)
     disorder = draw_from(DISORDER, log_prob, generator)
-    fine = counted & ~world.is_coarse
+    scatter = [
+        _draw_scatter(excess, counted, world.is_coarse, generator) for excess in world.excess.T
+    ]
+    share = _draw_share(world.is_coarse, counted, RARE, generator)
+    return replace(world, disorder=disorder, scatter=torch.tensor(scatter), share_coarse=share)
+
+
+def _draw_scatter(
+    excess: Tensor, counted: Tensor, is_coarse: Tensor, generator: torch.Generator
+) -> float:
+    """Scatter of the amplitudes on one detector."""
+    fine, coarse = counted & ~is_coarse, counted & is_coarse
     # the grid is even in the logarithm
     log_prob = (1 - fine.sum()) * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
-    log_prob = log_prob - 0.5 * world.excess[fine].square().sum() / SCATTER**2
-    coarse = counted & world.is_coarse
-    log_prob = log_prob + _log_prior_beyond(world.excess.square(), coarse, 1, SCATTER, COARSE)
-    scatter = draw_from(SCATTER, log_prob, generator)
-    share = _draw_share(world.is_coarse, counted, RARE, generator)
-    return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
+    log_prob = log_prob - 0.5 * excess[fine].square().sum() / SCATTER**2
+    log_prob = log_prob + _log_prior_beyond(excess.square(), coarse, 1, SCATTER, COARSE)
+    return draw_from(SCATTER, log_prob, generator)
 
 
 def _log_prior_beyond(square: Tensor, mine: Tensor, num: int, grid: Tensor, wide: float) -> Tensor:

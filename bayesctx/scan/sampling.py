@@ -125,7 +125,7 @@ def _window(candidate: Candidate) -> Candidate:
     num_sites = int(scan.inside.sum())
     if num_sites <= MOST_SITES:
         return candidate
-    size = math.ceil(math.sqrt(scan.image.numel() * IN_WINDOW / num_sites))
+    size = math.ceil(math.sqrt(math.prod(scan.field.shape) * IN_WINDOW / num_sites))
     window, kept = crop(scan, size)
     return replace(candidate, scan=window, species=None if species is None else species[kept])
 
@@ -235,7 +235,7 @@ def _cover_modes(
 ) -> dict[int, Mosaic]:
     """Worlds of a large scan at the modes of a window of it that are sampled."""
     whole = replace(candidate.scan, material=scan.material)
-    if scan.image.shape == whole.image.shape:
+    if scan.field.shape == whole.field.shape:
         return {}
     tiles, sampled = tile(whole), [m for m, number in enumerate(numbers) if number]
 

@@ -178,7 +178,7 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     species[kept], excess[kept] = middle.species, middle.excess
     shift = world.shift + drift[0]
     shift[kept] = middle.shift
-    film = torch.tensor([float(middle.film[0]), 0.0, 0.0])
+    film = torch.nn.functional.pad(middle.film[:, :1], (0, 2))
     given = {n: getattr(middle, n) for n in ("signal", "floor", "slope", "errors", "jitter")}
     world = replace(
         world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given
