@@ -12,7 +12,7 @@ import xarray as xr
 from scipy.special import softmax
 
 import bayesctx as bc
-from bayesctx.inference import candidates, posterior
+from bayesctx.inference import candidates, whole
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
@@ -153,7 +153,7 @@ def test_an_image_that_cannot_be_fitted_is_read_by_patches(data, monkeypatch):
     def fail(*arguments, **options):
         raise torch.linalg.LinAlgError("the factorization could not be completed")
 
-    monkeypatch.setattr(posterior, "solve_by_pixels", fail)
+    monkeypatch.setattr(whole, "solve_by_pixels", fail)
     with pytest.warns(UserWarning, match=r"simulator cannot be fitted .*read by patches; crop"):
         found = bc.infer(data.intensity, KNOWN, num_draws=64)
     assert found["posterior"].sizes["chain"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -12,8 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
-from ..crystal import MONOLAYER_1H
-from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -27,15 +25,14 @@ from .arrays import (
     with_conflict,
 )
 from .cases import Case, check_images, group_images, rows_of, tabulate
-from .choice import Way, check_likelihood, check_patches, is_by_pixels, refuse_pixels
+from .choice import Way, check_likelihood, check_patches
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
+from .detectors import check_rings, detector_names
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
-from .placement import cut_patches, place_sites
-from .scales import Scale, candidate_scales, conflict_of_size
-from .tree import Sites, add_absent_sites, build_tree
-from .worlds import solve_by_pixels
+from .tree import build_tree
+from .whole import encode_patches, solve_micrograph
 
 __all__ = ["infer"]
 
@@ -67,10 +64,11 @@ def infer(
     Parameters
     ----------
     image : DataArray or ndarray
-        A micrograph (y, x); patches of one image (patch, y, x); or independent images (image, y, x)
-        or (image, patch, y, x), told apart by the names of the dimensions. An array without names
-        is a micrograph or a patch in two dimensions, and patches of one image in three. Coordinates
-        y and x with a unit of length give the pixel size.
+        A micrograph (y, x), or one scan on several detectors (detector, y, x); patches of one image
+        (patch, y, x); or independent images (image, y, x) or (image, patch, y, x), told apart by
+        the names of the dimensions. An array without names is a micrograph or a patch in two
+        dimensions, and patches of one image in three. Coordinates y and x with a unit of length
+        give the pixel size, a coordinate detector the names of the detectors.
     context : mapping or Dataset, optional
         What is known: host, dopant, beam_energy [eV], convergence_semiangle,
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
@@ -79,7 +77,10 @@ def infer(
         them. The dopant None is an undoped crystal. abundance is a mapping of defect class to its
         share of the sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0
         excludes a class, a number is known, (low, high) or a distribution is soft evidence, and
-        classes that are not named keep their prior. Of patches only shares of 0 are known.
+        classes that are not named keep their prior. Of patches only shares of 0 are known. Of
+        several detectors the collection angles are given by their names, detector={"ADF1":
+        {"inner_collection_angle": 60.0}, ...}; detector_order=("ADF2", "ADF1") states that neither
+        angle of a detector is smaller than that of the one before.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
@@ -99,7 +100,8 @@ def infer(
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
         ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
-        by the network) and for more than 100 000 sites. Patches are always read by the network.
+        by the network) and for more than 100 000 sites. Patches are always read by the network,
+        several detectors always by the simulator.
     progress : bool, optional
         Show a progress bar of the simulator's draws; default: in a terminal.
 
@@ -117,10 +119,11 @@ def infer(
         host_class) is the joint probability of class and host, with unknown dopant
         ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
         holds the dopant and the dopant is a certain metal. By the simulator ``posterior`` also
-        holds what the sites share, with units, ``log_likelihood.image`` (chain, draw) is the log
-        density of the pixels, and ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every
-        continuous variable. Where there is no crystal, ``constant_data.crystal`` is 0: vacuum,
-        holes, amorphous material. These sites have the abundances of the prior, averaged over the
+        holds what the sites share, with units (collection angles, ``gain`` and
+        ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
+        ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
+        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there
+        is no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the abundances of the prior, averaged over the
         kinds of site, and a log likelihood and a surprise of 0; they are left out of the evidence
         for the context and of ``posterior.concentration``. ``class_posterior.dopant`` is 0 for
         every metal where the crystal is undoped, and ``constant_data.dopant`` is "none".
@@ -158,13 +161,14 @@ def infer(
     seed = check_seed(seed)
     check_likelihood(likelihood)
     model = _as_model(model).frozen()
-    known = check_context(context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
+    rings = check_rings(context, detector_names(image), model.domains)
+    known = rings.shared
     inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
     _check_shared_context(inputs, model)
     if inputs.is_micrograph:
         way = Way(likelihood, progress)
-        found = _solve_micrograph(inputs, known, model, num_draws, seed, way)
+        found = solve_micrograph(inputs, rings, model, num_draws, seed, way)
     else:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
@@ -176,9 +180,9 @@ def infer(
         _warn_of_few_draws(posterior, num_draws)
     # strange patches are told of where there is crystal
     crystal = slice(None) if sites is None else sites.crystal
-    on_crystal = None if surprise is None else surprise[:, crystal]
+    on_crystal = None if surprise is None else surprise[..., crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
-    return build_tree(posterior, surprise, inputs, sites, known, model, seed)
+    return build_tree(posterior, surprise, inputs, sites, rings, model, seed)
 
 
 def _as_model(model: object) -> PatchModel:
@@ -249,18 +253,12 @@ def _warn_of_few_draws(posterior: Posterior, num_draws: int) -> None:
         )
 
 
-def _encode(patches: Iterable[Tensor], model: PatchModel) -> tuple[Tensor, np.ndarray | None]:
-    """Features and surprise of patches that come some at a time."""
-    features, surprise = zip(*map(model.encode, patches), strict=True)
-    return torch.cat(features), None if surprise[0] is None else torch.cat(surprise).numpy()
-
-
 def _solve_patches(
     inputs: Inputs, known: Mapping[str, object], model: PatchModel, num_draws: int, seed: int
 ) -> tuple[Posterior, np.ndarray | None, None]:
     """Posterior of independent images of one patch each, or of images with several patches."""
     shape = inputs.values.shape[:2]
-    features, surprise = _encode(resample_patches(inputs, known, model.prior), model)
+    features, surprise = encode_patches(resample_patches(inputs, known, model.prior), model)
     features = features.unflatten(0, shape)
     if shape[1] == 1:
         plan = plan_draws(model, num_draws)
@@ -314,71 +312,3 @@ def _solve_image(
     conflict = conflict_with(claims, features, sites, model, seed)
     warn_of_conflict(conflict, claims, float(model.card.get("conflict_limit", math.inf)))
     return with_conflict(posterior, conflict)
-
-
-def _solve_micrograph(
-    inputs: Inputs,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-    way: Way,
-) -> tuple[Posterior, np.ndarray | None, Sites]:
-    """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply."""
-    arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
-    if arrays:
-        raise ValueError(
-            f"one value for the micrograph was expected for {arrays[0]}, got an array; call "
-            "infer for each image"
-        )
-    placement = place_sites(inputs.values, inputs.valid)
-    sublattice = torch.from_numpy(placement.sublattice).long()
-    every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, known)
-    present = placement.crystal
-    crystal = every.take(torch.from_numpy(present))
-    scales = candidate_scales(placement.lattice, known, inputs.sampling, model.prior)
-    encoded = [_encode(cut_patches(placement, s.sampling, model.prior), model) for s in scales]
-    alternatives = [
-        _weigh_scale(scale, features, crystal, known, model, num_draws, seed)
-        for scale, (features, _) in zip(scales, encoded, strict=True)
-    ]
-    posterior = describe_image(alternatives, crystal, latent_names(known), num_draws, seed)
-    if is_by_pixels(way.likelihood, posterior, known):
-        given = placement, alternatives, posterior, every, known, inputs.sampling, model.prior
-        try:
-            posterior = solve_by_pixels(*given, num_draws, seed, progress=way.progress)
-        except torch.linalg.LinAlgError as error:
-            refuse_pixels(way, error)
-    best = max(range(len(scales)), key=lambda k: alternatives[k].log_posterior)
-    features, surprise = encoded[best]
-    conflict = conflict_with(known, features, crystal, model, seed)
-    if "host" in conflict:
-        conflict["host"] += conflict_of_size(placement.lattice, known, inputs.sampling, model.prior)
-    limit = float(model.card.get("conflict_limit", math.inf))
-    warn_of_conflict(conflict, known, limit, placement.doubts)
-    sites = Sites(
-        positions=placement.positions,
-        sublattice=placement.sublattice,
-        crystal=present,
-        sampling=scales[best].sampling,
-        assignments=MONOLAYER_1H.assignments,
-    )
-    surprise = None if surprise is None else surprise[None]
-    posterior = with_conflict(posterior, conflict)
-    return *add_absent_sites(posterior, surprise, present, every, seed), sites
-
-
-def _weigh_scale(
-    scale: Scale,
-    features: Tensor,
-    sites: SitePrior,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-) -> Alternative:
-    """Posterior of a micrograph given that its host is one of those that imply a pixel size."""
-    (case,) = group_images(model.prior, {**known, "host": scale.hosts}, 1, num_draws, seed)
-    enumerated = case.materials.row(0), case.possible[0]
-    found = one_image(tabulate(model, case), features, *enumerated, sites, float(model.correlation))
-    return Alternative(case, found, scale.log_weight, scale.sampling)
