@@ -122,11 +122,12 @@ def infer(
         holds what the sites share, with units (collection angles, ``gain`` and
         ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
         ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
-        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there
-        is no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites have the abundances of the prior, averaged over the
-        kinds of site, and a log likelihood and a surprise of 0; they are left out of the evidence
-        for the context and of ``posterior.concentration``. ``class_posterior.dopant`` is 0 for
-        every metal where the crystal is undoped, and ``constant_data.dopant`` is "none".
+        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there is
+        no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites
+        have the abundances of the prior, averaged over the kinds of site, and a log likelihood and
+        a surprise of 0; they are left out of the evidence for the context and of
+        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
+        crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
     ------
