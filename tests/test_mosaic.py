@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from crystals import SAMPLING, crystal, noisy_crystal
+from crystals import RINGS, SAMPLING, crystal, noisy_crystal
 
 from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
@@ -29,6 +29,11 @@ def narrow(monkeypatch):
 @pytest.fixture(scope="module")
 def noisy():
     return noisy_crystal(pixels=96, noise=0.03)
+
+
+@pytest.fixture(scope="module")
+def twofold():
+    return noisy_crystal(pixels=96, noise=0.03, rings=RINGS)
 
 
 def draw_of(scan, world):
@@ -97,6 +102,32 @@ def test_what_is_linear_in_one_window_is_that_of_the_scan(noisy):
     change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
     expected = regress(scan, world, view.values, view.images, louder.variance).evidence
     assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+
+
+def test_what_is_linear_in_one_window_is_that_of_each_detector(twofold):
+    scan, world, view = twofold
+    levels = Levels.of([(scan, view)], world.signal, world.additivity)
+    whole = regress(scan, world, view.values, view.images, view.variance)
+    used = [0, *(1 + k for k in view.used)]
+    assert torch.allclose(levels.mean[:, used], whole.mean[:, :-3], rtol=1e-6, atol=1e-9)
+    louder = replace(view, variance=torch.tensor([2.0, 1.0])[:, None, None] * view.variance)
+    change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
+    expected = regress(scan, world, view.values, view.images, louder.variance).evidence
+    assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+
+
+def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
+    monkeypatch.setattr(mosaic_module, "WARMUP", 2)
+    scan, world, _ = twofold
+    tiles = tile(scan)
+    mosaic = cover(scan, tiles, world, 0, world.species)
+    (found,) = spread(mosaic, [draw_of(scan, world)], 0)
+    assert found.world.excess.shape == (len(scan.kind), 2)
+    assert found.world.scatter.shape == found.world.signal.shape == (2,)
+    for t, own in zip(tiles, mosaic.worlds, strict=True):
+        expected = look(t.scan, own).expected
+        rest = (t.scan.image - expected)[:, t.core]
+        assert (rest.std(-1) < 1.3 * world.floor.sqrt()).all()
 
 
 def test_what_is_linear_in_two_windows_has_one_signal_and_two_films(noisy):
@@ -207,7 +238,7 @@ def test_a_large_scan_is_read_whole(narrow, monkeypatch):
     for draw in chains[0]:
         assert len(draw.world.species) == len(scan.kind)
         right = draw.world.species[scan.inside] == world.species[scan.inside]
-        assert float(right.float().mean()) > 0.8
+        assert float(right.float().mean()) > 0.75
 
 
 def _within(scan, world, window):
