@@ -12,7 +12,8 @@ from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
-from bayesctx.scan.occupation import FIELD_PRECISION, HAS_ATOMS, SCATTER_SCALE, scales_of_sites
+from bayesctx.scan.occupation import FIELD_PRECISION, HAS_ATOMS, scales_of_sites
+from bayesctx.scan.scale_prior import SCATTER_SCALE
 from bayesctx.scan.signal import error_size
 from bayesctx.scan.world import Scan, begin, look
 from bayesctx.simulation.latents import draw_images, generators

@@ -55,7 +55,7 @@ def known(request):
     world = replace(
         world,
         signal=torch.tensor([30.0, 50.0])[:num],
-        disorder=0.05,
+        disorder=0.04,
         floor=torch.tensor([0.02, 0.03])[:num],
         slope=torch.tensor([0.02, 0.034])[:num],
         shift=0.02 * torch.randn(sites, 2, generator=generator),

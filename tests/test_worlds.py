@@ -12,11 +12,11 @@ import xarray as xr
 from scipy.special import softmax
 
 import bayesctx as bc
-from bayesctx.inference import candidates, whole
+from bayesctx.inference import candidates, whole, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
-from bayesctx.scan import Candidate, chain, fits, sampling, search
+from bayesctx.scan import Candidate, Coordinates, chain, fits, sampling, search
 
 KNOWN = {
     "host": "WSe2", "beam_energy": 80e3, "convergence_semiangle": 30.0,
@@ -181,6 +181,29 @@ def test_the_strain_follows_a_stated_size_of_a_pixel():
     # product of two normal densities: strain .015, calibration .02 around .02
     assert float(told.loc) == pytest.approx(0.02 * 0.015**2 / (0.015**2 + 0.02**2), rel=0.01)
     assert float(told.scale) == pytest.approx(0.012, rel=0.01)
+
+
+def test_scales_have_the_prior_of_the_model():
+    """Those that are numbers are not inferred, also where they are zero."""
+    prior = bc.reference_prior()
+    given = {"disorder": 0.0, "line_jitter": 0.05, "additivity": (0.5, 2.0)}
+    wanted = {
+        "row_jitter": (0.02, 0.15), "disorder": (0.01, 0.05), "additivity": (0.0, 5.5),
+        "amplitude_scatter": (0.0, 5.5 * 0.03),
+    }  # fmt: skip
+    for changes, free in (({}, [*wanted]), (given, ["additivity", "amplitude_scatter"])):
+        coordinates = Coordinates(prior.conditions[0], {**prior.nuisances, **changes})
+        assert [n for n in wanted if worlds._is_free(coordinates, n)] == free
+        scan = SimpleNamespace(coordinates=coordinates)
+        lattices = SimpleNamespace(candidates=[SimpleNamespace(scan=scan)])
+        drawn = worlds._draw_prior(lattices, ["C12", *free], {}, 100, 0)
+        assert set(drawn) == {"C12", *free}
+        for name in free:
+            low, high = wanted[name]
+            assert drawn[name].shape == drawn["C12"].shape == (1, 100)
+            # bounds are in single precision
+            assert low - 1e-6 <= drawn[name].min() < drawn[name].max() <= high + 1e-6
+    assert set(drawn["additivity"][0]) == {0.5, 2.0}
 
 
 def test_the_prior_of_the_dose_is_one_of_its_logarithm():

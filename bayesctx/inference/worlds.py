@@ -33,11 +33,12 @@ BYTES_PER_SITE = 200  # of a draw
 MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
 THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
 ENUMERATED = ("host", "dopant", "assignment")
-OWN = (
-    "sampling", "gain", "row_jitter", "disorder", "additivity", "amplitude_scatter",
-    "share_outlying",
-)  # fmt: skip
-"""Variables of a world that are no coordinates."""
+SCALES = {
+    "row_jitter": "jitter", "disorder": "disorder", "additivity": "additivity",
+    "amplitude_scatter": "scatter",
+}  # fmt: skip
+"""Variables with a prior in ``Coordinates.scale_priors``, under its name there."""
+OWN = ("sampling", "gain", "share_outlying")  # what else is no coordinate
 PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
 AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 
@@ -215,11 +216,9 @@ class _World:
         } | {
             "dose": draw.dose,
             "sampling": scan.field.sampling * (1 + draw.values["strain"]),
-            "row_jitter": world.jitter,
-            "disorder": world.disorder,
-            "additivity": world.additivity,
             "share_outlying": world.share_coarse,
         }
+        values |= {n: getattr(world, s) for n, s in SCALES.items() if s != "scatter"}
         for name, period in PERIODS.items():
             values[name] = values[name] % period
         return cls(
@@ -236,6 +235,8 @@ class _World:
 
 def _is_free(coordinates: Coordinates, name: str) -> bool:
     """Whether a shared variable is inferred."""
+    if name in SCALES:
+        return coordinates.scale_priors[SCALES[name]].is_open
     return name in coordinates.free or AZIMUTH_OF.get(name) in coordinates.free
 
 
@@ -260,6 +261,11 @@ def _draw_prior(
     drawn = coordinates.values(z)
     if not coordinates.detectors:
         drawn |= {n: v[:, 0] for n, v in drawn.items() if v.ndim == 2}
+    priors, num = coordinates.scale_priors, coordinates.num_detectors
+    drawn |= {n: priors[s].draw(0.0, generator, len(z)) for n, s in SCALES.items()}
+    if coordinates.detectors:
+        scatter = priors["scatter"].draw(0.0, generator, len(z) * num).view(-1, num)
+        drawn["amplitude_scatter"] = scatter
     state = {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}
     rows = np.arange(len(z))
     context = {n: v[:, rows % v.shape[1]] for n, v in by_patches.items() if n not in state}

@@ -13,7 +13,7 @@ from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
-from .occupation import HAS_ATOMS, SCATTER_SCALE, scales_of_sites
+from .occupation import HAS_ATOMS, scales_of_sites
 from .shared import evaluate
 from .signal import accepts, draw_noise, draw_signal
 from .world import Scan, View, World, look
@@ -28,9 +28,6 @@ __all__ = [
 ]
 
 STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
-# smallest and largest disorder (Å), scatter and additivity (relative)
-RANGES = {"disorder": (0.003, 0.1), "scatter": (5e-4, 0.2), "additivity": (0.02, 4.0)}
-WIDTHS = {"scatter": SCATTER_SCALE, "additivity": 1.0}  # of half-normal priors
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 5  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
 
@@ -188,7 +185,7 @@ def sample_worlds(
 def _draw_scales(
     scan: Scan, world: World, view: View, generator: torch.Generator
 ) -> tuple[World, View]:
-    """One step of the scales of displacements, amplitudes and errors with what they scale.
+    """One step of the scales of rows, displacements, errors and amplitudes with what they scale.
 
     What a scale multiplies goes with it, so that the scale is not held by the values that it had
     led to.
@@ -197,32 +194,33 @@ def _draw_scales(
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
     mean = scan.basis() @ world.drift
     before = evaluate(scan, world, view, world.z, shared)
-    steps = [("scatter", k) for k in range(len(scan.image))]
-    for name, k in (("disorder", 0), *steps, ("additivity", 0)):
-        change = STEP_OF_SCALE * float(torch.randn(1, generator=generator))
-        grown, now = math.exp(change), _scale(world, name, k)
-        value = now * grown
-        low, high = RANGES[name]
-        if not low < value < high:
+    priors = scan.coordinates.scale_priors
+    each = range(len(scan.image))
+    for name, k in ((n, k) for n in priors for k in (each if n == "scatter" else (0,))):
+        now = _scale(world, name, k)
+        value, log_ratio = priors[name].step(now, STEP_OF_SCALE, generator)
+        if value == now or log_ratio == -math.inf:
             continue
-        if name == "disorder":
-            own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
-            other = replace(world, disorder=value, shift=mean + own)
-        elif name == "scatter":
+        grown = value / now
+        if name == "scatter":
             scatter, excess = world.scatter.clone(), world.excess.clone()
             scatter[k], excess[fine, k] = value, grown * excess[fine, k]
             other = replace(world, scatter=scatter, excess=excess)
         else:
-            other = replace(world, additivity=value)
+            other = replace(world, **{name: value})
+        if name == "jitter":
+            other = replace(other, row_shift=grown * world.row_shift)
+        if name == "disorder":
+            own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
+            other = replace(other, shift=mean + own)
         factors = view.factors
-        if name != "additivity":
+        if name in ("disorder", "scatter"):
             positions = scan.positions + other.shift
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
-        log_ratio = after.log_prob_with_dose(scan, world.slope) + change
+        log_ratio += after.log_prob_with_dose(scan, world.slope)
         log_ratio -= before.log_prob_with_dose(scan, world.slope)
-        log_ratio += _log_prior_of_scale(name, value) - _log_prior_of_scale(name, now)
         log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
@@ -247,11 +245,6 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
     value = value - 0.5 * (world.excess / scatter)[coarse].square().sum()
     return float(value - scatter[coarse].log().sum())
-
-
-def _log_prior_of_scale(name: str, value: float) -> float:
-    """Log prior density of a scale, up to a constant: half-normal, or uniform in its range."""
-    return -0.5 * (value / WIDTHS[name]) ** 2 if name in WIDTHS else 0.0
 
 
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Mapping, Sequence
@@ -14,6 +15,7 @@ from ..context import CONTEXT, Detector, is_annular_dark_field
 from ..distributions import quantile
 from ..nuisances import DOMAINS
 from ..prior import CONTINUOUS
+from .scale_prior import ScalePrior, scale_priors
 
 __all__ = ["PAIRS", "Coordinates"]
 
@@ -97,6 +99,11 @@ class Coordinates:
         if name not in PAIRS or self._prior(name) == 0:
             return False
         return not isinstance(self._prior(PAIRS[name][0]), float | int)
+
+    @functools.cached_property
+    def scale_priors(self) -> dict[str, ScalePrior]:
+        """Priors of ``jitter``, ``disorder``, ``additivity`` and ``scatter`` of a world."""
+        return scale_priors(self.nuisances)
 
     @staticmethod
     def translation(z: Tensor) -> Tensor:

@@ -25,15 +25,12 @@ from .world import Scan, View, World, look, upside_down
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
 ROUNDS = 8  # of a fit at most
-# scales of the prior at which all fits are made
+# scales at which all fits of an image are made, so that their densities can be compared
+SCALES = {"share_wide": 0.1, "share_coarse": 0.01}
 SCATTER = 0.03  # of the amplitudes, on every detector
-SCALES = {
-    "additivity": 1.0,
-    "jitter": 0.05,
-    "share_wide": 0.1,
-    "share_coarse": 0.01,
-}
-FIRST_DISORDER, SHRINK, LAST_DISORDER = 0.1, 0.7, 0.05  # Å, in the rounds of a fit
+# those of the prior, of which fits take the next larger value; disorder and jitter in Å
+PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
+FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
@@ -69,21 +66,22 @@ def fit_world(
         A mode.
     """
     calm = torch.zeros_like(world.is_wide)
-    # scales are the same in all fits, whose densities are compared
+    scales = {n: scan.coordinates.scale_priors[n].at_least(v) for n, v in PREFERRED.items()}
+    change = scales.pop("disorder") / FIRST_DISORDER
     scatter = torch.full_like(world.scatter, SCATTER)
-    world = replace(world, is_wide=calm, is_coarse=calm, scatter=scatter, **SCALES)
+    world = replace(world, is_wide=calm, is_coarse=calm, scatter=scatter, **SCALES, **scales)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
     for _ in range(adapted):
         world, view = _adapt(scan, world, look(scan, world, _shared(view)), colours)
     for k in range(rounds):
-        disorder = max(FIRST_DISORDER * SHRINK**k, LAST_DISORDER)
+        disorder = FIRST_DISORDER * change ** min(k / ROUNDS_WIDER, 1)
         world, view, log_prob = climb(
             scan, replace(world, disorder=disorder), view, climbs if k == 0 else 3
         )
         for _ in range(2):
             world, view = _adapt(scan, world, view, colours)
-        if k > 1 and log_prob - last < SETTLED:
+        if k >= ROUNDS_WIDER and log_prob - last < SETTLED:
             break
         last = log_prob
     return world, view

@@ -14,15 +14,13 @@ from ..model import sample_abundance
 from .dose import log_prior_of_dose
 from .occupation import (
     ALLOWED,
-    DISORDER,
     FIELD_PRECISION,
     FREQUENT,
     NUM_ALIKE,
     RARE,
-    SCATTER_SCALE,
     scales_of_sites,
 )
-from .signal import JITTER, error_size
+from .signal import error_size
 from .world import CLASS, Scan, World, begin, look
 
 __all__ = ["sample_scan_program", "values_of"]
@@ -48,11 +46,11 @@ def sample_scan_program(scan: Scan) -> World:
     Notes
     -----
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
-    condition ``detector``; ``drift``; ``jitter`` and ``rows``; the scales ``disorder``,
-    ``scatter``, ``additivity``; ``share_wide``, ``share_coarse``; ``fraction`` of the abundances;
-    for every lattice site ``species``, ``is_wide``, ``is_coarse``, ``own`` displacement and
-    ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor`` and ``log_slope`` of the
-    noise with the prior of the ``dose`` as a factor; and ``pixels``.
+    condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter`` and
+    ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``, ``share_coarse``;
+    ``fraction`` of the abundances; for every lattice site ``species``, ``is_wide``, ``is_coarse``,
+    ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor``
+    and ``log_slope`` of the noise with the prior of the ``dose`` as a factor; and ``pixels``.
     """
     num, start = len(scan.kind), begin(scan, _origin(scan))
     z = pyro.sample("z", dist.Normal(torch.zeros_like(start.z), 1.0).to_event(1))
@@ -60,21 +58,18 @@ def sample_scan_program(scan: Scan) -> World:
     pyro.factor("detector", prior)  # zero, or minus infinity where the detector cannot be
     scale = torch.full_like(start.drift, FIELD_PRECISION**-0.5)
     drift = pyro.sample("drift", dist.Normal(0.0, scale).to_event(2))
-    jitter = pyro.sample("jitter", dist.Uniform(float(JITTER[0]), float(JITTER[-1])))
+    priors = scan.coordinates.scale_priors
+    scales = {n: pyro.sample(n, p.law) for n, p in priors.items() if n != "scatter"}
+    scatter = pyro.sample("scatter", priors["scatter"].law.expand([len(scan.image)]).to_event(1))
+    jitter = scales["jitter"]
     rows = pyro.sample("rows", dist.Normal(0.0, jitter.expand(start.row_shift.shape)).to_event(1))
     world = replace(
         start,
         z=z,
         drift=drift,
-        jitter=float(jitter),
         row_shift=rows,
-        disorder=float(
-            pyro.sample("disorder", dist.Uniform(float(DISORDER[0]), float(DISORDER[-1])))
-        ),
-        scatter=pyro.sample(
-            "scatter", dist.HalfNormal(SCATTER_SCALE * torch.ones(len(scan.image))).to_event(1)
-        ),
-        additivity=float(pyro.sample("additivity", dist.HalfNormal(1.0))),
+        scatter=scatter,
+        **{n: float(v) for n, v in scales.items()},
         share_wide=float(pyro.sample("share_wide", dist.Beta(*FREQUENT))),
         share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
         abundance=sample_abundance(scan.prior),

@@ -12,13 +12,12 @@ from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
 from .canvas import Canvas
 from .kernels import Kernels, gram_of_unknowns, site_conditional, solve_upper
-from .signal import draw_from
+from .scale_prior import ScalePrior
 from .world import CLASS, Scan, View, World
 
 __all__ = [
     "FIELD_PRECISION",
     "HAS_ATOMS",
-    "SCATTER_SCALE",
     "draw_occupation",
     "log_evidence_of_sites",
     "log_occupation",
@@ -27,9 +26,6 @@ __all__ = [
 
 WIDE = 0.1  # Å, displacement of columns beside defects
 COARSE = 0.2  # relative excess of columns that are not what the simulator describes
-DISORDER = torch.linspace(0.004, 0.1, 97)  # Å, values that are drawn from, equally probable
-SCATTER = torch.logspace(-3.2, -0.75, 100)  # the same of the relative scatter of amplitudes
-SCATTER_SCALE = 0.03  # of its half-normal prior
 AT_ONCE = 256  # columns
 # of one change of displacement along x and y (Å), beyond which kernels are not linear, and of an
 # excess, so that no column is dark
@@ -262,33 +258,30 @@ def _draw_scales(
         return world
     square = (shift - mean).square().sum(-1)
     world = _draw_wide(world, square, counted, generator)
-    calm = counted & ~world.is_wide
-    log_prob = -2 * calm.sum() * DISORDER.log() - 0.5 * square[calm].sum() / DISORDER**2
-    log_prob = log_prob + _log_prior_beyond(square, counted & world.is_wide, 2, DISORDER, WIDE)
-    disorder = draw_from(DISORDER, log_prob, generator)
-    scatter = [
-        _draw_scatter(excess, counted, world.is_coarse, generator) for excess in world.excess.T
-    ]
+    priors = scan.coordinates.scale_priors
+    disorder = _draw_scale(priors["disorder"], square, counted, world.is_wide, 2, WIDE, generator)
+    given = counted, world.is_coarse, 1, COARSE, generator
+    scatter = [_draw_scale(priors["scatter"], own.square(), *given) for own in world.excess.T]
     share = _draw_share(world.is_coarse, counted, RARE, generator)
     return replace(world, disorder=disorder, scatter=torch.tensor(scatter), share_coarse=share)
 
 
-def _draw_scatter(
-    excess: Tensor, counted: Tensor, is_coarse: Tensor, generator: torch.Generator
+def _draw_scale(
+    prior: ScalePrior,
+    square: Tensor,
+    counted: Tensor,
+    is_more: Tensor,
+    num: int,
+    more: float,
+    generator: torch.Generator,
 ) -> float:
-    """Scatter of the amplitudes on one detector."""
-    fine, coarse = counted & ~is_coarse, counted & is_coarse
-    # the grid is even in the logarithm
-    log_prob = (1 - fine.sum()) * SCATTER.log() - 0.5 * (SCATTER / SCATTER_SCALE) ** 2
-    log_prob = log_prob - 0.5 * excess[fine].square().sum() / SCATTER**2
-    log_prob = log_prob + _log_prior_beyond(excess.square(), coarse, 1, SCATTER, COARSE)
-    return draw_from(SCATTER, log_prob, generator)
-
-
-def _log_prior_beyond(square: Tensor, mine: Tensor, num: int, grid: Tensor, wide: float) -> Tensor:
-    """Log prior of values of ``num`` components whose variance is that of a grid and more."""
-    scale = (grid.square() + wide**2).sqrt()
-    return -num * mine.sum() * scale.log() - 0.5 * square[mine].sum() / scale**2
+    """Scale of values of ``num`` components given their squares; some are off by ``more``."""
+    log_likelihood = torch.zeros_like(prior.nodes)
+    for mine, extra in ((counted & ~is_more, 0.0), (counted & is_more, more)):
+        variance = prior.nodes.square() + extra**2
+        log_likelihood -= 0.5 * num * mine.sum() * variance.log()
+        log_likelihood -= 0.5 * square[mine].double().sum() / variance
+    return float(prior.draw(log_likelihood, generator))
 
 
 def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.Generator) -> World:

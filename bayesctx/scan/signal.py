@@ -15,6 +15,7 @@ from .world import Scan, View, World
 
 __all__ = [
     "Regression",
+    "draw_additivity",
     "draw_noise",
     "draw_rows",
     "draw_signal",
@@ -27,9 +28,7 @@ __all__ = [
 NUM_FILM = 3
 WEAK = 1e-12  # prior precision of signal and film, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
-ADDITIVITY = torch.linspace(0.02, 3.0, 60)  # half-normal with a scale of one
-JITTER = torch.linspace(0.01, 0.2, 60)  # Å, equally probable
-LARGEST_SHIFT = 0.5  # Å of a scan row
+LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
 NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
 LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
 WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
@@ -160,42 +159,45 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
         With the new values.
     """
     found = regress(scan, world, view.values, view.images, view.variance)
-    mean, size = found.mean, error_size(view.values, world.additivity)
-    errors = torch.zeros_like(world.errors)
+    mean, errors = found.mean, torch.zeros_like(world.errors)
     if generator is not None:
         noise = torch.randn(*mean.shape, 1, generator=generator, dtype=torch.float64)
         mean = mean + torch.linalg.solve_triangular(found.factor.mT, noise, upper=True)[..., 0]
-        errors = torch.randn(errors.shape, generator=generator) * size.float()[:, None]
     signal, film = mean[:, 0].float(), mean[:, -NUM_FILM:].float()
     errors[:, view.used] = (mean[:, 1:-NUM_FILM] / mean[:, :1]).float()
     world = replace(world, signal=signal, errors=errors, film=film)
     if generator is None:
         return world
-    sizes = ADDITIVITY * (size / world.additivity).float()[:, None]
-    square = errors[:, view.used].square().sum(-1, keepdim=True)
-    log_prob = -len(view.used) * sizes.log() - 0.5 * square / sizes**2
-    log_prob = log_prob.sum(0) - 0.5 * ADDITIVITY**2
-    return replace(world, additivity=draw_from(ADDITIVITY, log_prob, generator))
+    world = draw_additivity(scan, world, view, generator)
+    # species that do not occur have errors of the prior
+    size = error_size(view.values, world.additivity).float()[:, None]
+    errors = torch.randn(errors.shape, generator=generator) * size
+    errors[:, view.used] = world.errors[:, view.used]
+    return replace(world, errors=errors)
 
 
-def draw_from(grid: Tensor, log_prob: Tensor, generator: torch.Generator) -> float:
-    """Draw one of some values.
+def draw_additivity(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+    """Draw the scale of the errors of additivity given these.
 
     Parameters
     ----------
-    grid : Tensor, shape (value,)
-        The values.
-    log_prob : Tensor, shape (value,)
-        Their log probabilities up to a constant.
+    scan : Scan
+        Gives the prior.
+    world, view : World, View
+        The rest; the errors of species that do not occur tell nothing.
     generator : torch.Generator
         Source of randomness.
 
     Returns
     -------
-    float
-        One of them.
+    World
+        With the new value.
     """
-    return float(grid[torch.multinomial(log_prob.softmax(0), 1, generator=generator)])
+    prior = scan.coordinates.scale_priors["additivity"]
+    sizes = (error_size(view.values, 1.0)[:, None] * prior.nodes).clamp(min=LEAST_ERROR)
+    square = world.errors[:, view.used].square().sum(-1, keepdim=True)
+    log_likelihood = -len(view.used) * sizes.log() - 0.5 * square / sizes**2
+    return replace(world, additivity=float(prior.draw(log_likelihood.sum(0), generator)))
 
 
 def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -332,11 +334,13 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     change = gradient / precision
     if generator is not None:
         change = change + torch.randn(len(change), generator=generator) / precision.sqrt()
-    shift = (world.row_shift + change).clamp(-LARGEST_SHIFT, LARGEST_SHIFT)
-    log_prob = -len(shift) * JITTER.log() - 0.5 * shift.square().sum() / JITTER**2
+    limit = max(LARGEST_SHIFT, FARTHEST * world.jitter)
+    shift = (world.row_shift + change).clamp(-limit, limit)
     if generator is None:
         return replace(world, row_shift=shift)
-    return replace(world, row_shift=shift, jitter=draw_from(JITTER, log_prob, generator))
+    prior = scan.coordinates.scale_priors["jitter"]
+    log_likelihood = -len(shift) * prior.nodes.log() - 0.5 * shift.square().sum() / prior.nodes**2
+    return replace(world, row_shift=shift, jitter=float(prior.draw(log_likelihood, generator)))
 
 
 def slope_along_x(scan: Scan, world: World, view: View) -> Tensor:

@@ -52,7 +52,7 @@ class Scan:
     material : Material
         Host and dopant.
     coordinates : Coordinates
-        Of the shared variables, with their prior.
+        Of the shared variables, with their prior and those of the scales.
     positions : Tensor, shape (site, 2)
         Sites (x, y) of the lattice in Å from the centre, also some beyond the border.
     kind : Tensor of int, shape (site,)
