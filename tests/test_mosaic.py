@@ -160,15 +160,15 @@ def test_worlds_in_windows_are_those_of_the_whole_scan(noisy, monkeypatch):
     for side in (14.0, 30.0):
         monkeypatch.setattr(windows, "SIDE", side)
         tiles = tile(scan)
-        mosaic = cover(scan, tiles, world, 0)
-        draws = list(spread(mosaic, [draw] * 25, 1))
+        mosaic = cover(scan, tiles, world, 0, world.species)
+        draws = list(spread(mosaic, [draw] * 20, 1))
         found[len(tiles)] = torch.stack([d.probability for d in draws]).mean(0)
     several, whole = found[max(found)], found[1]
     assert max(found) >= 4
     mine = scan.inside
     assert torch.allclose(several[mine].sum(-1), torch.ones(int(mine.sum())), atol=1e-4)
     distance = 0.5 * (several - whole)[mine].abs().sum(-1)
-    # of two means over 25 draws of probabilities that differ from draw to draw by .2 at most
+    # of two means over 20 draws of probabilities that differ from draw to draw by .2 at most
     assert float(distance.mean()) < 0.02
     assert float(distance.quantile(0.95)) < 0.1
     truth = world.species[mine]

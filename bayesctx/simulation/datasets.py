@@ -192,8 +192,9 @@ def simulate_micrograph(
     """
     check_seed(seed)
     index = check_whole_number("index", index, 0, MAX_INDEX)
-    num_pixels, sampling = _check_field(prior, num_pixels, sampling)
     rings = None if detectors is None else _check_detectors(detectors)
+    num_detectors = 1 if rings is None else len(rings)
+    num_pixels, sampling = _check_field(prior, num_pixels, sampling, num_detectors)
     if rings is not None:
         # the innermost ring is the one that limits the semi-angle of the probe
         prior = prior.given(min(rings.values(), key=lambda r: r["inner_collection_angle"]))
@@ -274,7 +275,9 @@ def _draw_detectors(
     return {n: torch.cat([v[n].view(1, 1) for v in (first, *further)], 1) for n in OWN_OF_DETECTOR}
 
 
-def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, float]:
+def _check_field(
+    prior: Prior, num_pixels: int, sampling: float, num_detectors: int
+) -> tuple[int, float]:
     """Pixels of a micrograph that is neither smaller than a patch nor too large to compute."""
     check_prior(prior)
     num_pixels = check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
@@ -285,7 +288,8 @@ def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, f
             f"a field of at least {least:g} Å, at most {MAX_FIELD:g} Å and {MAX_PIXELS} pixels was "
             f"expected, got {num_pixels} pixels of {sampling} Å; change num_pixels or sampling"
         )
-    check_memory(BYTES_PER_PIXEL * num_pixels**2, f"{num_pixels} x {num_pixels} pixels")
+    num_bytes = BYTES_PER_PIXEL * num_pixels**2 * num_detectors
+    check_memory(num_bytes, f"{num_pixels} x {num_pixels} pixels")
     return num_pixels, sampling
 
 
