@@ -15,8 +15,8 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.evidence import check_context
 from bayesctx.inference.claims import PIXEL_LIMIT
+from bayesctx.inference.detectors import check_rings
 from bayesctx.inference.inputs import read_inputs
 from bayesctx.inference.whole_image import Micrograph
 from bayesctx.scan import Weight
@@ -51,9 +51,9 @@ def weigh(
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore", UserWarning)
         try:
-            known = check_context(claims | {"sampling": KNOWN_SIZE}, model.domains)
-            inputs = read_inputs(image, None, extent, model.prior.num_pixels, known["sampling"])
-            return Micrograph.of(inputs, known, model, 256, 0).weigh(known, *near)
+            rings = check_rings(claims | {"sampling": KNOWN_SIZE}, (), model.domains)
+            inputs = read_inputs(image, None, extent, model.prior.num_pixels, KNOWN_SIZE)
+            return Micrograph.of(inputs, rings, model, 256, 0).weigh(rings, *near)
         except ValueError:
             return Weight(-math.inf, 0.0)
 

@@ -4,7 +4,7 @@ import math
 from dataclasses import replace
 
 import torch
-from torch.distributions import HalfNormal, LowRankMultivariateNormal, Normal
+from torch.distributions import HalfNormal, LowRankMultivariateNormal, Normal, Uniform
 
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES
@@ -39,9 +39,16 @@ ABUNDANCE = abundance_of(PRIOR)
 KNOWN_PROBE = PRIOR.given({"beam_energy": 80e3, "convergence_semiangle": 30.0})
 
 
-def crystal(seed, pixels=PIXELS, prior=PRIOR):
+RINGS = (
+    {"inner_collection_angle": Uniform(55.0, 75.0), "outer_collection_angle": 200.0},
+    {"inner_collection_angle": 32.0, "outer_collection_angle": Uniform(55.0, 70.0)},
+)
+"""Angles of two detectors of one scan."""
+
+
+def crystal(seed, pixels=PIXELS, prior=PRIOR, rings=()):
     """Scan and world of a simulated crystal without noise, its context and its nuisances."""
-    coordinates = Coordinates(prior.conditions[0], prior.nuisances)
+    coordinates = Coordinates(prior.conditions[0], prior.nuisances, rings)
     shape = (pixels, pixels) if isinstance(pixels, int) else pixels
     rng = generators(seed, 0, 0)
     image, nuisances = draw_images(rng[0], prior, 1)
@@ -50,38 +57,52 @@ def crystal(seed, pixels=PIXELS, prior=PRIOR):
     cell = max(shape) * SAMPLING + 18.0
     sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell)
     truth = {n: float(v) for n, v in (image | nuisances).items() if n != "concentration"}
+    if rings:
+        truth |= {"inner_collection_angle": [62.0, 32.0], "outer_collection_angle": [200.0, 60.0]}
     z = coordinates.of(truth)
     field = Field(shape, SAMPLING).limited(coordinates.values(z[None]))
     # the frame of a scan is that of the crystal without strain
     frame = 1 + truth["strain"]
     kind = torch.tensor([KINDS[SPECIES[k].site] for k in species.tolist()])
-    scan = Scan(torch.zeros(shape), field, MATERIAL, coordinates, sites / frame, kind, ABUNDANCE)
-    world = replace(begin(scan, z, species), shift=(columns - sites) / frame, signal=1.0)
+    scan = Scan(
+        torch.zeros(coordinates.num_detectors, *shape),
+        field,
+        MATERIAL,
+        coordinates,
+        sites / frame,
+        kind,
+        ABUNDANCE,
+    )
+    world = replace(begin(scan, z, species), shift=(columns - sites) / frame)
+    world = replace(world, signal=torch.ones_like(world.signal))
     return scan, world, image, nuisances, (columns, species, cell * frame)
 
 
-def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE):
-    """Scan, world and view of a crystal whose image has noise, in units of its mean, everywhere."""
-    scan, world, *_ = crystal(seed, pixels, prior)
+def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE, rings=()):
+    """Scan, world and view of a crystal whose images have noise, in units of their mean."""
+    scan, world, *_ = crystal(seed, pixels, prior, rings)
     mean = scan.basis() @ world.drift
     # where nothing is drawn, columns stand on the lattice
     shift = torch.where(scan.updated[:, None], world.shift, mean)
-    world = replace(world, shift=shift, signal=10.0, film=torch.tensor([0.1, 0.0, 0.0]))
+    world = replace(world, shift=shift, signal=torch.tensor([10.0, 4.0][: len(scan.image)]))
+    film = torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.1, 0.0]])
+    world = replace(world, film=film[: len(scan.image)])
     expected = look(scan, world).expected
-    size = noise * float(expected.mean())
+    size = noise * expected.mean((1, 2))
     generator = torch.Generator().manual_seed(seed)
-    image = expected + size * torch.randn(expected.shape, generator=generator)
+    image = expected + size[:, None, None] * torch.randn(expected.shape, generator=generator)
     scan, world = replace(scan, image=image), replace(world, floor=size**2)
     return scan, world, look(scan, world)
 
 
 def designs(scan, world):
-    """What the image is linear in, shape (parameter, pixel), and the prior scales."""
+    """What the image is linear in, shape (detector, parameter, pixel), and the prior scales."""
     view = look(scan, world)
-    total = view.images.sum(0, keepdim=True)
-    design = torch.cat([total, view.images, scan.film_columns()]).flatten(1).double()
-    scale = torch.full((len(design),), FLAT, dtype=torch.float64)
-    scale[1:-3] = error_size(view.values, world.additivity) * world.signal
+    total = view.images.sum(1, keepdim=True)
+    film = scan.film_columns().expand(len(total), -1, -1, -1)
+    design = torch.cat([total, view.images, film], 1).flatten(2).double()
+    scale = torch.full(design.shape[:2], FLAT, dtype=torch.float64)
+    scale[:, 1:-3] = (error_size(view.values, world.additivity) * world.signal)[:, None]
     return design, scale
 
 
@@ -89,21 +110,21 @@ def log_posterior(scan, world, variance):
     """Log density of a world and the image, with signal, film and errors integrated out."""
     design, scale = designs(scan, world)
     law = LowRankMultivariateNormal(
-        torch.zeros(design.shape[1], dtype=torch.float64),
-        (design * scale[:, None]).T,
-        variance.flatten().double(),
+        torch.zeros(design.shape[::2], dtype=torch.float64),
+        (design * scale[..., None]).mT,
+        variance.flatten(1).double(),
     )
     spread, scatter = (v.double() for v in scales_of_sites(world))
     moving = scan.updated & HAS_ATOMS[world.species]
     own = (world.shift - scan.basis() @ world.drift)[moving].double()
     parts = (
-        law.log_prob(scan.image.flatten().double()),
+        law.log_prob(scan.image.flatten(1).double()).sum(),
         Normal(0.0, 1.0).log_prob(world.z).sum(),
         Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
         Normal(0.0, spread[moving, None]).log_prob(own).sum(),
         Normal(0.0, scatter[moving]).log_prob(world.excess[moving].double()).sum(),
         Normal(0.0, world.jitter).log_prob(world.row_shift.double()).sum(),
-        HalfNormal(SCATTER_SCALE).log_prob(torch.tensor(world.scatter)),
+        HalfNormal(SCATTER_SCALE).log_prob(world.scatter).sum(),
         HalfNormal(1.0).log_prob(torch.tensor(world.additivity)),
     )
     assert math.isfinite(sum(map(float, parts)))

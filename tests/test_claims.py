@@ -17,6 +17,7 @@ from bayesctx.inference.claims import (
     warn_of_claims,
     weigh_lattices,
 )
+from bayesctx.inference.detectors import Rings
 from bayesctx.prior import reference_prior
 from bayesctx.scan import Candidate, Coordinates, Weight, search, weigh_scan
 
@@ -29,29 +30,36 @@ KNOWN = {
     "sampling": 0.2,
     "dopant": None,
 }
+RINGS = Rings(KNOWN, (KNOWN,))
 BEST = {"defocus": 3.0}  # of the given context
 
 
 def weigh_as(values, seen):
     """Weights by the names that are left, which are remembered."""
 
-    def weigh(context, *near):
-        seen.append(frozenset(context))
+    def weigh(rings, *near):
+        seen.append(frozenset(rings.shared))
         assert near[0] == BEST
-        return values(context)
+        assert rings.own == [rings.shared]
+        return values(rings.shared)
 
     return weigh
 
 
 def test_nothing_is_weighed_where_nothing_is_claimed():
     unclaimed = {"dose": 1e5, "sampling": 0.2, "dopant": None, "abundance": {"Y_X": 0.0}}
-    assert conflict_by_pixels(unclaimed, Weight(0.0, 0.0), weigh_as(lambda c: 1 / 0, [])) == {}
+    assert (
+        conflict_by_pixels(
+            Rings(unclaimed, (unclaimed,)), Weight(0.0, 0.0), weigh_as(lambda c: 1 / 0, [])
+        )
+        == {}
+    )
 
 
 def test_all_claims_are_left_open_together_first():
     seen = []
     weigh = weigh_as(lambda context: Weight(90.0, -30.0), seen)
-    assert conflict_by_pixels(KNOWN, Weight(100.0, -10.0, BEST), weigh) == {"context": -10.0}
+    assert conflict_by_pixels(RINGS, Weight(100.0, -10.0, BEST), weigh) == {"context": -10.0}
     assert seen == [frozenset({"dose", "sampling", "dopant"})]
 
 
@@ -62,7 +70,7 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
         density = 100.0 if "beam_energy" in context else 300.0
         return Weight(density, -40.0 + 5 * len(context))
 
-    found = conflict_by_pixels(KNOWN, Weight(100.0, -5.0, BEST), weigh_as(values, seen))
+    found = conflict_by_pixels(RINGS, Weight(100.0, -5.0, BEST), weigh_as(values, seen))
     # densities for all together, evidence for each alone
     assert found == {
         "context": 200.0,
@@ -79,35 +87,48 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
 
 def test_a_single_claim_is_weighed_once():
     seen = []
-    weigh = weigh_as(lambda context: Weight(1e3, -3.0), seen)
-    found = conflict_by_pixels({"host": "WSe2"}, Weight(0.0, 0.0, BEST), weigh)
+    known, weigh = {"host": "WSe2"}, weigh_as(lambda context: Weight(1e3, -3.0), seen)
+    found = conflict_by_pixels(Rings(known, (known,)), Weight(0.0, 0.0, BEST), weigh)
     assert found == {"context": 1e3, "host": 1e3 - 3}
     assert len(seen) == 1
+
+
+def test_angles_of_all_detectors_are_left_open_together():
+    own = [{"host": "WSe2", "inner_collection_angle": v, "dopant": None} for v in (60.0, 30.0)]
+    shared = {"host": "WSe2", "dopant": None}
+    rings = Rings(shared, own, ("ADF1", "ADF2"), (1, 0))
+    found = rings.without(("inner_collection_angle", "outer_collection_angle", "dopant"))
+    assert found.own == [shared, shared]
+    assert (found.names, found.order) == (rings.names, ())
+    assert rings.without(("host",)).order == rings.order
+    conflict = {"context": 50.0, "host": 0.0, "detector": 40.0}
+    with pytest.warns(UserWarning, match="wrong is detector = .*ADF1.*60.*ADF2.*30"):
+        warn_of_claims(conflict, rings)
 
 
 def test_the_culprit_is_named_with_its_probability():
     conflict = {"context": 190.0, "host": -3.0, "detector": 20.0, "beam_energy": 170.0}
     match = r"190 nats without it, most likely wrong is beam_energy = 200000.0 \(100 %\)"
     with pytest.warns(UserWarning, match=match):
-        warn_of_claims(conflict, KNOWN)
+        warn_of_claims(conflict, RINGS)
 
 
 def test_several_wrong_claims_are_told_apart_from_one():
     conflict = {"context": 500.0, "host": 30.0, "beam_energy": 40.0, "several": 450.0}
     with pytest.warns(UserWarning, match=r"wrong is more than one value \(100 %\)"):
-        warn_of_claims(conflict, KNOWN)
+        warn_of_claims(conflict, RINGS)
 
 
 def test_what_was_done_to_the_image_is_a_plainer_cause():
     with pytest.warns(UserWarning, match="signs of another .gamma., which may be why"):
-        warn_of_claims({"context": 50.0, "host": 30.0}, KNOWN, ["gamma"])
+        warn_of_claims({"context": 50.0, "host": 30.0}, RINGS, ["gamma"])
 
 
 @pytest.mark.parametrize("conflict", [{}, {"context": PIXEL_LIMIT}, {"context": -20.0}])
 def test_claims_that_agree_are_not_warned_of(conflict):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_claims(conflict, KNOWN)
+        warn_of_claims(conflict, RINGS)
 
 
 def test_candidates_add_up_with_their_prior():

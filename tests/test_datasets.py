@@ -248,3 +248,62 @@ def test_the_dopant_of_an_undoped_crystal_is_none():
     image = simulate_micrograph(prior, seed=0, num_pixels=64)
     assert str(image.dopant.values) == "none"
     assert "D_M" not in image.defect.values
+
+
+RINGS = {
+    "low": {"inner_collection_angle": 32.0, "outer_collection_angle": 60.0},
+    "high": {"inner_collection_angle": 60, "outer_collection_angle": 200.0},
+}
+
+
+def test_detectors_of_one_scan_see_one_crystal_and_one_scan():
+    prior = reference_prior().given({"host": "WSe2", "dose": 1e7})
+    prior = replace(prior, nuisances=prior.nuisances | {"readout": 0.0, "background": 0.0})
+    both = simulate_micrograph(prior, seed=2, num_pixels=96, detectors=RINGS)
+    assert both.intensity.dims == ("detector", "y", "x")
+    assert both.detector.values.tolist() == ["low", "high"]
+    assert both.inner_collection_angle.values.tolist() == [32.0, 60.0]
+    assert both.gain.dims == both.dark_level.dims == ("detector",)
+    assert both.gain[0] != both.gain[1]
+    assert both.dose.dims == both.line_jitter.dims == ()
+    assert float(both.convergence_semiangle) <= 32.0
+    # alone, the first detector records what it records beside others
+    alone = simulate_micrograph(prior, seed=2, num_pixels=96, detectors={"low": RINGS["low"]})
+    assert np.array_equal(alone.site_x, both.site_x)
+    assert np.array_equal(alone.species, both.species)
+    plain = simulate_micrograph(prior.given(RINGS["low"]), seed=2, num_pixels=96)
+    assert np.array_equal(alone.intensity[0], plain.intensity)
+    assert float(alone.gain[0]) == float(plain.gain)
+    # rows of both are displaced together: residuals of a smooth image go with each other
+    rows = both.intensity.values - np.roll(both.intensity.values, 1, axis=1)
+    assert np.corrcoef(rows[0].ravel(), rows[1].ravel())[0, 1] > 0.8
+
+
+def test_errors_of_additivity_are_of_each_detector():
+    prior = reference_prior().given({"host": "WSe2", "dose": 1e7})
+    quiet = prior.nuisances | {"readout": 0.0, "background": 0.0, "dark_level": 0.0, "gain": 1.0}
+    ring = RINGS["high"]
+    same = {"first": ring, "second": ring}
+    found = []
+    for size in (0.0, 3.0):
+        own = replace(prior, nuisances=quiet | {"additivity": size})
+        a, b = simulate_micrograph(own, seed=2, num_pixels=96, detectors=same).intensity.values
+        found.append(float((a - b).std() / a.std()))
+    # counts differ by their noise only, amplitudes by the errors
+    assert found[1] > 1.5 * found[0]
+
+
+@pytest.mark.parametrize(
+    ("detectors", "error", "match"),
+    [
+        ({}, TypeError, "a mapping of name"),
+        ([RINGS["low"]], TypeError, "a mapping of name"),
+        ({"low": {"inner_collection_angle": 32.0}}, TypeError, "outer_collection_angle"),
+        ({"low": RINGS["low"] | {"outer_collection_angle": [60.0, 70.0]}}, ValueError, "numbers"),
+        ({1: RINGS["low"]}, ValueError, "a name and two numbers"),
+        ({"low": RINGS["low"] | {"outer_collection_angle": 33.0}}, ValueError, "inner below"),
+    ],
+)
+def test_detectors_that_cannot_be_are_refused(detectors, error, match):
+    with pytest.raises(error, match=match):
+        simulate_micrograph(reference_prior(), seed=0, num_pixels=64, detectors=detectors)

@@ -212,7 +212,7 @@ BAD = {
     "order": (xr.DataArray(np.ones((32, 32, 4)), dims=("y", "x", "patch")), "transpose the image"),
     "detectors": (
         xr.DataArray(np.ones((2, 32, 32)), dims=("detector", "y", "x")),
-        "select one detector",
+        "of several detectors, got",
     ),
     "small": (np.random.default_rng(0).random((2, 20, 20)), "patches of at least 8 Å"),
     "none": (np.ones((0, 32, 32)), "at least one image"),

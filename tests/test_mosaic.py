@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from crystals import SAMPLING, crystal, noisy_crystal
+from crystals import RINGS, SAMPLING, crystal, noisy_crystal
 
 from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
@@ -31,9 +31,14 @@ def noisy():
     return noisy_crystal(pixels=96, noise=0.03)
 
 
+@pytest.fixture(scope="module")
+def twofold():
+    return noisy_crystal(pixels=96, noise=0.03, rings=RINGS)
+
+
 def draw_of(scan, world):
     """A draw that is a given world."""
-    values = {n: float(v) for n, v in scan.coordinates.values(world.z[None]).items()}
+    values = {n: v[0].tolist() for n, v in scan.coordinates.values(world.z[None]).items()}
     return Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0)
 
 
@@ -41,7 +46,7 @@ def draw_of(scan, world):
 def test_every_site_and_pixel_belongs_to_one_window(narrow, shape):
     scan, *_ = crystal(3, shape)
     number = torch.arange(math.prod(shape)).view(shape).float()
-    tiles = tile(replace(scan, image=number))
+    tiles = tile(replace(scan, image=number[None]))
     assert len(tiles) > 1
     held = torch.cat([t.sites[t.own] for t in tiles])
     assert torch.equal(held.sort().values, torch.arange(len(scan.kind))[held.sort().values])
@@ -49,7 +54,7 @@ def test_every_site_and_pixel_belongs_to_one_window(narrow, shape):
     # sites that are drawn are the own of a window in which they are drawn
     drawn = torch.cat([t.sites[t.own & t.scan.updated] for t in tiles])
     assert torch.equal(drawn.sort().values, scan.updated.nonzero()[:, 0])
-    pixels = torch.cat([t.scan.image[t.core] for t in tiles])
+    pixels = torch.cat([t.scan.image[0, t.core] for t in tiles])
     assert torch.equal(pixels.sort().values, number.flatten())
     for t in tiles:
         assert torch.equal(t.scan.kind, scan.kind[t.sites])
@@ -59,8 +64,8 @@ def test_every_site_and_pixel_belongs_to_one_window(narrow, shape):
 def test_own_pixels_are_away_from_the_border_of_their_window(narrow):
     scan, *_ = crystal(3, (64, 151))
     place = torch.arange(151.0).expand(64, 151)
-    for t in tile(replace(scan, image=place)):
-        own = t.scan.image[t.core]
+    for t in tile(replace(scan, image=place[None])):
+        own = t.scan.image[0, t.core]
         for border, end in ((t.scan.image.min(), 0.0), (t.scan.image.max(), 150.0)):
             if float(border) != end:
                 assert float((own - border).abs().min()) >= windows.MARGIN / SAMPLING - 1
@@ -89,14 +94,40 @@ def test_what_is_linear_in_one_window_is_that_of_the_scan(noisy):
     levels = Levels.of([(scan, view)], world.signal, world.additivity)
     whole = regress(scan, world, view.values, view.images, view.variance)
     used = [0, *(1 + k for k in view.used)]
-    assert torch.allclose(levels.mean[used], whole.mean[:-3], rtol=1e-6, atol=1e-9)
+    assert torch.allclose(levels.mean[:, used], whole.mean[:, :-3], rtol=1e-6, atol=1e-9)
     unused = [k for k in range(1, 1 + len(SPECIES)) if k not in used]
-    assert not levels.mean[unused].any()
+    assert not levels.mean[:, unused].any()
     # evidence of other noise, up to the same constant
     louder = replace(view, variance=2 * view.variance)
     change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
     expected = regress(scan, world, view.values, view.images, louder.variance).evidence
     assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+
+
+def test_what_is_linear_in_one_window_is_that_of_each_detector(twofold):
+    scan, world, view = twofold
+    levels = Levels.of([(scan, view)], world.signal, world.additivity)
+    whole = regress(scan, world, view.values, view.images, view.variance)
+    used = [0, *(1 + k for k in view.used)]
+    assert torch.allclose(levels.mean[:, used], whole.mean[:, :-3], rtol=1e-6, atol=1e-9)
+    louder = replace(view, variance=torch.tensor([2.0, 1.0])[:, None, None] * view.variance)
+    change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
+    expected = regress(scan, world, view.values, view.images, louder.variance).evidence
+    assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+
+
+def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
+    monkeypatch.setattr(mosaic_module, "WARMUP", 2)
+    scan, world, _ = twofold
+    tiles = tile(scan)
+    mosaic = cover(scan, tiles, world, 0, world.species)
+    (found,) = spread(mosaic, [draw_of(scan, world)], 0)
+    assert found.world.excess.shape == (len(scan.kind), 2)
+    assert found.world.scatter.shape == found.world.signal.shape == (2,)
+    for t, own in zip(tiles, mosaic.worlds, strict=True):
+        expected = look(t.scan, own).expected
+        rest = (t.scan.image - expected)[:, t.core]
+        assert (rest.std(-1) < 1.3 * world.floor.sqrt()).all()
 
 
 def test_what_is_linear_in_two_windows_has_one_signal_and_two_films(noisy):
@@ -105,18 +136,18 @@ def test_what_is_linear_in_two_windows_has_one_signal_and_two_films(noisy):
     one = Levels.of([(scan, view)], world.signal, world.additivity)
     two = Levels.of([(scan, view), (brighter, view)], world.signal, world.additivity)
     # the film takes the offset
-    assert float(two.mean[0]) == pytest.approx(float(one.mean[0]), rel=1e-3)
+    assert float(two.mean[0, 0]) == pytest.approx(float(one.mean[0, 0]), rel=1e-3)
     generator = torch.Generator().manual_seed(0)
     drawn = [two.draw([world, world], generator) for _ in range(400)]
-    film = torch.tensor([[float(w.film[0]) for w in pair] for pair in drawn])
+    film = torch.tensor([[float(w.film[0, 0]) for w in pair] for pair in drawn])
     error = film.std(0) / len(drawn) ** 0.5
     assert float((film[:, 1] - film[:, 0]).mean()) == pytest.approx(
         0.3, abs=4 * float(error.norm())
     )
     signal = torch.tensor([pair[0].signal for pair in drawn], dtype=torch.float64)
-    spread_of = torch.linalg.inv(two.factor @ two.factor.T)[0, 0].sqrt()
+    spread_of = torch.linalg.inv(two.factor @ two.factor.mT)[0, 0, 0].sqrt()
     assert float(signal.mean()) == pytest.approx(
-        float(two.mean[0]), abs=4 * float(spread_of) / len(drawn) ** 0.5
+        float(two.mean[0, 0]), abs=4 * float(spread_of) / len(drawn) ** 0.5
     )
     assert float(signal.std()) == pytest.approx(float(spread_of), rel=0.15)
     assert all(a.signal == b.signal for a, b in drawn)
@@ -209,7 +240,7 @@ def test_a_large_scan_is_read_whole(narrow, monkeypatch):
     for draw in chains[0]:
         assert len(draw.world.species) == len(scan.kind)
         right = draw.world.species[scan.inside] == world.species[scan.inside]
-        assert float(right.float().mean()) > 0.8
+        assert float(right.float().mean()) > 0.75
 
 
 def _within(scan, world, window):
@@ -217,8 +248,8 @@ def _within(scan, world, window):
     near = torch.cdist(window.positions, scan.positions).argmin(1)
     parts = ("species", "shift", "excess", "is_wide", "is_coarse")
     inside = {n: getattr(world, n)[near] for n in parts}
-    first = (scan.image.shape[0] - window.image.shape[0]) // 2
-    rows = world.row_shift[first : first + window.image.shape[0]]
+    first = (scan.field.shape[0] - window.field.shape[0]) // 2
+    rows = world.row_shift[first : first + window.field.shape[0]]
     return replace(world, row_shift=rows, **inside)
 
 
@@ -227,7 +258,7 @@ def test_a_view_of_all_windows_adds_up(narrow, noisy):
     for t in tile(scan):
         inside = {n: getattr(world, n)[t.sites] for n in ("species", "shift", "excess")}
         own = replace(world, is_wide=t.own, is_coarse=t.own, **inside)
-        own = replace(own, row_shift=torch.zeros(t.scan.image.shape[0]))
+        own = replace(own, row_shift=torch.zeros(t.scan.field.shape[0]))
         expected = look(t.scan, own).expected
-        rest = (t.scan.image - expected)[t.core]
-        assert float(rest.std()) < 1.2 * world.floor**0.5
+        rest = (t.scan.image - expected)[:, t.core]
+        assert float(rest.std()) < 1.2 * float(world.floor) ** 0.5

@@ -11,7 +11,7 @@ from drawing import draw_image
 
 import bayesctx as bc
 from bayesctx.defects import DEFECTS
-from bayesctx.inference import posterior as posterior_module
+from bayesctx.inference import whole_image
 from bayesctx.inference.conflict import warn_of_conflict
 from bayesctx.inference.placement import cut_patches, place_sites
 from bayesctx.micrograph import standardize
@@ -35,7 +35,7 @@ def infer(values, model, **options):
 
 
 def place(values):
-    return place_sites(values, np.isfinite(values))
+    return place_sites(values[None], np.isfinite(values))[0]
 
 
 def vacuum_beside(image, edge=100):
@@ -79,7 +79,7 @@ def test_sites_without_crystal_are_no_evidence(image, untrained, monkeypatch):
     )
     results = []
     for found in (flagged, alone):
-        monkeypatch.setattr(posterior_module, "place_sites", lambda *_, found=found: found)
+        monkeypatch.setattr(whole_image, "place_sites", lambda *_, found=found: [found])
         results.append(infer(image, untrained))
     for name in ("posterior", "class_posterior", "log_likelihood", "prior"):
         first, second = (r[name].to_dataset() for r in results)

@@ -141,10 +141,10 @@ def log_joint(scan, world):
     value = value - Normal(0.0, spread[:, None]).log_prob(own).sum()
     value = value - Normal(0.0, scatter).log_prob(world.excess[~_counted(scan, world)]).sum()
     view = look(scan, world)
-    unused = torch.ones(len(world.errors), dtype=torch.bool)
+    unused = torch.ones(world.errors.shape[1], dtype=torch.bool)
     unused[view.used] = False
-    size = error_size(view.values, world.additivity)
-    return float(value - Normal(0.0, size).log_prob(world.errors[unused]).sum())
+    size = error_size(view.values, world.additivity)[:, None]
+    return float(value - Normal(0.0, size).log_prob(world.errors[:, unused]).sum())
 
 
 def _counted(scan, world):
@@ -165,7 +165,7 @@ def test_conditionals_of_scales_are_those_of_the_program(noisy, name, priors, mo
     if name == "jitter":
         world = draw_rows(scan, world, view, generator)
     elif name == "additivity":
-        errors = 0.5 * error_size(view.values, 1.0) * torch.randn(len(world.errors))
+        errors = 0.5 * error_size(view.values, 1.0).float() * torch.randn(world.errors.shape)
         world = draw_additivity(scan, replace(world, errors=errors), view, generator)
     else:
         world, _ = draw_occupation(scan, world, view, scan.colours(), generator)
@@ -196,7 +196,9 @@ def test_steps_of_scales_take_the_prior(noisy, monkeypatch):
     wanted = []
     for name in ("jitter", "disorder", "additivity", "scatter"):
         change = chain.STEP_OF_SCALE * float(torch.randn(1, generator=again))
-        here, there = (torch.tensor(getattr(world, name) * math.exp(c)) for c in (0.0, change))
+        here, there = (
+            torch.tensor(float(getattr(world, name)) * math.exp(c)) for c in (0.0, change)
+        )
         laws = [p.get(name) for p in (narrow, DEFAULT)]
         gains = [float(law.log_prob(there) - law.log_prob(here)) if law else 0.0 for law in laws]
         wanted.append(gains[0] - gains[1])
@@ -211,14 +213,16 @@ def alone(scan, world, num=2):
     middle = scan.positions.square().sum(-1) + 1e4 * (scan.kind != 0)
     kept = middle.argsort()[:num]
     parts = ("species", "shift", "excess", "is_wide", "is_coarse")
-    world = replace(world, **{n: getattr(world, n)[kept] for n in parts}, floor=1e10)
+    world = replace(
+        world, **{n: getattr(world, n)[kept] for n in parts}, floor=torch.tensor([1e10])
+    )
     world = replace(world, species=PERFECT[torch.zeros_like(kept)])
     return replace(scan, positions=scan.positions[kept], kind=scan.kind[kept]), world
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_prior_is_drawn_where_the_image_tells_nothing(noisy, name, monkeypatch):
-    monkeypatch.setattr(occupation, "LIMIT", torch.tensor([9.0, 9.0, 0.9]))
+    monkeypatch.setattr(occupation, "LIMITS", (9.0, 0.9))
     scan, world, _ = noisy
     priors = UNUSUAL | {"line_jitter": log_uniform(0.02, 0.1)}
     scan, world = alone(under(scan, **priors), world)
@@ -231,8 +235,8 @@ def test_the_prior_is_drawn_where_the_image_tells_nothing(noisy, name, monkeypat
         elif name == "disorder":
             world, _ = draw_occupation(scan, world, view, scan.colours(), generator)
         else:
-            size = error_size(view.values, world.additivity)
-            errors = size * torch.randn(len(world.errors), generator=generator)
+            size = error_size(view.values, world.additivity).float()
+            errors = size * torch.randn(world.errors.shape, generator=generator)
             world = draw_additivity(scan, replace(world, errors=errors), view, generator)
         draws.append(getattr(world, name))
     draws = torch.tensor(draws, dtype=torch.float64)

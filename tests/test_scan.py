@@ -103,7 +103,7 @@ def test_the_expected_image_is_that_of_the_simulator(known):
     total = add_columns(spectra, columns, species, cell=length)
     axis = scan.field.axes[0] * (1 + float(nuisances["strain"]))
     wanted = synthesize(total, axis, axis, cell=length)
-    found = look(scan, world).expected
+    found = look(scan, world).expected[0]
     assert float((found - wanted).abs().max()) < 2e-4 * float(wanted.max())
 
 
@@ -128,21 +128,23 @@ def test_kernels_add_up_to_the_image(known):
     found, base = kernels.at(torch.tensor([metal]), place)
     centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
     position = (place - centre) * SAMPLING
-    (factor,) = scan.field.factors(position, torch.ones(1), torch.tensor([metal])).values()
-    image = scan.field.images(scan.field.spectra(values, scan.material)[0, metal] * factor)
+    (factor,) = scan.field.factors(position, torch.ones(1, 1), torch.tensor([metal])).values()
+    image = scan.field.images(scan.field.spectra(values, scan.material)[0, 0, metal] * factor[0])
     h, (x, y) = kernels.half, base[0].tolist()
     window = image[y - h : y + h + 1, x - h : x + h + 1]
-    assert float((found[0, 0, 0].view_as(window) - window).abs().max()) < 0.01 * float(image.max())
+    assert float((found[0, 0, 0, 0].view_as(window) - window).abs().max()) < 0.01 * float(
+        image.max()
+    )
 
 
 def test_conditional_of_a_site_sums_out_displacement_and_amplitude():
     """Against the density of a multivariate normal."""
     rng = np.random.default_rng(0)
     num = 40
-    kernels = torch.from_numpy(rng.normal(size=(1, 3, 3, num)))
+    kernels = torch.from_numpy(rng.normal(size=(1, 1, 3, 3, num)))
     rest, weight = (
-        torch.from_numpy(rng.normal(size=(1, num))),
-        torch.from_numpy(rng.uniform(0.5, 2, (1, num))),
+        torch.from_numpy(rng.normal(size=(1, 1, num))),
+        torch.from_numpy(rng.uniform(0.5, 2, (1, 1, num))),
     )
     mean = torch.tensor([[0.3, -0.2, 0.0]], dtype=torch.float64)
     precision = torch.tensor([[4.0, 4.0, 100.0]], dtype=torch.float64)
@@ -150,10 +152,12 @@ def test_conditional_of_a_site_sums_out_displacement_and_amplitude():
     found, location = found[:, 0], location[:, 0]
     wanted, order = [], [1, 2, 0]
     for k in range(3):
-        slope = kernels[0, k, order].T
-        covariance = torch.diag(1 / weight[0]) + slope @ torch.diag(1 / precision[0]) @ slope.T
-        law = torch.distributions.MultivariateNormal(kernels[0, k, 0] + slope @ mean[0], covariance)
-        wanted.append(float(law.log_prob(rest[0])))
+        slope = kernels[0, 0, k, order].T
+        covariance = torch.diag(1 / weight[0, 0]) + slope @ torch.diag(1 / precision[0]) @ slope.T
+        law = torch.distributions.MultivariateNormal(
+            kernels[0, 0, k, 0] + slope @ mean[0], covariance
+        )
+        wanted.append(float(law.log_prob(rest[0, 0])))
     assert (found[0] - found[0, 0]).tolist() == pytest.approx([w - wanted[0] for w in wanted])
 
 
@@ -161,10 +165,10 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
     """Differences between two points, against the density of a multivariate normal."""
     scan, world, *_ = crystal(5, 12)
     generator = torch.Generator().manual_seed(0)
-    view = look(scan, replace(world, signal=5.0))
+    view = look(scan, replace(world, signal=torch.tensor([5.0])))
     noisy = view.expected + 0.05 * torch.randn(view.expected.shape, generator=generator)
     scan = replace(scan, image=noisy)
-    world = replace(world, signal=5.0, additivity=1.0)
+    world = replace(world, signal=torch.tensor([5.0]), additivity=1.0)
     variance = torch.full_like(noisy, 0.05**2)
     evidence, wanted = [], []
     for change in (0.0, 0.3):
@@ -176,13 +180,13 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
         evidence.append(again.evidence)
         # signal and film have a wide prior, errors of additivity theirs
         design = (
-            torch.cat([images.sum(0, keepdim=True), images, scan.film_columns()])
+            torch.cat([images[0].sum(0, keepdim=True), images[0], scan.film_columns()])
             .flatten(1)
             .double()
         )
         size = error_size(state.shared[0], world.additivity) * world.signal
         prior = torch.full((len(design),), 1e6, dtype=torch.float64)
-        prior[1 : 1 + len(images)] = size**2
+        prior[1 : 1 + images.shape[1]] = float(size) ** 2
         covariance = design.T @ torch.diag(prior) @ design + 0.05**2 * torch.eye(
             design.shape[1], dtype=torch.float64
         )
@@ -196,7 +200,7 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
 def test_slopes_are_those_of_the_fitted_image(known):
     scan, world, *_ = known
     scan = replace(scan, image=look(scan, world).expected * 10 + 1)
-    view = look(scan, replace(world, signal=10.0, floor=1e-3))
+    view = look(scan, replace(world, signal=torch.tensor([10.0]), floor=torch.tensor([1e-3])))
     weighted, hessian = linearise(scan, world, view)
     assert weighted.shape == (len(world.z), scan.image.numel())
     assert torch.allclose(hessian, hessian.T, rtol=1e-4)
@@ -206,9 +210,9 @@ def test_slopes_are_those_of_the_fitted_image(known):
 
 def test_middle_of_a_scan_is_part_of_it(known):
     scan, *_ = known
-    scan = replace(scan, image=torch.arange(PIXELS**2.0).view(PIXELS, PIXELS))
+    scan = replace(scan, image=torch.arange(PIXELS**2.0).view(1, PIXELS, PIXELS))
     middle, kept = crop(scan, 40)
-    assert torch.equal(middle.image, scan.image[12:52, 12:52])
+    assert torch.equal(middle.image, scan.image[:, 12:52, 12:52])
     assert torch.equal(middle.kind, scan.kind[kept])
     # the centre stays where it is
     assert torch.allclose(middle.positions, scan.positions[kept])
@@ -221,9 +225,9 @@ def test_the_middle_of_a_rectangle_shows_the_same_crystal(shape):
     scan = replace(scan, image=look(scan, world).expected, valid=valid)
     middle, kept = crop(scan, 47)
     window = tuple(slice((n - min(n, 47)) // 2, (n - min(n, 47)) // 2 + min(n, 47)) for n in shape)
-    assert torch.equal(middle.image, scan.image[window])
+    assert torch.equal(middle.image, scan.image[:, *window])
     assert torch.equal(middle.valid, scan.valid[window])
-    assert middle.field.shape == middle.image.shape
+    assert middle.field.shape == middle.image.shape[1:]
     # columns up to some distance beyond the border, from the edges of the window in px
     place = scan.positions / SAMPLING + (torch.tensor(shape[::-1]) - 1) / 2
     low = torch.tensor([w.start for w in window[::-1]]) - 0.5 - REACH / SAMPLING

@@ -168,9 +168,9 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     prior, seen = bc.reference_prior(), []
     coordinates = Coordinates(prior.conditions[0], prior.nuisances)
     middle = torch.zeros(1, len(coordinates.names), dtype=torch.float64)
-    values = {n: float(v) for n, v in coordinates.values(middle).items()}
+    values = {n: v[0].tolist() for n, v in coordinates.values(middle).items()}
 
-    def solve(placement, alternatives, by_patches, *arguments, **options):
+    def solve(placements, readings, by_patches, *arguments, **options):
         return by_patches, Weight(0.0, 0.0, values)
 
     def weigh(candidates, *, seed):

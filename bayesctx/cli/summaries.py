@@ -92,6 +92,13 @@ def _context(result: xr.DataTree) -> list[str]:
 def _describe_variable(result: xr.DataTree, name: str) -> str:
     """One variable of the context in words; empty where the result does not have it."""
     known, shares = result["constant_data"], result["class_posterior"].to_dataset()
+    held = [g[name] for g in (known, result["posterior"]) if name in g]
+    if held and "detector" in held[0].dims:
+        each = (
+            f"{d}: {_describe_variable(result.isel(detector=k, missing_dims='ignore'), name)}"
+            for k, d in enumerate(held[0].detector.values)
+        )
+        return "; ".join(each)
     if name in known:
         value = known[name].values.ravel()[0]
         text = value if isinstance(value, str) else format(value, ".6g")

@@ -43,7 +43,7 @@ class Posterior:
         Probabilities of hosts and dopants.
     ess : ndarray, shape (image,)
         Effective number of draws of the context.
-    draws, prior_draws : dict of str to ndarray, shape (image, draw)
+    draws, prior_draws : dict of str to ndarray, shape (image, draw) or (image, draw, detector)
         Draws of the latent context from posterior and prior; host and dopant by index.
     defect_draws : ndarray of int8, shape (image, draw, patch)
         Draws of the classes.
@@ -59,7 +59,7 @@ class Posterior:
     dopant_at_site : ndarray, shape (image, patch, dopant_class), optional
         Probabilities that the site holds the dopant and that it is a certain metal, where patches
         share an unknown dopant.
-    conflict : dict of str to ndarray, shape (image,)
+    conflict : dict of str to ndarray, shape (image,) or (image, detector)
         Evidence against each claim about images of several patches, in nats.
     num_chains : int
         Chains that the draws come from, one after the other.
@@ -297,7 +297,7 @@ def _draw(
     }
 
 
-def with_conflict(posterior: Posterior, conflict: Mapping[str, float]) -> Posterior:
+def with_conflict(posterior: Posterior, conflict: Mapping[str, object]) -> Posterior:
     """Add the evidence against the claims about one image.
 
     Parameters

@@ -22,6 +22,7 @@ from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PERFECT, Candidate, Coordinates, Field, Material, Scan
 from .arrays import Alternative
+from .detectors import OF_DETECTOR, Rings
 from .placement import Placement
 from .scales import log_likelihood_of_size
 
@@ -62,28 +63,28 @@ class Lattices:
 
 
 def list_candidates(
-    placement: Placement,
-    alternatives: Sequence[Alternative],
+    placements: Sequence[Placement],
+    readings: Sequence[Sequence[Alternative]],
     sites: SitePrior,
-    known: Mapping[str, object],
+    rings: Rings,
     stated: float | None,
     prior: Prior,
     seed: int,
     most: int = MOST,
-    near: Sequence[Mapping[str, float]] = (),
+    near: Sequence[Mapping[str, object]] = (),
 ) -> Lattices:
     """List the hosts and assignments that patches leave possible, with their prior.
 
     Parameters
     ----------
-    placement : Placement
-        Image, lattice and sites.
-    alternatives : sequence of Alternative
-        Posterior by patches, over the pixel sizes that the hosts imply.
+    placements : sequence of Placement
+        Image of each detector, lattice and sites.
+    readings : sequence of sequence of Alternative
+        Of each detector the posterior by patches, over the pixel sizes that the hosts imply.
     sites : SitePrior
         Of the sites of the placement.
-    known : mapping
-        The checked context.
+    rings : Rings
+        What is known, of all and of each detector.
     stated : float, optional
         Size of a pixel in Å that is stated, without that of the context.
     prior : Prior
@@ -92,7 +93,7 @@ def list_candidates(
         Of the points at which the search begins.
     most : int
         Pairs of host and assignment at most.
-    near : sequence of mapping of str to float
+    near : sequence of mapping of str to float or list of float
         Values of the shared variables, at which the search also begins.
 
     Returns
@@ -101,11 +102,12 @@ def list_candidates(
         At least one candidate: the hosts and assignments above ``POSSIBLE``, each once for every
         combination of candidates of the context. Prior probabilities are those among all hosts.
     """
-    weight = _weight_by_patches(alternatives)
-    found = _possible(weight, most)
+    # what one detector leaves, the pixels decide on: detectors are not independent of each other
+    weight = torch.stack([_weight_by_patches(reading) for reading in readings]).mean(0)
+    placement, known, found = placements[0], rings.shared, _possible(weight, most)
     shape, names = placement.image.shape, list(HOSTS)
     valid = torch.from_numpy(np.isfinite(placement.image))
-    image = torch.from_numpy(np.nan_to_num(placement.image))
+    image = torch.from_numpy(np.nan_to_num(np.stack([p.image for p in placements])))
     finest = min(_implied(placement, names[host]) for host, _ in found)
     positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
     _, nearest = cKDTree(positions).query(placement.positions)
@@ -121,9 +123,10 @@ def list_candidates(
         first = max(dopants, key=lambda d: float(weight[host, d].sum()))
         nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
         conditions = _alternatives(own.conditions)
-        log_prior -= math.log(len(conditions))
-        for condition in conditions:
-            coordinates = Coordinates(condition, nuisances)
+        possible = list(itertools.product(conditions, _angles(rings, names[host], prior)))
+        log_prior -= math.log(len(possible))
+        for condition, angles in possible:
+            coordinates = Coordinates(condition, nuisances, angles, rings.order)
             scan = Scan(
                 image=image,
                 field=Field(shape, sampling).limited(_sharp(coordinates), 1.0),
@@ -135,15 +138,29 @@ def list_candidates(
                 log_dose=_log_dose(condition["dose"]),
                 valid=None if bool(valid.all()) else valid,
             )
-            points = _points_by_patches(alternatives, coordinates, seed)
+            points = _points_by_patches(readings, coordinates, seed)
             points = torch.cat([points, *(coordinates.of(values)[None] for values in near)])
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]
-                species[mine] = _species_by_patches(alternatives, host, assigned.kind[mine])
+                species[mine] = _species_by_patches(readings, host, assigned.kind[mine])
                 candidates.append(Candidate(assigned, dopants, log_prior, points, species))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
+
+
+def _angles(rings: Rings, host: str, prior: Prior) -> list[tuple[dict[str, object], ...]]:
+    """Angles of all detectors, for every combination of their candidates; () for one detector."""
+    choices = []
+    for known in rings.own if rings.names else ():
+        own = prior.given({**_without(known, "sampling"), "host": host})
+        found = []
+        for condition in _alternatives(own.conditions):
+            angles = {n: condition[n] for n in OF_DETECTOR}
+            if angles not in found:
+                found.append(angles)
+        choices.append(found)
+    return list(itertools.product(*choices))
 
 
 def _without(known: Mapping[str, object], name: str) -> dict[str, object]:
@@ -165,24 +182,35 @@ def _weight_by_patches(alternatives: Sequence[Alternative]) -> Tensor:
 
 
 def _points_by_patches(
-    alternatives: Sequence[Alternative], coordinates: Coordinates, seed: int
+    readings: Sequence[Sequence[Alternative]], coordinates: Coordinates, seed: int
 ) -> Tensor:
-    """Points of the shared variables where the context is as patches say."""
-    best = max(alternatives, key=lambda a: a.log_posterior)
-    generator = torch.Generator().manual_seed(seed)
-    cell = torch.multinomial(best.found.weight, NUM_POINTS, replacement=True, generator=generator)
-    draw = best.found.cells.index[cell, 1]
-    values = {n: v[0, draw] for n, v in best.case.context.items() if n != "dose"}
-    shape = NUM_POINTS, len(coordinates.names)
-    z = torch.randn(shape, generator=generator, dtype=torch.float64)
-    z = coordinates.place(values, z)
-    return z[coordinates.log_prior(z) > -math.inf]
+    """Points of the shared variables where the context is as patches of each detector say."""
+    generator, found = torch.Generator().manual_seed(seed), []
+    for alternatives in readings:
+        best = max(alternatives, key=lambda a: a.log_posterior)
+        weight = best.found.weight
+        cell = torch.multinomial(weight, NUM_POINTS, replacement=True, generator=generator)
+        draw = best.found.cells.index[cell, 1]
+        found.append({n: v[0, draw] for n, v in best.case.context.items() if n != "dose"})
+    angles = {n: torch.stack([v[n] for v in found], -1) for n in OF_DETECTOR if n in found[0]}
+    points = []
+    for values in found:
+        shape = NUM_POINTS, len(coordinates.names)
+        z = torch.randn(shape, generator=generator, dtype=torch.float64)
+        z = coordinates.place(values | angles, z)
+        points.append(z[coordinates.log_prior(z) > -math.inf])
+    return torch.cat(points)
 
 
-def _species_by_patches(alternatives: Sequence[Alternative], host: int, kind: Tensor) -> Tensor:
-    """The most probable species that the kinds of site can hold, by patches."""
-    holding = [a for a in alternatives if host in a.case.materials.row(0).host.tolist()]
-    by_class = max(holding, key=lambda a: a.log_posterior).found.classes.defect
+def _species_by_patches(
+    readings: Sequence[Sequence[Alternative]], host: int, kind: Tensor
+) -> Tensor:
+    """The most probable species that the kinds of site can hold, by patches of all detectors."""
+    by_class = 0
+    for alternatives in readings:
+        holding = [a for a in alternatives if host in a.case.materials.row(0).host.tolist()]
+        best = max(holding, key=lambda a: a.log_posterior)
+        by_class = by_class + torch.as_tensor(best.found.classes.defect) / len(readings)
     first = torch.full((len(MONOLAYER_1H.sites), len(DEFECTS)), -1)
     for k, site in enumerate(MONOLAYER_1H.sites):
         for index, species in reversed(list(enumerate(SPECIES))):
@@ -190,7 +218,7 @@ def _species_by_patches(alternatives: Sequence[Alternative], host: int, kind: Te
                 first[k, DEFECTS.index(species.defect)] = index
     allowed = first[kind] >= 0
     perfect = CLASS[PERFECT[kind]]
-    share = torch.as_tensor(by_class) * allowed
+    share = by_class * allowed
     share[torch.arange(len(kind)), perfect] += 1e-9
     return first[kind, share.argmax(-1)]
 

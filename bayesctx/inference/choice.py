@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +12,14 @@ from ..context import LIKELIHOODS
 from ..storage import warn
 from .arrays import Posterior
 
-__all__ = ["Way", "check_likelihood", "check_patches", "is_by_pixels", "refuse_pixels"]
+__all__ = [
+    "Way",
+    "check_detectors",
+    "check_likelihood",
+    "check_patches",
+    "is_by_pixels",
+    "refuse_pixels",
+]
 
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 MOST_SITES = 100_000  # that are read by all pixels without being asked to: half an hour
@@ -74,6 +81,29 @@ def check_patches(likelihood: str) -> None:
         )
 
 
+def check_detectors(likelihood: str, names: Sequence[str]) -> None:
+    """Check that several detectors are not to be read by the network.
+
+    Parameters
+    ----------
+    likelihood : str
+        One of ``context.LIKELIHOODS``.
+    names : sequence of str
+        Of the detectors of an image that has a dimension of them.
+
+    Raises
+    ------
+    ValueError
+        If they are.
+    """
+    if names and likelihood == "network":
+        raise ValueError(
+            f"likelihood='simulator' was expected for the detectors {', '.join(names)[:80]} "
+            "together, got 'network', which reads each image for itself; leave it out, or select "
+            "one detector"
+        )
+
+
 def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
     """Whether a micrograph is read by all of its pixels.
 
@@ -102,7 +132,7 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
     return dose >= LEAST_DOSE
 
 
-def refuse_pixels(way: Way, error: Exception) -> None:
+def refuse_pixels(way: Way, error: Exception, *, must: bool = False) -> None:
     """Warn of an image that the simulator cannot be fitted to.
 
     Parameters
@@ -111,6 +141,8 @@ def refuse_pixels(way: Way, error: Exception) -> None:
         How it was to be read.
     error : Exception
         What came instead.
+    must : bool
+        Nothing but the simulator can read the image, as that of several detectors.
 
     Raises
     ------
@@ -124,6 +156,6 @@ def refuse_pixels(way: Way, error: Exception) -> None:
     """
     reason = " ".join(str(error).split())[:80]
     text = f"an image of a crystal layer was expected, the simulator cannot be fitted ({reason})"
-    if way.likelihood == "simulator":
+    if must or way.likelihood == "simulator":
         raise ValueError(f"{text}; crop it, or pass likelihood='network'") from error
     warn(f"{text}, so it is read by patches; crop it to the crystal")

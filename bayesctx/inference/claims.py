@@ -11,6 +11,7 @@ from ..prior import CONTINUOUS
 from ..scan import Weight
 from ..storage import warn
 from .candidates import Lattices
+from .detectors import Rings
 
 __all__ = ["PIXEL_LIMIT", "conflict_by_pixels", "warn_of_claims", "weigh_lattices"]
 
@@ -51,14 +52,14 @@ def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
 
 
 def conflict_by_pixels(
-    known: Mapping[str, object], given: Weight, weigh: Callable[..., Weight]
+    rings: Rings, given: Weight, weigh: Callable[..., Weight]
 ) -> dict[str, float]:
     """What speaks in an image against what is claimed of it, exactly or softly.
 
     Parameters
     ----------
-    known : mapping
-        The checked context.
+    rings : Rings
+        What is known.
     given : Weight
         Of this context.
     weigh : callable
@@ -78,42 +79,34 @@ def conflict_by_pixels(
     that one that is wrong can hide behind the others. The density at the best fit has none: if the
     claims are true it grows by half of their number, and by the errors of the fits.
     """
-    claims = {c: names for c, names in CLAIMS.items() if any(_is_claim(known, n) for n in names)}
+    claims = {c: names for c, names in CLAIMS.items() if _is_claim(rings, names)}
     if not claims:
         return {}
-    everything = weigh(_without(known, claims.values()), given.values)
+    everything = weigh(rings.without(sum(claims.values(), ())), given.values)
     found = {WHOLE: everything.log_density - given.log_density}
     if found[WHOLE] > PIXEL_LIMIT:
         alone = dict.fromkeys(claims, everything)  # as it is for a single claim
         if len(claims) > 1:
             near = given.values, everything.values
-            alone = {c: weigh(_without(known, [names]), *near) for c, names in claims.items()}
+            alone = {c: weigh(rings.without(names), *near) for c, names in claims.items()}
             alone[SEVERAL] = everything
         found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}
     return found
 
 
-def _is_claim(known: Mapping[str, object], name: str) -> bool:
+def _is_claim(rings: Rings, names: Sequence[str]) -> bool:
     """Whether something is claimed that can be left open."""
-    return known.get(name) is not None
+    return any(own.get(name) is not None for own in rings.own for name in names)
 
 
-def _without(known: Mapping[str, object], claims: Sequence[tuple[str, ...]]) -> dict[str, object]:
-    """A context without some claims; an undoped crystal stays one."""
-    freed = {n for names in claims for n in names if known.get(n) is not None}
-    return {n: v for n, v in known.items() if n not in freed}
-
-
-def warn_of_claims(
-    conflict: Mapping[str, float], known: Mapping[str, object], doubts: Sequence[str] = ()
-) -> None:
+def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence[str] = ()) -> None:
     """Warn if the pixels speak against the context, and name the claim that is wrong.
 
     Parameters
     ----------
     conflict : mapping of str to float
         From ``conflict_by_pixels``.
-    known : mapping
+    rings : Rings
         The claims.
     doubts : sequence of str
         What was done to the image, by the names of ``micrograph.diagnose``: a plainer cause.
@@ -139,7 +132,8 @@ def warn_of_claims(
     worst = max(share, key=share.get)
     what = "more than one value"
     if worst != SEVERAL:
-        what = ", ".join(f"{n} = {known[n]}" for n in CLAIMS[worst] if n in known)
+        names, stated = (*CLAIMS[worst], worst), rings.stated()
+        what = ", ".join(f"{n} = {stated[n]}" for n in dict.fromkeys(names) if n in stated)
     warn(
         f"the image speaks against what is known of it: the best fit gains {total:.0f} nats "
         f"without it, most likely wrong is {what} ({100 * share[worst]:.0f} %); check it, or leave "

@@ -16,10 +16,11 @@ from ..prior import Prior
 from ..storage import warn
 from ..tensors import interpolation_matrix
 
-__all__ = ["Inputs", "pixel_size", "read_inputs", "resample_patches"]
+__all__ = ["SEVERAL", "Inputs", "pixel_size", "read_inputs", "resample_patches"]
 
 LAYOUTS = {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}
-NAMED = (("y", "x"), ("patch", "y", "x"), ("image", "y", "x"), ("image", "patch", "y", "x"))
+SEVERAL = ("detector", "y", "x")  # one scan, recorded by several detectors
+NAMED = (SEVERAL, ("image", "y", "x"), *LAYOUTS.values())
 AT_ONCE = 256  # patches whose layers stay in the cache: twice as fast as 1024
 LEAST_CONTRAST = 0.01  # of the largest value: single precision has 5 digits of it
 LARGEST = 1e6  # contrast in single precision, and one over the least, whose squares lose nothing
@@ -37,8 +38,8 @@ class Inputs:
     observed : ndarray
         The input.
     values : ndarray
-        Intensities: (y, x) of a micrograph as handed in, (image, patch, y, x) of patches in double
-        precision.
+        Intensities: (detector, y, x) of a micrograph as handed in, (image, patch, y, x) of patches
+        in double precision.
     valid : ndarray of bool, shape (y, x)
         Pixels of a micrograph that are part of the image.
     sampling : float, optional
@@ -93,16 +94,24 @@ def read_inputs(
     spacing = pixel_size(image) if isinstance(image, xr.DataArray) else None
     step = sampling if isinstance(sampling, float) else spacing
     largest = LARGEST_PATCH * (num_pixels if step is None else max(patch_extent / step, 1.0))
-    if len(dims) > 2 and max(observed.shape[-2:]) > largest:
+    is_one = dims in (SEVERAL, SEVERAL[1:])
+    if not is_one and max(observed.shape[-2:]) > largest:
         raise ValueError(
             f"patches of at most {largest:.0f} pixels a side were expected, got {observed.shape} "
             f"with dimensions {dims}; these are whole micrographs: sum the frames of a series or "
             "call infer for each image"
         )
-    if len(dims) == 2 and max(observed.shape) > num_pixels:
-        usable = _valid_pixels(observed, masked, valid)
-        check_image(observed, usable)
-        return Inputs(dims, observed, observed, usable, spacing, True)
+    if is_one and max(observed.shape[-2:]) > num_pixels:
+        each = observed.reshape(-1, *observed.shape[-2:])
+        usable = _valid_pixels(each, masked, valid)
+        for values in each:
+            check_image(values, usable)
+        return Inputs(dims, observed, each, usable, spacing, True)
+    if dims == SEVERAL:
+        raise ValueError(
+            f"a micrograph of more than {num_pixels} pixels a side was expected of several "
+            f"detectors, got {observed.shape[1:]}; pass patches of each detector"
+        )
     values = observed.astype(np.float64)
     _check_patches(values, masked, valid)
     shape = {(): (1, 1), ("patch",): (1, -1), ("image",): (-1, 1)}.get(dims[:-2], values.shape[:2])
@@ -149,20 +158,20 @@ def _dimensions(image: object, values: np.ndarray) -> tuple[str, ...]:
     dims = tuple(map(str, image.dims)) if named else LAYOUTS.get(values.ndim)
     if dims not in NAMED:
         raise ValueError(
-            "dimensions (y, x), (patch, y, x), (image, y, x) or (image, patch, y, x) were "
-            f"expected, got {str(dims or values.shape)[:80]}; transpose the image or select one "
-            "detector"
+            "dimensions (y, x), (detector, y, x), (patch, y, x), (image, y, x) or (image, patch, "
+            f"y, x) were expected, got {str(dims or values.shape)[:80]}; transpose the image or "
+            "rename its dimensions"
         )
     return dims
 
 
 def _valid_pixels(values: np.ndarray, masked: np.ndarray | None, valid: object) -> np.ndarray:
-    """Pixels of a micrograph that are part of the image, shape (y, x)."""
-    usable = np.isfinite(values)
+    """Pixels of a micrograph that are part of the image on all detectors, shape (y, x)."""
+    usable = np.isfinite(values).all(0)
     if masked is not None:
-        usable &= ~masked
+        usable &= ~masked.reshape(values.shape).any(0)
     if valid is not None:
-        usable &= _as_mask(valid, values.shape)
+        usable &= _as_mask(valid, usable.shape)
     if not usable.any():
         raise ValueError(
             f"valid pixels were expected, all {usable.size} are masked or not finite; "

@@ -66,21 +66,21 @@ class Placement:
     unit: float = 1.0
 
 
-def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
-    """Fit the lattice of a micrograph and list its sites.
+def place_sites(values: np.ndarray, valid: np.ndarray) -> list[Placement]:
+    """Fit the lattice of one scan on several detectors and list its sites.
 
     Parameters
     ----------
-    values : ndarray, shape (y, x)
+    values : ndarray, shape (detector, y, x)
         Intensities in any unit, as they were recorded.
     valid : ndarray of bool, shape (y, x)
         Pixels that are part of the image.
 
     Returns
     -------
-    Placement
-        Every site of the lattice whose centre lies in the image and that has valid pixels of its
-        own.
+    list of Placement
+        One for each detector, with the lattice and the sites of all of them together. Pixels that
+        are no measurement on one are left out on all.
 
     Raises
     ------
@@ -94,10 +94,13 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
         If pixels are no measurement and are left out, the grey scale was changed, or there are
         regions without crystal.
     """
-    image = standardize(values, valid)
-    for blemish in find_blemishes(image):
-        warn(blemish.message)
-        image[blemish.pixels] = np.nan
+    images = np.stack([standardize(own, valid) for own in values])
+    for own in images:
+        for blemish in find_blemishes(own):
+            warn(blemish.message)
+            own[blemish.pixels] = np.nan
+    images[:, np.isnan(images).any(0)] = np.nan
+    image = images.mean(0)
     lattice = _fit(values, image)
     positions, sublattice = find_sites(lattice, image.shape, margin=0)
     own = has_own_pixels(image, lattice, positions)
@@ -113,10 +116,12 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> Placement:
         )
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
-        image[~found.pixels] = np.nan
-    doubts = _doubts(values, image, lattice)
-    unit = _unit_of(values, image)
-    return Placement(image, lattice, positions, sublattice, found.present, doubts, unit)
+        images[:, ~found.pixels] = np.nan
+    sites = lattice, positions, sublattice, found.present
+    return [
+        Placement(image, *sites, _doubts(own, image, lattice), _unit_of(own, image))
+        for own, image in zip(values, images, strict=True)
+    ]
 
 
 def _unit_of(values: np.ndarray, image: np.ndarray) -> float:
@@ -130,7 +135,7 @@ def _fit(values: np.ndarray, image: np.ndarray) -> Lattice:
     try:
         return fit_lattice(image)
     except ValueError as error:
-        causes = diagnose(values, np.isfinite(image))
+        causes = [c for own in values for c in diagnose(own, np.isfinite(image))]
         if not causes:
             raise
         raise ValueError(f"{_joined(causes)}; and {error}") from error

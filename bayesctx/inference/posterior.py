@@ -12,7 +12,6 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
-from ..evidence import check_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -28,6 +27,7 @@ from .arrays import (
 from .cases import Case, check_images, encode, group_images, rows_of, tabulate
 from .choice import Way, check_likelihood, check_patches
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
+from .detectors import check_rings, detector_names
 from .image import one_image
 from .inputs import Inputs, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
@@ -64,10 +64,11 @@ def infer(
     Parameters
     ----------
     image : DataArray or ndarray
-        A micrograph (y, x); patches of one image (patch, y, x); or independent images (image, y, x)
-        or (image, patch, y, x), told apart by the names of the dimensions. An array without names
-        is a micrograph or a patch in two dimensions, and patches of one image in three. Coordinates
-        y and x with a unit of length give the pixel size.
+        A micrograph (y, x), or one scan on several detectors (detector, y, x); patches of one image
+        (patch, y, x); or independent images (image, y, x) or (image, patch, y, x), told apart by
+        the names of the dimensions. An array without names is a micrograph or a patch in two
+        dimensions, and patches of one image in three. Coordinates y and x with a unit of length
+        give the pixel size, a coordinate detector the names of the detectors.
     context : mapping or Dataset, optional
         What is known: host, dopant, beam_energy [eV], convergence_semiangle,
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
@@ -76,7 +77,10 @@ def infer(
         them. The dopant None is an undoped crystal. abundance is a mapping of defect class to its
         share of the sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0
         excludes a class, a number is known, (low, high) or a distribution is soft evidence, and
-        classes that are not named keep their prior. Of patches only shares of 0 are known.
+        classes that are not named keep their prior. Of patches only shares of 0 are known. Of
+        several detectors the collection angles are given by their names, detector={"ADF1":
+        {"inner_collection_angle": 60.0}, ...}; detector_order=("ADF2", "ADF1") states that neither
+        angle of a detector is smaller than that of the one before.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
@@ -96,7 +100,8 @@ def infer(
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
         ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
-        by the network) and for more than 100 000 sites. Patches are always read by the network.
+        by the network) and for more than 100 000 sites. Patches are always read by the network,
+        several detectors always by the simulator.
     progress : bool, optional
         Show a progress bar of the simulator's draws; default: in a terminal.
 
@@ -114,13 +119,15 @@ def infer(
         host_class) is the joint probability of class and host, with unknown dopant
         ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
         holds the dopant and the dopant is a certain metal. By the simulator ``posterior`` also
-        holds what the sites share, with units, ``log_likelihood.image`` (chain, draw) is the log
-        density of the pixels, and ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every
-        continuous variable. Where there is no crystal, ``constant_data.crystal`` is 0: vacuum,
-        holes, amorphous material. These sites have the abundances of the prior, averaged over the
-        kinds of site, and a log likelihood and a surprise of 0; they are left out of the evidence
-        for the context and of ``posterior.concentration``. ``class_posterior.dopant`` is 0 for
-        every metal where the crystal is undoped, and ``constant_data.dopant`` is "none".
+        holds what the sites share, with units (collection angles, ``gain`` and
+        ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
+        ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
+        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there is
+        no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites
+        have the abundances of the prior, averaged over the kinds of site, and a log likelihood and
+        a surprise of 0; they are left out of the evidence for the context and of
+        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
+        crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
     ------
@@ -155,13 +162,14 @@ def infer(
     seed = check_seed(seed)
     check_likelihood(likelihood)
     model = _as_model(model).frozen()
-    known = check_context(context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
+    rings = check_rings(context, detector_names(image), model.domains)
+    known = rings.shared
     inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
     _check_shared_context(inputs, model)
     if inputs.is_micrograph:
         way = Way(likelihood, progress)
-        found = solve_micrograph(inputs, known, model, num_draws, seed, way)
+        found = solve_micrograph(inputs, rings, model, num_draws, seed, way)
     else:
         known = check_images(known, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
@@ -173,9 +181,9 @@ def infer(
         _warn_of_few_draws(posterior, num_draws)
     # strange patches are told of where there is crystal
     crystal = slice(None) if sites is None else sites.crystal
-    on_crystal = None if surprise is None else surprise[:, crystal]
+    on_crystal = None if surprise is None else surprise[..., crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
-    return build_tree(posterior, surprise, inputs, sites, known, model, seed)
+    return build_tree(posterior, surprise, inputs, sites, rings, model, seed)
 
 
 def _as_model(model: object) -> PatchModel:

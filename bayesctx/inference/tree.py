@@ -18,6 +18,7 @@ from ..distributions import encode
 from ..model import PatchModel, SitePrior
 from ..nuisances import NUISANCES
 from .arrays import Posterior
+from .detectors import OF_DETECTOR, Rings
 from .inputs import Inputs
 
 __all__ = ["Sites", "add_absent_sites", "build_tree"]
@@ -55,7 +56,7 @@ def build_tree(
     surprise: np.ndarray | None,
     inputs: Inputs,
     sites: Sites | None,
-    known: Mapping[str, object],
+    rings: Rings,
     model: PatchModel,
     seed: int,
 ) -> xr.DataTree:
@@ -65,14 +66,14 @@ def build_tree(
     ----------
     posterior : Posterior
         The arrays.
-    surprise : ndarray, shape (image, patch), optional
+    surprise : ndarray, shape (image, patch) or (image, detector, patch), optional
         Log density ratio of outliers to patches of the prior, in nats.
     inputs : Inputs
         Its dimensions: those that the input did not have are left out.
     sites : Sites, optional
         Of a micrograph.
-    known : mapping
-        The checked context.
+    rings : Rings
+        What is known, and the names of the detectors.
     model : PatchModel
         Named by its hash.
     seed : int
@@ -83,7 +84,8 @@ def build_tree(
     DataTree
         See ``infer``.
     """
-    image = ("image",) if "image" in inputs.dims else ()
+    image, known = ("image",) if "image" in inputs.dims else (), rings.shared
+    detector = {"detector": list(rings.names)} if rings.names else {}
     assignments = None if sites is None else sites.assignments
     names = {"host_class": list(HOSTS), "dopant_class": list(METALS), "defect_class": list(DEFECTS)}
     if assignments is not None:
@@ -95,22 +97,22 @@ def build_tree(
     contrast = {name: _drawn(found, image, *dims, unit="nat", chains=chains)}
     prior = {n: _drawn(v, image, unit=_unit(n)) for n, v in posterior.prior_draws.items()}
     tree = xr.DataTree.from_dict({
-        "posterior": xr.Dataset(_posterior(posterior, image, sites), names | draw),
+        "posterior": xr.Dataset(_posterior(posterior, image, sites), names | detector | draw),
         "class_posterior": xr.Dataset(_probabilities(posterior, image, sites, known), names),
         "log_likelihood": xr.Dataset(contrast),
-        "prior": xr.Dataset(prior),
-        "sample_stats": _statistics(posterior, surprise, image, model),
+        "prior": xr.Dataset(prior, detector),
+        "sample_stats": _statistics(posterior, surprise, image, model).assign_coords(detector),
         "observed_data": xr.Dataset(
-            {"intensity": (inputs.dims, inputs.observed, {"units": "counts"})}
+            {"intensity": (inputs.dims, inputs.observed, {"units": "counts"})}, detector
         ),
-        "constant_data": _constants(sites, known, image),
+        "constant_data": _constants(sites, rings, image).assign_coords(detector),
     })  # fmt: skip
     tree.attrs = {
         "package": "bayesctx",
         "version": __version__,
         "model": model.hash(),
         "seed": seed,
-        "context": json.dumps({n: _plain(v) for n, v in known.items()}),
+        "context": json.dumps({n: _plain(v) for n, v in rings.stated().items()}),
     }
     return tree
 
@@ -126,6 +128,8 @@ def _drawn(
     values: np.ndarray, image: tuple[str, ...], *dims: str, unit: str = "1", chains: int = 1
 ) -> Variable:
     """Draws, shape (image, draw, ...), as a variable over chain and draw."""
+    if values.ndim == 3 and not dims:
+        dims = ("detector",)
     moved = np.moveaxis(values, 1, 0) if image else values[0]
     moved = moved.reshape(chains, -1, *moved.shape[1:])
     return ("chain", "draw", *image, *dims), moved, {"units": unit}
@@ -189,6 +193,7 @@ def _statistics(
         statistics["surprise"] = _of_image(
             surprise,
             image,
+            *(("detector",) if surprise.ndim == 3 else ()),
             "patch",
             units="nat",
             long_name="log density of outliers over that of patches of the prior",
@@ -196,9 +201,11 @@ def _statistics(
         )
     claims = list(posterior.conflict)
     if claims:
+        conflict = np.stack([posterior.conflict[c] for c in claims], -1)
         statistics["conflict"] = _of_image(
-            np.stack([posterior.conflict[c] for c in claims], -1),
+            conflict,
             image,
+            *(("detector",) if conflict.ndim == 3 else ()),
             "claim",
             units="nat",
             long_name="log Bayes factor of leaving the claim open against taking it",
@@ -212,15 +219,17 @@ def _statistics(
     return xr.Dataset(statistics, coordinates)
 
 
-def _constants(
-    sites: Sites | None, known: Mapping[str, object], image: tuple[str, ...]
-) -> xr.Dataset:
+def _constants(sites: Sites | None, rings: Rings, image: tuple[str, ...]) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
         n: (image if isinstance(v, np.ndarray) else (), _written(v), {"units": _unit(n)})
-        for n, v in known.items()
+        for n, v in rings.shared.items()
         if isinstance(v, float | str | np.ndarray | None)
     }
+    for name in OF_DETECTOR if rings.names else ():
+        values = [own.get(name) for own in rings.own]
+        if all(isinstance(v, float) for v in values):
+            variables[name] = ("detector", values, {"units": _unit(name)})
     if sites is not None:
         y, x = sites.positions.astype(np.float32).T
         variables["site_y"] = ("patch", y, {"units": "px"})
@@ -242,7 +251,7 @@ def _written(value: object) -> object:
 def _plain(value: object) -> object:
     """A context value as JSON."""
     if isinstance(value, Mapping):
-        return {n: _share(v) for n, v in value.items()}
+        return {n: _plain(v) if isinstance(v, Mapping) else _share(v) for n, v in value.items()}
     if isinstance(value, torch.distributions.Distribution):
         return str(value)
     return value.tolist() if isinstance(value, np.ndarray) else value
@@ -269,7 +278,7 @@ def add_absent_sites(
     ----------
     posterior : Posterior
         Of one micrograph, of its sites with crystal.
-    surprise : ndarray, shape (image, patch), optional
+    surprise : ndarray, shape (image, patch) or (image, detector, patch), optional
         Of the same sites, in nats.
     present : ndarray of bool, shape (patch,)
         Whether there is crystal at each of all sites.
@@ -283,7 +292,7 @@ def add_absent_sites(
     posterior : Posterior
         Of all sites. Those without crystal are no data: they have the mean abundances of the prior
         over the kinds of site, draws from these, and a log likelihood of zero.
-    surprise : ndarray, shape (image, patch), or None
+    surprise : ndarray of the same shape but for the patches, or None
         Zero where there is no crystal.
     """
     if present.all():
@@ -296,7 +305,7 @@ def add_absent_sites(
     classes = rng.choice(len(abundance), shape, p=abundance)
     nothing = np.zeros(1)
     if surprise is not None:
-        surprise = _interleave(surprise, nothing, present, 1)
+        surprise = _interleave(surprise, nothing, present, surprise.ndim - 1)
     with_host, at_site = posterior.defect_host, posterior.dopant_at_site
     if with_host is not None:
         with_host = _interleave(with_host, abundance[:, None] * posterior.host[0], present, 1)

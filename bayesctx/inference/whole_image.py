@@ -16,9 +16,10 @@ from ..scan import Weight, weigh_scan
 from .arrays import Alternative, Posterior, describe_image, latent_names, with_conflict
 from .candidates import list_candidates
 from .cases import encode, group_images, tabulate
-from .choice import Way, is_by_pixels, refuse_pixels
+from .choice import Way, check_detectors, is_by_pixels, refuse_pixels
 from .claims import conflict_by_pixels, warn_of_claims, weigh_lattices
 from .conflict import conflict_with, warn_of_conflict
+from .detectors import Rings
 from .image import one_image
 from .inputs import Inputs
 from .placement import Placement, cut_patches, place_sites
@@ -32,21 +33,16 @@ MOST_OPEN = 4  # pairs of host and assignment, of a context whose claims are lef
 
 
 def solve_micrograph(
-    inputs: Inputs,
-    known: Mapping[str, object],
-    model: PatchModel,
-    num_draws: int,
-    seed: int,
-    way: Way,
+    inputs: Inputs, rings: Rings, model: PatchModel, num_draws: int, seed: int, way: Way
 ) -> tuple[Posterior, np.ndarray | None, Sites]:
     """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply.
 
     Parameters
     ----------
     inputs : Inputs
-        The image.
-    known : mapping
-        The checked context.
+        The image, or those of several detectors.
+    rings : Rings
+        What is known.
     model : PatchModel
         The network, and the prior of both ways.
     num_draws, seed : int
@@ -58,7 +54,7 @@ def solve_micrograph(
     -------
     posterior : Posterior
         Also of the sites without crystal.
-    surprise : ndarray, shape (1, patch), or None
+    surprise : ndarray, shape (1, patch) or (1, detector, patch), or None
         Of every site.
     sites : Sites
         Where they are.
@@ -66,53 +62,65 @@ def solve_micrograph(
     Raises
     ------
     ValueError
-        If the context has arrays, or the image has no crystal.
+        If the context has arrays, the image has no crystal, or several detectors are not to be
+        read by the simulator.
 
     Warns
     -----
     UserWarning
         If the image speaks against the context, or chains have not mixed.
     """
-    arrays = [n for n, v in known.items() if isinstance(v, np.ndarray)]
+    arrays = [n for own in rings.own for n, v in own.items() if isinstance(v, np.ndarray)]
     if arrays:
         raise ValueError(
             f"one value for the micrograph was expected for {arrays[0]}, got an array; call "
             "infer for each image"
         )
-    image = Micrograph.of(inputs, known, model, num_draws, seed)
-    placement, every = image.placement, image.every
-    readings = image.by_patches(known)
-    alternatives = [reading.alternative for reading in readings]
-    posterior = describe_image(alternatives, image.crystal, latent_names(known), num_draws, seed)
-    best = max(readings, key=lambda reading: reading.alternative.log_posterior)
-    conflict = conflict_with(known, best.features, image.crystal, model, seed)
-    if "host" in conflict:
-        conflict["host"] += conflict_of_size(placement.lattice, known, inputs.sampling, model.prior)
+    check_detectors(way.likelihood, rings.names)
+    image = Micrograph.of(inputs, rings, model, num_draws, seed)
+    readings = image.by_patches(rings)
+    best = [max(r, key=lambda reading: reading.alternative.log_posterior) for r in readings]
+    first = [reading.alternative for reading in readings[0]]
+    latent = latent_names(rings.own[0])
+    posterior = describe_image(first, image.crystal, latent, num_draws, seed)
+    conflicts = [image.conflict(*pair) for pair in zip(rings.own, best, strict=True)]
+    doubts = dict.fromkeys(doubt for p in image.placements for doubt in p.doubts)
     by_pixels = None
-    if is_by_pixels(way.likelihood, posterior, known):
-        by_pixels = image.by_pixels(known, alternatives, posterior, way)
+    if rings.names or is_by_pixels(way.likelihood, posterior, rings.shared):
+        by_pixels = image.by_pixels(rings, readings, posterior, way)
     if by_pixels is None:
         limit = float(model.card.get("conflict_limit", math.inf))
-        warn_of_conflict(conflict, known, limit, placement.doubts)
+        warn_of_conflict(conflicts[0], rings.shared, limit, tuple(doubts))
     else:
         posterior, found = by_pixels
-        warn_of_claims(found, known, placement.doubts)
-        conflict |= found
+        warn_of_claims(found, rings, tuple(doubts))
+        conflicts = [conflict | found for conflict in conflicts]
+    placement = image.placements[0]
     sites = Sites(
         positions=placement.positions,
         sublattice=placement.sublattice,
         crystal=placement.crystal,
-        sampling=best.alternative.sampling,
+        sampling=best[0].alternative.sampling,
         assignments=MONOLAYER_1H.assignments,
     )
-    surprise = None if best.surprise is None else best.surprise[None]
-    posterior = with_conflict(posterior, conflict)
-    return *add_absent_sites(posterior, surprise, placement.crystal, every, seed), sites
+    surprise = None
+    if best[0].surprise is not None:
+        surprise = np.stack([reading.surprise for reading in best])
+        surprise = surprise[None] if rings.names else surprise
+    posterior = with_conflict(posterior, _joined(conflicts) if rings.names else conflicts[0])
+    solved = add_absent_sites(posterior, surprise, placement.crystal, image.every, seed)
+    return *solved, sites
+
+
+def _joined(conflicts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
+    """Evidence against each claim, of each detector."""
+    names = dict.fromkeys(n for conflict in conflicts for n in conflict)
+    return {n: [conflict.get(n, math.nan) for conflict in conflicts] for n in names}
 
 
 @dataclass(frozen=True, eq=False)
 class _Reading:
-    """Posterior of a micrograph by patches, given its pixel size, and what patches show."""
+    """Posterior of an image by patches, given its pixel size, and what patches show."""
 
     alternative: Alternative
     features: Tensor
@@ -125,8 +133,8 @@ class Micrograph:
 
     Attributes
     ----------
-    placement : Placement
-        Its sites.
+    placements : list of Placement
+        Its sites, with the image of each detector.
     every : SitePrior
         Prior of all of them.
     stated : float or None
@@ -137,7 +145,7 @@ class Micrograph:
         Of draws.
     """
 
-    placement: Placement
+    placements: list[Placement]
     every: SitePrior
     stated: float | None
     model: PatchModel
@@ -146,12 +154,7 @@ class Micrograph:
 
     @classmethod
     def of(
-        cls,
-        inputs: Inputs,
-        known: Mapping[str, object],
-        model: PatchModel,
-        num_draws: int,
-        seed: int,
+        cls, inputs: Inputs, rings: Rings, model: PatchModel, num_draws: int, seed: int
     ) -> Micrograph:
         """Place the sites of an image.
 
@@ -159,8 +162,8 @@ class Micrograph:
         ----------
         inputs : Inputs
             The image.
-        known : mapping
-            The checked context, of which the abundances are always taken.
+        rings : Rings
+            What is known, of which the abundances are always taken.
         model : PatchModel
             The network.
         num_draws, seed : int
@@ -171,36 +174,39 @@ class Micrograph:
         Micrograph
             Its sites, with their prior.
         """
-        placement = place_sites(inputs.values, inputs.valid)
-        sublattice = torch.from_numpy(placement.sublattice).long()
-        every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, known)
-        return cls(placement, every, inputs.sampling, model, num_draws, seed)
+        placements = place_sites(inputs.values, inputs.valid)
+        sublattice = torch.from_numpy(placements[0].sublattice).long()
+        every = SitePrior.of_lattice(model.prior, sublattice).given(model.prior, rings.shared)
+        return cls(placements, every, inputs.sampling, model, num_draws, seed)
 
     @property
     def crystal(self) -> SitePrior:
         """Prior of the sites with crystal."""
-        return self.every.take(torch.from_numpy(self.placement.crystal))
+        return self.every.take(torch.from_numpy(self.placements[0].crystal))
 
-    def by_patches(self, known: Mapping[str, object]) -> list[_Reading]:
+    def by_patches(self, rings: Rings) -> list[list[_Reading]]:
         """Read by patches.
 
         Parameters
         ----------
-        known : mapping
-            The checked context.
+        rings : Rings
+            What is known.
 
         Returns
         -------
-        list of _Reading
-            At the pixel sizes that the hosts imply.
+        list of list of _Reading
+            Of every detector, at the pixel sizes that the hosts imply.
         """
-        scales = candidate_scales(self.placement.lattice, known, self.stated, self.model.prior)
-        return [self._read_at(scale, known) for scale in scales]
+        found = []
+        for placement, known in zip(self.placements, rings.own, strict=True):
+            scales = candidate_scales(placement.lattice, known, self.stated, self.model.prior)
+            found.append([self._read_at(scale, placement, known) for scale in scales])
+        return found
 
-    def _read_at(self, scale: Scale, known: Mapping[str, object]) -> _Reading:
+    def _read_at(self, scale: Scale, placement: Placement, known: Mapping[str, object]) -> _Reading:
         """Posterior given that the host is one of those that imply a pixel size."""
         model, seed = self.model, self.seed
-        features, surprise = encode(cut_patches(self.placement, scale.sampling, model.prior), model)
+        features, surprise = encode(cut_patches(placement, scale.sampling, model.prior), model)
         context = {**known, "host": scale.hosts}
         (case,) = group_images(model.prior, context, 1, self.num_draws, seed)
         enumerated, table = (case.materials.row(0), case.possible[0]), tabulate(model, case)
@@ -208,10 +214,31 @@ class Micrograph:
         alternative = Alternative(case, found, scale.log_weight, scale.sampling)
         return _Reading(alternative, features, surprise)
 
+    def conflict(self, known: Mapping[str, object], reading: _Reading) -> dict[str, float]:
+        """Weigh the claims about the image of one detector by the network.
+
+        Parameters
+        ----------
+        known : mapping
+            The claims.
+        reading : _Reading
+            At the most probable pixel size.
+
+        Returns
+        -------
+        dict of str to float
+            See ``conflict_with``; of the host also by the size of the lattice.
+        """
+        found = conflict_with(known, reading.features, self.crystal, self.model, self.seed)
+        if "host" in found:
+            lattice = self.placements[0].lattice
+            found["host"] += conflict_of_size(lattice, known, self.stated, self.model.prior)
+        return found
+
     def by_pixels(
         self,
-        known: Mapping[str, object],
-        alternatives: Sequence[Alternative],
+        rings: Rings,
+        readings: Sequence[Sequence[_Reading]],
         posterior: Posterior,
         way: Way,
     ) -> tuple[Posterior, dict[str, float]] | None:
@@ -219,9 +246,9 @@ class Micrograph:
 
         Parameters
         ----------
-        known : mapping
-            The checked context.
-        alternatives, posterior : sequence of Alternative, Posterior
+        rings : Rings
+            What is known.
+        readings, posterior : sequence of sequence of _Reading, Posterior
             By patches.
         way : Way
             Whether progress is shown.
@@ -234,24 +261,24 @@ class Micrograph:
             Evidence against claims, see ``conflict_by_pixels``. Instead of both None if the
             simulator cannot be fitted.
         """
-        given = self.placement, alternatives, posterior, self.every, known, self.stated
+        given = self.placements, _alternatives(readings), posterior, self.every, rings, self.stated
         try:
             solved, weight = solve_by_pixels(
                 *given, self.model.prior, self.num_draws, self.seed, progress=way.progress
             )
-            return solved, conflict_by_pixels(known, weight, self.weigh)
+            return solved, conflict_by_pixels(rings, weight, self.weigh)
         except torch.linalg.LinAlgError as error:
-            refuse_pixels(way, error)
+            refuse_pixels(way, error, must=bool(rings.names))
             return None
 
-    def weigh(self, known: Mapping[str, object], *near: Mapping[str, float]) -> Weight:
+    def weigh(self, rings: Rings, *near: Mapping[str, object]) -> Weight:
         """Weigh a context by the pixels in the middle of the image.
 
         Parameters
         ----------
-        known : mapping
-            The checked context.
-        *near : mapping of str to float
+        rings : Rings
+            What is known.
+        *near : mapping of str to float or ndarray
             Values of the shared variables, at which the search also begins.
 
         Returns
@@ -259,7 +286,12 @@ class Micrograph:
         Weight
             In nats, up to a constant of the image.
         """
-        alternatives = [reading.alternative for reading in self.by_patches(known)]
-        given = self.placement, alternatives, self.every, known, self.stated
+        alternatives = _alternatives(self.by_patches(rings))
+        given = self.placements, alternatives, self.every, rings, self.stated
         lattices = list_candidates(*given, self.model.prior, self.seed, MOST_OPEN, near)
         return weigh_lattices(lattices, weigh_scan(lattices.candidates, seed=self.seed))
+
+
+def _alternatives(readings: Sequence[Sequence[_Reading]]) -> list[list[Alternative]]:
+    """Posteriors of all detectors."""
+    return [[reading.alternative for reading in own] for own in readings]

@@ -18,10 +18,11 @@ from ..defects import DEFECTS
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, Weight, sample_scan
-from .arrays import Alternative, Posterior, latent_names
+from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
 from .convergence import diagnose_chains, warn_of_chains
+from .detectors import Rings
 from .joint import DOPED_CLASS, KIND_OF_CLASS
 from .placement import Placement
 
@@ -44,11 +45,11 @@ AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 
 
 def solve_by_pixels(
-    placement: Placement,
-    alternatives: Sequence[Alternative],
+    placements: Sequence[Placement],
+    readings: Sequence[Sequence[Alternative]],
     by_patches: Posterior,
     sites: SitePrior,
-    known: Mapping[str, object],
+    rings: Rings,
     stated: float | None,
     prior: Prior,
     num_draws: int,
@@ -60,16 +61,17 @@ def solve_by_pixels(
 
     Parameters
     ----------
-    placement : Placement
-        Image, lattice and sites.
-    alternatives : sequence of Alternative
-        Posterior by patches: it leaves out hosts and assignments that cannot be.
+    placements : sequence of Placement
+        Image of each detector, lattice and sites.
+    readings : sequence of sequence of Alternative
+        Of each detector the posterior by patches: together they leave out hosts and assignments
+        that cannot be.
     by_patches : Posterior
-        Of all alternatives together: its draws from the prior are taken.
+        Of all alternatives of a detector: its draws from the prior are taken.
     sites : SitePrior
         Of the sites of the placement.
-    known : mapping
-        The checked context.
+    rings : Rings
+        What is known, of all and of each detector.
     stated : float, optional
         Size of a pixel in Å that the image states.
     prior : Prior
@@ -95,7 +97,7 @@ def solve_by_pixels(
     UserWarning
         If chains have not mixed, see ``warn_of_chains``.
     """
-    lattices = list_candidates(placement, alternatives, sites, known, stated, prior, seed)
+    lattices = list_candidates(placements, readings, sites, rings, stated, prior, seed)
     every = math.ceil(len(lattices.sites) / MANY)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
@@ -109,9 +111,9 @@ def solve_by_pixels(
             tick=lambda: bar.update(1),
         )
     pairs, probability = list(itertools.chain(*sampled.chains)), sampled.probability
-    worlds = [_World.of(c, d, lattices, placement) for c, d in pairs]
+    worlds = [_World.of(c, d, lattices, placements) for c, d in pairs]
     weight = _weights(np.array([c for c, _ in pairs]), probability)
-    latent = latent_names(known)
+    latent = rings.latent()
     free = lattices.candidates[0].scan.coordinates
     kept = [
         n
@@ -119,7 +121,7 @@ def solve_by_pixels(
         if n in latent or n in OWN or (n not in CONTEXT and _is_free(free, n))
     ]
     draws = {n: np.array([w.values[n] for w in worlds], np.float32)[None] for n in kept}
-    diagnosis = diagnose_chains({n: v[0] for n, v in draws.items()}, NUM_CHAINS)
+    diagnosis = diagnose_chains(_by_detector(draws, rings.names), NUM_CHAINS)
     warn_of_chains(diagnosis, len(worlds))
     names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
@@ -142,6 +144,17 @@ def solve_by_pixels(
         diagnosis=diagnosis,
     )
     return posterior, weigh_lattices(lattices, sampled.weights)
+
+
+def _by_detector(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+    """Draws of single numbers, those of a detector by its name."""
+    found = {}
+    for name, values in draws.items():
+        if values.ndim == 2:
+            found[name] = values[0]
+        else:
+            found |= {f"{name}[{d}]": values[0, :, k] for k, d in enumerate(names)}
+    return found
 
 
 def _check_draws(num: int, lattices: Lattices) -> None:
@@ -181,26 +194,35 @@ class _World:
     host: int
     dopant: int
     assignment: int
-    values: dict[str, float]
+    values: dict[str, float | np.ndarray]
     probability: np.ndarray
     defect: np.ndarray
     concentration: np.ndarray
     log_likelihood: float
 
     @classmethod
-    def of(cls, candidate: int, draw: Draw, lattices: Lattices, placement: Placement) -> _World:
+    def of(
+        cls, candidate: int, draw: Draw, lattices: Lattices, placements: Sequence[Placement]
+    ) -> _World:
         """Translate a draw of a candidate."""
         scan, world = lattices.candidates[candidate].scan, draw.world
-        mine = lattices.sites[placement.crystal]
+        mine = lattices.sites[placements[0].crystal]
         by_class = torch.zeros(len(mine), len(DEFECTS))
         by_class.index_add_(1, CLASS, draw.probability[mine])
-        values = draw.values | {
+        each = draw.values | {
+            "gain": world.slope.numpy(),
+            "amplitude_scatter": world.scatter.numpy(),
+        }
+        each["gain"] = each["gain"] * np.array([p.unit for p in placements])
+        several = bool(scan.coordinates.detectors)
+        values = {
+            n: np.asarray(v) if several or np.ndim(v) == 0 else v[0] for n, v in each.items()
+        } | {
             "dose": draw.dose,
             "sampling": scan.field.sampling * (1 + draw.values["strain"]),
-            "gain": world.slope * placement.unit,
             "share_outlying": world.share_coarse,
         }
-        values |= {name: getattr(world, scale) for name, scale in SCALES.items()}
+        values |= {n: getattr(world, s) for n, s in SCALES.items() if s != "scatter"}
         for name, period in PERIODS.items():
             values[name] = values[name] % period
         return cls(
@@ -241,8 +263,13 @@ def _draw_prior(
     z = torch.randn(shape, generator=generator, dtype=torch.float64)
     z = z[coordinates.log_prior(z) > -math.inf][:num_draws]
     drawn = coordinates.values(z)
-    priors = coordinates.scale_priors
+    if not coordinates.detectors:
+        drawn |= {n: v[:, 0] for n, v in drawn.items() if v.ndim == 2}
+    priors, num = coordinates.scale_priors, coordinates.num_detectors
     drawn |= {n: priors[s].draw(0.0, generator, len(z)) for n, s in SCALES.items()}
+    if coordinates.detectors:
+        scatter = priors["scatter"].draw(0.0, generator, len(z) * num).view(-1, num)
+        drawn["amplitude_scatter"] = scatter
     state = {n: drawn[n].numpy().astype(np.float32)[None] for n in names if n in drawn}
     rows = np.arange(len(z))
     context = {n: v[:, rows % v.shape[1]] for n, v in by_patches.items() if n not in state}

@@ -34,7 +34,7 @@ def plot_context(
     Parameters
     ----------
     result : DataTree
-        From ``infer``; of independent images select one,
+        From ``infer``; of independent images select one, and of several detectors,
         ``result.isel(image=0, missing_dims="ignore")``.
     variables : sequence of str, optional
         Names of ``CONTEXT``, or assignment; default: all that the result has.
@@ -51,7 +51,7 @@ def plot_context(
     Raises
     ------
     ValueError
-        For an unknown variable, more than one image, or fewer axes than variables.
+        For an unknown variable, more than one image or detector, or fewer axes than variables.
     ImportError
         Without matplotlib.
     """
@@ -62,6 +62,11 @@ def plot_context(
         raise ValueError(
             f"one image was expected, got {num_images}; "
             "select one: result.isel(image=0, missing_dims='ignore')"
+        )
+    if "detector" in result["observed_data"].dims:
+        raise ValueError(
+            f"one detector was expected, got {result['observed_data'].sizes['detector']}; "
+            "select one: result.isel(detector=0, missing_dims='ignore')"
         )
     available = [
         n

@@ -72,7 +72,8 @@ def plot_defects(
     Parameters
     ----------
     result : DataTree
-        From ``infer``: a micrograph, or patches, which are drawn side by side.
+        From ``infer``: a micrograph (the first detector of several), or patches, which are drawn
+        side by side.
     ax : Axes, optional
         Where to draw; default: a new figure.
     defects : sequence of str, optional
@@ -109,7 +110,8 @@ def plot_defects(
     best = np.array(DEFECTS)[probabilities.argmax(-1)]
     # rounding may exceed 1, which matplotlib refuses as an opacity
     certainty = probabilities.max(-1).clip(0, 1)
-    image, constants = result["observed_data"].intensity, result["constant_data"].to_dataset()
+    image = result["observed_data"].intensity.isel(detector=0, missing_dims="ignore")
+    constants = result["constant_data"].to_dataset()
     ax.set_xticks([])
     ax.set_yticks([])
     if "site_x" in constants:

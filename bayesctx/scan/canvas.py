@@ -22,7 +22,7 @@ class Canvas:
 
     Attributes
     ----------
-    rest, weight : Tensor, shape (pixel,)
+    rest, weight : Tensor, shape (detector, pixel)
         Image without what is expected, and inverse variance, with the margin.
     rows : Tensor, shape (row,)
         Displacement of the scan rows in Å.
@@ -58,44 +58,45 @@ class Canvas:
         # windows of sites beyond the border, which may be displaced
         pad = 2 * half + math.ceil((UPDATED + DISPLACED) / scan.field.sampling)
         padded = [
-            torch.nn.functional.pad(v, (pad,) * 4).flatten()
+            torch.nn.functional.pad(v, (pad,) * 4).flatten(1)
             for v in (scan.image - view.expected, 1 / view.variance)
         ]
         rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
-        return cls(*padded, rows, scan.image.shape[1] + 2 * pad, pad, half)
+        return cls(*padded, rows, scan.field.shape[1] + 2 * pad, pad, half)
 
     def pad_images(self, images: Tensor) -> Tensor:
         """Put the margin around images.
 
         Parameters
         ----------
-        images : Tensor, shape (image, y, x)
+        images : Tensor, shape (*batch, y, x)
             Without it.
 
         Returns
         -------
-        Tensor, shape (image, pixel)
+        Tensor, shape (*batch, pixel)
             Zero in the margin.
         """
-        return torch.nn.functional.pad(images, (self.pad,) * 4).flatten(1)
+        return torch.nn.functional.pad(images, (self.pad,) * 4).flatten(-2)
 
     def cut_images(self, padded: Tensor, shape: tuple[int, int]) -> Tensor:
         """Take the margin off.
 
         Parameters
         ----------
-        padded : Tensor, shape (image, pixel)
+        padded : Tensor, shape (*batch, pixel)
             See ``pad_images``.
         shape : tuple of int
             Pixels (y, x) of the scan.
 
         Returns
         -------
-        Tensor, shape (image, y, x)
+        Tensor, shape (*batch, y, x)
             Without it.
         """
         pad = self.pad
-        return padded.unflatten(1, (-1, self.width))[:, pad : pad + shape[0], pad : pad + shape[1]]
+        whole = padded.unflatten(-1, (-1, self.width))
+        return whole[..., pad : pad + shape[0], pad : pad + shape[1]]
 
     def windows(self, base: Tensor) -> tuple[Tensor, Tensor]:
         """List the pixels of windows.
@@ -108,7 +109,7 @@ class Canvas:
         Returns
         -------
         index : Tensor of int, shape (site, pixel)
-            Into ``rest`` and ``weight``.
+            Into the pixels of ``rest`` and ``weight``.
         rows : Tensor, shape (site, pixel)
             Displacement of the scan row of every pixel in Å.
         """
@@ -117,6 +118,23 @@ class Canvas:
         index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
         rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
         return index, rows.repeat_interleave(len(window), -1)
+
+    def at(self, values: Tensor, index: Tensor) -> Tensor:
+        """Take the pixels of windows.
+
+        Parameters
+        ----------
+        values : Tensor, shape (detector, pixel)
+            Such as ``rest``.
+        index : Tensor of int, shape (site, pixel)
+            Their pixels.
+
+        Returns
+        -------
+        Tensor, shape (site, detector, pixel)
+            In the windows.
+        """
+        return values[:, index].movedim(0, 1)
 
     def kernels_at(
         self, scan: Scan, world: World, kernels: Kernels, sites: Tensor, species: Tensor
@@ -134,7 +152,7 @@ class Canvas:
 
         Returns
         -------
-        columns : Tensor, shape (site, species, 3, pixel)
+        columns : Tensor, shape (site, detector, species, 3, pixel)
             Value, and derivatives along x and y.
         index : Tensor of int, shape (site, pixel)
             Their pixels.
@@ -144,13 +162,13 @@ class Canvas:
         columns, base = kernels.at(species, place)
         index, turn = self.windows(base)
         # a row that is displaced along x sees the column displaced the other way
-        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+        columns[..., 0, :] -= turn[:, None, None] * columns[..., 1, :]
         return columns, index
 
-    def columns(
+    def slopes(
         self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Columns of what some sites hold, at a signal of one.
+        """Change of the image with excess and displacement of what some sites hold.
 
         Parameters
         ----------
@@ -163,11 +181,15 @@ class Canvas:
 
         Returns
         -------
-        columns : Tensor, shape (site, 3, pixel)
-            Value, and derivatives along x and y.
+        slopes : Tensor, shape (site, detector, 3, pixel)
+            With the excess, and along x and y.
         index : Tensor of int, shape (site, pixel)
             Their pixels.
         """
         held, which = world.species[sites].unique(return_inverse=True)
         columns, index = self.kernels_at(scan, world, kernels, sites, held)
-        return columns[torch.arange(len(sites)), which], index
+        slopes = columns[torch.arange(len(sites)), :, which]
+        amplitude = world.signal[:, None] * (1 + world.errors[:, world.species[sites]])
+        slopes = slopes * amplitude.mT[..., None, None]
+        slopes[:, :, 1:] *= 1 + world.excess[sites][..., None, None]
+        return slopes, index

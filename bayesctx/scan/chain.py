@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from .conditional import HAS_ATOMS, scales_of_sites
+from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, linearise_jointly
 from .shared import evaluate
-from .signal import accepts, dose_of, draw_noise, draw_signal
+from .signal import accepts, draw_noise, draw_signal
 from .world import Scan, View, World, look
 
 __all__ = [
@@ -41,8 +42,8 @@ class Draw:
         Everything behind the pixels.
     material : Material
         Host and dopant.
-    values : dict of str to float
-        The shared variables.
+    values : dict of str to float or list of float
+        The shared variables; collection angles of every detector.
     dose : float
         Electrons per Å² that signal and noise imply.
     probability : Tensor, shape (site, species)
@@ -53,7 +54,7 @@ class Draw:
 
     world: World
     material: Material
-    values: dict[str, float]
+    values: dict[str, float | list[float]]
     dose: float
     probability: Tensor
     log_prob: float
@@ -193,20 +194,25 @@ def _draw_scales(
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
     mean = scan.basis() @ world.drift
     before = evaluate(scan, world, view, world.z, shared)
-    for name, prior in scan.coordinates.scale_priors.items():
-        now = getattr(world, name)
-        value, log_ratio = prior.step(now, STEP_OF_SCALE, generator)
+    priors = scan.coordinates.scale_priors
+    each = range(len(scan.image))
+    for name, k in ((n, k) for n in priors for k in (each if n == "scatter" else (0,))):
+        now = _scale(world, name, k)
+        value, log_ratio = priors[name].step(now, STEP_OF_SCALE, generator)
         if value == now or log_ratio == -math.inf:
             continue
-        grown, other = value / now, replace(world, **{name: value})
+        grown = value / now
+        if name == "scatter":
+            scatter, excess = world.scatter.clone(), world.excess.clone()
+            scatter[k], excess[fine, k] = value, grown * excess[fine, k]
+            other = replace(world, scatter=scatter, excess=excess)
+        else:
+            other = replace(world, **{name: value})
         if name == "jitter":
             other = replace(other, row_shift=grown * world.row_shift)
         if name == "disorder":
             own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
             other = replace(other, shift=mean + own)
-        if name == "scatter":
-            excess = torch.where(fine, grown * world.excess, world.excess)
-            other = replace(other, excess=excess)
         factors = view.factors
         if name in ("disorder", "scatter"):
             positions = scan.positions + other.shift
@@ -224,6 +230,12 @@ def _draw_scales(
     return world, view
 
 
+def _scale(world: World, name: str, detector: int) -> float:
+    """A scale, which may be one of several."""
+    value = getattr(world, name)
+    return float(value[detector]) if name == "scatter" else value
+
+
 def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     """Log prior of what does not go with a scale but has it in its own: wide and coarse columns."""
     spread, scatter = scales_of_sites(world)
@@ -237,7 +249,7 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
 
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
     """A state of a chain as a draw."""
-    values = {n: float(v) for n, v in view.values.items()}
+    values = {n: v[0].tolist() for n, v in view.values.items()}
     dose = dose_of(scan, world.signal, world.slope, view.values)
     return Draw(world, scan.material, values, dose, probability, log_prob_of_pixels(scan, view))
 

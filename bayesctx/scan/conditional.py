@@ -52,14 +52,14 @@ class _Amplitudes:
     @classmethod
     def of(cls, world: World) -> _Amplitudes:
         """Under the scales of a world."""
-        scatter = torch.tensor([world.scatter, math.hypot(world.scatter, COARSE)])
+        scatter = torch.stack([world.scatter, _coarse(world)])
         share = torch.tensor([1 - world.share_coarse, world.share_coarse])
         return cls(_spread(world), scatter, share.log())
 
     def precision(self, sites: Tensor) -> Tensor:
-        """Of displacement along x and y and of the excess, shape (site, component, 3)."""
-        place = (self.spread[sites] ** -2)[:, None].expand(-1, 2)
-        return torch.stack([place, place, (self.scatter**-2).expand(len(sites), 2)], -1)
+        """Of displacement and excess, shape (site, component, unknown)."""
+        place = (self.spread[sites] ** -2)[:, None, None].expand(-1, 2, 2)
+        return torch.cat([place, (self.scatter**-2).expand(len(sites), -1, -1)], -1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,9 +70,9 @@ class Conditional:
     ----------
     log_prob, location, factor : Tensor
         With the prior, see ``site_conditional``.
-    columns : Tensor, shape (site, species, 3, pixel)
+    columns : Tensor, shape (site, detector, species, 3, pixel)
         What may be there, and its derivatives.
-    present : Tensor, shape (site, pixel)
+    present : Tensor, shape (site, detector, pixel)
         What is there.
     index : Tensor of int, shape (site, pixel)
         Pixels of the canvas.
@@ -102,7 +102,7 @@ class Sites:
         Of displacement and amplitude.
     mean_shift : Tensor, shape (site, 2)
         Mean displacement in Å.
-    amplitude : Tensor, shape (species,)
+    amplitude : Tensor, shape (detector, species)
         Signal with the error of additivity.
     log_prior : Tensor, shape (kind, species)
         Of what a site holds.
@@ -144,7 +144,7 @@ class Sites:
             kernels=kernels,
             prior=_Amplitudes.of(world),
             mean_shift=scan.basis() @ world.drift,
-            amplitude=world.signal * (1 + world.errors),
+            amplitude=world.signal[:, None] * (1 + world.errors),
             log_prior=log_share[:, CLASS] - NUM_ALIKE.log(),
         )
 
@@ -160,12 +160,14 @@ class Sites:
 
         Returns
         -------
-        Tensor, shape (site, pixel)
+        Tensor, shape (site, detector, pixel)
             In their windows.
         """
-        columns, _ = self.canvas.columns(scan, self.world, self.kernels, mine)
-        amplitude = self.amplitude[self.world.species[mine]] * (1 + self.world.excess[mine])
-        return columns[:, 0] * amplitude[:, None]
+        held, which = self.world.species[mine].unique(return_inverse=True)
+        columns, _ = self.canvas.kernels_at(scan, self.world, self.kernels, mine, held)
+        columns = columns[torch.arange(len(mine)), :, which, 0]
+        amplitude = self.amplitude[:, self.world.species[mine]].mT * (1 + self.world.excess[mine])
+        return columns * amplitude[..., None]
 
     def conditional(
         self, scan: Scan, mine: Tensor, kind: int, present: Tensor | None = None
@@ -180,7 +182,7 @@ class Sites:
             The sites; those that do not overlap can be drawn together.
         kind : int
             Their kind.
-        present : Tensor, shape (site, pixel), optional
+        present : Tensor, shape (site, detector, pixel), optional
             The columns that are there; default: of these kernels.
 
         Returns
@@ -190,15 +192,16 @@ class Sites:
         """
         world, allowed = self.world, ALLOWED[KINDS[kind]]
         columns, index = self.canvas.kernels_at(scan, world, self.kernels, mine, allowed)
-        columns = columns * self.amplitude[allowed][:, None, None]
+        columns = columns * self.amplitude[:, allowed][..., None, None]
         if present is None:  # as ``present`` has it, from what is there already
             now = (allowed == world.species[mine][:, None]).long().argmax(1)
-            present = columns[torch.arange(len(mine)), now, 0] * (1 + world.excess[mine])[:, None]
+            present = columns[torch.arange(len(mine)), :, now, 0]
+            present = present * (1 + world.excess[mine])[..., None]
         away = self.mean_shift[mine] - world.shift[mine]
-        mean = torch.cat([away, torch.zeros(len(mine), 1)], -1)
+        mean = torch.cat([away, torch.zeros_like(world.excess[mine])], -1)
         log_prob, location, factor = site_conditional(
-            columns, self.canvas.rest[index] + present, self.canvas.weight[index],
-            mean, self.prior.precision(mine),
+            columns, self.canvas.at(self.canvas.rest, index) + present,
+            self.canvas.at(self.canvas.weight, index), mean, self.prior.precision(mine),
         )  # fmt: skip
         log_prob = log_prob + self.log_prior[kind, allowed] + self.prior.log_share[:, None]
         return Conditional(log_prob, location, factor, columns, present, index)
@@ -208,6 +211,11 @@ def _spread(world: World) -> Tensor:
     """Standard deviation of the displacements of every site along an axis, in Å."""
     wide = math.hypot(world.disorder, WIDE)
     return torch.where(world.is_wide, wide, world.disorder)
+
+
+def _coarse(world: World) -> Tensor:
+    """Standard deviation of the excess of coarse columns, shape (detector,)."""
+    return (world.scatter.square() + COARSE**2).sqrt()
 
 
 def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
@@ -220,8 +228,9 @@ def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    spread, scatter : Tensor, shape (site,)
-        Under its scales.
+    spread : Tensor, shape (site,)
+        Of the displacement.
+    scatter : Tensor, shape (site, detector)
+        Of the excess.
     """
-    coarse = math.hypot(world.scatter, COARSE)
-    return _spread(world), torch.where(world.is_coarse, coarse, world.scatter)
+    return _spread(world), torch.where(world.is_coarse[:, None], _coarse(world), world.scatter)

@@ -47,15 +47,14 @@ def _log_evidence_of_metals(scan: Scan, world: World, view: View, dopant: int) -
     sites, kind = Sites.of(scan, world, view), KINDS.index("metal")
     material, total = replace(scan.material, dopant=dopant), 0.0
     # errors of additivity that were fitted to another metal would speak for it
-    amplitude = torch.where(
-        IS_DOPED, torch.full_like(sites.amplitude, world.signal), sites.amplitude
-    )
+    amplitude = torch.where(IS_DOPED, world.signal[:, None], sites.amplitude)
     kernels = Kernels.of(scan.field, view.values, material)
     other = replace(sites, kernels=kernels, amplitude=amplitude)
     for mine in (scan.updated & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
         present = sites.present(scan, mine)
         given = other.conditional(scan, mine, kind, present)
-        rest = sites.canvas.rest[given.index] + present
-        square = (rest.square() * sites.canvas.weight[given.index]).sum(-1)
+        rest = sites.canvas.at(sites.canvas.rest, given.index) + present
+        weight = sites.canvas.at(sites.canvas.weight, given.index)
+        square = (rest.square() * weight).sum((1, 2))
         total += float((given.log_prob.flatten(1).logsumexp(-1) - 0.5 * square).double().sum())
     return total

@@ -14,7 +14,7 @@ from ..fourier import structure_factor, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders, rim_phase, wavelength
 from ..simulation.rendering import pixel_axis
-from ..simulation.spectra import image_bandwidth, image_spectra
+from ..simulation.spectra import detector_spectra, image_bandwidth
 
 __all__ = ["Field", "Material"]
 
@@ -95,7 +95,7 @@ class Field:
         cell: tuple[float, float] | None = None,
         num_modes: tuple[int, int] | None = None,
     ) -> Tensor:
-        """Fourier coefficients of one column of every species.
+        """Fourier coefficients of one column of every species on every detector.
 
         Parameters
         ----------
@@ -110,7 +110,7 @@ class Field:
 
         Returns
         -------
-        Tensor, shape (point, species, qy, qx)
+        Tensor, shape (point, detector, species, qy, qx)
             Complex.
 
         Notes
@@ -120,13 +120,14 @@ class Field:
         """
         cell, num_modes = cell or self.cell, num_modes or self.num_modes
         image, nuisances = _of_simulator(values, material)
-        deviation = values["strain"].new_zeros(len(values["strain"]), len(SPECIES)).float()
+        num_detectors = values["inner_collection_angle"].shape[1]
+        deviation = torch.zeros(len(values["strain"]), num_detectors, len(SPECIES))
         strain, which = (1 + values["strain"]).unique(return_inverse=True)
         parts = []
         for k, stretch in enumerate(strain.tolist()):
             rows = (which == k).nonzero()[:, 0]
             mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
-            parts.append((rows, image_spectra(
+            parts.append((rows, detector_spectra(
                 *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes,
                 focal_phase=self.focal_phase,
             )))  # fmt: skip
@@ -142,14 +143,14 @@ class Field:
         ----------
         positions : Tensor, shape (site, 2)
             (x, y) in Å from the centre of the image.
-        weights : Tensor, shape (site,)
+        weights : Tensor, shape (site, detector)
             Relative amplitudes.
         species : Tensor of int, shape (site,)
             Index into ``SPECIES``; species without atoms are left out.
 
         Returns
         -------
-        dict of int to Tensor, shape (qy, qx)
+        dict of int to Tensor, shape (detector, qy, qx)
             By species.
         """
         found = {}
@@ -158,7 +159,7 @@ class Field:
                 continue
             mine = species == k
             found[k] = structure_factor(
-                positions[mine], weights[mine], cell=self.cell, num_modes=self.num_modes
+                positions[mine], weights[mine].mT, cell=self.cell, num_modes=self.num_modes
             )
         return found
 

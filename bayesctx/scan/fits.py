@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .moves import Joint, draw_jointly, linearise_jointly, slope_along_x
+from .moves import Joint, draw_jointly, linearise_jointly
 from .occupation import (
     FIELD_PRECISION,
     draw_occupation,
@@ -18,7 +18,7 @@ from .occupation import (
     log_occupation,
 )
 from .shared import climb
-from .signal import draw_rows, draw_signal, fit_noise, regress
+from .signal import draw_rows, draw_signal, fit_noise, regress, slope_along_x
 from .threads import side_by_side
 from .world import Scan, View, World, look, upside_down
 
@@ -26,7 +26,8 @@ __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "
 
 ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
-SCALES = {"scatter": 0.03, "share_wide": 0.1, "share_coarse": 0.01}
+SCALES = {"share_wide": 0.1, "share_coarse": 0.01}
+SCATTER = 0.03  # of the amplitudes, on every detector
 # those of the prior, of which fits take the next larger value; disorder and jitter in Å
 PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
@@ -65,7 +66,8 @@ def fit_world(
     calm = torch.zeros_like(world.is_wide)
     scales = {n: scan.coordinates.scale_priors[n].at_least(v) for n, v in PREFERRED.items()}
     change = scales.pop("disorder") / FIRST_DISORDER
-    world = replace(world, is_wide=calm, is_coarse=calm, **SCALES, **scales)
+    scatter = torch.full_like(world.scatter, SCATTER)
+    world = replace(world, is_wide=calm, is_coarse=calm, scatter=scatter, **SCALES, **scales)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
     for _ in range(adapted):
@@ -121,7 +123,7 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     value = regress(scan, world, view.values, view.images, view.variance).evidence
     value -= 0.5 * float((square / variance + variance.log()).sum())
     slope = slope_along_x(scan, world, view)
-    gained = world.jitter**2 * (slope.square() / view.variance).sum(-1)
+    gained = world.jitter**2 * (slope.square() / view.variance).sum((0, -1))
     value -= 0.5 * float(((world.row_shift / world.jitter).square() + gained.log1p()).sum())
     value -= 0.5 * FIELD_PRECISION * float(world.drift.square().sum())
     value += log_evidence_of_sites(scan, world, view) + log_occupation(scan, world)
@@ -202,9 +204,9 @@ def _heats(scan: Scan, world: World) -> list[float]:
     """Factors of the variance of the noise, from that of a low dose down to a small one."""
     view = look(scan, world)
     # the dose of counts of this mean and variance; misfit counts as noise
-    ratio = float(scan.seen(view.expected).mean() / scan.seen(view.variance).mean())
+    ratio = scan.seen(view.expected).mean(-1) / scan.seen(view.variance).mean(-1)
     size = scan.field.sampling * (1 + float(view.values["strain"]))
-    first = max(world.signal * ratio / size**2 / HOT_DOSE, LEAST_HEAT)
+    first = max(float((world.signal * ratio).mean()) / size**2 / HOT_DOSE, LEAST_HEAT)
     number = 1 + math.ceil(math.log(first / LAST_HEAT) / math.log(COOLING))
     return np.geomspace(first, LAST_HEAT, number).tolist()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pyro
@@ -13,8 +12,9 @@ from torch import Tensor
 from ..defects import SPECIES
 from ..model import sample_abundance
 from .conditional import ALLOWED, NUM_ALIKE, scales_of_sites
+from .dose import log_prior_of_dose
 from .occupation import FIELD_PRECISION, FREQUENT, RARE
-from .signal import NUM_FILM, error_size, log_prior_of_dose
+from .signal import error_size
 from .world import CLASS, Scan, World, begin, look
 
 __all__ = ["sample_scan_program", "values_of"]
@@ -52,7 +52,9 @@ def sample_scan_program(scan: Scan) -> World:
     pyro.factor("detector", prior)  # zero, or minus infinity where the detector cannot be
     scale = torch.full_like(start.drift, FIELD_PRECISION**-0.5)
     drift = pyro.sample("drift", dist.Normal(0.0, scale).to_event(2))
-    scales = {n: pyro.sample(n, p.law) for n, p in scan.coordinates.scale_priors.items()}
+    priors = scan.coordinates.scale_priors
+    scales = {n: pyro.sample(n, p.law) for n, p in priors.items() if n != "scatter"}
+    scatter = pyro.sample("scatter", priors["scatter"].law.expand([len(scan.image)]).to_event(1))
     jitter = scales["jitter"]
     rows = pyro.sample("rows", dist.Normal(0.0, jitter.expand(start.row_shift.shape)).to_event(1))
     world = replace(
@@ -60,6 +62,7 @@ def sample_scan_program(scan: Scan) -> World:
         z=z,
         drift=drift,
         row_shift=rows,
+        scatter=scatter,
         **{n: float(v) for n, v in scales.items()},
         share_wide=float(pyro.sample("share_wide", dist.Beta(*FREQUENT))),
         share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
@@ -73,7 +76,7 @@ def sample_scan_program(scan: Scan) -> World:
         pyro.factor("dose", torch.tensor(known))
     pixels = dist.Normal(view.expected, view.variance.sqrt())
     pixels = pixels.mask(True if scan.valid is None else scan.valid)
-    pyro.sample("pixels", pixels.to_event(2), obs=scan.image)
+    pyro.sample("pixels", pixels.to_event(3), obs=scan.image)
     return world
 
 
@@ -95,23 +98,24 @@ def _sample_sites(scan: Scan, world: World, num: int) -> World:
         world = replace(world, species=species, is_wide=is_wide.bool(), is_coarse=is_coarse.bool())
         spread, scatter = scales_of_sites(world)
         own = pyro.sample("own", dist.Normal(0.0, spread[:, None].expand(-1, 2)).to_event(1))
-        excess = pyro.sample("excess", dist.Normal(0.0, scatter))
+        excess = pyro.sample("excess", dist.Normal(0.0, scatter).to_event(1))
     return replace(world, shift=scan.basis() @ world.drift + own, excess=excess)
 
 
 def _sample_signal(scan: Scan, world: World) -> World:
     """Sample what is linear, and the noise."""
     values = scan.coordinates.values(world.z[None])
-    size = error_size(values, world.additivity)
-    film = dist.Normal(torch.zeros(NUM_FILM), FLAT).to_event(1)
-    errors = dist.Normal(torch.zeros(len(SPECIES)), size).to_event(1)
+    size = error_size(values, world.additivity).float()[:, None]
+    each = torch.zeros(len(scan.image))
+    film = dist.Normal(torch.zeros_like(world.film), FLAT).to_event(2)
+    errors = dist.Normal(torch.zeros_like(world.errors), size).to_event(2)
     return replace(
         world,
-        signal=float(pyro.sample("signal", dist.Normal(0.0, FLAT))),
+        signal=pyro.sample("signal", dist.Normal(each, FLAT).to_event(1)),
         film=pyro.sample("film", film),
         errors=pyro.sample("errors", errors),
-        floor=float(pyro.sample("floor", dist.Normal(0.0, FLAT))),
-        slope=math.exp(float(pyro.sample("log_slope", dist.Normal(0.0, WIDE_LOG)))),
+        floor=pyro.sample("floor", dist.Normal(each, FLAT).to_event(1)),
+        slope=pyro.sample("log_slope", dist.Normal(each, WIDE_LOG).to_event(1)).exp(),
     )
 
 
@@ -144,5 +148,5 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
         "is_wide": world.is_wide.float(),
         "is_coarse": world.is_coarse.float(),
         "own": world.shift - scan.basis() @ world.drift,
-        "log_slope": torch.tensor(math.log(world.slope)),
+        "log_slope": world.slope.log(),
     }

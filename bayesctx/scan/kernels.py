@@ -1,4 +1,8 @@
-"""What every site holds given everything else: likelihood of the pixels around it."""
+"""What every site holds given everything else: likelihood of the pixels around it.
+
+The unknowns of a column are its displacement along x and y, and its relative excess on every
+detector, in this order.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +15,10 @@ from torch import Tensor
 from ..fourier import synthesize
 from .field import Field, Material, frequencies
 
-__all__ = ["SLOPES_FIRST", "Kernels", "site_conditional", "solve_upper"]
+__all__ = ["Kernels", "gram_of_unknowns", "site_conditional", "solve_upper"]
 
 HALF = 3.0  # Å, half the width of the window around a site
 ROOM = 10.0  # Å from the window to the periodic repetition of the column
-SLOPES_FIRST = [1, 2, 0]  # displacement before amplitude
 STEPS = 4  # positions in a pixel, along each side, at which kernels are tabulated
 
 
@@ -25,7 +28,7 @@ class Kernels:
 
     Attributes
     ----------
-    values : Tensor, shape (species, 3, step_y, step_x, pixel)
+    values : Tensor, shape (detector, species, 3, step_y, step_x, pixel)
         Image, and its derivatives with respect to x and y of the column, for a signal of one.
     half : int
         The window has 2 half + 1 pixels along each side.
@@ -61,7 +64,7 @@ class Kernels:
         num_modes = tuple(
             math.ceil(m * cell[i] / field.cell[i]) for i, m in enumerate(field.num_modes)
         )
-        spectra = field.spectra(values, material, cell, num_modes)[0]
+        spectra = field.spectra(values, material, cell, num_modes)[0]  # of every detector
         qx, qy = frequencies(cell, num_modes)
         # d/du of K(r - u)
         along = [spectra, spectra * (-2j * math.pi * qx), spectra * (-2j * math.pi * qy)[:, None]]
@@ -74,9 +77,9 @@ class Kernels:
                 axis[:, None].expand(len(part), -1, STEPS, -1),
                 cell=cell,
             ).flatten(-2)
-            for part in along
+            for part in (spectrum.flatten(0, 1) for spectrum in along)
         ]
-        return cls(torch.stack(found, 1), half, s)
+        return cls(torch.stack(found, 1).unflatten(0, spectra.shape[:2]), half, s)
 
     def at(self, species: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Kernels of some species at sites.
@@ -90,7 +93,7 @@ class Kernels:
 
         Returns
         -------
-        kernels : Tensor, shape (site, species, 3, pixel)
+        kernels : Tensor, shape (site, detector, species, 3, pixel)
             To first order in what is left of the position.
         base : Tensor of int, shape (site, 2)
             Pixel (x, y) at the middle of the window.
@@ -99,13 +102,32 @@ class Kernels:
         within = place - base
         step = ((within + 0.5) * STEPS).floor().long().clamp(0, STEPS - 1)
         rest = (within - ((step + 0.5) / STEPS - 0.5)) * self.sampling
-        picked = self.values[species][:, :, step[:, 1], step[:, 0]].movedim(2, 0)
-        value = (
-            picked[:, :, 0]
-            + rest[:, 0, None, None] * picked[:, :, 1]
-            + rest[:, 1, None, None] * picked[:, :, 2]
-        )
-        return torch.cat([value[:, :, None], picked[:, :, 1:]], 2), base.long()
+        picked = self.values[:, species][..., step[:, 1], step[:, 0], :].movedim(-2, 0)
+        rest = rest[:, :, None, None, None]
+        value = picked[..., 0, :] + rest[:, 0] * picked[..., 1, :] + rest[:, 1] * picked[..., 2, :]
+        return torch.cat([value[..., None, :], picked[..., 1:, :]], -2), base.long()
+
+
+def gram_of_unknowns(gram: Tensor) -> Tensor:
+    """Products of the slopes of an image with what is unknown of a column.
+
+    Parameters
+    ----------
+    gram : Tensor, shape (site, detector, *batch, 3, 3)
+        On every detector, of its value and its derivatives along x and y.
+
+    Returns
+    -------
+    Tensor, shape (site, *batch, unknown, unknown)
+        The displacement is that on all detectors; of an excess only its own detector knows.
+    """
+    num = gram.shape[1]
+    found = gram.new_zeros(len(gram), *gram.shape[2:-2], 2 + num, 2 + num)
+    found[..., :2, :2] = gram[..., 1:, 1:].sum(1)
+    for k, own in enumerate(gram.unbind(1), 2):
+        found[..., k, :2] = found[..., :2, k] = own[..., 0, 1:]
+        found[..., k, k] = own[..., 0, 0]
+    return found
 
 
 def site_conditional(
@@ -119,61 +141,68 @@ def site_conditional(
 
     Parameters
     ----------
-    kernels : Tensor, shape (site, species, 3, pixel)
+    kernels : Tensor, shape (site, detector, species, 3, pixel)
         Value of the column and derivatives along x and y.
-    rest : Tensor, shape (site, pixel)
+    rest : Tensor, shape (site, detector, pixel)
         Image without the column of the site.
-    weight : Tensor, shape (site, pixel)
+    weight : Tensor, shape (site, detector, pixel)
         Inverse variance of the pixels, zero beyond the image.
-    mean : Tensor, shape (site, 3)
+    mean : Tensor, shape (site, unknown)
         Prior mean of the displacement along x and y from where the kernels stand, and of the
-        relative excess of the amplitude.
-    precision : Tensor, shape (site, component, 3)
+        relative excess of the amplitude on each detector.
+    precision : Tensor, shape (site, component, unknown)
         Prior precision of these under each component of a mixture.
 
     Returns
     -------
     log_prob : Tensor, shape (site, component, species)
         Up to a constant of the site.
-    location : Tensor, shape (site, component, species, 3)
+    location : Tensor, shape (site, component, species, unknown)
         Posterior mean of displacement and excess.
-    factor : Tensor, shape (site, component, species, 6)
+    factor : Tensor, shape (site, component, species, element)
         Lower triangle of the Cholesky factor of the posterior precision, row by row.
     """
-    weighted = kernels * weight[:, None, None]
+    weighted = kernels * weight[:, :, None, None]
     gram = weighted @ kernels.mT
-    dot = (weighted @ rest[:, None, :, None])[..., 0]
-    gradient = (dot - gram[..., 0])[:, :, SLOPES_FIRST]  # what the column does not explain itself
-    square = gram[:, :, 0, 0] - 2 * dot[:, :, 0]
-    hessian = gram[:, :, SLOPES_FIRST][..., SLOPES_FIRST]
-    prior = precision[:, :, None]  # (site, component, 1, 3)
+    dot = (weighted @ rest[:, :, None, :, None])[..., 0]
+    pull = dot - gram[..., 0]  # what the column does not explain itself
+    gradient = torch.cat([pull[..., 1:].sum(1), pull[..., 0].movedim(1, -1)], -1)
+    square = (gram[..., 0, 0] - 2 * dot[..., 0]).sum(1)
+    prior = precision[:, :, None]  # (site, component, 1, unknown)
     gradient = gradient[:, None] + prior * mean[:, None, None]
-    factor = _cholesky(hessian[:, None], prior)
+    factor = _cholesky(gram_of_unknowns(gram)[:, None], prior)
     half = _solve_lower(factor, gradient)
-    log_prob = 0.5 * (half.square().sum(-1) - square[:, None]) - factor[..., (0, 2, 5)].log().sum(
-        -1
-    )
+    volume = factor[..., [_place(i, i) for i in range(prior.shape[-1])]].log().sum(-1)
+    log_prob = 0.5 * (half.square().sum(-1) - square[:, None]) - volume
     log_prob = log_prob + 0.5 * (prior.log() - prior * mean[:, None, None].square()).sum(-1)
     return log_prob, solve_upper(factor, half), factor
 
 
+def _place(row: int, column: int) -> int:
+    """Position of an element of a lower triangle."""
+    return row * (row + 1) // 2 + column
+
+
 def _cholesky(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    """Cholesky factor of 3 x 3 matrices plus a diagonal: in closed form, since they are many."""
-    a = (matrix[..., 0, 0] + diagonal[..., 0]).sqrt()
-    b, d = matrix[..., 1, 0] / a, matrix[..., 2, 0] / a
-    c = (matrix[..., 1, 1] + diagonal[..., 1] - b.square()).sqrt()
-    e = (matrix[..., 2, 1] - d * b) / c
-    f = (matrix[..., 2, 2] + diagonal[..., 2] - d.square() - e.square()).sqrt()
-    return torch.stack([a, b, c, d, e, f], -1)
+    """Cholesky factor of small matrices plus a diagonal: element by element, as they are many."""
+    found = []
+    for i in range(diagonal.shape[-1]):
+        for j in range(i + 1):
+            value = matrix[..., i, j] + diagonal[..., i] if i == j else matrix[..., i, j]
+            for k in range(j):
+                value = value - found[_place(i, k)] * found[_place(j, k)]
+            found.append(value.sqrt() if i == j else value / found[_place(j, j)])
+    return torch.stack(torch.broadcast_tensors(*found), -1)
 
 
 def _solve_lower(factor: Tensor, vector: Tensor) -> Tensor:
     """Solve L x = v."""
-    a, b, c, d, e, f = factor.unbind(-1)
-    v = vector.unbind(-1)
-    x = v[0] / a
-    y = (v[1] - b * x) / c
-    return torch.stack([x, y, (v[2] - d * x - e * y) / f], -1)
+    elements, found = factor.unbind(-1), []
+    for i, value in enumerate(vector.unbind(-1)):
+        for k, known in enumerate(found):
+            value = value - elements[_place(i, k)] * known
+        found.append(value / elements[_place(i, i)])
+    return torch.stack(found, -1)
 
 
 def solve_upper(factor: Tensor, vector: Tensor) -> Tensor:
@@ -181,18 +210,19 @@ def solve_upper(factor: Tensor, vector: Tensor) -> Tensor:
 
     Parameters
     ----------
-    factor : Tensor, shape (*batch, 6)
-        Lower triangle L of 3 x 3 matrices, row by row.
-    vector : Tensor, shape (*batch, 3)
+    factor : Tensor, shape (*batch, element)
+        Lower triangle L of small matrices, row by row.
+    vector : Tensor, shape (*batch, unknown)
         Right-hand side v.
 
     Returns
     -------
-    Tensor, shape (*batch, 3)
+    Tensor, shape (*batch, unknown)
         x of L' x = v.
     """
-    a, b, c, d, e, f = factor.unbind(-1)
-    v = vector.unbind(-1)
-    z = v[2] / f
-    y = (v[1] - e * z) / c
-    return torch.stack([(v[0] - b * y - d * z) / a, y, z], -1)
+    elements, found = factor.unbind(-1), list(vector.unbind(-1))
+    for i in reversed(range(len(found))):
+        for k in range(i + 1, len(found)):
+            found[i] = found[i] - elements[_place(k, i)] * found[k]
+        found[i] = found[i] / elements[_place(i, i)]
+    return torch.stack(found, -1)

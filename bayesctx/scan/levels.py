@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..defects import SPECIES
-from .signal import NUM_FILM, WEAK, error_size
+from .signal import NUM_FILM, WEAK, columns_of, error_size
 from .world import Scan, View, World
 
 __all__ = ["Levels"]
@@ -25,13 +25,13 @@ class Levels:
     ----------
     evidence : float
         Log of the density of the image with these summed out, up to a constant.
-    mean : Tensor, shape (parameter,)
+    mean : Tensor, shape (detector, parameter)
         Of the signal and the errors of all species.
-    factor : Tensor, shape (parameter, parameter)
-        Cholesky factor of the precision.
+    factor : Tensor, shape (detector, parameter, parameter)
+        Cholesky factors of the precision.
     films : list of tuple of Tensor
-        Of every window the Cholesky factor of the precision of its film given signal and errors,
-        what the image gives for it, and its dependence on them.
+        Of every window the Cholesky factors of the precision of its films given signal and errors,
+        what the images give for them, and their dependence on these.
     """
 
     evidence: float
@@ -40,14 +40,14 @@ class Levels:
     films: list[tuple[Tensor, Tensor, Tensor]]
 
     @classmethod
-    def of(cls, seen: Iterable[tuple[Scan, View]], signal: float, additivity: float) -> Levels:
+    def of(cls, seen: Iterable[tuple[Scan, View]], signal: Tensor, additivity: float) -> Levels:
         """Sum what the windows say.
 
         Parameters
         ----------
         seen : iterable of tuple of Scan and View
             The windows, with the images of their columns.
-        signal : float
+        signal : Tensor, shape (detector,)
             By which errors of additivity are scaled.
         additivity : float
             Scale of these errors.
@@ -57,29 +57,29 @@ class Levels:
         Levels
             Given the rest.
         """
-        precision = torch.zeros(NUM_SHARED, NUM_SHARED, dtype=torch.float64)
-        dot, evidence, films, size = precision.new_zeros(NUM_SHARED), 0.0, [], 0.0
+        precision = torch.zeros(len(signal), NUM_SHARED, NUM_SHARED, dtype=torch.float64)
+        dot, evidence, films, size = precision.new_zeros(len(signal), NUM_SHARED), 0.0, [], signal
         for scan, view in seen:
             index = torch.tensor([0, *(1 + k for k in view.used)])
             gram, own = _normal_equations(scan, view)
             num = len(index)
-            cross = precision.new_zeros(NUM_FILM, NUM_SHARED)
-            cross[:, index] = gram[num:, :num]
-            factor = torch.linalg.cholesky(gram[num:, num:] + WEAK * torch.eye(NUM_FILM))
+            cross = precision.new_zeros(len(signal), NUM_FILM, NUM_SHARED)
+            cross[..., index] = gram[:, num:, :num]
+            factor = torch.linalg.cholesky(gram[:, num:, num:] + WEAK * torch.eye(NUM_FILM))
             half = torch.linalg.solve_triangular(factor, cross, upper=False)
-            given = torch.linalg.solve_triangular(factor, own[num:, None], upper=False)[:, 0]
-            precision[index[:, None], index] += gram[:num, :num]
+            given = torch.linalg.solve_triangular(factor, own[:, num:, None], upper=False)
+            precision[:, index[:, None], index] += gram[:, :num, :num]
             precision -= half.mT @ half
-            dot[index] += own[:num]
-            dot -= half.mT @ given
-            evidence += 0.5 * float(given.square().sum()) - float(factor.diagonal().log().sum())
-            films.append((factor, own[num:], cross))
+            dot[:, index] += own[:, :num]
+            dot -= (half.mT @ given)[..., 0]
+            evidence += 0.5 * float(given.square().sum()) - _log_volume(factor)
+            films.append((factor, own[:, num:], cross))
             size = error_size(view.values, additivity)
-        prior = precision.new_full((NUM_SHARED,), (size * signal) ** -2)
-        prior[0] = WEAK
-        factor = torch.linalg.cholesky(precision + torch.diag(prior))
-        mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
-        evidence += 0.5 * float(dot @ mean) - float(factor.diagonal().log().sum())
+        prior = (size * signal)[:, None].expand(-1, NUM_SHARED) ** -2
+        prior[:, 0] = WEAK
+        factor = torch.linalg.cholesky(precision + torch.diag_embed(prior))
+        mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
+        evidence += 0.5 * float((dot * mean).sum()) - _log_volume(factor)
         return cls(evidence, mean, factor, films)
 
     def draw(self, worlds: Sequence[World], generator: torch.Generator) -> list[World]:
@@ -98,25 +98,29 @@ class Levels:
             All with the same signal and errors.
         """
         values = self.mean + _noise(self.factor, generator)
-        signal = float(values[0])
-        errors = (values[1:] / signal).float()
+        signal = values[:, 0].float()
+        errors = (values[:, 1:] / values[:, :1]).float()
         found = []
         for world, (factor, own, cross) in zip(worlds, self.films, strict=True):
-            mean = torch.cholesky_solve((own - cross @ values)[:, None], factor)[:, 0]
+            mean = torch.cholesky_solve(own[..., None] - cross @ values[..., None], factor)[..., 0]
             film = (mean + _noise(factor, generator)).float()
             found.append(replace(world, signal=signal, errors=errors, film=film))
         return found
 
 
 def _normal_equations(scan: Scan, view: View) -> tuple[Tensor, Tensor]:
-    """Gram matrix and right-hand side of all columns, those of each species, and film."""
-    total = view.images.sum(0, keepdim=True)
-    design = torch.cat([total, view.images, scan.film_columns()]).flatten(1).double()
-    weighted = design * (1 / view.variance).flatten().double()
-    return weighted @ design.mT, weighted @ scan.image.flatten().double()
+    """Gram matrix and right-hand side of what is linear, of every detector."""
+    design = torch.stack([columns_of(scan, images) for images in view.images])
+    weighted = design * (1 / view.variance).flatten(1)[:, None].double()
+    return weighted @ design.mT, (weighted @ scan.image.flatten(1)[..., None].double())[..., 0]
+
+
+def _log_volume(factor: Tensor) -> float:
+    """Half the log determinant of matrices with some Cholesky factors."""
+    return float(factor.diagonal(dim1=-2, dim2=-1).log().sum())
 
 
 def _noise(factor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal variable whose precision has a Cholesky factor."""
-    noise = torch.randn(len(factor), 1, generator=generator, dtype=torch.float64)
-    return torch.linalg.solve_triangular(factor.mT, noise, upper=True)[:, 0]
+    """Normal variables whose precisions have some Cholesky factors."""
+    noise = torch.randn(*factor.shape[:-1], 1, generator=generator, dtype=torch.float64)
+    return torch.linalg.solve_triangular(factor.mT, noise, upper=True)[..., 0]

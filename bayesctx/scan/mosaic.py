@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,8 +22,8 @@ __all__ = ["Mosaic", "cover", "spread"]
 
 WARMUP = 10  # rounds
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
-WIDTHS, SHARES = ("disorder", "scatter", "jitter"), ("share_wide", "share_coarse")
-SCALES = "floor", "slope", *WIDTHS, *SHARES
+WIDTHS, SHARES = ("disorder", "jitter"), ("share_wide", "share_coarse")
+SCALES = "floor", "slope", "scatter", *WIDTHS, *SHARES
 """Of every window."""
 
 
@@ -177,7 +176,7 @@ def _advance(
 
 
 def _draw_dopant(
-    mosaic: Mosaic, signal: float, dopants: Sequence[int], generator: torch.Generator
+    mosaic: Mosaic, signal: Tensor, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Mosaic, tuple, Levels]:
     """Propose another metal as the dopant; spectra and what is linear under the one taken."""
     shared, levels = _level(mosaic, mosaic, signal)
@@ -192,7 +191,7 @@ def _draw_dopant(
     return mosaic, shared, levels
 
 
-def _level(mosaic: Mosaic, noisy: Mosaic, signal: float) -> tuple[tuple, Levels]:
+def _level(mosaic: Mosaic, noisy: Mosaic, signal: Tensor) -> tuple[tuple, Levels]:
     """Shared variables with their spectra, and what is linear at the noise of other dopants."""
     z = mosaic.worlds[0].z
     # all windows have the same size
@@ -235,14 +234,14 @@ def _join(mosaic: Mosaic, draw: Draw) -> Draw:
         probability[mine] = found[tile.own]
         for name, values in arrays.items():
             values[mine] = getattr(world, name)[tile.own]
-    numbers = [float(t.own.sum()) for t in mosaic.tiles]
-    scales = {
-        n: math.sqrt(np.average([getattr(w, n) ** 2 for w in worlds], weights=numbers))
-        for n in WIDTHS
-    }
-    scales |= {
-        n: float(np.average([getattr(w, n) for w in worlds], weights=numbers)) for n in SHARES
-    }
+    numbers = torch.tensor([float(t.own.sum()) for t in mosaic.tiles])
+
+    def average(name: str, power: int) -> Tensor:
+        values = torch.stack([torch.as_tensor(getattr(w, name)) for w in worlds], -1)
+        return ((values**power @ numbers) / numbers.sum()) ** (1 / power)
+
+    scales = {n: float(average(n, 2)) for n in WIDTHS} | {n: float(average(n, 1)) for n in SHARES}
+    scales["scatter"] = average("scatter", 2)
     return replace(
         draw,
         world=replace(draw.world, abundance=worlds[0].abundance, **arrays, **scales),

@@ -14,14 +14,15 @@ from torch import Tensor
 
 from .canvas import Canvas
 from .conditional import HAS_ATOMS, scales_of_sites
+from .dose import pull_of_dose
 from .field import frequencies
-from .kernels import Kernels
+from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
 from .shared import State, evaluate, image_slopes
-from .signal import accepts, log_prior_of_dose
+from .signal import accepts, slope_along_x, total_spectrum
 from .world import Scan, View, World, look
 
-__all__ = ["Joint", "draw_jointly", "linearise_jointly", "slope_along_x"]
+__all__ = ["Joint", "draw_jointly", "linearise_jointly"]
 
 SMALL, SHARE_SMALL = (
     0.15,
@@ -32,7 +33,6 @@ SOFT = 0.08  # standard deviations of the prior, in size of a direction
 # curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
 # which a direction is left as it is, and the largest that is corrected at once
 NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
-STEP_OF_DOSE = 0.01  # of its logarithm, for derivatives of its prior
 ATTEMPTS = 3  # corrections of a direction
 
 
@@ -43,9 +43,9 @@ class Joint:
     Attributes
     ----------
     weighted : Tensor, shape (parameter, pixel)
-        Slopes of the image, with sites and rows following, over the variance. Parameters are the
-        coordinates without the common displacement, then the coefficients of the drift along x
-        and y.
+        Slopes of the images, with sites and rows following, over the variance; pixels of all
+        detectors. Parameters are the coordinates without the common displacement, then the
+        coefficients of the drift along x and y.
     factor : Tensor, shape (parameter, direction)
         Principal directions of the Gaussian approximation of the posterior, one standard deviation
         long.
@@ -53,11 +53,11 @@ class Joint:
         Directions along which the posterior is wide, so that it is not quite Gaussian.
     own : Tensor, shape (site, 2, parameter)
         Slopes of the displacement of every column from the mean displacement, in Å.
-    excess : Tensor, shape (site, parameter)
-        Slopes of the relative excess of its amplitude.
+    excess : Tensor, shape (site, detector, parameter)
+        Slopes of the relative excess of its amplitudes.
     rows : Tensor, shape (row, parameter)
         Slopes of the displacement of the scan rows in Å.
-    of_signal : Tensor, shape (parameter,)
+    of_signal : Tensor, shape (parameter, detector)
         Relative slopes of the signal.
     steps : tuple of float
         Size of the steps along the narrow and along the soft directions.
@@ -118,18 +118,18 @@ def linearise_jointly(
     of_image, of_signal = (v[:-2] for v in image_slopes(scan, world, view))
     slopes = torch.cat([of_image, _drift_slopes(scan, world, view)])
     slopes = slopes.unflatten(1, scan.image.shape)
-    of_signal = torch.nn.functional.pad(of_signal, (0, len(slopes) - len(of_signal)))
+    of_signal = torch.nn.functional.pad(of_signal, (0, 0, 0, len(slopes) - len(of_signal)))
     weight = 1 / view.variance
     slope_x = slope_along_x(scan, world, view)
-    precision = (slope_x.square() * weight).sum(-1) + world.jitter**-2
-    rows = -((slopes * (slope_x * weight)).sum(-1) / precision).mT
-    slopes = slopes + rows.mT[..., None] * slope_x
+    precision = (slope_x.square() * weight).sum((0, -1)) + world.jitter**-2
+    rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
+    slopes = slopes + rows.mT[:, None, :, None] * slope_x
     own, excess, slopes = _follow(scan, world, view, slopes)
     weighted = slopes.flatten(1) * weight.flatten()
     joint = Joint(weighted, None, None, own, excess, rows, of_signal, steps)
-    _, known = _pull_of_dose(scan, world.signal, world.slope, view.values)
+    _, known = pull_of_dose(scan, world.signal, world.slope, view.values)
     hessian = (weighted @ slopes.flatten(1).T).double() + torch.diag(_own_precision(world))
-    hessian = hessian + known * torch.outer(of_signal, of_signal)
+    hessian = hessian + of_signal @ known @ of_signal.mT
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled
@@ -164,36 +164,15 @@ def _position(world: World) -> Tensor:
     return torch.cat([world.z[:-2], world.drift.mT.flatten().double()])
 
 
-def slope_along_x(scan: Scan, world: World, view: View) -> Tensor:
-    """Change of the image with the displacement of its rows.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        Where.
-
-    Returns
-    -------
-    Tensor, shape (y, x)
-        Intensity per Å.
-    """
-    amplitude = world.signal * (1 + world.errors)
-    total = sum(view.spectra[k] * f * amplitude[k] for k, f in view.factors.items())
-    return scan.field.images(scan.field.slope_x(total), world.row_shift)
-
-
 def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     """Change of the image with the coefficients of the drift, shape (parameter, pixel)."""
     qx, qy = frequencies(scan.field.cell, scan.field.num_modes)
     turns = (-2j * math.pi * qx, (-2j * math.pi * qy)[:, None])
-    amplitude, found = world.signal * (1 + world.errors), []
-    positions, held = scan.positions + world.shift, HAS_ATOMS[world.species]
+    positions, held, found = scan.positions + world.shift, HAS_ATOMS[world.species], []
     for term in scan.basis().T:
-        weights = (1 + world.excess) * term * held
+        weights = (1 + world.excess) * (term * held)[:, None]
         factors = scan.field.factors(positions, weights, world.species)
-        total = sum(view.spectra[k] * f * amplitude[k] for k, f in factors.items())
+        total = total_spectrum(world, view, factors)
         found.append(scan.field.images(torch.stack([total * t for t in turns]), world.row_shift))
     return torch.stack(found).transpose(0, 1).flatten(0, 1).flatten(1)
 
@@ -205,26 +184,25 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
     moving = canvas.pad_images(slopes)
     spread, scatter = scales_of_sites(world)
     own = torch.zeros(len(scan.kind), 2, len(slopes))
-    excess = torch.zeros(len(scan.kind), len(slopes))
-    amplitude = world.signal * (1 + world.errors[world.species]) * (1 + world.excess)
+    excess = torch.zeros(*world.excess.shape, len(slopes))
     for colour in scan.colours():
         mine = colour[HAS_ATOMS[world.species[colour]]]
         if not len(mine):
             continue
-        columns, index = canvas.columns(scan, world, kernels, mine)
-        columns = columns * amplitude[mine, None, None]  # value, along x, along y
-        columns = torch.stack(
-            [columns[:, 1], columns[:, 2], columns[:, 0] / (1 + world.excess[mine, None])], 1
-        )
-        weighted = columns * canvas.weight[index][:, None]
-        prior = torch.stack([spread[mine] ** -2, spread[mine] ** -2, scatter[mine] ** -2], -1)
-        hessian = weighted @ columns.mT + torch.diag_embed(prior)
-        seen = torch.stack([m[index] for m in moving], -1)  # (site, pixel, parameter)
-        answer = -torch.linalg.solve(hessian, weighted @ seen)
-        own[mine], excess[mine] = answer[:, :2], answer[:, 2]
-        change = torch.einsum("ska,skp->asp", answer, columns).flatten(1)
-        moving.index_add_(1, index.flatten(), change)
-    return own, excess, canvas.cut_images(moving, scan.image.shape)
+        columns, index = canvas.slopes(scan, world, kernels, mine)  # excess, along x, along y
+        weighted = columns * canvas.weight[:, index].movedim(0, 1)[:, :, None]
+        prior = torch.cat([spread[mine, None].expand(-1, 2), scatter[mine]], -1) ** -2
+        hessian = gram_of_unknowns(weighted @ columns.mT) + torch.diag_embed(prior)
+        # (site, detector, pixel, parameter)
+        seen = torch.stack([m[:, index] for m in moving], -1).movedim(0, 1)
+        pull = weighted @ seen
+        pull = torch.cat([pull[:, :, 1:].sum(1), pull[:, :, 0]], 1)
+        answer = -torch.linalg.solve(hessian, pull)
+        own[mine], excess[mine] = answer[:, :2], answer[:, 2:]
+        change = torch.einsum("ska,sdkp->adsp", answer[:, :2], columns[:, :, 1:])
+        change = change + torch.einsum("sda,sdp->adsp", answer[:, 2:], columns[:, :, 0])
+        moving.index_add_(2, index.flatten(), change.flatten(2))
+    return own, excess, canvas.cut_images(moving, scan.field.shape)
 
 
 def draw_jointly(
@@ -287,7 +265,7 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     own = (world.shift - scan.basis() @ world.drift) * HAS_ATOMS[world.species, None]
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
-        (world.excess, joint.excess, scatter),
+        (world.excess.flatten(), joint.excess.flatten(0, 1), scatter.flatten()),
         (world.row_shift, joint.rows, torch.full_like(world.row_shift, world.jitter)),
     )
 
@@ -338,18 +316,6 @@ def _stand(
     rest = (scan.image - state.regression.expected).flatten()
     gradient = force + (joint.weighted @ rest).double()
     signal, values = state.regression.signal, state.shared[0]
-    pull, _ = _pull_of_dose(scan, signal, world.slope, values)
+    pull, _ = pull_of_dose(scan, signal, world.slope, values)
     log_prob = state.log_prob_with_dose(scan, world.slope) + prior
-    return _Point(world, state, factors, log_prob, gradient + pull * joint.of_signal)
-
-
-def _pull_of_dose(
-    scan: Scan, signal: float, slope: float, values: dict[str, Tensor]
-) -> tuple[float, float]:
-    """First derivative of the log prior of the dose in its logarithm, and minus the second."""
-    low, middle, high = (
-        log_prior_of_dose(scan, signal * math.exp(step), slope, values)
-        for step in (-STEP_OF_DOSE, 0.0, STEP_OF_DOSE)
-    )
-    first = (high - low) / (2 * STEP_OF_DOSE)
-    return first, max(0.0, (2 * middle - low - high) / STEP_OF_DOSE**2)
+    return _Point(world, state, factors, log_prob, gradient + joint.of_signal @ pull)

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..defects import SPECIES
 from .canvas import Canvas
 from .conditional import ALLOWED, COARSE, HAS_ATOMS, KINDS, NUM_ALIKE, WIDE, Sites, scales_of_sites
-from .kernels import SLOPES_FIRST, Kernels, solve_upper
+from .kernels import Kernels, gram_of_unknowns, solve_upper
 from .scale_prior import ScalePrior
 from .world import Scan, View, World
 
@@ -23,9 +23,9 @@ __all__ = [
 ]
 
 AT_ONCE = 256  # columns
-# of one change of displacement along x and y (Å), beyond which kernels are not linear, and of the
+# of one change of displacement along x and y (Å), beyond which kernels are not linear, and of an
 # excess, so that no column is dark
-LIMIT = torch.tensor([0.15, 0.15, 0.9])
+LIMITS = 0.15, 0.9
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
 FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
@@ -64,7 +64,7 @@ def draw_occupation(
     -----
     The sites of one colour do not overlap and are drawn together, each species with its
     displacement and amplitude integrated out. This is exact for columns that are linear in the
-    displacement from where they stand; changes are limited to ``LIMIT``.
+    displacement from where they stand; changes are limited to ``LIMITS``.
     """
     sites = Sites.of(scan, world, view)
     now, canvas = sites.world, sites.canvas
@@ -80,12 +80,14 @@ def draw_occupation(
             located = given.location.flatten(1, 2), given.factor.flatten(1, 2)
             chosen, move = _choose(found, *located, generator)
             coarse, chosen = chosen >= len(allowed), chosen % len(allowed)
-            value, along_x, along_y = given.columns[torch.arange(len(mine)), chosen].unbind(1)
-            made = value * (1 + move[:, 2:]) + along_x * move[:, :1] + along_y * move[:, 1:2]
-            canvas.rest.index_add_(0, given.index.flatten(), (given.present - made).flatten())
+            value, along_x, along_y = given.columns[torch.arange(len(mine)), :, chosen].unbind(2)
+            along = along_x * move[:, :1, None] + along_y * move[:, 1:2, None]
+            made = value * (1 + move[:, 2:, None]) + along
+            change = (given.present - made).movedim(1, 0).flatten(1)
+            canvas.rest.index_add_(1, given.index.flatten(), change)
             now.species[mine], now.is_coarse[mine] = allowed[chosen], coarse
             now.shift[mine] += move[:, :2]
-            now.excess[mine] = move[:, 2]
+            now.excess[mine] = move[:, 2:]
     return _draw_scales(scan, now, sites.prior.spread, generator), probability
 
 
@@ -129,17 +131,16 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
     spread, scatter = (scale[mine] for scale in scales_of_sites(world))
-    amplitude = world.signal * (1 + world.errors[world.species[mine]])
     own = (world.shift - scan.basis() @ world.drift)[mine]
-    scale = torch.stack([spread, spread, scatter], -1)
-    values = torch.cat([own, world.excess[mine, None]], -1) / scale
+    scale = torch.cat([spread[:, None].expand(-1, 2), scatter], -1)
+    values = torch.cat([own, world.excess[mine]], -1) / scale
     total = -0.5 * float(values.square().double().sum())
     for rows in torch.arange(len(mine)).split(AT_ONCE):
-        columns, index = canvas.columns(scan, world, kernels, mine[rows])
-        columns = columns[:, SLOPES_FIRST] * amplitude[rows, None, None] * scale[rows, :, None]
-        columns[:, :2] *= 1 + world.excess[mine[rows], None, None]
-        gram = (columns * canvas.weight[index][:, None]) @ columns.mT
-        total -= 0.5 * float(torch.logdet((gram + torch.eye(3)).double()).sum())
+        columns, index = canvas.slopes(scan, world, kernels, mine[rows])
+        weight = canvas.weight[:, index].movedim(0, 1)[:, :, None]
+        gram = gram_of_unknowns((columns * weight) @ columns.mT)
+        gram = gram * scale[rows, :, None] * scale[rows, None]
+        total -= 0.5 * float(torch.logdet((gram + torch.eye(gram.shape[-1])).double()).sum())
     return total
 
 
@@ -147,14 +148,15 @@ def _choose(
     probability: Tensor, location: Tensor, factor: Tensor, generator: torch.Generator | None
 ) -> tuple[Tensor, Tensor]:
     """Component and species by position, and change of displacement and amplitude."""
-    sites = torch.arange(len(probability))
+    sites, num = torch.arange(len(probability)), location.shape[-1]
+    limit = torch.tensor([LIMITS[0]] * 2 + [LIMITS[1]] * (num - 2))
     if generator is None:
         chosen = probability.argmax(-1)
-        return chosen, location[sites, chosen].clamp(-LIMIT, LIMIT)
+        return chosen, location[sites, chosen].clamp(-limit, limit)
     chosen = torch.multinomial(probability, 1, generator=generator)[:, 0]
-    noise = torch.randn(len(sites), 3, generator=generator)
+    noise = torch.randn(len(sites), num, generator=generator)
     move = location[sites, chosen] + solve_upper(factor[sites, chosen], noise)
-    return chosen, move.clamp(-LIMIT, LIMIT)
+    return chosen, move.clamp(-limit, limit)
 
 
 def _draw_scales(
@@ -176,11 +178,12 @@ def _draw_scales(
         return world
     square = (shift - mean).square().sum(-1)
     world = _draw_wide(world, square, counted, generator)
-    priors, excess = scan.coordinates.scale_priors, world.excess.square()
+    priors = scan.coordinates.scale_priors
     disorder = _draw_scale(priors["disorder"], square, counted, world.is_wide, 2, WIDE, generator)
-    scatter = _draw_scale(priors["scatter"], excess, counted, world.is_coarse, 1, COARSE, generator)
+    given = counted, world.is_coarse, 1, COARSE, generator
+    scatter = [_draw_scale(priors["scatter"], own.square(), *given) for own in world.excess.T]
     share = _draw_share(world.is_coarse, counted, RARE, generator)
-    return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
+    return replace(world, disorder=disorder, scatter=torch.tensor(scatter), share_coarse=share)
 
 
 def _draw_scale(

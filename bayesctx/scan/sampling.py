@@ -166,7 +166,7 @@ def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:
     num_sites = int(scan.inside.sum())
     if num_sites <= MOST_SITES:
         return list(candidates)
-    size = math.ceil(math.sqrt(scan.image.numel() * IN_WINDOW / num_sites))
+    size = math.ceil(math.sqrt(math.prod(scan.field.shape) * IN_WINDOW / num_sites))
     found = []
     for candidate in candidates:
         window, kept = crop(candidate.scan, size)
@@ -277,7 +277,7 @@ def _cover_modes(
 ) -> dict[int, Mosaic]:
     """Worlds of a large scan at some modes of a window of it."""
     whole = replace(candidate.scan, material=scan.material)
-    if scan.image.shape == whole.image.shape:
+    if scan.field.shape == whole.field.shape:
         return {}
     tiles = tile(whole)
 

@@ -44,13 +44,13 @@ class Weight:
     log_volume : float
         Log of the volume of the posterior of the shared variables around the fit, in units of the
         prior, by Laplace's approximation.
-    values : dict of str to float
-        The shared variables at the best fit.
+    values : dict of str to float or list of float
+        The shared variables at the best fit, angles of each detector.
     """
 
     log_density: float
     log_volume: float
-    values: dict[str, float] = field(default_factory=dict)
+    values: dict[str, float | list[float]] = field(default_factory=dict)
 
     @property
     def log_evidence(self) -> float:
@@ -188,7 +188,7 @@ def weigh_middles(
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
     """Weight of a fit of a density."""
-    values = {n: float(v) for n, v in middle.coordinates.values(world.z[None]).items()}
+    values = {n: v[0].tolist() for n, v in middle.coordinates.values(world.z[None]).items()}
     return Weight(value, log_volume(middle, world), values)
 
 
@@ -267,7 +267,7 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     species[kept], excess[kept] = middle.species, middle.excess
     shift = world.shift + drift[0]
     shift[kept] = middle.shift
-    film = torch.tensor([float(middle.film[0]), 0.0, 0.0])
+    film = torch.nn.functional.pad(middle.film[:, :1], (0, 2))
     given = {n: getattr(middle, n) for n in ("signal", "floor", "slope", "errors", "jitter")}
     world = replace(
         world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given

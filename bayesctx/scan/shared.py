@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .signal import Regression, log_prior_of_dose, regress
+from .dose import log_prior_of_dose
+from .signal import Regression, regress
 from .world import Scan, View, World, look, render, spectra_of
 
 __all__ = ["State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
@@ -45,14 +46,14 @@ class State:
     regression: Regression | None = None
     shared: tuple | None = None
 
-    def log_prob_with_dose(self, scan: Scan, slope: float) -> float:
+    def log_prob_with_dose(self, scan: Scan, slope: Tensor) -> float:
         """Log density with the prior of the dose, at the expected signal.
 
         Parameters
         ----------
         scan : Scan
             Gives the prior.
-        slope : float
+        slope : Tensor, shape (detector,)
             Increase of the variance with the intensity.
 
         Returns
@@ -107,13 +108,13 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
     Returns
     -------
     of_image : Tensor, shape (coordinate, pixel)
-        What is linear is fitted at every point. Zero where the detector does not go with the probe
-        on either side.
-    of_signal : Tensor, shape (coordinate,)
+        What is linear is fitted at every point; pixels of all detectors. Zero where a detector does
+        not go with the probe on either side.
+    of_signal : Tensor, shape (coordinate, detector)
         Relative.
     """
     here = evaluate(scan, world, view, world.z)
-    slopes, of_signal = [], []
+    signal, slopes, of_signal = here.regression.signal.double(), [], []
     for i in range(len(world.z)):
         for change in (DIFFERENCE, -DIFFERENCE):
             z = world.z.clone()
@@ -124,8 +125,8 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
         else:
             there, change = here, 1.0
         slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
-        of_signal.append((there.regression.signal / here.regression.signal - 1) / change)
-    return torch.stack(slopes), torch.tensor(of_signal, dtype=torch.float64)
+        of_signal.append((there.regression.signal / signal - 1) / change)
+    return torch.stack(slopes), torch.stack(of_signal)
 
 
 def linearise(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:

@@ -9,20 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
 from ..simulation.spectra import additivity_error
+from .dose import log_prior_of_dose
 from .world import Scan, View, World
 
 __all__ = [
     "Regression",
-    "dose_of",
     "draw_additivity",
     "draw_noise",
     "draw_rows",
     "draw_signal",
     "fit_noise",
-    "log_prior_of_dose",
     "regress",
+    "slope_along_x",
+    "total_spectrum",
 ]
 
 NUM_FILM = 3
@@ -30,8 +30,6 @@ WEAK = 1e-12  # prior precision of signal and film, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
 NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
-NO_SLOPE = 1e-12  # of the variance, for a finite dose
-NO_DOSE = 1e-30  # e/Å², for a finite logarithm where a signal is negative
 LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
 WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
 OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
@@ -45,13 +43,13 @@ class Regression:
     Attributes
     ----------
     evidence : float
-        Log of the density of the image with these summed out, up to a constant.
-    mean : Tensor, shape (parameter,)
+        Log of the density of the images with these summed out, up to a constant.
+    mean : Tensor, shape (detector, parameter)
         Double precision.
-    factor : Tensor, shape (parameter, parameter)
-        Cholesky factor of the precision.
-    expected : Tensor, shape (y, x)
-        The image at the mean.
+    factor : Tensor, shape (detector, parameter, parameter)
+        Cholesky factors of the precision.
+    expected : Tensor, shape (detector, y, x)
+        The images at the mean.
     """
 
     evidence: float
@@ -60,12 +58,12 @@ class Regression:
     expected: Tensor
 
     @property
-    def signal(self) -> float:
-        """Mean of the signal."""
-        return float(self.mean[0])
+    def signal(self) -> Tensor:
+        """Mean of the signal, shape (detector,)."""
+        return self.mean[:, 0].float()
 
 
-def error_size(values: Mapping[str, Tensor], additivity: float) -> float:
+def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
     """Standard deviation of the errors of additivity.
 
     Parameters
@@ -77,11 +75,12 @@ def error_size(values: Mapping[str, Tensor], additivity: float) -> float:
 
     Returns
     -------
-    float
+    Tensor, shape (detector,)
         Relative to the amplitude of a column, at least ``LEAST_ERROR``.
     """
-    size = additivity_error(values["beam_energy"], values["inner_collection_angle"], values["tilt"])
-    return max(float(size) * additivity, LEAST_ERROR)
+    inner = values["inner_collection_angle"][0]
+    size = additivity_error(values["beam_energy"], inner, values["tilt"])
+    return (size.double() * additivity).clamp(min=LEAST_ERROR)
 
 
 def regress(
@@ -97,9 +96,9 @@ def regress(
         Gives the signal by which errors of additivity are scaled, and their size.
     values : mapping of str to Tensor
         The shared variables.
-    images : Tensor, shape (species, y, x)
+    images : Tensor, shape (detector, species, y, x)
         Of the species that occur.
-    variance : Tensor, shape (y, x)
+    variance : Tensor, shape (detector, y, x)
         Of the noise.
 
     Returns
@@ -107,17 +106,39 @@ def regress(
     Regression
         Given the rest of the world.
     """
-    total = images.sum(0, keepdim=True)
-    design = torch.cat([total, images, scan.film_columns()]).flatten(1).double()
-    weight = (1 / variance).flatten().double()
-    prior = torch.full((len(design),), WEAK, dtype=torch.float64)
-    prior[1:-NUM_FILM] = (error_size(values, world.additivity) * world.signal) ** -2
-    weighted = design * weight
-    dot = weighted @ scan.image.flatten().double()
-    factor = torch.linalg.cholesky(weighted @ design.T + torch.diag(prior))
-    mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
-    evidence = 0.5 * (dot @ mean) - factor.diagonal().log().sum() + 0.5 * prior.log().sum()
-    return Regression(float(evidence), mean, factor, (mean @ design).view_as(scan.image).float())
+    size = error_size(values, world.additivity) * world.signal
+    found = []
+    for k, image in enumerate(scan.image):
+        design = columns_of(scan, images[k])
+        weighted = design * (1 / variance[k]).flatten().double()
+        prior = torch.full((len(design),), WEAK, dtype=torch.float64)
+        prior[1:-NUM_FILM] = float(size[k]) ** -2
+        dot = weighted @ image.flatten().double()
+        factor = torch.linalg.cholesky(weighted @ design.T + torch.diag(prior))
+        mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
+        evidence = 0.5 * (dot @ mean) - factor.diagonal().log().sum() + 0.5 * prior.log().sum()
+        found.append((evidence, mean, factor, (mean @ design).view_as(image).float()))
+    evidence, mean, factor, expected = (torch.stack(v) for v in zip(*found, strict=True))
+    return Regression(float(evidence.sum()), mean, factor, expected)
+
+
+def columns_of(scan: Scan, images: Tensor) -> Tensor:
+    """What the image on one detector is linear in.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the film.
+    images : Tensor, shape (species, y, x)
+        Of the species that occur.
+
+    Returns
+    -------
+    Tensor, shape (parameter, pixel)
+        All columns, those of each species, and film, in double precision.
+    """
+    parts = [images.sum(0, keepdim=True), images, scan.film_columns()]
+    return torch.cat(parts).flatten(1).double()
 
 
 def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
@@ -140,18 +161,18 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     found = regress(scan, world, view.values, view.images, view.variance)
     mean, errors = found.mean, torch.zeros_like(world.errors)
     if generator is not None:
-        noise = torch.randn(len(mean), 1, generator=generator, dtype=torch.float64)
-        mean = mean + torch.linalg.solve_triangular(found.factor.T, noise, upper=True)[:, 0]
-    signal = float(mean[0])
-    errors[view.used] = (mean[1:-NUM_FILM] / signal).float()
+        noise = torch.randn(*mean.shape, 1, generator=generator, dtype=torch.float64)
+        mean = mean + torch.linalg.solve_triangular(found.factor.mT, noise, upper=True)[..., 0]
+    signal, film = mean[:, 0].float(), mean[:, -NUM_FILM:].float()
+    errors[:, view.used] = (mean[:, 1:-NUM_FILM] / mean[:, :1]).float()
+    world = replace(world, signal=signal, errors=errors, film=film)
     if generator is None:
-        return replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
-    world = replace(world, signal=signal, errors=errors, film=mean[-NUM_FILM:].float())
+        return world
     world = draw_additivity(scan, world, view, generator)
     # species that do not occur have errors of the prior
-    size = error_size(view.values, world.additivity)
-    errors = torch.randn(len(SPECIES), generator=generator) * size
-    errors[view.used] = world.errors[view.used]
+    size = error_size(view.values, world.additivity).float()[:, None]
+    errors = torch.randn(errors.shape, generator=generator) * size
+    errors[:, view.used] = world.errors[:, view.used]
     return replace(world, errors=errors)
 
 
@@ -173,59 +194,10 @@ def draw_additivity(scan: Scan, world: World, view: View, generator: torch.Gener
         With the new value.
     """
     prior = scan.coordinates.scale_priors["additivity"]
-    sizes = (error_size(view.values, 1.0) * prior.nodes).clamp(min=LEAST_ERROR)
-    square = world.errors[view.used].square().sum()
+    sizes = (error_size(view.values, 1.0)[:, None] * prior.nodes).clamp(min=LEAST_ERROR)
+    square = world.errors[:, view.used].square().sum(-1, keepdim=True)
     log_likelihood = -len(view.used) * sizes.log() - 0.5 * square / sizes**2
-    return replace(world, additivity=float(prior.draw(log_likelihood, generator)))
-
-
-def dose_of(scan: Scan, signal: float, slope: float, values: Mapping[str, Tensor]) -> float:
-    """Dose that signal and noise imply.
-
-    Parameters
-    ----------
-    scan : Scan
-        Gives the size of a pixel.
-    signal : float
-        Intensity per fraction of the beam.
-    slope : float
-        Increase of the variance with the intensity.
-    values : mapping of str to Tensor, shape (1,)
-        Shared variables, of which the strain counts.
-
-    Returns
-    -------
-    float
-        Electrons per Å² of the strained crystal.
-    """
-    size = scan.field.sampling * (1 + float(values["strain"]))
-    return signal / (max(slope, NO_SLOPE) * size**2)
-
-
-def log_prior_of_dose(
-    scan: Scan, signal: float, slope: float, values: Mapping[str, Tensor]
-) -> float:
-    """Log prior density of the dose that signal and noise imply, up to a constant.
-
-    Parameters
-    ----------
-    scan : Scan
-        Gives the prior, and the size of a pixel.
-    signal : float
-        Intensity per fraction of the beam.
-    slope : float
-        Increase of the variance with the intensity.
-    values : mapping of str to Tensor, shape (1,)
-        Shared variables, of which the strain counts.
-
-    Returns
-    -------
-    float
-        Zero if nothing is known of the dose.
-    """
-    if scan.log_dose is None:
-        return 0.0
-    return scan.log_dose(max(dose_of(scan, signal, slope, values), NO_DOSE))
+    return replace(world, additivity=float(prior.draw(log_likelihood.sum(0), generator)))
 
 
 def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -234,7 +206,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
     Parameters
     ----------
     scan : Scan
-        Its prior of the dose, which is signal over slope, is part of the target.
+        Its prior of the dose, which follows from signal and slope, is part of the target.
     world, view : World, View
         The rest.
     generator : torch.Generator
@@ -243,22 +215,38 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
     Returns
     -------
     World
-        After some Metropolis steps; the floor has a flat prior.
+        After some Metropolis steps of each detector; the floor has a flat prior.
     """
-    square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
+    for k in range(len(scan.image)):
+        world = _draw_noise_of(k, scan, world, view, generator)
+    return world
+
+
+def _draw_noise_of(
+    k: int, scan: Scan, world: World, view: View, generator: torch.Generator
+) -> World:
+    """Draw the noise of one detector."""
+    square = scan.seen((scan.image[k] - view.expected[k]).square())
+    mean = scan.seen(view.expected[k])
+
+    def with_noise(floor: float, log_slope: float) -> World:
+        floors, slopes = world.floor.clone(), world.slope.clone()
+        floors[k], slopes[k] = floor, math.exp(log_slope)
+        return replace(world, floor=floors, slope=slopes)
 
     def target(floor: float, log_slope: float) -> float:
         variance = floor + math.exp(log_slope) * mean
         if float(variance.min()) <= 0:
             return -math.inf
         value = -0.5 * float((square / variance + variance.log()).sum())
-        return value + log_prior_of_dose(scan, world.signal, math.exp(log_slope), view.values)
+        slope = with_noise(floor, log_slope).slope
+        return value + log_prior_of_dose(scan, world.signal, slope, view.values)
 
-    slope = max(world.slope, LEAST_SLOPE)
-    change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance)
+    slope = max(float(world.slope[k]), LEAST_SLOPE)
+    change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance[k])
     information = 0.5 * change @ change.T + torch.diag(change.new_tensor([WEAK_FLOOR, WEAK_SLOPE]))
     factor = torch.linalg.cholesky(torch.linalg.inv(information))
-    here = torch.tensor([world.floor, math.log(slope)], dtype=torch.float64)
+    here = torch.tensor([float(world.floor[k]), math.log(slope)], dtype=torch.float64)
     log_prob = target(*here.tolist())
     for _ in range(NOISE_STEPS):
         step = factor @ torch.randn(2, generator=generator, dtype=torch.float64)
@@ -266,7 +254,7 @@ def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator)
         found = target(*there.tolist())
         if accepts(found - log_prob, generator):
             here, log_prob = there, found
-    return replace(world, floor=float(here[0]), slope=math.exp(float(here[1])))
+    return with_noise(*here.tolist())
 
 
 def accepts(log_ratio: float, generator: torch.Generator) -> bool:
@@ -303,19 +291,22 @@ def fit_noise(scan: Scan, world: World, view: View) -> World:
     World
         With the fit; the variance is at least a twentieth of its mean.
     """
-    square, mean = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
-    variance, least = scan.seen(view.variance), LEAST_NOISE * float(square.mean())
-    low = float(mean.min())
-    for _ in range(3):  # the weights of the squares follow from the fit
-        used = square < OUTLYING * variance
-        design = torch.stack([torch.ones_like(mean), mean])[:, used]
-        weight = variance[used] ** -2
-        floor, slope = torch.linalg.solve(
-            (design * weight) @ design.T, (design * weight) @ square[used]
-        ).tolist()
-        slope = max(slope, LEAST_SLOPE)
-        floor += max(least - (floor + slope * low), 0.0)
-        variance = floor + slope * mean
+    squares, means = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
+    found = []
+    for square, mean, variance in zip(squares, means, scan.seen(view.variance), strict=True):
+        least, low = LEAST_NOISE * float(square.mean()), float(mean.min())
+        for _ in range(3):  # the weights of the squares follow from the fit
+            used = square < OUTLYING * variance
+            design = torch.stack([torch.ones_like(mean), mean])[:, used]
+            weight = variance[used] ** -2
+            floor, slope = torch.linalg.solve(
+                (design * weight) @ design.T, (design * weight) @ square[used]
+            ).tolist()
+            slope = max(slope, LEAST_SLOPE)
+            floor += max(least - (floor + slope * low), 0.0)
+            variance = floor + slope * mean
+        found.append((floor, slope))
+    floor, slope = torch.tensor(found).T
     return replace(world, floor=floor, slope=slope)
 
 
@@ -336,12 +327,10 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     World
         With the new values. The image is linearised in the displacements.
     """
-    amplitude = world.signal * (1 + world.errors)
-    total = sum(view.spectra[k] * f * amplitude[k] for k, f in view.factors.items())
-    slope = scan.field.images(scan.field.slope_x(total), world.row_shift)
+    slope = slope_along_x(scan, world, view)
     rest = scan.image - view.expected
-    precision = (slope.square() / view.variance).sum(-1) + world.jitter**-2
-    gradient = (slope * rest / view.variance).sum(-1) - world.row_shift * world.jitter**-2
+    precision = (slope.square() / view.variance).sum((0, -1)) + world.jitter**-2
+    gradient = (slope * rest / view.variance).sum((0, -1)) - world.row_shift * world.jitter**-2
     change = gradient / precision
     if generator is not None:
         change = change + torch.randn(len(change), generator=generator) / precision.sqrt()
@@ -352,3 +341,41 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     prior = scan.coordinates.scale_priors["jitter"]
     log_likelihood = -len(shift) * prior.nodes.log() - 0.5 * shift.square().sum() / prior.nodes**2
     return replace(world, row_shift=shift, jitter=float(prior.draw(log_likelihood, generator)))
+
+
+def slope_along_x(scan: Scan, world: World, view: View) -> Tensor:
+    """Change of the images with the displacement of their rows.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+
+    Returns
+    -------
+    Tensor, shape (detector, y, x)
+        Intensity per Å.
+    """
+    total = total_spectrum(world, view, view.factors)
+    return scan.field.images(scan.field.slope_x(total), world.row_shift)
+
+
+def total_spectrum(world: World, view: View, factors: dict[int, Tensor]) -> Tensor:
+    """Coefficients of all columns together.
+
+    Parameters
+    ----------
+    world, view : World, View
+        Amplitudes, and spectra.
+    factors : dict of int to Tensor, shape (detector, qy, qx)
+        Structure factors by species.
+
+    Returns
+    -------
+    Tensor, shape (detector, qy, qx)
+        Complex.
+    """
+    amplitude = (world.signal[:, None] * (1 + world.errors))[..., None, None]
+    return sum(view.spectra[:, k] * f * amplitude[:, k] for k, f in factors.items())

@@ -39,7 +39,7 @@ def crop(scan: Scan, size: int) -> tuple[Scan, Tensor]:
     kept : Tensor of bool, shape (site,)
         Sites of the scan that belong to it.
     """
-    shape = tuple(min(size, n) for n in scan.image.shape)
+    shape = tuple(min(size, n) for n in scan.field.shape)
     return cut(scan, _corner(scan, shape), shape)
 
 
@@ -70,14 +70,14 @@ def cut(scan: Scan, start: Sequence[int], shape: tuple[int, int]) -> tuple[Scan,
     ]
     centre = [
         s + (m - 1) / 2 - (n - 1) / 2
-        for s, m, n in zip(start, shape, scan.image.shape, strict=True)
+        for s, m, n in zip(start, shape, scan.field.shape, strict=True)
     ]
     positions = scan.positions - torch.tensor(centre[::-1]) * scan.field.sampling
     half = torch.tensor(shape[::-1]) * scan.field.sampling / 2
     kept = (positions.abs() < half + REACH).all(-1)
     return replace(
         scan,
-        image=scan.image[pixels].contiguous(),
+        image=scan.image[:, *pixels].contiguous(),
         valid=None if scan.valid is None else scan.valid[pixels].contiguous(),
         field=replace(field, num_modes=tuple(modes)),
         positions=positions[kept],
@@ -124,9 +124,9 @@ def tile(scan: Scan) -> list[Tile]:
         Those with valid pixels. Every site and every pixel is the own of one window, with
         ``MARGIN`` of the window around it or the border of the scan.
     """
-    rows, columns = (_spans(n, scan.field.sampling) for n in scan.image.shape)
+    rows, columns = (_spans(n, scan.field.sampling) for n in scan.field.shape)
     place = scan.positions / scan.field.sampling  # px from the centre
-    centre = [(n - 1) / 2 for n in scan.image.shape]
+    centre = [(n - 1) / 2 for n in scan.field.shape]
     tiles = []
     for y, x in itertools.product(rows, columns):
         window, kept = cut(scan, (y.start, x.start), (y.size, x.size))
@@ -169,12 +169,12 @@ def _spans(num: int, sampling: float) -> list[_Span]:
 
 def _corner(scan: Scan, shape: tuple[int, int]) -> list[int]:
     """First pixel (y, x) of the window with the most valid pixels, in the middle if all are."""
-    middle = [(n - m) // 2 for n, m in zip(scan.image.shape, shape, strict=True)]
+    middle = [(n - m) // 2 for n, m in zip(scan.field.shape, shape, strict=True)]
     if scan.valid is None:
         return middle
     # sums over windows, from those over all pixels above and to the left
     total = torch.nn.functional.pad(scan.valid.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
-    (height, width), (y, x) = shape, scan.image.shape
+    (height, width), (y, x) = shape, scan.field.shape
     sums = total[height:, width:] - total[: y - height + 1, width:]
     sums = sums - total[height:, : x - width + 1] + total[: y - height + 1, : x - width + 1]
     best = (sums >= MOST_VALID * sums.max()).nonzero()

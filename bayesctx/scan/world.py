@@ -35,6 +35,7 @@ APART = 6.1  # Å between sites that are drawn together
 LEAST_VARIANCE = 0.02  # of its mean
 DEGREE = 3  # of the polynomials of the mean displacement
 FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
+FIRST_SCATTER = 0.03  # of the amplitudes
 FIRST_SIGNAL = 10.0  # before the signal is fitted: columns of a few per cent of the beam
 
 
@@ -44,8 +45,8 @@ class Scan:
 
     Attributes
     ----------
-    image : Tensor, shape (y, x)
-        Intensities of order one; any number where a pixel is not valid.
+    image : Tensor, shape (detector, y, x)
+        Intensities of order one on every detector; any number where a pixel is not valid.
     field : Field
         Geometry and band limit.
     material : Material
@@ -63,7 +64,7 @@ class Scan:
     heat : float
         Factor of the variance of the noise: above one, chains leave modes more easily.
     valid : Tensor of bool, shape (y, x), optional
-        Pixels that are looked at; default: all.
+        Pixels that are looked at on all detectors; default: all.
     """
 
     image: Tensor
@@ -82,15 +83,15 @@ class Scan:
 
         Parameters
         ----------
-        values : Tensor, shape (y, x)
+        values : Tensor, shape (*batch, y, x)
             Of all pixels.
 
         Returns
         -------
-        Tensor, shape (pixel,)
+        Tensor, shape (*batch, pixel)
             In double precision.
         """
-        return (values.flatten() if self.valid is None else values[self.valid]).double()
+        return (values.flatten(-2) if self.valid is None else values[..., self.valid]).double()
 
     def counts(self, species: Tensor, among: Tensor) -> Tensor:
         """Count the sites that hold each class.
@@ -147,7 +148,7 @@ class Scan:
     def film_columns(self) -> Tensor:
         """Constant and slopes of what is under the columns, shape (3, y, x)."""
         x, y = (a / a.abs().max() for a in self.field.axes)
-        like = torch.ones_like(self.image)
+        like = torch.ones(self.field.shape)
         return torch.stack([like, x * like, y[:, None] * like])
 
 
@@ -163,29 +164,30 @@ class World:
         What the sites hold, index into ``SPECIES``.
     shift : Tensor, shape (site, 2)
         Displacement (x, y) of the columns in Å.
-    excess : Tensor, shape (site,)
+    excess : Tensor, shape (site, detector)
         Relative excess of their amplitudes.
     row_shift : Tensor, shape (y,)
         Displacement of the scan rows in Å.
-    errors : Tensor, shape (species,)
+    errors : Tensor, shape (detector, species)
         Relative errors of additivity.
     drift : Tensor, shape (term, 2)
         Coefficients of the mean displacement, see ``Scan.basis``.
     is_wide : Tensor of bool, shape (site,)
         Columns that are displaced more than by disorder.
     is_coarse : Tensor of bool, shape (site,)
-        Columns whose amplitude is off by more than the scatter.
+        Columns whose amplitudes are off by more than the scatter, on all detectors.
     abundance : Tensor, shape (kind, defect_class)
         Of the classes on each kind of site.
-    film : Tensor, shape (3,)
+    film : Tensor, shape (detector, 3)
         Coefficients of ``Scan.film_columns``.
-    signal : float
+    signal : Tensor, shape (detector,)
         Intensity per fraction of the beam.
-    floor, slope : float
+    floor, slope : Tensor, shape (detector,)
         Variance of the noise at zero intensity, and its increase with the intensity.
-    additivity, jitter, disorder, scatter : float
-        Scales of the errors of additivity, of the rows in Å, of the displacements in Å, and of the
-        amplitudes.
+    scatter : Tensor, shape (detector,)
+        Scale of the excess of the amplitudes.
+    additivity, jitter, disorder : float
+        Scales of the errors of additivity, of the rows in Å, and of the displacements in Å.
     share_wide, share_coarse : float
         Shares of the columns that are displaced more, and whose amplitude is off by more.
     """
@@ -201,13 +203,13 @@ class World:
     is_coarse: Tensor
     abundance: Tensor
     film: Tensor
-    signal: float = 1.0
-    floor: float = 1.0
-    slope: float = 0.0
+    signal: Tensor
+    floor: Tensor
+    slope: Tensor
+    scatter: Tensor
     additivity: float = 0.5
     jitter: float = 0.05
     disorder: float = 0.1
-    scatter: float = 0.03
     share_wide: float = 0.1
     share_coarse: float = 0.01
 
@@ -219,16 +221,16 @@ class View:
     Attributes
     ----------
     values : dict of str to Tensor, shape (1,)
-        The shared variables.
-    spectra : Tensor, shape (species, qy, qx)
+        The shared variables; collection angles have the shape (1, detector).
+    spectra : Tensor, shape (detector, species, qy, qx)
         Coefficients of one column of every species.
-    factors : dict of int to Tensor, shape (qy, qx)
+    factors : dict of int to Tensor, shape (detector, qy, qx)
         Structure factors of the species that occur.
-    images : Tensor, shape (species that occur, y, x)
+    images : Tensor, shape (detector, species that occur, y, x)
         Their images at a signal of one.
-    expected : Tensor, shape (y, x)
+    expected : Tensor, shape (detector, y, x)
         Expected intensities.
-    variance : Tensor, shape (y, x)
+    variance : Tensor, shape (detector, y, x)
         Of the noise; infinite where a pixel is not valid.
     """
 
@@ -263,21 +265,24 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         Signal, film and noise are not fitted yet; the floor of the noise is 5 % of the variance of
         the image, so that all of it is looked at.
     """
-    num = len(scan.kind)
+    num, num_detectors = len(scan.kind), len(scan.image)
+    each = torch.ones(num_detectors)
     return World(
         z=z,
         species=PERFECT[scan.kind] if species is None else species,
         shift=torch.zeros(num, 2),
-        excess=torch.zeros(num),
-        row_shift=torch.zeros(scan.image.shape[0]),
-        errors=torch.zeros(len(SPECIES)),
+        excess=torch.zeros(num, num_detectors),
+        row_shift=torch.zeros(scan.field.shape[0]),
+        errors=torch.zeros(num_detectors, len(SPECIES)),
         drift=torch.zeros(scan.basis().shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
-        film=torch.zeros(3),
-        floor=FIRST_FLOOR * float(scan.seen(scan.image).var()),
-        signal=FIRST_SIGNAL,
+        film=torch.zeros(num_detectors, 3),
+        floor=FIRST_FLOOR * scan.seen(scan.image).var(-1).float(),
+        slope=torch.zeros(num_detectors),
+        signal=FIRST_SIGNAL * each,
+        scatter=FIRST_SCATTER * each,
     )
 
 
@@ -294,8 +299,8 @@ def spectra_of(scan: Scan, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
     Returns
     -------
     values : dict of str to Tensor, shape (1,)
-        By name.
-    spectra : Tensor, shape (species, qy, qx)
+        By name, see ``Coordinates.values``.
+    spectra : Tensor, shape (detector, species, qy, qx)
         Of one column of every species.
     """
     values = scan.coordinates.values(z[None])
@@ -336,12 +341,13 @@ def look(
     if factors is None:
         factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
     images = render(scan, spectra, factors, world.row_shift)
-    errors = world.errors[list(factors)]
-    columns = world.signal * torch.einsum("k,kyx->yx", 1 + errors, images)
-    expected = columns + torch.einsum("k,kyx->yx", world.film, scan.film_columns())
-    variance = world.floor + world.slope * expected
+    amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
+    columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
+    expected = columns + torch.einsum("dk,kyx->dyx", world.film, scan.film_columns())
+    variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
     # a line through the squares may cross zero where little is expected
-    variance = scan.heat * variance.clamp(min=LEAST_VARIANCE * float(variance.mean().abs()))
+    least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()
+    variance = scan.heat * variance.maximum(least)
     if scan.valid is not None:
         variance = torch.where(scan.valid, variance, math.inf)
     return View(values, spectra, factors, images, expected, variance)
@@ -354,19 +360,19 @@ def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: T
     ----------
     scan : Scan
         The scan.
-    spectra : Tensor, shape (species, qy, qx)
+    spectra : Tensor, shape (detector, species, qy, qx)
         Of one column of every species.
-    factors : dict of int to Tensor, shape (qy, qx)
+    factors : dict of int to Tensor, shape (detector, qy, qx)
         Structure factors by species; at least one.
     row_shift : Tensor, shape (y,)
         Displacement of the scan rows in Å.
 
     Returns
     -------
-    Tensor, shape (species that occur, y, x)
+    Tensor, shape (detector, species that occur, y, x)
         In the order of the factors.
     """
-    stacked = torch.stack([spectra[k] * f for k, f in factors.items()])
+    stacked = torch.stack([spectra[:, k] * f for k, f in factors.items()], 1)
     return scan.field.images(stacked, row_shift)
 
 

@@ -10,10 +10,11 @@ import xarray as xr
 from torch import Tensor
 from tqdm import tqdm
 
-from ..checks import check_memory, check_number, check_seed, check_whole_number
+from ..checks import check_memory, check_number, check_seed, check_whole_number, shorten
 from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, FIRST_SITE, SITES, SPECIES
+from ..evidence import check_context
 from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
@@ -21,7 +22,7 @@ from ..tensors import join, pixel_axis, take
 from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, generators
 from .rendering import detect
 from .scene import name_species, place_crystal
-from .spectra import add_columns, image_spectra
+from .spectra import add_columns, detector_spectra
 from .stream import check_prior, check_size
 
 __all__ = ["simulate", "simulate_micrograph"]
@@ -134,9 +135,23 @@ BYTES_PER_PIXEL = 70  # of memory for a micrograph, measured
 SMALLEST = 1e-38  # sum of abundances
 
 
+ANGLES_OF_DETECTOR = ("inner_collection_angle", "outer_collection_angle")
+OWN_OF_DETECTOR = (
+    "background", "background_slope_x", "background_slope_y", "gain", "dark_level", "readout",
+)  # fmt: skip
+"""Nuisances that are drawn for every detector of a scan."""
+FIRST_STREAM = 1 << 32  # of random numbers of further detectors, beyond all numbers of patches
+
+
 @torch.no_grad()
 def simulate_micrograph(
-    prior: Prior, *, seed: int, num_pixels: int = 512, sampling: float = 0.2, index: int = 0
+    prior: Prior,
+    *,
+    seed: int,
+    num_pixels: int = 512,
+    sampling: float = 0.2,
+    index: int = 0,
+    detectors: Mapping[str, Mapping[str, float]] | None = None,
 ) -> xr.Dataset:
     """Simulate a whole micrograph with the truth of every site.
 
@@ -152,28 +167,42 @@ def simulate_micrograph(
         Size of a pixel in Å.
     index : int
         Index of the image in the stream, >= 0.
+    detectors : mapping of str to mapping of str to float, optional
+        Several detectors that record one scan: of each, by its name, ``inner_collection_angle`` and
+        ``outer_collection_angle`` in mrad. They share probe, crystal, scan rows and dose; each has
+        its own errors of additivity, background, gain, dark level and readout noise.
 
     Returns
     -------
     Dataset
-        ``intensity`` (y, x) in counts times the gain; for every lattice site in the image
-        ``site_y`` and ``site_x`` in pixels, ``defect`` and ``species`` over the dimension patch;
-        context, nuisances and ``concentration`` without the dimension image.
+        ``intensity`` (y, x), with ``detectors`` (detector, y, x), in counts times the gain; for
+        every lattice site in the image ``site_y`` and ``site_x`` in pixels, ``defect`` and
+        ``species`` over the dimension patch; context, nuisances and ``concentration`` without the
+        dimension image, and what each detector has of its own over the dimension detector.
 
     Raises
     ------
     TypeError
-        If ``prior`` is no prior, ``seed``, ``num_pixels`` or ``index`` no integer, or ``sampling``
-        no number.
+        If ``prior`` is no prior, ``seed``, ``num_pixels`` or ``index`` no integer, ``sampling`` no
+        number, or ``detectors`` no mapping of mappings.
     ValueError
-        If ``seed`` or ``index`` is negative, or the image is smaller than a patch, larger than
+        If ``seed`` or ``index`` is negative, the angles of a detector are not two numbers that go
+        with the probe, or the image is smaller than a patch, larger than
         1000 Å or 8192 pixels, or does not fit into memory.
     """
     check_seed(seed)
     index = check_whole_number("index", index, 0, MAX_INDEX)
-    num_pixels, sampling = _check_field(prior, num_pixels, sampling)
+    rings = None if detectors is None else _check_detectors(detectors)
+    num_detectors = 1 if rings is None else len(rings)
+    num_pixels, sampling = _check_field(prior, num_pixels, sampling, num_detectors)
+    if rings is not None:
+        # the innermost ring is the one that limits the semi-angle of the probe
+        prior = prior.given(min(rings.values(), key=lambda r: r["inner_collection_angle"]))
     rng = generators(seed, 0, index)
     image, nuisances = _draw_field(rng, prior, num_pixels * sampling)
+    if rings is not None:
+        image |= {n: torch.tensor([[r[n] for r in rings.values()]]) for n in ANGLES_OF_DETECTOR}
+        nuisances |= _draw_detectors(prior, nuisances, seed, index, num_pixels * sampling, rings)
     cell = (num_pixels * sampling + 2 * PADDING,) * 2
     sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
     intensity = _render_field(
@@ -184,8 +213,12 @@ def simulate_micrograph(
     host, dopant = list(HOSTS)[int(image["host"])], METALS[int(image["dopant"])]
     found = species[inside].numpy()
     names = (np.full(len(found), name) for name in (host, dopant))
+    own = () if rings is None else ("detector",)
     variables = {
-        "intensity": (("y", "x"), intensity.numpy(), {"units": "counts"}),
+        "intensity": (
+            (*own, "y", "x"), (intensity[0] if rings is None else intensity).numpy(),
+            {"units": "counts"},
+        ),
         "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
         "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
         "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
@@ -193,14 +226,58 @@ def simulate_micrograph(
         "host": host,
         "dopant": dopant if prior.is_doped else NO_DOPANT,
         "concentration": ("defect_class", _shares(nuisances["concentration"])[0], {"units": "1"}),
-    } | {
-        name: ((), float(value), attributes)
-        for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances)
-    }
-    return xr.Dataset(variables, {"defect_class": list(DEFECTS)}, {"seed": seed, "index": index})
+    }  # fmt: skip
+    for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances):
+        each = rings is not None and name in (*ANGLES_OF_DETECTOR, *OWN_OF_DETECTOR)
+        found = value.numpy()[0] if each else float(value)
+        variables[name] = (own if each else (), found, attributes)
+    coords = {"defect_class": list(DEFECTS)} | ({} if rings is None else {"detector": list(rings)})
+    return xr.Dataset(variables, coords, {"seed": seed, "index": index})
 
 
-def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, float]:
+def _check_detectors(detectors: object) -> dict[str, dict[str, float]]:
+    """Angles of several detectors by name."""
+    is_right = isinstance(detectors, Mapping) and all(
+        isinstance(r, Mapping) and set(r) == set(ANGLES_OF_DETECTOR) for r in detectors.values()
+    )
+    if not is_right or not detectors:
+        raise TypeError(
+            "detectors were expected as a mapping of name to inner_collection_angle and "
+            f"outer_collection_angle, got {shorten(detectors)}; for example {{'ADF': "
+            "{'inner_collection_angle': 60.0, 'outer_collection_angle': 200.0}}"
+        )
+    found = {}
+    for name, ring in detectors.items():
+        checked = check_context(ring)
+        wrong = [n for n, v in checked.items() if not isinstance(v, float)]
+        if wrong or not isinstance(name, str):
+            raise ValueError(
+                f"a name and two numbers were expected of a detector, got {shorten(name)}: "
+                f"{shorten(dict(ring))}; simulate a scan for each value"
+            )
+        found[name] = checked
+    return found
+
+
+def _draw_detectors(
+    prior: Prior,
+    first: Mapping[str, Tensor],
+    seed: int,
+    index: int,
+    extent: float,
+    rings: Mapping[str, object],
+) -> dict[str, Tensor]:
+    """Nuisances of every detector, shape (1, detector); those of the first are given."""
+    further = [
+        _draw_field(generators(seed, FIRST_STREAM + k, index), prior, extent)[1]
+        for k in range(1, len(rings))
+    ]
+    return {n: torch.cat([v[n].view(1, 1) for v in (first, *further)], 1) for n in OWN_OF_DETECTOR}
+
+
+def _check_field(
+    prior: Prior, num_pixels: int, sampling: float, num_detectors: int
+) -> tuple[int, float]:
     """Pixels of a micrograph that is neither smaller than a patch nor too large to compute."""
     check_prior(prior)
     num_pixels = check_whole_number("num_pixels", num_pixels, 1, MAX_INDEX)
@@ -211,7 +288,8 @@ def _check_field(prior: Prior, num_pixels: int, sampling: float) -> tuple[int, f
             f"a field of at least {least:g} Å, at most {MAX_FIELD:g} Å and {MAX_PIXELS} pixels was "
             f"expected, got {num_pixels} pixels of {sampling} Å; change num_pixels or sampling"
         )
-    check_memory(BYTES_PER_PIXEL * num_pixels**2, f"{num_pixels} x {num_pixels} pixels")
+    num_bytes = BYTES_PER_PIXEL * num_pixels**2 * num_detectors
+    check_memory(num_bytes, f"{num_pixels} x {num_pixels} pixels")
     return num_pixels, sampling
 
 
@@ -239,16 +317,22 @@ def _render_field(
     sampling: float,
     cell: tuple[float, float],
 ) -> Tensor:
-    """Noisy image of the columns of one micrograph, shape (y, x)."""
+    """Noisy images of the columns of one micrograph, shape (detector, y, x)."""
 
     def normal(*shape: int) -> Tensor:
         return torch.from_numpy(rng.standard_normal(shape, np.float32))
 
-    spectra = image_spectra(image, nuisances, normal(1, len(SPECIES)), cell=cell)[0]
-    spectrum = add_columns(spectra, columns, species, cell=cell)
+    rings = {n: image[n].view(1, -1) for n in ANGLES_OF_DETECTOR}
+    num = rings["inner_collection_angle"].shape[1]
+    deviation = normal(1, num, len(SPECIES))
+    spectra = detector_spectra(image | rings, nuisances, deviation, cell=cell)[0]
+    spectrum = torch.stack([add_columns(s, columns, species, cell=cell) for s in spectra])
     shift = normal(len(axis)) * nuisances["line_jitter"]
-    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)[None, None]
+    clean = synthesize(spectrum, axis, axis, cell=cell, row_shift=shift)
     exposure = (image["dose"] * sampling**2)[:, None, None, None]
-    numbers = [normal(*clean.shape) for _ in range(2)]
-    axis = axis[None, None]
-    return detect(clean, axis, axis, exposure, nuisances, *numbers)[0, 0]
+    found, axis = [], axis[None, None]
+    for k, own in enumerate(clean[:, None, None]):
+        mine = {n: v.view(1, -1)[:, k] if n in OWN_OF_DETECTOR else v for n, v in nuisances.items()}
+        numbers = [normal(*own.shape) for _ in range(2)]
+        found.append(detect(own, axis, axis, exposure, mine, *numbers)[0, 0])
+    return torch.stack(found)

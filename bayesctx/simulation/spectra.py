@@ -17,7 +17,14 @@ from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap
 from .scene import HOST_COLUMNS, Scene
 
-__all__ = ["add_columns", "additivity_error", "image_bandwidth", "image_spectra", "patch_spectra"]
+__all__ = [
+    "add_columns",
+    "additivity_error",
+    "detector_spectra",
+    "image_bandwidth",
+    "image_spectra",
+    "patch_spectra",
+]
 
 # upper bound of the share of a peak beyond the frequencies of an image; measured, the error of a
 # patch is below 1e-3 of its range
@@ -95,47 +102,92 @@ def image_spectra(
     Tensor, shape (image, species, qy, qx)
         Complex, as a fraction of the beam.
     """
+    rings = {n: image[n][:, None] for n in ("inner_collection_angle", "outer_collection_angle")}
+    given = dict(image) | rings, nuisances, deviation[:, None]
+    return detector_spectra(*given, cell=cell, num_modes=num_modes, focal_phase=focal_phase)[:, 0]
+
+
+def detector_spectra(
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    deviation: Tensor,
+    *,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int] | None = None,
+    focal_phase: float | None = None,
+) -> Tensor:
+    """Fourier coefficients of the images of every species on several detectors of one scan.
+
+    Parameters
+    ----------
+    image : mapping of str to Tensor, shape (image,)
+        ``host`` and ``dopant`` by index, and the continuous context; the collection angles have
+        the shape (image, detector).
+    nuisances : mapping of str to Tensor, shape (image,)
+        See ``nuisances.NUISANCES``.
+    deviation : Tensor, shape (image, detector, species)
+        Errors of additivity, in standard deviations.
+    cell : tuple of float
+        Periods (Lx, Ly) in Å.
+    num_modes : tuple of int, optional
+        Largest orders of the spatial frequencies. Default: as many as the images need.
+    focal_phase : float, optional
+        See ``optics.transfer``.
+
+    Returns
+    -------
+    Tensor, shape (image, detector, species, qy, qx)
+        Complex, as a fraction of the beam.
+
+    Notes
+    -----
+    The transfer function is that of the probe: it is computed once for all detectors, whose columns
+    are treated as more columns of the same image.
+    """
     probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
     energy, inner = probe.beam_energy, detector.inner_collection_angle
-    columns = _table(energy.device)[image["host"], image["dopant"]]
+    material = (image[n][:, None].expand(inner.shape) for n in ("host", "dopant"))
+    columns = _table(energy.device)[tuple(material)]
     azimuth = nuisances["tilt_azimuth"]
     direction = torch.stack([azimuth.cos(), azimuth.sin()], -1)
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * direction
-    error = additivity_error(energy, inner, nuisances["tilt"]) * nuisances["additivity"]
-    share = 1 + deviation * error[:, None]
+    error = additivity_error(energy[:, None], inner, nuisances["tilt"][:, None])
+    share = 1 + deviation * (error * nuisances["additivity"][:, None])[..., None]
     tilted = bool(slope.any())
     num_modes = num_modes or tuple(
         math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell
     )
     if tilted:
         share = torch.cat(
-            [share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], 1
+            [share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], -1
         )
     else:
-        columns = columns[:, : len(SPECIES)]
+        columns = columns[:, :, : len(SPECIES)]
+    coefficients = load_table().coefficients(columns, energy[:, None], detector)
+    positions = columns.height[..., None] * slope[:, None, None] if tilted else None
     spectra = column_spectra(
-        load_table().coefficients(columns, energy, detector) * share[..., None, None],
-        columns.displacement * nuisances["vibration"][:, None],
+        (coefficients * share[..., None, None]).flatten(1, 2),
+        (columns.displacement * nuisances["vibration"][:, None, None]).flatten(1, 2),
         probe,
         cell=cell,
         num_modes=num_modes,
-        positions=columns.height[..., None] * slope[:, None] if tilted else None,
+        positions=positions.flatten(1, 2) if tilted else None,
         focal_phase=focal_phase,
-    )
-    species, atoms = spectra[:, : len(SPECIES)], spectra[:, len(SPECIES) :]
-    return species.index_add(1, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
+    ).unflatten(1, share.shape[1:])
+    species, atoms = spectra[:, :, : len(SPECIES)], spectra[:, :, len(SPECIES) :]
+    return species.index_add(2, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
 
 
 def _split(
     share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor
 ) -> list[Tensor]:
     """Subtract from pairs in place, and return, the shares of atoms that scatter separately."""
-    upper, lower = height[:, len(SPECIES) :].unflatten(1, (2, -1)).unbind(1)
-    slope, beam_energy, inner = (v[:, None] for v in (slope, beam_energy, inner))
-    alone = share[:, PAIRS] * (
+    upper, lower = height[..., len(SPECIES) :].unflatten(-1, (2, -1)).unbind(-2)
+    slope, beam_energy, inner = slope[:, None, None], beam_energy[:, None, None], inner[..., None]
+    alone = share[..., PAIRS] * (
         1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner)
     )
-    share[:, PAIRS] -= alone
+    share[..., PAIRS] -= alone
     return [alone, alone]
 
 
