@@ -15,7 +15,7 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.inference.claims import PIXEL_LIMIT
+from bayesctx.inference.claims import SCREENED
 from bayesctx.inference.detectors import check_rings
 from bayesctx.inference.inputs import read_inputs
 from bayesctx.inference.whole_image import Micrograph
@@ -27,8 +27,10 @@ INTRODUCTION = """\
 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
 context but focus and dose is given, the size of a pixel to 0.5 %. Nats that the log density at the
 best fit of the pixels in the middle of the image gains if all that is given is left open.
-`infer` warns above {limit:.0f}; inf: `infer` refused the context: a host whose lattice does not fit
-the pixel size, or whose metal is the dopant.
+Above {limit:.0f}
+`infer` weighs the claims one by one and warns of one whose log Bayes factor exceeds as much; inf:
+`infer` refused the context: a host whose lattice does not fit the pixel size, or whose metal is the
+dopant.
 
 """
 
@@ -101,13 +103,13 @@ def main() -> None:
             name,
             str(len(values)),
             *(f"{q:.1f}" for q in np.quantile(values, [0.0, 0.5, 1.0], method="lower")),
-            f"{100 * np.mean(values > PIXEL_LIMIT):.0f}",
+            f"{100 * np.mean(values > SCREENED):.0f}",
         ])  # fmt: skip
     materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS)
     body = INTRODUCTION.format(
-        num=len(done), pixels=arguments.num_pixels, materials=materials, limit=PIXEL_LIMIT
+        num=len(done), pixels=arguments.num_pixels, materials=materials, limit=SCREENED
     )
-    body += table(["claims", "images", "least", "median", "most", "warned of (%)"], rows)
+    body += table(["claims", "images", "least", "median", "most", "weighed (%)"], rows)
     write("wrong_context", "Wrong context, by all pixels", body, arguments.seed)
 
 

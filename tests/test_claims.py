@@ -13,6 +13,7 @@ from bayesctx.inference.candidates import Lattices
 from bayesctx.inference.claims import (
     CLAIMS,
     PIXEL_LIMIT,
+    SCREENED,
     conflict_by_pixels,
     warn_of_claims,
     weigh_lattices,
@@ -124,7 +125,16 @@ def test_what_was_done_to_the_image_is_a_plainer_cause():
         warn_of_claims({"context": 50.0, "host": 30.0}, RINGS, ["gamma"])
 
 
-@pytest.mark.parametrize("conflict", [{}, {"context": PIXEL_LIMIT}, {"context": -20.0}])
+@pytest.mark.parametrize(
+    "conflict",
+    [
+        {},
+        {"context": -20.0},
+        {"context": 40.0, "host": PIXEL_LIMIT, "detector": 0.0},
+        # misfit, which no single claim explains
+        {"context": 30.0, "host": 2.0, "detector": -8.0, "several": 22.0},
+    ],
+)
 def test_claims_that_agree_are_not_warned_of(conflict):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -163,5 +173,5 @@ def test_pixels_speak_against_a_wrong_energy_and_not_against_the_true_one(monkey
         candidate = Candidate(own, (scan.material.dopant,), species=world.species)
         (weight,) = weigh_scan([candidate], seed=0).values()
         density[name] = weight.log_density
-    assert density["open"] - density["wrong"] > PIXEL_LIMIT
-    assert density["open"] - density["true"] < PIXEL_LIMIT
+    assert density["open"] - density["wrong"] > SCREENED
+    assert density["open"] - density["true"] < SCREENED

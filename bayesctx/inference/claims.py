@@ -13,7 +13,7 @@ from ..storage import warn
 from .candidates import Lattices
 from .detectors import Rings
 
-__all__ = ["PIXEL_LIMIT", "conflict_by_pixels", "warn_of_claims", "weigh_lattices"]
+__all__ = ["PIXEL_LIMIT", "SCREENED", "conflict_by_pixels", "warn_of_claims", "weigh_lattices"]
 
 WHOLE, SEVERAL = "context", "several"  # all claims together
 CLAIMS = {
@@ -24,7 +24,10 @@ CLAIMS = {
     name: (name,) for name in CONTINUOUS if name != "dose" and not name.endswith("collection_angle")
 }
 """Variables that are freed together. The dose follows from the noise, to which fits are blind."""
-PIXEL_LIMIT = 20.0  # nats, that no simulated image with true claims exceeds
+# nats: gain of the best fit from which claims are weighed one by one, and log Bayes factors that
+# are warned of; fits have errors of some 8 nats, and misfit of a real image is explained by no
+# single claim but by all of them together (22 nats on one)
+SCREENED, PIXEL_LIMIT, LIMIT_OF_ALL = 15.0, 15.0, 60.0
 
 
 def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
@@ -70,7 +73,7 @@ def conflict_by_pixels(
     -------
     dict of str to float
         In nats: "context", the log density that the best fit gains if all claims are left open; and
-        if that exceeds ``PIXEL_LIMIT`` the log Bayes factor of leaving each claim alone open
+        if that exceeds ``SCREENED`` the log Bayes factor of leaving each claim alone open
         against taking it as given, and of "several" for all of them. Empty if nothing is claimed.
 
     Notes
@@ -84,7 +87,7 @@ def conflict_by_pixels(
         return {}
     everything = weigh(rings.without(sum(claims.values(), ())), given.values)
     found = {WHOLE: everything.log_density - given.log_density}
-    if found[WHOLE] > PIXEL_LIMIT:
+    if found[WHOLE] > SCREENED:
         alone = dict.fromkeys(claims, everything)  # as it is for a single claim
         if len(claims) > 1:
             near = given.values, everything.values
@@ -114,10 +117,12 @@ def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence
     Warns
     -----
     UserWarning
-        If the best fit gains more than ``PIXEL_LIMIT`` where claims are left open.
+        If a claim is contradicted by more than ``PIXEL_LIMIT``, or all of them by more than
+        ``LIMIT_OF_ALL``.
     """
     total = conflict.get(WHOLE, -math.inf)
-    if total <= PIXEL_LIMIT:
+    alone = max((v for c, v in conflict.items() if c in CLAIMS), default=-math.inf)
+    if alone <= PIXEL_LIMIT and conflict.get(SEVERAL, -math.inf) <= LIMIT_OF_ALL:
         return
     if doubts:
         warn(
