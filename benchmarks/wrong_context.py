@@ -26,11 +26,10 @@ INTRODUCTION = """\
 {num} simulated micrographs of {pixels} x {pixels} pixels of 0.25 Å ({materials}; 80 keV, 25 mrad,
 70-200 mrad, dose 10⁴ to 10⁶ e/Å², focus and all nuisances of `reference_prior()`); all of the
 context but focus and dose is given, the size of a pixel to 0.5 %. Nats that the log density at the
-best fit of the pixels in the middle of the image gains if all that is given is left open.
-Above {limit:.0f}
-`infer` weighs the claims one by one and warns of one whose log Bayes factor exceeds as much; inf:
-`infer` refused the context: a host whose lattice does not fit the pixel size, or whose metal is the
-dopant.
+best fit of the pixels in the middle of the image gains if all that is given is left open. Above
+{limit:.0f}, `infer` weighs the claims one by one and warns of one whose log Bayes factor exceeds as
+much; inf: `infer` refused the context: a host whose lattice does not fit the pixel size, or whose
+metal is the dopant.
 
 """
 
@@ -105,7 +104,7 @@ def main() -> None:
             *(f"{q:.1f}" for q in np.quantile(values, [0.0, 0.5, 1.0], method="lower")),
             f"{100 * np.mean(values > SCREENED):.0f}",
         ])  # fmt: skip
-    materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS)
+    materials = ", ".join(f"{d} in {h}" for h, d in MATERIALS[: len(done)])
     body = INTRODUCTION.format(
         num=len(done), pixels=arguments.num_pixels, materials=materials, limit=SCREENED
     )
