@@ -11,6 +11,7 @@ from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
 from bayesctx.scan import mosaic as mosaic_module, sampling, windows
 from bayesctx.scan.chain import Draw, log_prob_of_pixels
+from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.levels import Levels
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.search import Candidate
@@ -207,6 +208,17 @@ def test_the_dopant_is_drawn_with_all_windows(narrow, noisy, monkeypatch):
     mosaic = cover(wrong, tile(scan), world, 0, None, dopants)
     draws = list(spread(mosaic, [draw] * 2, 0, dopants))
     assert draws[-1].material == scan.material
+
+
+@pytest.mark.parametrize("now", ["Ti", "W", "Mo"])
+def test_the_dopant_is_found_whatever_it_is_now(noisy, now):
+    """Columns that are not explained yet, as those of metals in the place of the dopant."""
+    scan, world, _ = noisy
+    scan = replace(scan, material=replace(scan.material, dopant=METALS.index(now)))
+    doped = torch.tensor([s.holds_dopant for s in SPECIES])[world.species]
+    world = replace(world, species=torch.where(doped, PERFECT[scan.kind], world.species))
+    dopants = [METALS.index(metal) for metal in ("Mo", "Ti", "W")]
+    assert METALS[best_dopant([(scan, world, look(scan, world))], dopants)] == "Ti"
 
 
 def test_large_scans_are_searched_in_a_window(monkeypatch):

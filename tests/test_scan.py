@@ -26,7 +26,7 @@ from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.moves import draw_jointly, linearise_jointly
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.sampling import _apportion, _interleave
-from bayesctx.scan.shared import climb, evaluate, linearise, settle
+from bayesctx.scan.shared import _updated, climb, evaluate, image_slopes, linearise, settle
 from bayesctx.scan.signal import (
     draw_noise,
     draw_rows,
@@ -206,6 +206,23 @@ def test_slopes_are_those_of_the_fitted_image(known):
     assert torch.allclose(hessian, hessian.T, rtol=1e-4)
     # the prior alone has ones
     assert torch.linalg.eigvalsh(hessian).min() >= 0.999
+
+
+def test_updated_slopes_explain_the_step_that_was_taken(known):
+    scan, world, *_ = known
+    scan = replace(scan, image=look(scan, world).expected * 10 + 1)
+    view = look(scan, replace(world, signal=10 * world.signal, floor=torch.tensor([1e-3])))
+    slopes, _ = image_slopes(scan, world, view)
+    step = torch.linspace(-0.1, 0.1, len(world.z), dtype=torch.float64)
+    before, after = (evaluate(scan, world, view, z) for z in (world.z, world.z + step))
+    found = _updated(slopes, before, after)
+    change = (after.regression.expected - before.regression.expected).flatten()
+    scale = float(change.abs().max())
+    assert torch.allclose(step.float() @ found, change, atol=1e-4 * scale)
+    # nothing changes across the step
+    across = torch.zeros(len(step))
+    across[0], across[1] = step[1], -step[0]
+    assert torch.allclose(across @ found, across @ slopes, atol=1e-4 * scale)
 
 
 def test_middle_of_a_scan_is_part_of_it(known):

@@ -17,7 +17,7 @@ from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import CLASS, PAIRS, Coordinates, Draw, Weight, sample_scan
+from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
@@ -98,23 +98,11 @@ def solve_by_pixels(
         If chains have not mixed, see ``warn_of_chains``.
     """
     lattices = list_candidates(placements, readings, sites, rings, stated, prior, seed)
-    every = math.ceil(len(lattices.sites) / MANY)
-    number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
-    _check_draws(number * NUM_CHAINS, lattices)
-    with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
-        sampled = sample_scan(
-            lattices.candidates,
-            num_chains=NUM_CHAINS,
-            num_draws=number,
-            seed=seed,
-            every=every,
-            tick=lambda: bar.update(1),
-        )
-    pairs, probability = list(itertools.chain(*sampled.chains)), sampled.probability
+    sampled = _sample(lattices, num_draws, seed, progress)
+    pairs = list(itertools.chain(*sampled.chains))
     worlds = [_World.of(c, d, lattices, placements) for c, d in pairs]
-    weight = _weights(np.array([c for c, _ in pairs]), probability)
-    latent = rings.latent()
-    free = lattices.candidates[0].scan.coordinates
+    weight = _weights(np.array([c for c, _ in pairs]), sampled.probability)
+    free, latent = lattices.candidates[0].scan.coordinates, rings.latent()
     kept = [
         n
         for n in worlds[0].values
@@ -126,11 +114,12 @@ def solve_by_pixels(
     names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
     hosts = np.array([c.scan.material.host for c in lattices.candidates])
+    assignments = np.array(lattices.assignments)
     finite = [ess for ess, _ in diagnosis.values() if np.isfinite(ess)]
     posterior = Posterior(
         images=np.zeros(1, int),
         defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
-        host=_share(hosts, len(HOSTS), probability),
+        host=_share(hosts, len(HOSTS), sampled.probability),
         dopant=_share(names["dopant"], len(METALS), weight),
         ess=np.array([min(finite) if finite else 1.0], np.float32),
         draws=draws,
@@ -138,12 +127,28 @@ def solve_by_pixels(
         defect_draws=np.stack([w.defect for w in worlds]).astype(np.int8)[None],
         log_likelihood=np.array([w.log_likelihood for w in worlds], np.float32)[None],
         concentration=np.stack([w.concentration for w in worlds])[None],
-        assignment=_share(np.array(lattices.assignments), len(sites.assignments), probability),
+        assignment=_share(assignments, len(sites.assignments), sampled.probability),
         **_joint_probabilities(worlds, weight, latent),
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
     return posterior, weigh_lattices(lattices, sampled.weights)
+
+
+def _sample(lattices: Lattices, num_draws: int, seed: int, progress: bool | None) -> Sampled:
+    """Draw worlds of the candidates, with a bar of the draws."""
+    every = math.ceil(len(lattices.sites) / MANY)
+    number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
+    _check_draws(number * NUM_CHAINS, lattices)
+    with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
+        return sample_scan(
+            lattices.candidates,
+            num_chains=NUM_CHAINS,
+            num_draws=number,
+            seed=seed,
+            every=every,
+            tick=lambda: bar.update(1),
+        )
 
 
 def _by_detector(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -18,27 +18,10 @@ DOSE_SPREAD = 0.05  # relative, of what detectors of one scan imply; gains are n
 STEP_OF_DOSE = 0.01  # of its logarithm, for derivatives of its prior
 
 
-def log_doses(
+def _log_doses(
     scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]
 ) -> list[float]:
-    """Logarithm of the dose that signal and noise of each detector imply.
-
-    Parameters
-    ----------
-    scan : Scan
-        Gives the size of a pixel.
-    signal : Tensor, shape (detector,)
-        Intensity per fraction of the beam.
-    slope : Tensor, shape (detector,)
-        Increase of the variance with the intensity.
-    values : mapping of str to Tensor, shape (1,)
-        Shared variables, of which the strain counts.
-
-    Returns
-    -------
-    list of float
-        Of electrons per Å² of the strained crystal.
-    """
+    """Logarithms of the doses in e/Å² that signal and noise of each detector imply."""
     size = scan.field.sampling * (1 + float(values["strain"]))
     pairs = zip(signal.tolist(), slope.tolist(), strict=True)
     return [math.log(max(s / (max(n, NO_SLOPE) * size**2), NO_DOSE)) for s, n in pairs]
@@ -63,7 +46,7 @@ def dose_of(scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tens
     float
         Electrons per Å² of the strained crystal, the geometric mean over the detectors.
     """
-    logs = log_doses(scan, signal, slope, values)
+    logs = _log_doses(scan, signal, slope, values)
     return math.exp(sum(logs) / len(logs))
 
 
@@ -92,7 +75,7 @@ def log_prior_of_dose(
     """
     if scan.log_dose is None:
         return 0.0
-    logs = log_doses(scan, signal, slope, values)
+    logs = _log_doses(scan, signal, slope, values)
     middle = sum(logs) / len(logs)
     apart = sum(((own - middle) / DOSE_SPREAD) ** 2 for own in logs)
     return scan.log_dose(math.exp(middle)) - 0.5 * apart
@@ -124,7 +107,7 @@ def pull_of_dose(
     num = len(signal)
     if scan.log_dose is None:
         return torch.zeros(num).double(), torch.zeros(num, num).double()
-    logs = torch.tensor(log_doses(scan, signal, slope, values), dtype=torch.float64)
+    logs = torch.tensor(_log_doses(scan, signal, slope, values), dtype=torch.float64)
     low, middle, high = (
         scan.log_dose(math.exp(float(logs.mean()) + step))
         for step in (-STEP_OF_DOSE, 0.0, STEP_OF_DOSE)

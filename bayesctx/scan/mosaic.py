@@ -179,30 +179,32 @@ def _draw_dopant(
     mosaic: Mosaic, signal: Tensor, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Mosaic, tuple, Levels]:
     """Propose another metal as the dopant; spectra and what is linear under the one taken."""
-    shared, levels = _level(mosaic, mosaic, signal)
+    shared, levels = _level(mosaic, signal)
     others = [d for d in dopants if d != mosaic.tiles[0].scan.material.dopant]
     if not others:
         return mosaic, shared, levels
     other = others[int(torch.randint(len(others), (1,), generator=generator))]
     changed = replace(mosaic, tiles=_with_dopant(mosaic.tiles, other))
-    shared_then, levels_then = _level(changed, mosaic, signal)
+    shared_then, levels_then = _level(changed, signal, (mosaic, shared))
     if accepts(levels_then.evidence - levels.evidence, generator):
         return changed, shared_then, levels_then
     return mosaic, shared, levels
 
 
-def _level(mosaic: Mosaic, noisy: Mosaic, signal: Tensor) -> tuple[tuple, Levels]:
-    """Shared variables with their spectra, and what is linear at the noise of other dopants."""
-    z = mosaic.worlds[0].z
+def _level(
+    mosaic: Mosaic, signal: Tensor, noisy: tuple[Mosaic, tuple] | None = None
+) -> tuple[tuple, Levels]:
+    """Shared variables with their spectra, and what is linear, at the noise of another dopant."""
     # all windows have the same size
-    shared, theirs = (spectra_of(m.tiles[0].scan, z) for m in (mosaic, noisy))
+    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
 
     def seen() -> Iterator[tuple[Scan, View]]:
-        for own, other, world in zip(mosaic.tiles, noisy.tiles, mosaic.worlds, strict=True):
-            view = look(own.scan, world, shared)
-            if noisy is not mosaic:  # evidence at another noise could not be compared
-                view = replace(view, variance=look(other.scan, world, theirs).variance)
-            yield own.scan, view
+        for k, (tile, world) in enumerate(zip(mosaic.tiles, mosaic.worlds, strict=True)):
+            view = look(tile.scan, world, shared)
+            if noisy is not None:  # evidence at another noise could not be compared
+                other, theirs = noisy
+                view = replace(view, variance=look(other.tiles[k].scan, world, theirs).variance)
+            yield tile.scan, view
 
     return shared, Levels.of(seen(), signal, mosaic.worlds[0].additivity)
 

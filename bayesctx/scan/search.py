@@ -143,16 +143,15 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
     before, a candidate cannot be told from another one that is fitted worse. The best of all are
     fitted to the whole image.
     """
-    middles = [crop(candidate.scan, MIDDLE)[0] for candidate in candidates]
-    kept = _fit_middles(candidates, seed, num_threads)
+    middles, kept = _fit_middles(candidates, seed, num_threads)
 
     def finish(found: tuple[float, int, World]) -> Start:
         value, i, world = found
-        own = _weigh(middles[i], world, value)
+        weight = _weigh(middles[i], world, value)
         middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
         scan = replace(candidates[i].scan, material=middle.material)
         world, view = _whole(scan, world)
-        return Start(i, scan, world, log_density(scan, world, view), own)
+        return Start(i, scan, world, log_density(scan, world, view), weight)
 
     starts = side_by_side(finish, kept, num_threads)
     return sorted(starts, key=lambda start: -start.log_density)
@@ -177,13 +176,13 @@ def weigh_middles(
     list of tuple of int and Weight
         Those that may be.
     """
-    fitted = _fit_middles(candidates, seed, num_threads)
+    middles, kept = _fit_middles(candidates, seed, num_threads)
 
     def weigh(found: tuple[float, int, World]) -> tuple[int, Weight]:
         value, i, world = found
-        return i, _weigh(crop(candidates[i].scan, MIDDLE)[0], world, value)
+        return i, _weigh(middles[i], world, value)
 
-    return side_by_side(weigh, fitted, num_threads)
+    return side_by_side(weigh, kept, num_threads)
 
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
@@ -214,8 +213,8 @@ def log_volume(scan: Scan, world: World) -> float:
 
 def _fit_middles(
     candidates: Sequence[Candidate], seed: int, num_threads: int
-) -> list[tuple[float, int, World]]:
-    """Density, candidate and world of the best fit of the middle for each that may be."""
+) -> tuple[dict[int, Scan], list[tuple[float, int, World]]]:
+    """Middles of all candidates; density, candidate and world of the best fit of those that may."""
     begun = [b for i, c in enumerate(candidates) for b in _begin(i, c)]
     middles = {b.candidate: b.scan for b in begun}
 
@@ -236,7 +235,7 @@ def _fit_middles(
     others = [f for f in fitted if f not in chosen]
     cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_threads)
     fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
-    return [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
+    return middles, [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
 
 
 def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Scan, World]:
