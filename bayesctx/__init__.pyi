@@ -39,7 +39,11 @@ from .distributions import log_uniform as log_uniform
 from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
-from .information import entropy as entropy, entropy_reduction as entropy_reduction
+from .information import (
+    entropy as entropy,
+    entropy_reduction as entropy_reduction,
+    measure_information as measure_information,
+)
 from .metrics import (
     class_reliability as class_reliability,
     coverage as coverage,
