@@ -40,9 +40,13 @@ from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import (
+    attribute_information as attribute_information,
+    class_given_recordings as class_given_recordings,
     entropy as entropy,
     entropy_reduction as entropy_reduction,
+    expected_information_gain as expected_information_gain,
     measure_information as measure_information,
+    plot_attribution as plot_attribution,
 )
 from .metrics import (
     class_reliability as class_reliability,

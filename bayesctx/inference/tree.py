@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import xarray as xr
 
 from .. import __version__
@@ -264,14 +263,12 @@ def _written(value: object) -> object:
 def _plain(value: object) -> object:
     """A context value as JSON."""
     if isinstance(value, Mapping):
-        return {n: _plain(v) if isinstance(v, Mapping) else _share(v) for n, v in value.items()}
-    if isinstance(value, torch.distributions.Distribution):
-        return str(value)
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        return {n: _plain(v) for n, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else _share(value)
 
 
 def _share(value: object) -> object:
-    """A share, with the parameters of a distribution where the package can write them."""
+    """A value, with the parameters of a distribution where the package can write them."""
     try:
         return encode(value)
     except ValueError:

@@ -14,7 +14,7 @@ from ..context import NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS
 
-__all__ = ["FIVE", "TARGETS", "Scored", "score"]
+__all__ = ["FIVE", "TARGETS", "Scored", "joined", "labels_of", "score"]
 
 FIVE = ("M", "D_M", "X2", "V_X", "V_X2")
 """The classes of the target ``class_of_five``."""
@@ -82,9 +82,9 @@ def score(result: xr.DataTree, truth: xr.Dataset, target: str) -> Scored:
     """
     if target not in TARGETS:
         raise ValueError(f"a target among {', '.join(TARGETS)} was expected, got {target!r}")
-    labels, probabilities, own = _labels(result, target)
+    labels, probabilities, own = labels_of(result, target)
     true = _true_keys(truth, TARGETS[target], probabilities.shape[:2])
-    keys = _joined([labels[v] for v in TARGETS[target]])
+    keys = joined([labels[v] for v in TARGETS[target]])
     if target == "class_of_five":
         keep = np.isin(labels["class"], FIVE)
         keys, probabilities = keys[keep], probabilities[..., keep]
@@ -109,10 +109,32 @@ def score(result: xr.DataTree, truth: xr.Dataset, target: str) -> Scored:
     return Scored(*found)
 
 
-def _labels(
+def labels_of(
     result: xr.DataTree, target: str
 ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray | None]:
-    """Labels of values, their probabilities (image, patch, value), and factors of these."""
+    """Label what the variables of a target can be together.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer``.
+    target : str
+        One of ``TARGETS``.
+
+    Returns
+    -------
+    labels : dict of str to ndarray of str, shape (value,)
+        By the names of the variables; equal labels may repeat.
+    probabilities : ndarray, shape (image, patch, value)
+        Of the values.
+    factors : ndarray, shape (image, 1, value), or None
+        What the probabilities are to be multiplied by: those of the dopant given the rest.
+
+    Raises
+    ------
+    ValueError
+        If the result does not hold the joint probabilities.
+    """
     posterior, variables = result["class_posterior"].to_dataset(), TARGETS[target]
     if "outcome" in posterior:
         names = {n: posterior[f"outcome_{n}"].values for n in ("class", "species", "host")}
@@ -191,7 +213,7 @@ def _true_keys(truth: xr.Dataset, variables: Sequence[str], shape: tuple[int, in
         if variable == "species":
             values = np.vectorize(_sorted_formula, otypes=[str])(values)
         columns.append(np.broadcast_to(values, shape))
-    return _joined(columns)
+    return joined(columns)
 
 
 @functools.cache
@@ -201,8 +223,19 @@ def _sorted_formula(formula: str) -> str:
     return "".join(elements) or "-"
 
 
-def _joined(columns: Sequence[np.ndarray]) -> np.ndarray:
-    """One key for several labels."""
+def joined(columns: Sequence[np.ndarray]) -> np.ndarray:
+    """Join several labels of the same values into one key.
+
+    Parameters
+    ----------
+    columns : sequence of ndarray of str, shape (*batch,)
+        Labels.
+
+    Returns
+    -------
+    ndarray of str, shape (*batch,)
+        Keys, which are equal where all labels are.
+    """
     return functools.reduce(lambda a, b: np.char.add(np.char.add(a, " "), b), columns)
 
 
