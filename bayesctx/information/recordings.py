@@ -74,6 +74,7 @@ def record(
     return float(gain.mean()), float(gain.std() / len(gain) ** 0.5)
 
 
+@torch.no_grad()
 def class_given_recordings(
     result: xr.DataTree,
     recordings: Sequence[tuple[Mapping[str, float], xr.DataArray | np.ndarray]],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -110,7 +111,7 @@ def read_state(
             f"the result of one patch was expected, got {num} sites; infer patches that are "
             "images of their own, and select one: result.isel(image=0, missing_dims='ignore')"
         )
-    model = (load_model() if model is None else model).frozen()
+    model = (_reference() if model is None else model).frozen()
     if not isinstance(model, DefectModel) or model.hash() != result.attrs["model"]:
         raise ValueError(
             f"the DefectModel of the result was expected ({result.attrs['model']}), got "
@@ -126,6 +127,12 @@ def read_state(
     names, value = np.unique(keys[place][active.numpy()], return_inverse=True)
     features = model.encode(_patch(result, known, model.prior))[0]
     return State(model, prior, features, materials, active, torch.from_numpy(value), names)
+
+
+@functools.cache
+def _reference() -> DefectModel:
+    """The model that is shipped."""
+    return load_model()
 
 
 def context_of(result: xr.DataTree) -> dict[str, object]:
