@@ -66,6 +66,7 @@ from .plots import (
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,
+    paper_prior as paper_prior,
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
 )
