@@ -70,10 +70,10 @@ def measure_information(
     --------
     >>> import bayesctx as bc
     >>> data = bc.simulate(bc.tmd_prior(), 4, seed=0)
-    >>> known = ["host", "dopant"]
+    >>> known = [name for name in bc.CONTEXT if name != "sampling"]
     >>> results = {
-    ...     "nothing": bc.infer(data.intensity, num_draws=200),
-    ...     "material": bc.infer(data.intensity, data[known], num_draws=200),
+    ...     "all but the host": bc.infer(data.intensity, data[known].drop_vars("host")),
+    ...     "everything": bc.infer(data.intensity, data[known]),
     ... }
     >>> bits = measure_information(results, data, targets=["class", "species_host"])
     >>> dict(bits.log_score_gain.sizes)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 __all__ = ["plot_attribution"]
 
 # from "nothing else is known" to "all else is known"; told apart in print without colour as well
-BAR, FIRST, LAST = "#0072B2", "#D55E00", "#000000"
+BAR, BAR_ERROR, FIRST, LAST = "#56B4E9", "#0072B2", "#D55E00", "#000000"
+BESIDE = 0.17  # of the distance of two bars, between the marks and the middle of a bar
 
 
 def plot_attribution(attributions: xr.Dataset | Mapping[str, xr.Dataset]) -> Figure:
@@ -52,12 +53,19 @@ def plot_attribution(attributions: xr.Dataset | Mapping[str, xr.Dataset]) -> Fig
     place = np.arange(len(names))
     for ax, (title, found) in zip(axes, panels.items(), strict=True):
         own = found.sel(variable=names)
-        ax.barh(place, own.shapley, xerr=own.shapley_error, color=BAR, alpha=0.75, height=0.6,
-                label="its fair share (Shapley value)")  # fmt: skip
-        ax.errorbar(own.alone, place, xerr=own.alone_error, fmt="o", mfc="none", color=FIRST,
-                    label="if nothing else is known")  # fmt: skip
-        ax.errorbar(own.given_others, place, xerr=own.given_others_error, fmt="D", color=LAST,
-                    markersize=4, label="if all else is known")  # fmt: skip
+        ax.barh(
+            place, own.shapley, xerr=own.shapley_error, color=BAR, ecolor=BAR_ERROR, height=0.7,
+            label="its fair share (Shapley value)",
+        )  # fmt: skip
+        marks = {"linestyle": "none", "elinewidth": 1.0}
+        ax.errorbar(
+            own.alone, place + BESIDE, xerr=own.alone_error, marker="o", mfc="white", color=FIRST,
+            label="if nothing else is known", **marks,
+        )  # fmt: skip
+        ax.errorbar(
+            own.given_others, place - BESIDE, xerr=own.given_others_error, marker="D", color=LAST,
+            markersize=4, label="if all else is known", **marks,
+        )  # fmt: skip
         ax.axvline(0, color="0.3", linewidth=0.8)
         ax.set_yticks(place, names)
         total = f"all together {float(found.total):.2f} ± {float(found.total_error):.2f} bit"
