@@ -101,7 +101,8 @@ def score(result: xr.DataTree, truth: xr.Dataset, target: str) -> Scored:
             values /= values.sum(-1, keepdims=True).clip(min=SMALLEST)
         at_truth = np.take_along_axis(values, index[rows][..., None], -1)[..., 0]
         at_truth = np.where(exists[rows], at_truth, 0)
-        found[0, rows] = -_xlog2(values).sum(-1)
+        # a certain value is rounded, to more than one as well
+        found[0, rows] = (-_xlog2(values).sum(-1)).clip(min=0.0)
         found[1, rows] = np.log2(at_truth.clip(min=SMALLEST))
         found[2, rows] = (values.argmax(-1) == index[rows]) & exists[rows]
     if target == "class_of_five":
