@@ -13,6 +13,7 @@ from . import (
     encoder as encoder,
     evidence as evidence,
     exact as exact,
+    files as files,
     fourier as fourier,
     inference as inference,
     information as information,
@@ -38,6 +39,7 @@ from .defects import DEFECTS as DEFECTS
 from .distributions import log_uniform as log_uniform
 from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
+from .files import read as read
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import entropy as entropy, entropy_reduction as entropy_reduction
 from .metrics import (

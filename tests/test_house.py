@@ -11,6 +11,7 @@ ORDER = (
     "crystal",
     "defects",
     "context",
+    "files",
     "evidence",
     "abundance",
     "optics",

@@ -278,10 +278,11 @@ def _train(add: Callable) -> None:
 
 def _infer(add: Callable) -> None:
     """Options of infer."""
-    add("image", type=Path, help="netCDF or .npy file")
-    variable = "variable of the netCDF file, where several have dimensions y and x"
+    image = "file of a microscope, see above; several are the detectors of one scan"
+    add("image", type=Path, nargs="+", metavar="IMAGE", help=image)
+    variable = "variable or image of the file, where several could be meant"
     add("--variable", metavar="NAME", help=variable)
-    select = "one element of a dimension, e.g. detector=ADF1"
+    select = "one element of a dimension, e.g. detector=ADF1 or frame=0"
     add("--select", nargs="+", action="extend", metavar="DIM=VALUE", help=select)
     add("--context", **CONTEXT, help="what is known; see above")
     add("--model", **MODEL, help="from train (default: the reference model of the package)")

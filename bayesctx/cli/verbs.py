@@ -12,6 +12,7 @@ import torch
 import xarray as xr
 
 from ..archive import ShardPlan, plan_shards, write_shards
+from ..files import read
 from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
@@ -20,7 +21,7 @@ from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
-from .sources import read_context, read_image
+from .sources import read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
 
 __all__ = ["VERBS", "refuse_shard_options", "simulate_shards"]
@@ -139,13 +140,14 @@ def _usable_device(name: str) -> torch.device:
 
 def _infer(arguments: argparse.Namespace) -> str:
     """Infer an image; the posterior and the picture are written before anything is printed."""
-    if arguments.out.exists() and arguments.image.exists():
-        if arguments.out.samefile(arguments.image):
+    for path in arguments.image:
+        if arguments.out.exists() and path.exists() and arguments.out.samefile(path):
             raise argparse.ArgumentTypeError(
                 f"another file than the image was expected as --out, got {arguments.out}; change it"
             )
     context = read_context(arguments.context)
-    image = read_image(arguments.image, arguments.variable, arguments.select)
+    choice = read_choice(arguments.select)
+    image = read(arguments.image, variable=arguments.variable, select=choice)
     model = load_model(arguments.model)
     result = infer(
         image,

@@ -1,0 +1,154 @@
+"""Files of arrays with named dimensions: netCDF."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import xarray as xr
+
+from ..context import CONTEXT
+from .assembly import Choice, check_size
+from .record import Entry, as_json, find
+from .units import convert
+
+__all__ = ["pick", "read_netcdf"]
+
+UNITS = ("eV", "keV", "mrad", "rad")
+NUMBERS = ("beam_energy", "convergence_semiangle", "dose", "sampling")
+NUMBERS += ("inner_collection_angle", "outer_collection_angle")
+
+
+def read_netcdf(path: Path, choice: Choice) -> xr.DataArray:
+    """Read one variable of a netCDF file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    choice : Choice
+        Name of the variable (default: the only one with dimensions (..., y, x)), and elements of
+        its dimensions.
+
+    Returns
+    -------
+    DataArray
+        The variable, with the attributes that ``read`` gives.
+
+    Raises
+    ------
+    ValueError
+        If it cannot be decoded, or several variables could be meant.
+    """
+    with _open(path) as data:
+        chosen = _choose(data, choice)
+        image = pick(chosen, choice.select)
+        check_size(choice.path, image.shape)
+        try:
+            image = image.load()
+        except Exception as error:  # HDF5 raises nearly anything
+            raise _damaged(path, error) from error
+        found = _recorded(chosen.attrs, _recorded(data.attrs, {}))
+    attrs = {"long_name": "intensity", "source": path.name, "format": "netCDF"}
+    attrs["context"] = as_json(found)
+    attrs["history"] = f"variable {image.name} read from {path.name}, netCDF"
+    kept = image.attrs if _is_ours(image.attrs) else {}
+    return image.assign_attrs({**image.attrs, **attrs, **kept}).rename("intensity")
+
+
+def _open(path: Path) -> xr.Dataset:
+    """Open a netCDF file."""
+    try:
+        return xr.open_dataset(path, engine="netcdf4")
+    except Exception as error:  # HDF5 and the decoders of xarray raise nearly anything, too
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    """Say that a file cannot be read."""
+    reason = " ".join(str(error).split())[:120]
+    return ValueError(
+        f"a netCDF file was expected, {path} is truncated or not decodable ({reason}); copy it "
+        "again"
+    )
+
+
+def _is_ours(attrs: Mapping[str, object]) -> bool:
+    """Whether an image was read by this package before it was saved."""
+    try:
+        return isinstance(json.loads(str(attrs["context"])), dict) and "format" in attrs
+    except (KeyError, ValueError):
+        return False
+
+
+def _recorded(attrs: Mapping[str, object], known: dict[str, Entry]) -> dict[str, Entry]:
+    """Values by the names of the context, such as beam_energy, or beam_energy_keV with a unit."""
+    found = dict(known)
+    for name in NUMBERS:
+        unit = CONTEXT[name].unit
+        entry = find(attrs, name, "s")  # a number above zero
+        if entry is not None:
+            found[name] = Entry(entry.value, unit, name, f"{entry.value:.7g} {unit}")
+        for other in UNITS:
+            entry = find(attrs, f"{name}_{other}", "s")
+            own = ("V" if other == "eV" else other) if entry is not None else None
+            if own is not None and convert(1.0, own)[1] == unit:
+                value = convert(entry.value, own)[0]
+                found[name] = Entry(value, unit, f"{name}_{other}", f"{entry.value:.7g} {other}")
+    return found
+
+
+def _choose(data: xr.Dataset, choice: Choice) -> xr.DataArray:
+    """Pick the variable that is an image."""
+    images = [str(n) for n, v in data.data_vars.items() if v.dims[-2:] == ("y", "x")]
+    variable = choice.variable
+    if variable is None and len(images) == 1:
+        return data[images[0]]
+    if variable in images:
+        return data[variable]
+    if images:
+        listed = f"those are {', '.join(images)}; choose one by variable"
+    elif data.attrs.get("package") == "bayesctx":
+        listed = "it is a posterior that bayesctx saved; open it with bayesctx.load"
+    else:
+        listed = f"it has {', '.join(map(str, data)) or 'none'}; rename its dimensions"
+    raise ValueError(
+        f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {choice.path}; "
+        f"{listed}"
+    )
+
+
+def pick(image: xr.DataArray, select: Mapping[str, str]) -> xr.DataArray:
+    """Pick elements of dimensions by their label, or else by their position.
+
+    Parameters
+    ----------
+    image : DataArray
+        An image.
+    select : mapping of str to str
+        Dimension to label or position.
+
+    Returns
+    -------
+    DataArray
+        Without these dimensions.
+
+    Raises
+    ------
+    ValueError
+        If there is no such dimension or label.
+    """
+    for dim, wanted in select.items():
+        if dim not in image.dims:
+            raise ValueError(
+                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}; "
+                "correct select"
+            )
+        labels = [str(v) for v in np.asarray(image[dim].values)]
+        if wanted not in labels:
+            few = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
+            raise ValueError(f"{dim} was expected among {few}, got {wanted!r}; correct select")
+        image = image.isel({dim: labels.index(wanted)})
+    return image

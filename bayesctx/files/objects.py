@@ -1,0 +1,125 @@
+"""Images in memory of other packages: HyperSpy, sidpy, LiberTEM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+import xarray as xr
+
+from .assembly import Choice, assemble
+from .record import Entry, Signal, find, lookup, pixel
+from .rosetta import signal_of
+from .units import is_reciprocal
+from .vendors import Found, read_digitalmicrograph, read_velox
+
+__all__ = ["as_image"]
+
+STACKS = ("IMAGE_STACK",)
+IMAGES = ("IMAGE", "IMAGE_MAP", "UNKNOWN")
+
+
+def as_image(source: object, choice: Choice | None = None) -> object:
+    """Turn an image of another package into a DataArray.
+
+    Parameters
+    ----------
+    source : object
+        A Signal2D of HyperSpy, a Dataset of sidpy, a result of LiberTEM (with ``raw_data``), or
+        anything else.
+    choice : Choice, optional
+        A frame of a series.
+
+    Returns
+    -------
+    object
+        A DataArray with what the object records; anything else as it is.
+
+    Raises
+    ------
+    ValueError
+        If the object is a spectrum, a stack or the like.
+    """
+    if isinstance(source, xr.DataArray | np.ndarray):
+        return source
+    kind = type(source).__module__.partition(".")[0]
+    choice = choice or Choice(f"the {type(source).__name__} of {kind}", None, {})
+    if all(hasattr(source, name) for name in ("axes_manager", "metadata", "data")):
+        return assemble([_of_hyperspy(source)], choice, "HyperSpy signal")
+    if all(hasattr(source, name) for name in ("data_type", "dim_0", "original_metadata")):
+        return assemble([_of_sidpy(source)], choice, "sidpy Dataset")
+    if isinstance(getattr(source, "raw_data", None), np.ndarray):
+        values, name = source.raw_data, str(getattr(source, "title", "") or "")
+        is_image = values.ndim in (2, 3)
+        signal = Signal.of(name, values) if is_image else Signal.other(name, values.shape, "data")
+        return assemble([signal], choice, "LiberTEM result")
+    return source
+
+
+def _of_hyperspy(source: object) -> Signal:
+    """Image of a signal of HyperSpy; one that is lazy is computed."""
+    axes = [
+        {
+            "name": str(axis.name),
+            "scale": getattr(axis, "scale", None),
+            "units": axis.units,
+            "navigate": axis.navigate,
+        }
+        for axis in getattr(source.axes_manager, "_axes", ())
+    ]
+    own = {
+        "data": source.data,
+        "axes": axes,
+        "metadata": _as_dict(source.metadata),
+        "original_metadata": _as_dict(getattr(source, "original_metadata", {})),
+    }
+    return signal_of(own, "HyperSpy signal")
+
+
+def _as_dict(tree: object) -> Mapping[str, object]:
+    """Nested metadata of HyperSpy as a dictionary."""
+    convert = getattr(tree, "as_dictionary", None)
+    return convert() if callable(convert) else dict(tree)
+
+
+def _of_sidpy(source: object) -> Signal:
+    """Image of a Dataset of sidpy, whose first dimension is x."""
+    values = np.asarray(source)
+    kind = str(getattr(source.data_type, "name", source.data_type)).upper()
+    axes = [getattr(source, f"dim_{k}") for k in range(values.ndim)]
+    size = tuple(_step(a, f"dim_{k}") for k, a in enumerate(axes))[-2:]
+    if values.ndim >= 2 and str(axes[-2].name).lower() == "x":
+        values, size = values.swapaxes(-1, -2), size[::-1]
+    name = str(getattr(source, "title", "") or "")
+    is_image = values.ndim == 2 or (values.ndim == 3 and kind in STACKS)
+    if not (is_image and kind in (*IMAGES, *STACKS)):
+        return Signal.other(name, values.shape, f"data of the type {kind}")
+    is_pattern = any(is_reciprocal(axis.units) for axis in axes[-2:])
+    flaw = "a diffraction pattern or Fourier transform" if is_pattern else ""
+    original = source.original_metadata if isinstance(source.original_metadata, dict) else {}
+    experiment = lookup(getattr(source, "metadata", {}), "experiment") or {}
+    energy = find(experiment, "acceleration_voltage", "V")
+    context = {"beam_energy": energy} if energy is not None else {}
+    tags = lookup(original, "ImageTags")
+    found = Found()
+    if "Optics" in original:
+        found = read_velox(original, size)
+    elif isinstance(tags, dict):
+        found = read_digitalmicrograph(tags, size)
+    return replace(
+        Signal.of(found.detector or name, values),
+        pixel=size,
+        flaw=flaw or found.flaw,
+        context=context | found.context,
+        angles=found.angles,
+        notes=found.notes,
+    )
+
+
+def _step(axis: object, name: str) -> Entry | None:
+    """Size of a pixel along a dimension of sidpy."""
+    places = np.asarray(axis, dtype=float)
+    if places.ndim != 1 or len(places) < 2:
+        return None
+    return pixel(float(places[1] - places[0]), axis.units, f"{name}.values")
