@@ -13,7 +13,7 @@ import xarray as xr
 import bayesctx as bc
 from bayesctx.cli import arguments as options, main, verbs
 from bayesctx.cli.commands import HELP, delayed_interrupt
-from bayesctx.cli.sources import read_context, read_image
+from bayesctx.cli.sources import describe_source, read_context
 from bayesctx.cli.summaries import describe_result
 
 GIVEN = [
@@ -58,8 +58,7 @@ def write_unreadable(folder):
     (folder / "file").touch()
     (folder / "folder.nc").mkdir()
     np.save(folder / "objects.npy", np.array([{}, None]))
-    np.savez(folder / "archive", image=np.ones((40, 40)))
-    (folder / "archive.npz").rename(folder / "archive.npy")
+    np.savez(folder / "archive", image=np.ones((40, 40)), other=np.ones((2, 2)))
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
     with open(folder / "huge.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -230,11 +229,22 @@ def test_context_is_read_as_numbers_names_candidates_and_ranges():
 
 
 def test_select_picks_by_label_or_position(files):
-    assert (
-        read_image(files / "several.nc", "haadf", ["detector=ADF2"]).coords["detector"].item()
-        == "ADF2"
-    )
-    assert read_image(files / "several.nc", "maadf", ["y=3"]).sizes == {"x": 40}
+    path = files / "several.nc"
+    chosen = bc.read(path, variable="haadf", select={"detector": "ADF2"})
+    assert chosen.coords["detector"].item() == "ADF2"
+    assert bc.read(path, variable="maadf", select={"y": 3}).sizes == {"x": 40}
+
+
+def test_a_source_is_described_with_origins(tmp_path):
+    np.save(tmp_path / "plain.npy", np.ones((4, 4)))
+    assert describe_source(bc.read(tmp_path / "plain.npy")) == ""
+    attrs = {"beam_energy_keV": 80.0}
+    image = xr.DataArray(np.ones((4, 4)), dims=("y", "x"), name="adf", attrs=attrs)
+    image.to_netcdf(tmp_path / "scan.nc")
+    assert describe_source(bc.read(tmp_path / "scan.nc")).splitlines() == [
+        "recorded by scan.nc, netCDF:",
+        "  beam_energy  80000 eV  (beam_energy_keV)",
+    ]
 
 
 WRONG_USAGE = {
@@ -330,10 +340,10 @@ REFUSED = {
     "outside": ("infer image.nc --context dose=-2e4..-1e4 --out new.nc", "check its unit"),
     "file": ("infer absent.nc --out new.nc", "an image was expected at absent.nc"),
     "array": ("infer absent.npy --out new.nc", "an image was expected at absent.npy"),
-    "foreign": ("infer foreign.nc --out new.nc", "foreign.nc is truncated or of another format"),
-    "empty": ("infer empty.npy --out new.nc", "empty.npy is truncated or of another format"),
+    "foreign": ("infer foreign.nc --out new.nc", "foreign.nc is an HDF5 file that is damaged"),
+    "empty": ("infer empty.npy --out new.nc", "empty.npy is empty (0 bytes); copy it again"),
     "objects": ("infer objects.npy --out new.nc", "objects.npy is truncated or of another format"),
-    "archive": ("infer archive.npy --out new.nc", "archive.npy is truncated or of another format"),
+    "archive": ("infer archive.npz --out new.nc", "two or more dimensions was expected in archive"),
     "false size": ("infer huge.npy --out new.nc", "huge.npy is truncated or of another format"),
     "size": ("infer sparse.nc --out new.nc", "an image of at most 1000000000 values was expected"),
     "model": ("infer image.nc --model image.nc --out new.nc", "a model written by bayesctx was"),

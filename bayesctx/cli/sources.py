@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
 import pyro.distributions as dist
+import xarray as xr
 
 from ..checks import shorten
 
-__all__ = ["read_choice", "read_context"]
+__all__ = ["describe_source", "read_choice", "read_context"]
 
 
 def read_context(texts: Sequence[str] | None) -> dict[str, object]:
@@ -132,3 +134,29 @@ def read_choice(texts: Sequence[str] | None) -> dict[str, str]:
     {'detector': 'HAADF', 'frame': '0'}
     """
     return _pairs(texts)
+
+
+def describe_source(image: xr.DataArray) -> str:
+    """Say what the file of an image records.
+
+    Parameters
+    ----------
+    image : DataArray
+        From ``read``.
+
+    Returns
+    -------
+    str
+        A line for each value, with its origin; empty if the file records nothing.
+    """
+    known = json.loads(image.attrs["context"])
+    rows = [("", name, entry) for name, entry in known.items() if name != "detector"]
+    for detector, angles in known.get("detector", {}).items():
+        rows += [(f" of {detector}", name, entry) for name, entry in angles.items()]
+    lines = [
+        f"  {name}{of}  {entry['value']:.5g} {entry['unit']}  ({entry['origin']})"
+        for of, name, entry in rows
+    ]
+    if not lines:
+        return ""
+    return "\n".join([f"recorded by {image.attrs['source']}, {image.attrs['format']}:", *lines])

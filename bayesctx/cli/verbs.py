@@ -21,7 +21,7 @@ from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
-from .sources import read_choice, read_context
+from .sources import describe_source, read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
 
 __all__ = ["VERBS", "refuse_shard_options", "simulate_shards"]
@@ -160,7 +160,7 @@ def _infer(arguments: argparse.Namespace) -> str:
     save(result, arguments.out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
-    return describe_result(result)
+    return "\n\n".join(filter(None, (describe_source(image), describe_result(result))))
 
 
 def _demo(arguments: argparse.Namespace) -> str:

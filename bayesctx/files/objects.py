@@ -41,7 +41,7 @@ def as_image(source: object, choice: Choice | None = None) -> object:
     ValueError
         If the object is a spectrum, a stack or the like.
     """
-    if isinstance(source, xr.DataArray | np.ndarray):
+    if isinstance(source, xr.DataArray) or type(source) is np.ndarray:
         return source
     kind = type(source).__module__.partition(".")[0]
     choice = choice or Choice(f"the {type(source).__name__} of {kind}", None, {})

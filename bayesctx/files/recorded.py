@@ -85,7 +85,9 @@ def _valid(entries: object, names: object) -> Entries:
 
 
 def join_context(
-    image: object, context: Mapping[str, object] | None
+    image: object,
+    context: Mapping[str, object] | None,
+    domains: Mapping[str, tuple] | None = None,
 ) -> tuple[object, Mapping[str, object] | None]:
     """Join the context that a file records with what the user states.
 
@@ -95,6 +97,8 @@ def join_context(
         What was handed to ``infer``.
     context : mapping or Dataset, optional
         What the user states.
+    domains : mapping of str to tuple, optional
+        Narrower domains: those of a model.
 
     Returns
     -------
@@ -128,10 +132,10 @@ def join_context(
     for name, entry in shared.items():
         _compare(name, stated, entry)
         if name not in stated:
-            joined[name] = _in_domain(name, entry)
+            joined[name] = _in_domain(name, entry, domains)
     given = stated.get("detector", {})
     if own and isinstance(given, Mapping):
-        joined["detector"] = _join_angles(given, own, image)
+        joined["detector"] = _join_angles(given, own, image, domains)
     return image, joined
 
 
@@ -168,7 +172,9 @@ def _scale_dose(shared: Entries, ratio: float | None) -> Entries:
     return shared | {"dose": dose | {"value": dose["value"] * ratio**2}}
 
 
-def _join_angles(given: Mapping, own: dict[str, Entries], image: xr.DataArray) -> dict:
+def _join_angles(
+    given: Mapping, own: dict[str, Entries], image: xr.DataArray, domains: Mapping | None
+) -> dict:
     """Angles of every detector of the image, stated or recorded."""
     names = [str(name) for name in np.ravel(image["detector"].values)]
     found = {d: dict(known) if isinstance(known, Mapping) else known for d, known in given.items()}
@@ -179,7 +185,7 @@ def _join_angles(given: Mapping, own: dict[str, Entries], image: xr.DataArray) -
         for angle, entry in own[name].items():
             _compare(angle, known, entry, f" of {name}")
             if angle not in known:
-                known[angle] = _in_domain(angle, entry, f" of {name}")
+                known[angle] = _in_domain(angle, entry, domains, f" of {name}")
     return {d: known for d, known in found.items() if known}
 
 
@@ -229,15 +235,16 @@ def _agrees(stated: object, recorded: float) -> bool:
     return bool(values.size) and bool((np.abs(values - recorded) <= ROUNDING * abs(recorded)).any())
 
 
-def _in_domain(name: str, entry: dict, of: str = "") -> float:
-    """The recorded value, which must be within what the package covers."""
+def _in_domain(name: str, entry: dict, domains: Mapping | None, of: str = "") -> float:
+    """The recorded value, which must be within what the package or the model covers."""
     variable, value = CONTEXT[name], float(entry["value"])
-    low, high = variable.domain
+    low, high = (domains or {}).get(name, variable.domain)
     margin = variable.margin
     if not low - margin * abs(low) <= value <= high + margin * abs(high):
+        other = " (or sampling, from which it is computed)" if name == "dose" else ""
         raise ValueError(
             f"{name} [{variable.unit}]{of} was expected between {low:g} and {high:g}, the file "
             f"records {value:.5g} ({entry.get('recorded', '')}; {entry['origin']}); if that is "
-            f"wrong, state {name}: a value, or a range to infer it"
+            f"wrong, state {name}{other}: a value, or a range to infer it"
         )
     return value

@@ -63,7 +63,9 @@ def read_tiff(path: Path, choice: Choice) -> xr.DataArray:
         if isinstance(error, ValueError) and "was expected" in str(error):
             raise
         raise _unreadable(path, error) from error
-    if signals and all(s.dtype == np.uint8 and not s.flaw for s in signals):
+    if not signals:
+        raise _unreadable(path, ValueError("it has no page"))
+    if all(s.dtype == np.uint8 and not s.flaw for s in signals):
         warn(
             f"{choice.path} has grey values of 8 bits, which are usually scaled for a display "
             "(clipped, perhaps not linear); use the file of the microscope if there is one"

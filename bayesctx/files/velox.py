@@ -38,9 +38,12 @@ def is_velox(file: h5py.File) -> bool:
     Returns
     -------
     bool
-        By its groups.
+        By what it says of itself, or else by its groups.
     """
-    return "Data" in file and "Operations" in file and "Version" in file
+    version = file.get("Version")
+    if isinstance(version, h5py.Dataset) and version.size:
+        return "Velox" in str(np.ravel(version[()])[0])
+    return "Data/Image" in file and "Operations" in file
 
 
 def signals_of_velox(file: h5py.File) -> list[Signal]:

@@ -164,8 +164,8 @@ def infer(
     num_draws = check_whole_number("num_draws", num_draws, 1, MOST_DRAWS)
     seed = check_seed(seed)
     check_likelihood(likelihood)
-    image, context = join_context(image, context)
     model = _as_model(model).frozen()
+    image, context = join_context(image, context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
     rings = check_rings(context, detector_names(image), model.domains)
     known = rings.shared
