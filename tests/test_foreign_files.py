@@ -84,7 +84,7 @@ REFUSED = {
         raw(b"\x89HDF\r\n\x1a\n" + b"\0" * 90),
         "an HDF5 file that is damaged or truncated",
     ),
-    "cut.nc": (raw(b"CDF\x01\0\0\0\0"), "is truncated or not decodable"),
+    "cut.nc": (raw(b"CDF\x01\0"), "is truncated or not decodable"),
     "cut.png": (raw(b"\x89PNG\r\n\x1a\n\0\0"), "a picture that is damaged or truncated"),
     "cut.npy": (raw(b"\x93NUMPY\x01\0"), "cut.npy is truncated or of another format"),
     "foreign.h5": (

@@ -95,9 +95,9 @@ def _signal(group: h5py.Group, context: Mapping[str, Entry]) -> Signal:
     if data.ndim != 2:
         return Signal.other(name, data.shape, "a spectrum, a stack or 4D-STEM data")
     size = tuple(_step(vector, group.name) for vector in vectors)
-    # Prismatic writes x before y, and vectors named R_x, R_y
+    # Prismatic writes x before y, and vectors named R_x, R_y; HyperSpy too, and marks its files
     names = [_text(v.attrs.get("name", "")).lower()[-1:] if v is not None else "" for v in vectors]
-    is_turned = names == ["x", "y"]
+    is_turned = names == ["x", "y"] or "record_by" in group.attrs
     units = [_text(v.attrs.get("units", "")) for v in vectors if v is not None]
     flaw = "a diffraction pattern or Fourier transform" if any(map(is_reciprocal, units)) else ""
     return Signal(

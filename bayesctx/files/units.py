@@ -57,7 +57,7 @@ def _plain(unit: object) -> str:
     """A unit without brackets, escapes and separators, in lower case."""
     text = unit.decode(errors="replace") if isinstance(unit, bytes) else str(unit or "")
     text = text.replace("\\u00B5", "µ").replace("\\u00b5", "µ").replace("_", "")
-    return text.strip("[] \0\t\n").lower()
+    return text.strip("[] \0\t\n").replace(" ", "").lower()
 
 
 def length(value: float, unit: object) -> float | None:
@@ -99,7 +99,7 @@ def is_reciprocal(unit: object) -> bool:
 
     Examples
     --------
-    >>> [is_reciprocal(unit) for unit in ("1/nm", "nm^-1", "mrad", "nm")]
+    >>> [is_reciprocal(unit) for unit in ("1 / nm", "nm^-1", "mrad", "nm")]
     [True, True, True, False]
     """
     text = _plain(unit)

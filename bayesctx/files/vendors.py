@@ -198,7 +198,8 @@ def read_tia(tree: Mapping[str, object]) -> Found:
     energy = find(tree, f"{conditions}/AcceleratingVoltage", "V")
     energy = energy or find(tree, f"{description}/High tension_kV", "kV")
     mode = str(lookup(tree, f"{description}/Mode") or "").upper()
-    flaw = "an image of a camera" if mode and "STEM" not in mode else ""
+    by_camera = lookup(tree, "ObjectInfo/AcquireInfo/CameraNamePath") is not None
+    flaw = "an image of a camera" if by_camera or (mode and "STEM" not in mode) else ""
     return Found(_context(beam_energy=energy), flaw=flaw)
 
 
