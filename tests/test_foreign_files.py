@@ -84,9 +84,12 @@ REFUSED = {
         raw(b"\x89HDF\r\n\x1a\n" + b"\0" * 90),
         "an HDF5 file that is damaged or truncated",
     ),
-    "cut.nc": (raw(b"CDF\x01\0"), "is truncated or not decodable"),
+    "cut.nc": (raw(b"CDF\x01\0"), "cut.nc is a netCDF file that is damaged or truncated"),
     "cut.png": (raw(b"\x89PNG\r\n\x1a\n\0\0"), "a picture that is damaged or truncated"),
-    "cut.npy": (raw(b"\x93NUMPY\x01\0"), "cut.npy is truncated or of another format"),
+    "cut.npy": (
+        raw(b"\x93NUMPY\x01\0"),
+        "cut.npy is an array of numpy that is damaged or truncated",
+    ),
     "foreign.h5": (
         lambda p: write_hdf5(p, **{"scan/adf": COUNTS, "scan/line": COUNTS[0]}),
         "a layout that is not known, with scan/adf (24, 16), scan/line (16,); load the image by h5",
@@ -157,7 +160,7 @@ REFUSED = {
     "none.npy": (lambda p: np.save(p, np.ones((0, 8))), "none.npy has the shape (0, 8)"),
     "complex.npy": (lambda p: np.save(p, COUNTS * 1j), "real numbers was expected, complex.npy"),
     "text.npy": (lambda p: np.save(p, np.array([["a"]])), "real numbers was expected, text.npy"),
-    "objects.npy": (lambda p: np.save(p, np.array([{}])), "objects.npy is truncated or of another"),
+    "objects.npy": (lambda p: np.save(p, np.array([{}])), "is an array of numpy that is damaged"),
     "many.npz": (
         lambda p: np.savez(p, one=COUNTS, other=COUNTS),
         "it has one (24, 16), other (24, 16); choose one by variable",
@@ -270,6 +273,38 @@ def test_truncated_files_of_every_format_are_told(tmp_path):
             (tmp_path / name).write_bytes(content[: int(share * len(content))])
             with pytest.raises(ValueError, match="damaged|truncated"):
                 bc.read(tmp_path / name)
+
+
+DAMAGED = {
+    "a.emd": lambda p: write_velox(p, {"HAADF": COUNTS}, {"HAADF": (0.06, 0.2)}),
+    "b.emd": lambda p: write_berkeley(p, COUNTS, step=0.02),
+    "a.tif": lambda p: write_imagej(p, COUNTS, size=0.02, unit="nm"),
+    "a.mrc": lambda p: write_mrc(p, COUNTS.astype(np.int16), angstrom=0.2),
+    "a.ndata": lambda p: write_ndata(p, COUNTS, nion_tree(nanometres=0.02)),
+    "a.npz": lambda p: np.savez(p, image=COUNTS),
+    "a.npy": lambda p: np.save(p, COUNTS),
+    "a.png": lambda p: Image.fromarray(COUNTS).save(p),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_files_are_read_or_end_in_one_error(name, tmp_path):
+    rng = np.random.default_rng(5)
+    DAMAGED[name](tmp_path / name)
+    content = np.frombuffer((tmp_path / name).read_bytes(), np.uint8)
+    for _ in range(25):
+        damaged = content.copy()
+        at = rng.integers(min(len(content), 5000), size=rng.integers(1, 12))
+        damaged[at] = rng.integers(256, size=len(at))
+        (tmp_path / name).write_bytes(damaged.tobytes())
+        try:
+            assert bc.read(tmp_path / name).ndim >= 2
+        except ValueError as error:
+            message = str(error)
+            assert is_in_three_parts(message)
+            assert "; " in message
+            assert "\n" not in message
 
 
 def test_choices_that_a_file_does_not_offer_are_told(tmp_path):

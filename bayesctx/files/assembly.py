@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import xarray as xr
@@ -18,6 +18,7 @@ from .vendors import BRIGHT_FIELD
 __all__ = ["MOST_VALUES", "Choice", "assemble", "check_size", "describe_power", "label"]
 
 MOST_VALUES = 10**9  # of an image: 4 GB in single precision
+LONGEST = 60  # characters of a name
 UNEQUAL = 0.002  # relative difference of two pixel sizes that rounding does not explain
 
 
@@ -120,6 +121,7 @@ def assemble(signals: Sequence[Signal], choice: Choice, kind: str) -> xr.DataArr
             "export the image of the dark-field detector"
         )
     choice.refuse(but=("detector", "frame"))
+    signals = [replace(s, name=" ".join(s.name.split())[:LONGEST]) for s in signals]
     chosen = _choose(_with_flaws(signals), choice, kind)
     _check_shapes(chosen, choice)
     for signal in chosen:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["EXTRA", "READABLE", "identify", "refuse"]
+__all__ = ["EXTRA", "READABLE", "identify", "reading", "refuse"]
 
 READABLE = (
-    "netCDF, .npy, .npz, TIFF, MRC, EMD (Velox and Berkeley), Nion .ndata, PNG and JPEG; by the "
-    "extra 'files' also DM3, DM4, SER, EMI and HSPY"
+    "netCDF, .npy, .npz, TIFF, MRC, EMD (Velox and Berkeley), .ndata, PNG, JPEG, and by the extra "
+    "'files' DM3, DM4, SER, EMI, HSPY"
 )
 """What can be read, for errors."""
 
@@ -129,7 +131,43 @@ def refuse(path: object, what: str, remedy: str) -> ValueError:
     ValueError
         To be raised.
     """
-    return ValueError(f"an image was expected ({READABLE}), {path} is {what}; {remedy}")
+    return ValueError(f"an image was expected, {path} is {what}; {remedy}")
+
+
+@contextmanager
+def reading(path: object, what: str, remedy: str = "copy it again") -> Iterator[None]:
+    """Turn what a parser raises into one error; parsers of binary files raise nearly anything.
+
+    Parameters
+    ----------
+    path : object
+        Name of the file.
+    what, remedy : str
+        What it is, and what to do.
+
+    Yields
+    ------
+    None
+        While the file is read.
+
+    Raises
+    ------
+    ValueError
+        If anything is raised inside, but errors that already say what was expected.
+    """
+    try:
+        yield
+    except MemoryError as error:
+        reason = " ".join(str(error).split())[:120]
+        remedy = "copy it again, or write a part of it"
+        text = f"{what} that is damaged or too large for the memory ({reason})"
+        raise refuse(path, text, remedy) from error
+    except Exception as error:
+        text = " ".join(str(error).split())
+        if isinstance(error, ValueError) and ("was expected" in text or "were expected" in text):
+            raise
+        reason = text[:120] or type(error).__name__
+        raise refuse(path, f"{what} that is damaged or truncated ({reason})", remedy) from error
 
 
 def _is_dm(head: bytes) -> bool:
@@ -152,17 +190,14 @@ def _is_old_mrc(path: Path, head: bytes) -> bool:
 
 def _kind_of_zip(path: Path) -> str:
     """Format of a ZIP archive by the files in it."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
-        what = f"a ZIP archive (.npz, .ndata) that is damaged or truncated ({error})"
-        raise refuse(path, what, "copy it again") from error
+    with reading(path, "a ZIP archive (.npz, .ndata)"), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
     if {"data.npy", "metadata.json"} <= set(names):
         return "nion"
     if names and all(name.endswith(".npy") for name in names):
         return "npz"
-    raise refuse(path, f"a ZIP archive of {', '.join(names[:3])[:80] or 'nothing'}", "unpack it")
+    listed = " ".join(", ".join(names[:3]).split())[:80] or "nothing"
+    raise refuse(path, f"a ZIP archive of {listed}", "unpack it")
 
 
 def _describe(path: Path, head: bytes) -> tuple[str, str]:
@@ -186,4 +221,4 @@ def _describe(path: Path, head: bytes) -> tuple[str, str]:
             what = f"named {path.suffix}, but truncated or of another format (it begins with "
             return what + f"{head[:8].hex(' ')})", "copy or export it again"
     what = f"of a format that is not known (it begins with {head[:8].hex(' ')})"
-    return what, "export the image as TIFF"
+    return what, f"export the image as TIFF; known are {READABLE}"

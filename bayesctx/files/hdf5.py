@@ -10,9 +10,10 @@ import xarray as xr
 
 from .assembly import Choice, assemble
 from .berkeley import signals_of_berkeley
-from .formats import refuse
+from .formats import reading, refuse
 from .netcdf import read_netcdf
 from .numpy_arrays import of_nion
+from .record import Signal
 from .rosetta import read_rosetta
 from .velox import is_velox, signals_of_velox
 
@@ -46,35 +47,28 @@ def read_hdf5(path: Path, choice: Choice) -> xr.DataArray:
     ValueError
         If it is truncated, or of another layout: what is in it, and what to do.
     """
-    try:
-        with h5py.File(path, "r") as file:
-            if is_velox(file):
-                return assemble(signals_of_velox(file), choice, "Velox EMD")
-            kind, known = _layout(file)
-            if kind == "Berkeley EMD":
-                return assemble(known, choice, kind)
-            if kind == "Nion HDF5":
-                return assemble([known], choice, kind)
-            if kind == "":
-                raise refuse(path, *_describe(file))
-    except (OSError, RuntimeError, KeyError) as error:
-        reason = " ".join(str(error).split())[:120]
-        what = f"an HDF5 file that is damaged or truncated ({reason})"
-        raise refuse(path, what, "copy it again") from error
-    return read_rosetta(path, choice, "hspy") if kind == "hspy" else read_netcdf(path, choice)
+    with reading(path, "an HDF5 file"), h5py.File(path, "r") as file:
+        if is_velox(file):
+            return assemble(signals_of_velox(file), choice, "Velox EMD")
+        kind, known = _layout(file)
+        if known is not None:
+            return assemble(known, choice, kind)
+        if not kind:
+            raise refuse(path, *_describe(file))
+    return read_rosetta(path, choice, "hspy") if kind == "HyperSpy" else read_netcdf(path, choice)
 
 
-def _layout(file: h5py.File) -> tuple[str, object]:
-    """The layout, with what was read on the way; empty if it is not known."""
+def _layout(file: h5py.File) -> tuple[str, list[Signal] | None]:
+    """The layout, with the images if they were listed; empty if it is not known."""
     if "HyperSpy" in _text(file.attrs.get("file_format")) or "Experiments" in file:
-        return "hspy", None
+        return "HyperSpy", None
     found = signals_of_berkeley(file)
     if found:
         return "Berkeley EMD", found
     data = file.get("data")
     if isinstance(data, h5py.Dataset) and "properties" in data.attrs:
         tree = json.loads(_text(data.attrs["properties"]))
-        return "Nion HDF5", of_nion(data[()], tree if isinstance(tree, dict) else {})
+        return "Nion HDF5", [of_nion(data, tree if isinstance(tree, dict) else {})]
     return ("netCDF", None) if _is_netcdf(file) else ("", None)
 
 

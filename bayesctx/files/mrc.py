@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from .assembly import Choice, assemble, check_size
-from .formats import refuse
+from .formats import reading
 from .record import Entry, Signal, find, pixel
 
 __all__ = ["read_mrc"]
@@ -40,31 +40,14 @@ def read_mrc(path: Path, choice: Choice) -> xr.DataArray:
     ValueError
         If it is damaged, or no image.
     """
-    try:
-        with warnings.catch_warnings():
-            # of bytes behind the image; a file that is too short is an error
-            warnings.simplefilter("ignore", RuntimeWarning)
-            with mrcfile.open(path, mode="r", header_only=True) as file:
-                header = file.header
-                shape = tuple(int(header[n]) for n in ("nz", "ny", "nx"))
-                check_size(choice.path, shape)
-            with mrcfile.open(path, mode="r") as file:
-                values = np.array(file.data)
-                signal = _signal(file, values)
-    except (OSError, RuntimeError, TypeError, IndexError) as error:
-        raise _damaged(path, error) from error
-    except ValueError as error:
-        if "was expected" in str(error):
-            raise
-        raise _damaged(path, error) from error
+    with reading(path, "an MRC file"), warnings.catch_warnings():
+        # of bytes behind the image; a file that is too short is an error
+        warnings.simplefilter("ignore", RuntimeWarning)
+        with mrcfile.open(path, mode="r", header_only=True) as file:
+            check_size(choice.path, [int(file.header[n]) for n in ("nz", "ny", "nx")])
+        with mrcfile.open(path, mode="r") as file:
+            signal = _signal(file, np.array(file.data))
     return assemble([signal], choice, "MRC")
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    """Say that a file cannot be read."""
-    reason = " ".join(str(error).split())[:120]
-    what = f"an MRC file that is damaged or truncated ({reason})"
-    return refuse(path, what, "copy it again")
 
 
 def _signal(file: mrcfile.mrcfile.MrcFile, values: np.ndarray) -> Signal:

@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..context import CONTEXT
 from .assembly import Choice, check_size
+from .formats import reading
 from .record import Entry, as_json, find
 from .units import convert
 
@@ -42,37 +43,17 @@ def read_netcdf(path: Path, choice: Choice) -> xr.DataArray:
     ValueError
         If it cannot be decoded, or several variables could be meant.
     """
-    with _open(path) as data:
+    with reading(path, "a netCDF file"), xr.open_dataset(path, engine="netcdf4") as data:
         chosen = _choose(data, choice)
         image = pick(chosen, choice.select)
         check_size(choice.path, image.shape)
-        try:
-            image = image.load()
-        except Exception as error:  # HDF5 raises nearly anything
-            raise _damaged(path, error) from error
+        image = image.load()
         found = _recorded(chosen.attrs, _recorded(data.attrs, {}))
     attrs = {"long_name": "intensity", "source": path.name, "format": "netCDF"}
     attrs["context"] = as_json(found)
     attrs["history"] = f"variable {image.name} read from {path.name}, netCDF"
     kept = image.attrs if _is_ours(image.attrs) else {}
     return image.assign_attrs({**image.attrs, **attrs, **kept}).rename("intensity")
-
-
-def _open(path: Path) -> xr.Dataset:
-    """Open a netCDF file."""
-    try:
-        return xr.open_dataset(path, engine="netcdf4")
-    except Exception as error:  # HDF5 and the decoders of xarray raise nearly anything, too
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: Exception) -> ValueError:
-    """Say that a file cannot be read."""
-    reason = " ".join(str(error).split())[:120]
-    return ValueError(
-        f"a netCDF file was expected, {path} is truncated or not decodable ({reason}); copy it "
-        "again"
-    )
 
 
 def _is_ours(attrs: Mapping[str, object]) -> bool:

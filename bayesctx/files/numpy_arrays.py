@@ -12,13 +12,15 @@ import numpy as np
 import xarray as xr
 
 from .assembly import Choice, assemble, check_size, label
+from .formats import reading
 from .netcdf import pick
-from .record import Entry, Signal, lookup, pixel
+from .record import Array, Entry, Signal, lookup, pixel
 from .units import is_reciprocal
 from .vendors import read_nion
 
 __all__ = ["of_nion", "read_ndata", "read_npy", "read_npz"]
 
+AGAIN = "save it again with numpy.save or numpy.savez"
 LAYOUTS = {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}
 
 
@@ -38,10 +40,8 @@ def read_npy(path: Path, choice: Choice) -> xr.DataArray:
         Of two dimensions (y, x), three (patch, y, x) or four (image, patch, y, x).
     """
     _no_variable(choice)
-    try:
+    with reading(path, "an array of numpy", AGAIN):
         mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy's parsers raise nearly anything
-        raise _damaged(path, error) from error
     return _as_image(mapped, choice, ".npy")
 
 
@@ -60,8 +60,8 @@ def read_npz(path: Path, choice: Choice) -> xr.DataArray:
     DataArray
         As of ``read_npy``.
     """
-    with zipfile.ZipFile(path) as archive:
-        headers = {name[:-4]: _header(archive, name, path) for name in archive.namelist()}
+    with reading(path, "an archive of numpy", AGAIN), zipfile.ZipFile(path) as archive:
+        headers = {name[:-4]: _header(archive, name) for name in archive.namelist()}
         images = [name for name, shape in headers.items() if len(shape) >= 2]
         wanted = choice.variable
         if wanted is None and len(images) == 1:
@@ -74,7 +74,8 @@ def read_npz(path: Path, choice: Choice) -> xr.DataArray:
             )
         check_size(choice.path, headers[wanted])
         with archive.open(f"{wanted}.npy") as file:
-            return _as_image(_values(file, path), choice, ".npz")
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        return _as_image(values, choice, ".npz")
 
 
 def _no_variable(choice: Choice) -> None:
@@ -86,32 +87,12 @@ def _no_variable(choice: Choice) -> None:
         )
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    """Say that an array cannot be read."""
-    reason = " ".join(str(error).split())[:120]
-    return ValueError(
-        f"an array of numbers was expected, {path} is truncated or of another format ({reason}); "
-        "save it again with numpy.save"
-    )
-
-
-def _header(archive: zipfile.ZipFile, name: str, path: Path) -> tuple[int, ...]:
+def _header(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
     """Shape of an array in an archive, which its header states."""
-    try:
-        with archive.open(name) as file:
-            version = np.lib.format.read_magic(file)
-            read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
-            return read[version[0]](file)[0]
-    except Exception as error:  # numpy's parsers and zlib raise nearly anything
-        raise _damaged(path, error) from error
-
-
-def _values(file: object, path: Path) -> np.ndarray:
-    """Values of an array in an archive; one that would have to run code is refused."""
-    try:
-        return np.lib.format.read_array(file, allow_pickle=False)
-    except Exception as error:
-        raise _damaged(path, error) from error
+    with archive.open(name) as file:
+        version = np.lib.format.read_magic(file)
+        read = {1: np.lib.format.read_array_header_1_0, 2: np.lib.format.read_array_header_2_0}
+        return read[version[0]](file)[0]
 
 
 def _as_image(values: np.ndarray, choice: Choice, kind: str) -> xr.DataArray:
@@ -146,24 +127,22 @@ def read_ndata(path: Path, choice: Choice) -> xr.DataArray:
     DataArray, shape (y, x)
         With what Nion Swift records.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            tree = json.loads(archive.read("metadata.json").decode("utf-8"))
-            check_size(choice.path, _header(archive, "data.npy", path))
-            with archive.open("data.npy") as file:
-                values = _values(file, path)
-    except (zipfile.BadZipFile, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise _damaged(path, error) from error
-    return assemble([of_nion(values, tree)], choice, "Nion ndata")
+    with reading(path, "a file of Nion Swift"), zipfile.ZipFile(path) as archive:
+        tree = json.loads(archive.read("metadata.json").decode("utf-8"))
+        check_size(choice.path, _header(archive, "data.npy"))
+        with archive.open("data.npy") as file:
+            values = np.lib.format.read_array(file, allow_pickle=False)
+        signal = of_nion(values, tree if isinstance(tree, dict) else {})
+    return assemble([signal], choice, "Nion ndata")
 
 
-def of_nion(values: np.ndarray, tree: Mapping[str, object]) -> Signal:
+def of_nion(values: Array, tree: Mapping[str, object]) -> Signal:
     """Image of Nion Swift, by its array and its metadata.
 
     Parameters
     ----------
-    values : ndarray
-        The array.
+    values : array
+        The array, in memory or not.
     tree : mapping
         Its JSON.
 

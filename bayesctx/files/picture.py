@@ -9,7 +9,7 @@ import xarray as xr
 
 from ..storage import warn
 from .assembly import Choice, assemble
-from .formats import refuse
+from .formats import reading, refuse
 from .record import Signal
 
 __all__ = ["read_picture", "warn_of_display"]
@@ -45,15 +45,9 @@ def read_picture(path: Path, choice: Choice) -> xr.DataArray:
     # imported when used, as the other readers' libraries are
     from PIL import Image
 
-    try:
-        with Image.open(path) as picture:
-            kind = str(picture.format)
-            values = np.asarray(picture if picture.mode in GREY else picture.convert("RGB"))
-    except Exception as error:  # decoders raise nearly anything
-        reason = " ".join(str(error).split())[:120]
-        raise refuse(
-            path, f"a picture that is damaged or truncated ({reason})", "copy it again"
-        ) from error
+    with reading(path, "a picture"), Image.open(path) as picture:
+        kind = str(picture.format)
+        values = np.asarray(picture if picture.mode in GREY else picture.convert("RGB"))
     if values.ndim == 3:
         if (values != values[..., :1]).any():
             raise refuse(

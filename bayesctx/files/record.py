@@ -6,12 +6,16 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 
 from .units import convert, length
 
-__all__ = ["ELECTRON", "Entry", "Signal", "as_json", "dose", "find", "lookup", "pixel"]
+__all__ = ["Array", "ELECTRON", "Entry", "Signal", "as_json", "dose", "find", "lookup", "pixel"]
+
+Array = Any
+"""An array of numpy, h5py or dask."""
 
 ELECTRON = 1.602176634e-19  # charge in C
 
@@ -84,24 +88,27 @@ class Signal:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, values: np.ndarray) -> Signal:
-        """Signal of an array in memory, of which nothing else is known.
+    def of(cls, name: str, values: Array) -> Signal:
+        """Signal of an array, of which nothing else is known.
 
         Parameters
         ----------
         name : str
             Of the detector or image.
-        values : ndarray, shape (y, x) or (frame, y, x)
-            Intensities.
+        values : array, shape (y, x) or (frame, y, x)
+            Intensities, in memory or not.
 
         Returns
         -------
         Signal
             With the shape, type and number of frames of the array.
         """
-        stack = values if values.ndim == 3 else values[None]
-        shape = stack.shape[1:]
-        return cls(name, shape, lambda frame: stack[frame], len(stack), values.dtype)
+        shape, is_series = tuple(map(int, values.shape)), values.ndim == 3
+
+        def load(frame: int) -> np.ndarray:
+            return np.asarray(values[frame] if is_series else values[()])
+
+        return cls(name, shape[-2:], load, shape[0] if is_series else 1, np.dtype(values.dtype))
 
     @classmethod
     def other(cls, name: str, shape: tuple[int, ...], flaw: str) -> Signal:

@@ -8,12 +8,11 @@ from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import xarray as xr
 
 from .assembly import Choice, assemble
-from .formats import EXTRA, refuse
-from .record import Entry, Signal, lookup, pixel
+from .formats import EXTRA, reading
+from .record import Array, Entry, Signal, lookup, pixel
 from .units import is_reciprocal
 from .vendors import read_hyperspy
 
@@ -70,20 +69,19 @@ def read_rosetta(path: Path, choice: Choice, kind: str) -> xr.DataArray:
         raise ImportError(
             f"an image was expected, {path} is a file of {title.split()[0]}; {EXTRA}"
         ) from error
-    try:
-        found = reader(str(path))
+    with reading(path, f"a file of {title.split()[0]}"):
+        # lazily, since data of 100 GB are no image
+        found = reader(str(path), lazy=True)
         if kind == "ser":
             found = [_with_emi(own, path, reader) for own in found]
-    except Exception as error:  # parsers of binary files raise nearly anything
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:120]
-        what = f"a file of {title.split()[0]} that is damaged or truncated ({reason})"
-        raise refuse(path, what, "copy it again") from error
-    signals = [signal_of(own, title, kind) for own in found]
-    if len(signals) == 1 and signals[0].name == path.stem:
-        signals = [replace(signals[0], name="")]  # the name of the file is not that of a detector
-    elif kind == "emi":
-        signals = [replace(s, notes=(*s.notes, UNNAMED)) for s in signals]
-    return assemble(signals, choice, title)
+        signals = [signal_of(own, title, kind) for own in found]
+        if len(signals) == 1 and signals[0].name == path.stem:
+            signals = [
+                replace(signals[0], name="")
+            ]  # the name of the file is not that of a detector
+        elif kind == "emi":
+            signals = [replace(s, notes=(*s.notes, UNNAMED)) for s in signals]
+        return assemble(signals, choice, title)
 
 
 def _with_emi(own: Mapping, path: Path, reader: object) -> Mapping:
@@ -92,7 +90,7 @@ def _with_emi(own: Mapping, path: Path, reader: object) -> Mapping:
     beside = path.with_name(f"{series.group(1)}.emi") if series else path
     if "ObjectInfo" in own["original_metadata"] or series is None or not beside.is_file():
         return own
-    for other in reader(str(beside)):
+    for other in reader(str(beside), lazy=True):
         if lookup(other, "metadata/General/original_filename") == path.name:
             return other
     return own
@@ -115,7 +113,7 @@ def signal_of(own: Mapping[str, object], title: str, kind: str = "") -> Signal:
     Signal
         With the flaw of what is no image.
     """
-    values, axes = np.asarray(own["data"]), list(own["axes"])
+    values, axes = own["data"], list(own["axes"])
     metadata, original = own["metadata"], own["original_metadata"]
     general = lookup(metadata, "General") or {}
     name = str(general.get("title") or "")
@@ -156,7 +154,7 @@ def _sizes(axes: list[Mapping], title: str) -> tuple[Entry | None, Entry | None]
     )
 
 
-def _other(values: np.ndarray, axes: list[Mapping]) -> str:
+def _other(values: Array, axes: list[Mapping]) -> str:
     """What data are that are no image or series of images; empty for these."""
     if values.dtype.names and "R" in values.dtype.names:
         return "a picture in colours"

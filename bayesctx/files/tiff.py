@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import math
 import re
 from collections.abc import Mapping
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -13,13 +15,14 @@ import tifffile
 import xarray as xr
 
 from ..storage import warn
-from .assembly import Choice, assemble
-from .formats import refuse
+from .assembly import Choice, assemble, check_size
+from .formats import reading, refuse
 from .record import Entry, Signal, dose, find, lookup, pixel
 from .vendors import Found, read_digitalmicrograph
 
 __all__ = ["read_tiff"]
 
+PLAIN = (1, 8, 32946, 32773)  # compressions without imagecodecs: none, deflate, PackBits
 GREY = (0, 1)  # photometric interpretations of grey values
 CAMERAS = ("tvips", "mdgel", "qpi", "svs", "pilatus")
 """Software, by the flags of tifffile, whose images are not those of a scan."""
@@ -56,63 +59,69 @@ def read_tiff(path: Path, choice: Choice) -> xr.DataArray:
     UserWarning
         If it has 8 bits, which are usually scaled for a display.
     """
-    try:
-        with tifffile.TiffFile(path) as file:
-            signals = [s for own in file.series for s in _signals(file, own) if _is_whole(own)]
-    except Exception as error:  # decoders raise nearly anything
-        if isinstance(error, ValueError) and "was expected" in str(error):
-            raise
-        raise _unreadable(path, error) from error
-    if not signals:
-        raise _unreadable(path, ValueError("it has no page"))
-    if all(s.dtype == np.uint8 and not s.flaw for s in signals):
+    with reading(path, "a TIFF file"), tifffile.TiffFile(path) as file:
+        if not file.pages:
+            raise ValueError("it has no page")
+        _check_codec(path, file)
+        whole = [series for series in file.series if not series.keyframe.is_reduced]
+        signals = [s for series in whole for s in _signals(file, series)]
+        image = assemble(signals, choice, "TIFF")
+    if signals and all(s.dtype == np.uint8 and not s.flaw for s in signals):
         warn(
             f"{choice.path} has grey values of 8 bits, which are usually scaled for a display "
             "(clipped, perhaps not linear); use the file of the microscope if there is one"
         )
-    return assemble(signals, choice, "TIFF")
+    return image
 
 
-def _unreadable(path: Path, error: Exception) -> ValueError:
-    """Say why a file cannot be read."""
-    reason = " ".join(str(error).split())[:120]
-    if "imagecodecs" in reason:
-        what = f"a TIFF file whose compression needs a library ({reason})"
-        return refuse(path, what, "run pip install imagecodecs, or save it without compression")
-    what = f"a TIFF file that is damaged or truncated ({reason})"
-    return refuse(path, what, "copy it again")
-
-
-def _is_whole(series: tifffile.TiffPageSeries) -> bool:
-    """Whether a series is not a thumbnail."""
-    return not series.keyframe.is_reduced
+def _check_codec(path: Path, file: tifffile.TiffFile) -> None:
+    """Raise for a compression that tifffile reads only with another library."""
+    kind = file.pages[0].compression
+    if int(kind) not in PLAIN and importlib.util.find_spec("imagecodecs") is None:
+        name = getattr(kind, "name", kind)
+        what = f"a TIFF file with the compression {name}"
+        raise refuse(path, what, "run pip install imagecodecs, or save it without compression")
 
 
 def _signals(file: tifffile.TiffFile, series: tifffile.TiffPageSeries) -> list[Signal]:
     """Images of one series: one for each channel, with its frames."""
     page = series.keyframe
     size, found = _metadata(file, page)
-    axes = series.get_axes(squeeze=True) if hasattr(series, "get_axes") else series.axes
+    axes, shape = series.axes, series.shape
     if page.photometric not in GREY or "S" in axes:
-        return [Signal.other(found.detector, series.shape, "a picture in colours")]
+        return [Signal.other(found.detector, shape, "a picture in colours")]
     if axes[-2:] != "YX":
-        return [Signal.other(found.detector, series.shape, f"data with the axes {axes}")]
-    values = series.asarray()
+        return [Signal.other(found.detector, shape, f"data with the axes {axes}")]
+    planes = np.arange(math.prod(shape[:-2])).reshape(shape[:-2])
     is_camera = any(getattr(file, f"is_{name}", False) for name in CAMERAS)
     several = "C" in axes
-    values = np.moveaxis(values, axes.index("C"), 0) if several else values[None]
-    names = _channels(file, len(values)) if several else [found.detector]
+    planes = np.moveaxis(planes, axes.index("C"), 0) if several else planes[None]
+    names = _channels(file, len(planes)) if several else [found.detector]
     return [
-        replace(
-            Signal.of(name, own.reshape(-1, *own.shape[-2:])),
+        Signal(
+            name=name,
+            shape=shape[-2:],
+            load=partial(_plane, series, own.ravel()),
+            num_frames=own.size,
+            dtype=np.dtype(series.dtype),
             pixel=size,
             context=found.context,
             flaw="an image of a camera" if is_camera else found.flaw,
             scan="channels" if several else "",
             notes=found.notes,
         )
-        for name, own in zip(names, values, strict=True)
+        for name, own in zip(names, planes, strict=True)
     ]
+
+
+def _plane(series: tifffile.TiffPageSeries, planes: np.ndarray, frame: int) -> np.ndarray:
+    """One plane of a series; ImageJ keeps many in one page."""
+    number = int(planes[frame])
+    check_size(series.name, series.keyframe.shape)
+    if len(series.pages) > number and series.keyframe.shape == series.shape[-2:]:
+        return series.pages[number].asarray()
+    check_size(series.name, series.shape)
+    return series.asarray().reshape(-1, *series.shape[-2:])[number]
 
 
 def _metadata(file: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[Pixel, Found]:
