@@ -425,7 +425,7 @@ KINDS = (
     "a spectrum image or 4D-STEM data", "a spectrum, a stack or 4D-STEM data",
     "a spectrum or line profile", "an image of a camera", "a picture in colours",
     "a diffraction pattern or Fourier transform", "a series of", "an image of real numbers",
-    "an image of numbers", "without one", "damaged or truncated", "a layout that is not known",
+    "an image of numbers", "has none", "damaged or truncated", "a layout that is not known",
     "scanning electron microscope", "secondary or other electrons", "computed by Velox",
     "may be of several scans", "images of the same name",
 )  # fmt: skip

@@ -357,6 +357,23 @@ def test_hspy_keeps_the_original_metadata_of_velox(tmp_path):
     assert found["origin"] == "Acquisition_instrument.TEM.beam_energy"
 
 
+@by_rosetta
+def test_the_dose_of_a_binned_signal_is_that_of_the_recorded_pixels(tmp_path):
+    original = {
+        "Optics": {"LastMeasuredScreenCurrent": "3.2e-11"},
+        "Scan": {"DwellTime": "1.6e-05"},
+        "BinaryResult": {
+            "PixelSize": {"width": "2e-11", "height": "2e-11"},
+            "PixelUnitX": "m",
+            "PixelUnitY": "m",
+        },
+    }
+    write_hspy(tmp_path / "a.hspy", COUNTS, nanometres=0.04, metadata={}, original=original)
+    image = bc.read(tmp_path / "a.hspy")
+    assert step_of(image) == pytest.approx(0.4)
+    assert recorded_context(image)["dose"] == pytest.approx(DOSE)
+
+
 class Tree(SimpleNamespace):
     """Metadata as HyperSpy keeps them."""
 

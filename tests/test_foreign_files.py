@@ -117,7 +117,7 @@ REFUSED = {
         "HAADF (a diffraction pattern or Fourier transform)",
     ),
     "complex.emd": (write_complex_velox, "an image of real numbers was expected"),
-    "no.emd": (lambda p: write_velox(p, {}, {}), "a file of Velox EMD without one"),
+    "no.emd": (lambda p: write_velox(p, {}, {}), "no.emd (Velox EMD) has none; export the image"),
     "bf.emd": (lambda p: write_velox(p, {"BF": COUNTS}, {}), "BF (bright field); if it is one"),
     "zero.emd": (
         lambda p: write_velox(p, {"HAADF": np.zeros((0, 4, 1), "u2")}, {}),

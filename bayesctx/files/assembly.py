@@ -117,8 +117,8 @@ def assemble(signals: Sequence[Signal], choice: Choice, kind: str) -> xr.DataArr
     """
     if not signals:
         raise ValueError(
-            f"a two-dimensional image was expected, {choice.path} is a file of {kind} without one; "
-            "export the image of the dark-field detector"
+            f"a two-dimensional image was expected, {choice.path} ({kind}) has none; export the "
+            "image of the dark-field detector"
         )
     choice.refuse(but=("detector", "frame"))
     signals = [replace(s, name=" ".join(s.name.split())[:LONGEST]) for s in signals]
@@ -164,7 +164,7 @@ def _choose(found: Sequence[tuple[Signal, str]], choice: Choice, kind: str) -> l
         if names:
             remedy = f"if it is one all the same, select it, for example detector={names[0]}"
         raise ValueError(
-            f"an annular dark-field scan was expected, {choice.path} is a file of {kind} with "
+            f"an annular dark-field scan was expected, {choice.path} ({kind}) has "
             f"{', '.join(left)[:200]}; {remedy}"
         )
     if left:

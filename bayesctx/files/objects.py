@@ -12,10 +12,17 @@ from .assembly import Choice, assemble
 from .record import Entry, Signal, find, lookup, pixel
 from .rosetta import signal_of
 from .units import is_reciprocal
-from .vendors import Found, read_digitalmicrograph, read_velox
+from .vendors import (
+    Found,
+    read_digitalmicrograph,
+    read_velox,
+    size_of_tags,
+    size_of_velox,
+)
 
 __all__ = ["as_image"]
 
+CHOICE = Choice("", None, {})
 STACKS = ("IMAGE_STACK",)
 IMAGES = ("IMAGE", "IMAGE_MAP", "UNKNOWN")
 
@@ -44,7 +51,9 @@ def as_image(source: object, choice: Choice | None = None) -> object:
     if isinstance(source, xr.DataArray) or type(source) is np.ndarray:
         return source
     kind = type(source).__module__.partition(".")[0]
-    choice = choice or Choice(f"the {type(source).__name__} of {kind}", None, {})
+    name = f"{type(source).__name__} of {kind}"
+    file = lookup(_as_dict(getattr(source, "metadata", {})), "General/original_filename")
+    choice = replace(choice or CHOICE, path=f"{file} ({name})" if file else f"the {name}")
     if all(hasattr(source, name) for name in ("axes_manager", "metadata", "data")):
         return assemble([_of_hyperspy(source)], choice, "HyperSpy signal")
     if all(hasattr(source, name) for name in ("data_type", "dim_0", "original_metadata")):
@@ -80,7 +89,8 @@ def _of_hyperspy(source: object) -> Signal:
 def _as_dict(tree: object) -> Mapping[str, object]:
     """Nested metadata of HyperSpy as a dictionary."""
     convert = getattr(tree, "as_dictionary", None)
-    return convert() if callable(convert) else dict(tree)
+    found = convert() if callable(convert) else tree
+    return found if isinstance(found, Mapping) else {}
 
 
 def _of_sidpy(source: object) -> Signal:
@@ -104,9 +114,9 @@ def _of_sidpy(source: object) -> Signal:
     tags = lookup(original, "ImageTags")
     found = Found()
     if "Optics" in original:
-        found = read_velox(original, size)
+        found = read_velox(original, size_of_velox(original))
     elif isinstance(tags, dict):
-        found = read_digitalmicrograph(tags, size)
+        found = read_digitalmicrograph(tags, size_of_tags(original))
     return replace(
         Signal.of(found.detector or name, values),
         pixel=size,

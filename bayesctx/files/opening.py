@@ -89,8 +89,7 @@ def read(
         paths = [as_path(path) for path in source]
         images = [_read_file(path, variable, chosen) for path in paths]
         return images[0] if len(images) == 1 else _join(images, paths)
-    choice = Choice(f"the {type(source).__name__}", variable, chosen)
-    found = as_image(source, choice)
+    found = as_image(source, Choice("", variable, chosen))
     if isinstance(found, xr.DataArray):
         return found
     raise TypeError(

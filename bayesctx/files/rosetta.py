@@ -123,7 +123,7 @@ def signal_of(own: Mapping[str, object], title: str, kind: str = "") -> Signal:
     if other:
         return Signal.other(name, values.shape, other)
     size = _sizes(axes[-2:], title)
-    found = read_hyperspy(metadata, original, size)
+    found = read_hyperspy(metadata, original)
     mode = str(lookup(metadata, "Acquisition_instrument/TEM/acquisition_mode") or "STEM")
     flaw = found.flaw or ("" if "S" in mode.upper() else "an image of a camera")
     if any(is_reciprocal(axis.get("units")) for axis in axes[-2:]):

@@ -200,7 +200,8 @@ def _of_imagej(file: tifffile.TiffFile, page: tifffile.TiffPage) -> tuple[Pixel,
                 break
         else:
             inner[name] = value
-    return size, read_digitalmicrograph(tags, size) if tags else Found()
+    # without a dose: ImageJ keeps the tags also of an image that it has scaled
+    return size, read_digitalmicrograph(tags, (None, None)) if tags else Found()
 
 
 def _per_unit(page: tifffile.TiffPage, tag: str, unit: object) -> Entry | None:

@@ -8,9 +8,9 @@ from collections.abc import Mapping
 import h5py
 import numpy as np
 
-from .record import Entry, Signal, lookup, pixel
+from .record import Signal, lookup
 from .units import is_reciprocal
-from .vendors import read_velox
+from .vendors import read_velox, size_of_velox
 
 __all__ = ["is_velox", "signals_of_velox"]
 
@@ -96,7 +96,7 @@ def _signal(group: h5py.Group, operation: tuple[str, dict]) -> Signal:
     data = group["Data"]
     tree = _parse(group["Metadata"][:, 0].tobytes())
     kind, settings = operation
-    size = _pixel(tree)
+    size = size_of_velox(tree)
     found = read_velox(tree, size, is_raw=kind not in COMPUTED)
     name = str(settings.get("detector") or found.detector)
     if kind in COMPUTED:
@@ -121,16 +121,6 @@ def _scan(tree: Mapping[str, object]) -> str:
     """When and where the image was scanned."""
     start = lookup(tree, "Acquisition/AcquisitionStartDatetime/DateTime")
     return f"{start} {lookup(tree, 'Scan/ScanArea')}"
-
-
-def _pixel(tree: Mapping[str, object]) -> tuple[Entry | None, Entry | None]:
-    """Size of a pixel along y and x."""
-    place = "BinaryResult/PixelSize"
-    return tuple(
-        pixel(lookup(tree, f"{place}/{side}"), lookup(tree, f"BinaryResult/PixelUnit{axis}"),
-              f"BinaryResult.PixelSize.{side}")
-        for side, axis in (("height", "Y"), ("width", "X"))
-    )  # fmt: skip
 
 
 def _flaw(tree: Mapping[str, object], kind: str, settings: dict, detector: str) -> str:

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from .record import Entry, dose, find, lookup
+from .record import Entry, dose, find, lookup, pixel
 from .units import length
 
 __all__ = [
@@ -22,6 +22,8 @@ __all__ = [
     "read_nion",
     "read_tia",
     "read_velox",
+    "size_of_tags",
+    "size_of_velox",
 ]
 
 BRIGHT_FIELD = re.compile(r"a?bf[-_ ]?\w{0,2}|.*bright.?field.*", re.IGNORECASE)
@@ -235,29 +237,26 @@ def read_nion(tree: Mapping[str, object], size: Pixel) -> Found:
     return Found(context | dose(current, dwell, size), {}, next(filter(None, names), ""))
 
 
-def read_hyperspy(
-    metadata: Mapping[str, object], original: Mapping[str, object], size: Pixel
-) -> Found:
+def read_hyperspy(metadata: Mapping[str, object], original: Mapping[str, object]) -> Found:
     """Read the metadata of a signal of HyperSpy or RosettaSciIO.
 
     Parameters
     ----------
     metadata, original : mapping
         The mapped metadata, and those of the software of the microscope, which say more.
-    size : tuple of Entry or None
-        Of a pixel in Å.
 
     Returns
     -------
     Found
-        Of the original metadata, completed by the mapped ones.
+        Of the original metadata, completed by the mapped ones. The dose is that of the pixels that
+        were recorded, which the signal may have binned since.
     """
     found = Found()
-    tags = lookup(original, "ImageList/TagGroup0/ImageTags")
+    image = lookup(original, "ImageList/TagGroup0")
     if isinstance(lookup(original, "Optics"), Mapping):
-        found = read_velox(original, size)
-    elif isinstance(tags, Mapping):
-        found = read_digitalmicrograph(tags, size)
+        found = read_velox(original, size_of_velox(original))
+    elif isinstance(lookup(image, "ImageTags"), Mapping):
+        found = read_digitalmicrograph(image["ImageTags"], size_of_tags(image))
     elif isinstance(lookup(original, "ObjectInfo"), Mapping):
         found = read_tia(original)
     place = "Acquisition_instrument/TEM"
@@ -269,3 +268,51 @@ def read_hyperspy(
     if isinstance(lookup(metadata, "Acquisition_instrument/SEM"), Mapping):
         flaw = "an image of a scanning electron microscope"
     return Found(mapped | found.context, found.angles, found.detector, flaw, found.notes)
+
+
+def size_of_velox(tree: Mapping[str, object]) -> Pixel:
+    """Size of a pixel that Velox recorded.
+
+    Parameters
+    ----------
+    tree : mapping
+        One image's JSON.
+
+    Returns
+    -------
+    tuple of Entry or None
+        Along y and x in Å.
+    """
+    place = "BinaryResult/PixelSize"
+    return tuple(
+        pixel(
+            lookup(tree, f"{place}/{side}"),
+            lookup(tree, f"BinaryResult/PixelUnit{axis}"),
+            f"BinaryResult.PixelSize.{side}",
+        )
+        for side, axis in (("height", "Y"), ("width", "X"))
+    )
+
+
+def size_of_tags(image: Mapping[str, object]) -> Pixel:
+    """Size of a pixel that DigitalMicrograph recorded, which lists x before y.
+
+    Parameters
+    ----------
+    image : mapping
+        The tags of an image of ``ImageList``.
+
+    Returns
+    -------
+    tuple of Entry or None
+        Along y and x in Å.
+    """
+    place = "ImageData/Calibrations/Dimension"
+    return tuple(
+        pixel(
+            lookup(image, f"{place}/TagGroup{k}/Scale"),
+            lookup(image, f"{place}/TagGroup{k}/Units"),
+            f"{place}/TagGroup{k}/Scale".replace("/", "."),
+        )
+        for k in (1, 0)
+    )

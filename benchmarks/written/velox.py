@@ -60,7 +60,8 @@ def write_velox(
             key = uuid.uuid5(uuid.NAMESPACE_OID, name).hex
             stack = values if values.ndim == 3 else values[..., None]
             group = file.create_group(f"Data/Image/{key}")
-            group["Data"] = stack
+            chunks = (*stack.shape[:2], 1) if stack.size else None
+            group.create_dataset("Data", data=stack, chunks=chunks)
             tree = _metadata(name, list(images), angles, pixel, unit, changes or {})
             group["Metadata"] = _columns(tree, stack.shape[2])
             kind = (operations or {}).get(name, "StemInputOperation")
