@@ -411,6 +411,16 @@ def dataset_of_sidpy(values, kind="IMAGE"):
     return array
 
 
+class Buffer:
+    """As a UDF of LiberTEM returns it: flat, and an array of the shape of the scan."""
+
+    def __init__(self, values, kind="nav"):
+        self.values, self.raw_data, self.kind = values, values.ravel(), kind
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
 def test_images_of_other_packages_are_taken_as_they_are():
     image = bc.read(signal_of_hyperspy(COUNTS))
     np.testing.assert_array_equal(image.values, COUNTS)
@@ -420,14 +430,15 @@ def test_images_of_other_packages_are_taken_as_they_are():
     np.testing.assert_array_equal(image.values, COUNTS)
     assert recorded_context(image) == {"beam_energy": 8e4}
     assert step_of(image) == pytest.approx(0.2)
-    image = bc.read(SimpleNamespace(raw_data=COUNTS.astype(float), title="intensity"))
+    image = bc.read(Buffer(COUNTS.astype(float)))
     np.testing.assert_array_equal(image.values, COUNTS)
     stack = np.stack([COUNTS, COUNTS])
     for other, what in (
         (signal_of_hyperspy(stack, navigate=(0, 1)), "a spectrum image or 4D-STEM data"),
         (signal_of_hyperspy(COUNTS, navigate=(0,)), "a spectrum or line profile"),
         (dataset_of_sidpy(COUNTS, "SPECTRUM"), "data of the type SPECTRUM"),
-        (SimpleNamespace(raw_data=np.ones(3)), "data of shape"),
+        (Buffer(np.ones(3)), "data of shape"),
+        (Buffer(COUNTS, "sig"), "a diffraction pattern"),
     ):
         with pytest.raises(ValueError, match=what):
             bc.read(other)

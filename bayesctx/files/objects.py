@@ -33,7 +33,7 @@ def as_image(source: object, choice: Choice | None = None) -> object:
     Parameters
     ----------
     source : object
-        A Signal2D of HyperSpy, a Dataset of sidpy, a result of LiberTEM (with ``raw_data``), or
+        A Signal2D of HyperSpy, a Dataset of sidpy, an AnalysisResult or a buffer of LiberTEM, or
         anything else.
     choice : Choice, optional
         A frame of a series.
@@ -58,11 +58,8 @@ def as_image(source: object, choice: Choice | None = None) -> object:
         return assemble([_of_hyperspy(source)], choice, "HyperSpy signal")
     if all(hasattr(source, name) for name in ("data_type", "dim_0", "original_metadata")):
         return assemble([_of_sidpy(source)], choice, "sidpy Dataset")
-    if isinstance(getattr(source, "raw_data", None), np.ndarray):
-        values, name = source.raw_data, str(getattr(source, "title", "") or "")
-        is_image = values.ndim in (2, 3)
-        signal = Signal.of(name, values) if is_image else Signal.other(name, values.shape, "data")
-        return assemble([signal], choice, "LiberTEM result")
+    if all(hasattr(source, name) for name in ("raw_data", "__array__")):
+        return assemble([_of_libertem(source)], choice, "LiberTEM result")
     return source
 
 
@@ -108,8 +105,7 @@ def _of_sidpy(source: object) -> Signal:
     is_pattern = any(is_reciprocal(axis.units) for axis in axes[-2:])
     flaw = "a diffraction pattern or Fourier transform" if is_pattern else ""
     original = source.original_metadata if isinstance(source.original_metadata, dict) else {}
-    experiment = lookup(getattr(source, "metadata", {}), "experiment") or {}
-    energy = find(experiment, "acceleration_voltage", "V")
+    energy = find(getattr(source, "metadata", {}), "experiment/acceleration_voltage", "V")
     context = {"beam_energy": energy} if energy is not None else {}
     tags = lookup(original, "ImageTags")
     found = Found()
@@ -125,6 +121,17 @@ def _of_sidpy(source: object) -> Signal:
         angles=found.angles,
         notes=found.notes,
     )
+
+
+def _of_libertem(source: object) -> Signal:
+    """Image of a result of LiberTEM: an AnalysisResult, or a buffer of a UDF."""
+    values, name = np.asarray(source), str(getattr(source, "title", "") or "")
+    if values.ndim not in (2, 3):
+        return Signal.other(name, values.shape, "data")
+    # a buffer is over the positions of the scan, "nav", or over the pixels of the camera
+    is_pattern = getattr(source, "kind", "nav") == "sig"
+    flaw = "a diffraction pattern or Fourier transform" if is_pattern else ""
+    return replace(Signal.of(name, values), flaw=flaw)
 
 
 def _step(axis: object, name: str) -> Entry | None:
