@@ -154,7 +154,7 @@ MADE: dict[str, tuple[str, Callable, Mapping[str, float]]] = {
         lambda p: write_mrc_of_thermo_fisher(p, SIGNED, THERMO),
         some("beam_energy", "sampling"),
     ),
-    "named.nc": ("netCDF, xarray", write_netcdf, some("beam_energy")),
+    "named.nc": ("netCDF, xarray", write_netcdf, some("beam_energy", "sampling")),
     "array.npy": ("numpy", lambda p: np.save(p, COUNTS), {}),
     "array.npz": ("numpy", lambda p: np.savez(p, image=COUNTS), {}),
     "picture.png": ("PNG of 16 bits, Pillow", lambda p: Image.fromarray(COUNTS).save(p), {}),

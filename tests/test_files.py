@@ -140,6 +140,7 @@ EXPECTED = {
         "beam_energy": (8e4, "beam_energy_keV"),
         "convergence_semiangle": (25.0, "convergence_semiangle_rad"),
         "dose": (1e4, "dose"),
+        "sampling": (0.2, "coordinate x"),
     },
     "array.npy": {},
     "array.npz": {},
@@ -173,12 +174,22 @@ def test_every_format_gives_its_values_and_what_it_records(name, tmp_path):
     assert set(found) == set(EXPECTED[name])
     for variable, (value, origin) in EXPECTED[name].items():
         assert found[variable] == (pytest.approx(value, rel=1e-6), origin)
-    if "sampling" in found or name == "named.nc":
+    if "sampling" in found:
         assert step_of(image) == pytest.approx(0.2, rel=1e-6)
     else:
         assert not image.coords.keys() & {"x", "y"}
     known = {n: v for n, (v, _) in found.items() if n != "sampling"}
     assert recorded_context(image) == known
+
+
+def test_a_pixel_size_in_attributes_becomes_coordinates(tmp_path):
+    image = xr.DataArray(COUNTS, dims=("y", "x"), name="adf")
+    for name, value in (("sampling", 0.2), ("sampling_angstrom", 0.2), ("sampling_nm", 0.02)):
+        image.assign_attrs({name: value}).to_netcdf(tmp_path / "a.nc")
+        found = bc.read(tmp_path / "a.nc")
+        assert step_of(found) == pytest.approx(0.2)
+        assert entries(found)["sampling"]["origin"] == name
+        assert "sampling" not in recorded_context(found)
 
 
 def test_the_detectors_of_a_scan_of_velox_become_a_dimension(tmp_path):

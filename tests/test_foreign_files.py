@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 import bayesctx as bc
+from bayesctx.files.formats import reading
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -255,6 +256,26 @@ def test_the_content_tells_the_format_and_a_wrong_ending_is_warned_of(tmp_path):
     with pytest.warns(UserWarning, match=r"ending of scan.dm4 is not that of its content.*TIFF"):
         image = bc.read(tmp_path / "scan.dm4")
     np.testing.assert_array_equal(image.values, COUNTS)
+
+
+def test_endings_of_no_format_are_taken_in_silence(tmp_path):
+    write_imagej(tmp_path / "scan.dat", COUNTS, size=0.02, unit="nm")
+    np.testing.assert_array_equal(bc.read(tmp_path / "scan.dat").values, COUNTS)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (KeyError("x"), ValueError, "is a film that is damaged or truncated"),
+        (MemoryError("2 TiB"), ValueError, r"too large for the memory \(2 TiB\)"),
+        (ImportError("no codec"), ImportError, r"needs another library \(no codec\); install it"),
+        (UserWarning("doubtful"), UserWarning, "^doubtful$"),
+        (ValueError("a was expected, got b; c"), ValueError, "^a was expected, got b; c$"),
+    ],
+)
+def test_what_parsers_raise_becomes_one_error(error, kind, message):
+    with pytest.raises(kind, match=message), reading("a.film", "a film"):
+        raise error
 
 
 def test_truncated_files_of_every_format_are_told(tmp_path):

@@ -15,7 +15,7 @@ from ..storage import warn
 from .record import Entry, Signal, as_json
 from .vendors import BRIGHT_FIELD
 
-__all__ = ["MOST_VALUES", "Choice", "assemble", "check_size", "describe_power", "label"]
+__all__ = ["MOST_VALUES", "Choice", "assemble", "check_size", "label", "places_of"]
 
 MOST_VALUES = 10**9  # of an image: 4 GB in single precision
 LONGEST = 60  # characters of a name
@@ -39,26 +39,6 @@ class Choice:
     path: str
     variable: str | None
     select: Mapping[str, str]
-
-    def refuse(self, *, but: Sequence[str] = ()) -> None:
-        """Raise for choices that the file does not offer.
-
-        Parameters
-        ----------
-        but : sequence of str
-            Dimensions that it has.
-
-        Raises
-        ------
-        ValueError
-            If another one is named.
-        """
-        for name in self.select:
-            if name not in but:
-                raise ValueError(
-                    f"a dimension among {', '.join(but) or 'none'} was expected for {self.path}, "
-                    f"got {name!r}; correct select"
-                )
 
 
 def check_size(path: object, shape: Sequence[int]) -> None:
@@ -120,7 +100,12 @@ def assemble(signals: Sequence[Signal], choice: Choice, kind: str) -> xr.DataArr
             f"a two-dimensional image was expected, {choice.path} ({kind}) has none; export the "
             "image of the dark-field detector"
         )
-    choice.refuse(but=("detector", "frame"))
+    for name in choice.select:
+        if name not in ("detector", "frame"):
+            raise ValueError(
+                f"a dimension among detector, frame was expected for {choice.path}, got {name!r}; "
+                "correct select"
+            )
     signals = [replace(s, name=" ".join(s.name.split())[:LONGEST]) for s in signals]
     chosen = _choose(_with_flaws(signals), choice, kind)
     _check_shapes(chosen, choice)
@@ -298,11 +283,7 @@ def label(
         values, dims=dims or ("detector", "y", "x")[-values.ndim :], name="intensity"
     )
     if None not in size:
-        axes = {}
-        for axis, entry in zip(("y", "x"), size, strict=True):
-            places = np.arange(found.sizes[axis]) * entry.value
-            axes[axis] = (axis, places, {"units": "Å", "long_name": f"position along {axis}"})
-        found = found.assign_coords(axes)
+        found = found.assign_coords(places_of(found.sizes, size))
         context = {**context, "sampling": size[1]}
         _check_sampling(size[1], path)
     history = "; ".join((f"read from {path}, {kind}", *notes))
@@ -316,23 +297,37 @@ def label(
     return found
 
 
-def describe_power(size: float) -> str:
-    """Say which pixel size is meant where a power of ten is wrong.
+def places_of(sizes: Mapping, size: tuple[Entry, Entry]) -> dict[str, tuple]:
+    """Coordinates of pixels in Å.
 
     Parameters
     ----------
-    size : float
-        In Å.
+    sizes : mapping of str to int
+        Numbers of rows, y, and columns, x.
+    size : tuple of Entry
+        Of a pixel along y and x.
 
     Returns
     -------
-    str
-        Words for an error or a warning; empty if no power of ten makes it plausible.
+    dict of str to tuple
+        As xarray takes coordinates.
     """
+    return {
+        axis: (
+            axis,
+            np.arange(sizes[axis]) * entry.value,
+            {"units": "Å", "long_name": f"position along {axis}"},
+        )
+        for axis, entry in zip(("y", "x"), size, strict=True)
+    }
+
+
+def _describe_power(size: float) -> str:
+    """Say which pixel size is meant where a power of ten is wrong."""
     low, high = CONTEXT["sampling"].domain
     powers = [k for k in (-1, 1, -2, 2, -3, 3) if low <= size * 10.0**k <= high]
     if not powers:
-        return ""
+        return "such pixels do not show columns"
     return (
         "if a power of ten is wrong, as in some files of DigitalMicrograph, state "
         f"sampling={size * 10.0 ** powers[0]:.4g}"
@@ -343,8 +338,7 @@ def _check_sampling(entry: Entry, path: str) -> None:
     """Warn of a pixel size at which columns cannot be told apart."""
     low, high = CONTEXT["sampling"].domain
     if not low * (1 - UNEQUAL) <= entry.value <= high * (1 + UNEQUAL):
-        power = describe_power(entry.value) or "such pixels do not show columns"
         warn(
             f"pixels of {low:g} to {high:g} Å were expected, {path} states {entry.value:.4g} Å "
-            f"({entry.origin}); {power}"
+            f"({entry.origin}); {_describe_power(entry.value)}"
         )

@@ -69,6 +69,7 @@ FOREIGN = (
 )
 """First bytes of what is no such format: what it is, and what to do."""
 
+FLAW = "damaged or truncated"
 HDF5 = b"\x89HDF\r\n\x1a\n"
 HEAD = 4096  # bytes that are looked at
 TEXTS = (
@@ -152,22 +153,28 @@ def reading(path: object, what: str, remedy: str = "copy it again") -> Iterator[
 
     Raises
     ------
+    ImportError
+        If it needs another library.
     ValueError
-        If anything is raised inside, but errors that already say what was expected.
+        If anything else is raised inside, but errors that already say what was expected, and
+        warnings that are errors.
     """
     try:
         yield
-    except MemoryError as error:
-        reason = " ".join(str(error).split())[:120]
-        remedy = "copy it again, or write a part of it"
-        text = f"{what} that is damaged or too large for the memory ({reason})"
-        raise refuse(path, text, remedy) from error
+    except Warning:
+        raise
+    except ImportError as error:
+        raise ImportError(
+            f"an image was expected, {path} is {what} that needs another library ({error}); "
+            "install it"
+        ) from error
     except Exception as error:
         text = " ".join(str(error).split())
         if isinstance(error, ValueError) and ("was expected" in text or "were expected" in text):
             raise
+        flaw = "damaged, or too large for the memory" if isinstance(error, MemoryError) else FLAW
         reason = text[:120] or type(error).__name__
-        raise refuse(path, f"{what} that is damaged or truncated ({reason})", remedy) from error
+        raise refuse(path, f"{what} that is {flaw} ({reason})", remedy) from error
 
 
 def _is_dm(head: bytes) -> bool:

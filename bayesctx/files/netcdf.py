@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 from ..context import CONTEXT
-from .assembly import Choice, check_size
+from .assembly import Choice, check_size, places_of
 from .formats import reading
-from .record import Entry, as_json, find
-from .units import convert
+from .record import Entry, as_json, find, pixel
 
 __all__ = ["pick", "read_netcdf"]
 
-UNITS = ("eV", "keV", "mrad", "rad")
+UNITS = {"eV": "V", "keV": "keV", "mrad": "mrad", "rad": "rad"}
+LENGTHS = ("angstrom", "nm", "pm")
 NUMBERS = ("beam_energy", "convergence_semiangle", "dose", "sampling")
 NUMBERS += ("inner_collection_angle", "outer_collection_angle")
 
@@ -49,11 +50,30 @@ def read_netcdf(path: Path, choice: Choice) -> xr.DataArray:
         check_size(choice.path, image.shape)
         image = image.load()
         found = _recorded(chosen.attrs, _recorded(data.attrs, {}))
+    image, found = _with_size(image, found)
     attrs = {"long_name": "intensity", "source": path.name, "format": "netCDF"}
     attrs["context"] = as_json(found)
     attrs["history"] = f"variable {image.name} read from {path.name}, netCDF"
     kept = image.attrs if _is_ours(image.attrs) else {}
     return image.assign_attrs({**image.attrs, **attrs, **kept}).rename("intensity")
+
+
+def _with_size(
+    image: xr.DataArray, found: dict[str, Entry]
+) -> tuple[xr.DataArray, dict[str, Entry]]:
+    """Pixel size of the coordinates, or else coordinates of the pixel size in the attributes."""
+    entry = found.get("sampling")
+    if not {"y", "x"} & image.coords.keys():
+        if entry is not None and {"y", "x"} <= set(image.dims):
+            image = image.assign_coords(places_of(image.sizes, (entry, entry)))
+        return image, found
+    found = {n: e for n, e in found.items() if n != "sampling"}
+    places = image.coords.get("x")
+    if places is None or places.ndim != 1 or places.dtype.kind not in "iuf" or len(places) < 2:
+        return image, found
+    step = float(places[-1] - places[0]) / (len(places) - 1)
+    own = pixel(step, places.attrs.get("units", ""), "coordinate x")
+    return image, found | ({} if own is None else {"sampling": own})
 
 
 def _is_ours(attrs: Mapping[str, object]) -> bool:
@@ -69,15 +89,18 @@ def _recorded(attrs: Mapping[str, object], known: dict[str, Entry]) -> dict[str,
     found = dict(known)
     for name in NUMBERS:
         unit = CONTEXT[name].unit
-        entry = find(attrs, name, "s")  # a number above zero
+        plain = find(attrs, name, "1")
+        if plain is not None:
+            found[name] = replace(plain, unit=unit, recorded=f"{plain.recorded} {unit}")
+        for suffix, other in UNITS.items():
+            entry = find(attrs, f"{name}_{suffix}", other)
+            if entry is not None and entry.unit == unit:
+                found[name] = entry
+    for suffix in LENGTHS:
+        name = f"sampling_{suffix}"
+        entry = pixel(attrs.get(name), suffix, name)
         if entry is not None:
-            found[name] = Entry(entry.value, unit, name, f"{entry.value:.7g} {unit}")
-        for other in UNITS:
-            entry = find(attrs, f"{name}_{other}", "s")
-            own = ("V" if other == "eV" else other) if entry is not None else None
-            if own is not None and convert(1.0, own)[1] == unit:
-                value = convert(entry.value, own)[0]
-                found[name] = Entry(value, unit, f"{name}_{other}", f"{entry.value:.7g} {other}")
+            found["sampling"] = entry
     return found
 
 

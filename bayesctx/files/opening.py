@@ -102,7 +102,9 @@ def _read_file(path: Path, variable: str | None, select: Mapping[str, str]) -> x
     """Read one file by the reader of its format."""
     existing_file(path, "an image")
     kind = identify(path)
-    if path.suffix.lower() not in SUFFIXES[kind]:
+    suffix = path.suffix.lower()
+    others = {ending for own in SUFFIXES.values() for ending in own}
+    if suffix in others and suffix not in SUFFIXES[kind]:
         warn(
             f"the ending of {path.name} is not that of its content, which is {WORDS[kind]}; it is "
             "read as such: rename it"

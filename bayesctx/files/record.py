@@ -184,7 +184,8 @@ def find(tree: object, paths: str | tuple[str, ...], unit: str) -> Entry | None:
         number = _number(lookup(tree, path))
         if number is not None and number > 0:
             value, own = convert(number, unit)
-            return Entry(value, own, path.replace("/", "."), f"{number:.7g} {unit}")
+            text = f"{number:.7g} {unit}".removesuffix(" 1")
+            return Entry(value, own, path.replace("/", "."), text)
     return None
 
 

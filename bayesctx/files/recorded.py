@@ -17,7 +17,6 @@ __all__ = ["join_context", "provenance", "recorded_context"]
 
 ANGLES = ("inner_collection_angle", "outer_collection_angle")
 ROUNDING = 0.01  # relative difference of a stated from a recorded value that is not told of
-
 FAR = 4.0  # standard deviations of a stated distribution
 Entries = dict[str, dict]
 
@@ -119,13 +118,13 @@ def join_context(
         If a stated value disagrees with the recorded one by more than rounding.
     """
     image = as_image(image)
-    shared, own = _entries(image)
-    if not isinstance(image, xr.DataArray) or "context" not in image.attrs:
+    is_recorded = isinstance(image, xr.DataArray) and "context" in image.attrs
+    # a context that is no mapping is refused by its own checks
+    if not is_recorded or not isinstance(context, Mapping | None):
         return image, context
-    if context is not None and not isinstance(context, Mapping):
-        return image, context  # refused by the checks of the context
-    joined = dict(context or {})
-    stated = dict(joined)
+    shared, own = _entries(image)
+    stated = dict(context or {})
+    joined = dict(stated)
     image, ratio = _state_sampling(image, stated)
     if ratio != 1 and "dose" in shared and "dose" not in stated:
         shared = _scale_dose(shared, ratio)

@@ -33,7 +33,6 @@ CALIBRATION = {
 }
 """Where the size of a pixel along an axis is recorded."""
 
-
 UNNAMED = "TIA does not record which detectors these are; if one is bright field, select the other"
 
 
@@ -76,9 +75,8 @@ def read_rosetta(path: Path, choice: Choice, kind: str) -> xr.DataArray:
             found = [_with_emi(own, path, reader) for own in found]
         signals = [signal_of(own, title, kind) for own in found]
         if len(signals) == 1 and signals[0].name == path.stem:
-            signals = [
-                replace(signals[0], name="")
-            ]  # the name of the file is not that of a detector
+            # the name of the file is not that of a detector
+            signals = [replace(signals[0], name="")]
         elif kind == "emi":
             signals = [replace(s, notes=(*s.notes, UNNAMED)) for s in signals]
         return assemble(signals, choice, title)

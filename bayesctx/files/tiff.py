@@ -152,7 +152,7 @@ def _of_fei(tree: Mapping[str, object]) -> tuple[Pixel, Found]:
     energy = find(tree, ("Beam/HV", "EBeam/HV"), "V")
     context = {} if energy is None else {"beam_energy": energy}
     current, dwell = find(tree, "EBeam/BeamCurrent", "A"), find(tree, "Scan/Dwelltime", "s")
-    sums = find(tree, "Scan/Integrate", "s")
+    sums = find(tree, "Scan/Integrate", "1")
     if sums is None or sums.value == 1:
         context |= dose(current, dwell, size)
     detector = str(lookup(tree, "Detectors/Name") or "")

@@ -23,6 +23,7 @@ FACTORS = {
     "nA": ("A", 1e-9),
     "s": ("s", 1.0),
     "µs": ("s", 1e-6),
+    "1": ("1", 1.0),
 }
 """Other units: the unit of the package, and the factor to it."""
 

@@ -87,7 +87,7 @@ def read_velox(tree: Mapping[str, object], size: Pixel, is_raw: bool = True) -> 
     # the screen is lifted during a scan: its last measurement is that of the beam
     current = ("Optics/LastMeasuredScreenCurrent", "Optics/ScreenCurrent")
     recorded = dose(find(tree, current, "A"), find(tree, "Scan/DwellTime", "s"), size)
-    passes = find(tree, "Scan/LineIntegrationCount", "s")
+    passes = find(tree, "Scan/LineIntegrationCount", "1")
     notes = []
     if not is_raw:
         notes.append(
@@ -144,8 +144,8 @@ def read_digitalmicrograph(tree: Mapping[str, object], size: Pixel) -> Found:
     current = find(tree, "Microscope Info/Probe Current (nA)", "nA")
     recorded = dose(current, find(tree, "DigiScan/Sample Time", "µs"), size)
     notes = [_other_scale(tree, size)]
-    frames = find(tree, "DigiScan/Number Summing Frames", "s")
-    summed = any(find(tree, f"DigiScan/{n} Frames", "s") for n in ("Sum", "Integrate"))
+    frames = find(tree, "DigiScan/Number Summing Frames", "1")
+    summed = any(find(tree, f"DigiScan/{n} Frames", "1") for n in ("Sum", "Integrate"))
     if recorded and summed and frames is not None and frames.value > 1:
         notes.append(
             f"{frames.value:g} frames are summed, so that the dose is not taken; state it if it is "
@@ -168,7 +168,7 @@ def _in_mrad(tree: Mapping[str, object]) -> Entry | None:
 
 def _other_scale(tree: Mapping[str, object], size: Pixel) -> str:
     """A note where the field of view and the calibration of DigitalMicrograph disagree."""
-    width = find(tree, "DigiScan/Image Width", "s")
+    width = find(tree, "DigiScan/Image Width", "1")
     field_of_view = lookup(tree, "Microscope Info/Field of View (µm)")
     if width is None or size[1] is None or not isinstance(field_of_view, float | int):
         return ""
