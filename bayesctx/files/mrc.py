@@ -43,6 +43,8 @@ def read_mrc(path: Path, choice: Choice) -> xr.DataArray:
     with reading(path, "an MRC file"), warnings.catch_warnings():
         # of bytes behind the image; a file that is too short is an error
         warnings.simplefilter("ignore", RuntimeWarning)
+        # mrcfile 1.5 sets the type of arrays, which numpy 2.5 deprecates
+        warnings.simplefilter("ignore", DeprecationWarning)
         with mrcfile.open(path, mode="r", header_only=True) as file:
             check_size(choice.path, [int(file.header[n]) for n in ("nz", "ny", "nx")])
         with mrcfile.open(path, mode="r") as file:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import struct
+import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import h5py
@@ -29,9 +31,18 @@ def write_berkeley(
         file.create_group("microscope").attrs.update(name="Titan", voltage=voltage)
 
 
+@contextmanager
+def _new_mrc(path: Path) -> Iterator[mrcfile.mrcfile.MrcFile]:
+    """A new MRC file; mrcfile 1.5 sets the type of arrays, which numpy 2.5 deprecates."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        with mrcfile.new(path, overwrite=True) as file:
+            yield file
+
+
 def write_mrc(path: Path, values: np.ndarray, *, angstrom: float = 0.0) -> None:
     """Write MRC2014 with the size of a voxel in Å; 0 is none."""
-    with mrcfile.new(path, overwrite=True) as file:
+    with _new_mrc(path) as file:
         file.set_data(values)
         if angstrom:
             file.voxel_size = angstrom
@@ -43,7 +54,7 @@ def write_mrc_of_thermo_fisher(path: Path, values: np.ndarray, record: dict) -> 
     header["Metadata size"] = header.dtype.itemsize
     for name, value in record.items():
         header[name] = value
-    with mrcfile.new(path, overwrite=True) as file:
+    with _new_mrc(path) as file:
         file.set_data(values)
         file.set_extended_header(header)
         file.header.exttyp = b"FEI1"
