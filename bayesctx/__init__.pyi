@@ -17,6 +17,7 @@ from . import (
     inference as inference,
     information as information,
     likelihood as likelihood,
+    matching as matching,
     metrics as metrics,
     micrograph as micrograph,
     model as model,
@@ -29,6 +30,7 @@ from . import (
     scan as scan,
     simulation as simulation,
     storage as storage,
+    tables as tables,
     tensors as tensors,
     training as training,
 )
@@ -62,6 +64,13 @@ from .prior import (
     tmd_prior as tmd_prior,
 )
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
+from .tables import (
+    compare as compare,
+    counts as counts,
+    export as export,
+    pair_correlations as pair_correlations,
+    sites as sites,
+)
 from .training import calibrate as calibrate, score_model as score_model, train as train
 
 __version__: str

@@ -18,6 +18,7 @@ from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
 from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
+from ..tables import check_format, export
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
 from .sources import read_context, read_image
@@ -138,11 +139,11 @@ def _usable_device(name: str) -> torch.device:
 
 
 def _infer(arguments: argparse.Namespace) -> str:
-    """Infer an image; the posterior and the picture are written before anything is printed."""
-    if arguments.out.exists() and arguments.image.exists():
-        if arguments.out.samefile(arguments.image):
+    """Infer an image; the result and the picture are written before anything is printed."""
+    for out in map(check_format, arguments.out):
+        if out.exists() and arguments.image.exists() and out.samefile(arguments.image):
             raise argparse.ArgumentTypeError(
-                f"another file than the image was expected as --out, got {arguments.out}; change it"
+                f"another file than the image was expected as --out, got {out}; change it"
             )
     context = read_context(arguments.context)
     image = read_image(arguments.image, arguments.variable, arguments.select)
@@ -155,7 +156,8 @@ def _infer(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         likelihood=arguments.likelihood,
     )
-    save(result, arguments.out)
+    for out in arguments.out:
+        export(result, out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
     return describe_result(result)
