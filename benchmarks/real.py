@@ -12,7 +12,6 @@ import pyro.distributions as dist
 import torch
 import xarray as xr
 from report import FOLDER, table, write
-from scipy.spatial import cKDTree
 
 import bayesctx as bc
 
@@ -54,17 +53,6 @@ in %, log score and entropy in bits per site.
 """
 
 
-def match(result: xr.DataTree, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that lie on a site, and the site of each."""
-    found = result["constant_data"]
-    sites = np.stack([found.site_y.values, found.site_x.values], -1)
-    distance, nearest = cKDTree(sites).query(
-        np.stack([truth.site_y.values, truth.site_x.values], -1)
-    )
-    matched = distance * float(found.sampling) < MATCHED
-    return matched, nearest[matched]
-
-
 def group(result: xr.DataTree, sites: np.ndarray) -> xr.DataArray:
     """Posterior of the classes that the labels distinguish, and of any other class."""
     defect = result["class_posterior"].defect.isel(patch=sites)
@@ -73,26 +61,23 @@ def group(result: xr.DataTree, sites: np.ndarray) -> xr.DataArray:
     return grouped.assign_coords(defect_class=[*LABELS, "other"]).transpose("patch", "defect_class")
 
 
-def score(grouped: xr.DataArray, label: np.ndarray) -> dict[str, object]:
+def score(result: xr.DataTree, truth: xr.Dataset) -> dict[str, object]:
     """Accuracies in %, log score in bits, calibration error in %, and the confusion."""
-    names = np.array([*LABELS, "other"])
-    answer = names[grouped.values.argmax(-1)]
+    found = bc.compare(truth, result, tolerance=MATCHED, labels=LABELS)
+    grouped, label = group(result, found.in_result.values), found.true.values
     host = np.isin(label, ["M", "X2"])
     polarity = grouped.sel(defect_class="M").values > grouped.sel(defect_class="X2").values
-    recalls = {name: np.mean(answer[label == name] == name) for name in LABELS}
-    log_score = bc.log_score(grouped, xr.DataArray(label, dims="patch")).values / np.log(2)
     calibration = bc.reliability(grouped, xr.DataArray(label, dims="patch"))
+    confusion = found.confusion.sel(truth=list(LABELS)).values
     return {
+        "labels matched": f"{found.num_matched.item()} of {truth.sizes['site']}",
         "M against X2": 100 * np.mean(polarity[host] == (label[host] == "M")),
-        "accuracy": 100 * np.mean(answer == label),
-        "balanced": 100 * np.mean(list(recalls.values())),
-        "log score": f"{log_score.mean():.3f} ± {log_score.std() / len(label) ** 0.5:.3f}",
-        "entropy": float(-(grouped * np.log2(grouped.clip(min=1e-30))).sum("defect_class").mean()),
+        "accuracy": 100 * found.accuracy.item(),
+        "balanced": 100 * found.recall.sel(label=list(LABELS)).mean().item(),
+        "log score": f"{found.log_score.item():.3f} ± {found.log_score_error.item():.3f}",
+        "entropy": found.entropy.item(),
         "calibration error": 100 * float(calibration.expected_calibration_error),
-        "confusion": [
-            [name, *(int(((label == name) & (answer == n)).sum()) for n in names)]
-            for name in LABELS
-        ],
+        "confusion": [[name, *row] for name, row in zip(LABELS, confusion.tolist(), strict=True)],
     }
 
 
@@ -127,7 +112,7 @@ def draw(results: dict[str, xr.DataTree], path: Path) -> None:
 def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, list, list]:
     """Rows of the scores, of the assignments, and the confusions of one file."""
     truth = xr.load_dataset(path)
-    label = truth.label_name.values[truth.label.values]
+    truth["defect"] = "site", truth.label_name.values[truth.label.values]
     scores, assignments, confusions, pictures = [], [], [], {}
     for detector in SOFT:
         image = truth.image.sel(detector=detector, drop=True)
@@ -140,7 +125,6 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
                 continue
             result, seconds = read(image, KNOWN | extra, model, num_draws)
             assignment = result["class_posterior"].assignment
-            matched, sites = match(result, truth)
             metal = assignment.sel(assignment_class=list(METAL_FIRST)).values.sum()
             order = " / ".join(f"{p:.3f}" for p in sorted(assignment.values, reverse=True)[:3])
             assignments.append(
@@ -156,13 +140,13 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
             )
             if angles == "both":
                 pictures[detector] = result
-                found = score(group(result, sites), label[matched])
+                found = score(result, truth)
                 cells = [
                     f"{v:.2f}" if isinstance(v, float) else v
                     for k, v in found.items()
                     if k != "confusion"
                 ]
-                scores.append([path.stem, detector, f"{matched.sum()} of {len(label)}", *cells])
+                scores.append([path.stem, detector, *cells])
                 confusions += [[path.stem, detector, *row] for row in found["confusion"]]
             print(assignments[-1], scores[-1], flush=True)
     FOLDER.mkdir(parents=True, exist_ok=True)
