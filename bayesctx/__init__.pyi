@@ -25,6 +25,7 @@ from . import (
     nuisances as nuisances,
     optics as optics,
     plots as plots,
+    prediction as prediction,
     prior as prior,
     responses as responses,
     scan as scan,
@@ -57,6 +58,7 @@ from .plots import (
     plot_defects as plot_defects,
     plot_reliability as plot_reliability,
 )
+from .prediction import predict_images as predict_images
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,

@@ -29,6 +29,7 @@ ORDER = (
     "exact",
     "micrograph",
     "scan",
+    "prediction",
     "inference",
     "matching",
     "metrics",
