@@ -53,9 +53,11 @@ from .metrics import (
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
 from .multislice import column_image as column_image, multislice_image as multislice_image
 from .plots import (
+    plot_change as plot_change,
     plot_class_reliability as plot_class_reliability,
     plot_context as plot_context,
     plot_defects as plot_defects,
+    plot_map as plot_map,
     plot_reliability as plot_reliability,
 )
 from .prediction import predict_images as predict_images

@@ -252,7 +252,7 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
     labels = ("host given", "host, dopant, energy, angles given")
     for ax, result, label in zip((left, right), (blind, aware), labels, strict=True):
         accuracy = score_matched(result, matched, truth)[1]
-        plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")
+        plot_defects(result, ax=ax, truth=data).set_title(f"{label}: {accuracy:.1%} right")
     below.suptitle("the context as inferred from the image, its host given")
     angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
     shown = ["dopant", "beam_energy", *angles, "assignment"]
