@@ -6,6 +6,7 @@ import argparse
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyro.distributions as dist
@@ -14,6 +15,9 @@ import xarray as xr
 from report import FOLDER, table, write
 
 import bayesctx as bc
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KNOWN = {"host": "WSe2", "beam_energy": 80e3}
 INNER = "inner_collection_angle"
@@ -25,6 +29,8 @@ SOFT = {
 # the labels do not distinguish single and double chalcogen vacancies
 LABELS = {"X2": ["X2"], "V_X": ["V_X", "V_X2"], "M": ["M"], "D_M": ["D_M"]}
 MATCHED = 1.0  # Å between a label and its site
+WINDOW = np.array([56, 66])  # px, what the figure shows
+SYMBOL = 4.0  # px
 SCORES = (
     "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score",
     "entropy", "calibration error",
@@ -91,22 +97,57 @@ def read(
     return result, time.perf_counter() - start
 
 
+def window_of(results: dict[str, xr.DataTree]) -> tuple[float, float]:
+    """Corner of the part of the image with most vacancies that both detectors show."""
+    tables = [bc.sites(r) for r in results.values()]
+    places = [np.stack([t.x_px, t.y_px], -1)[np.isin(t.defect, ["V_X", "V_X2"])] for t in tables]
+    size = [
+        n - w for n, w in zip(results["ADF1"]["observed_data"].intensity.shape, WINDOW, strict=True)
+    ]
+    corners = np.stack(np.meshgrid(np.arange(0, size[1], 4), np.arange(0, size[0], 4)), -1)
+
+    def number(found: np.ndarray) -> np.ndarray:
+        inside = (found > corners[..., None, :] + 3) & (
+            found < corners[..., None, :] + WINDOW[::-1] - 3
+        )
+        return inside.all(-1).sum(-1)
+
+    both = np.min([number(found) for found in places], 0)
+    return tuple(corners.reshape(-1, 2)[both.argmax()].tolist())
+
+
 def draw(results: dict[str, xr.DataTree], path: Path) -> None:
-    """Figure of both detectors: a corner of the image with its sites, and the inferred angles."""
+    """Figure of both detectors: a part of the image, its sites, an angle, and the numbers."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained"
+        2, 4, figsize=(15, 8.4), width_ratios=(1.1, 1.5, 0.6, 0.6), layout="constrained"
     )
-    names = ["inner_collection_angle", "convergence_semiangle", "assignment"]
+    left, top = window_of(results)
+    view = {"xlim": (left, left + WINDOW[1]), "ylim": (top + WINDOW[0], top)}
     for row, (detector, result) in zip(axes, results.items(), strict=True):
-        bc.plot_defects(result, ax=row[0])
-        for bar in row[0].artists:
-            bar.remove()  # its length is made for the whole image
+        bc.plot_defects(result, ax=row[0], defects=())
         angles = f"{SOFT[detector][INNER].low:g} to {SOFT[detector][INNER].high:g} mrad"
-        row[0].set(xlim=(-0.5, 79.5), ylim=(59.5, -0.5), title=f"{detector}, inner angle {angles}")
-        bc.plot_context(result, variables=names, axes=row[1:])
+        row[0].set(**view, title=detector, anchor="E")
+        bc.plot_defects(result, ax=row[1], defects=bc.DEFECTS, size=SYMBOL)
+        row[1].set(**view, title="most probable class of every site")
+        bc.plot_context(result, variables=[INNER], axes=row[2:3])
+        row[2].set_title(f"known: {angles}", fontsize="medium")
+        draw_numbers(row[3], result)
     figure.savefig(path, dpi=80)
+
+
+def draw_numbers(ax: Axes, result: xr.DataTree) -> None:
+    """Numbers of the defects of the whole image with 90 % intervals of the draws."""
+    table = bc.counts(result)
+    is_defect = ~np.isin(table.outcome, ["M", "X2", "hollow"]) & (table.number_90_high >= 5)
+    shown = table.isel(outcome=np.flatnonzero(is_defect & (table.outcome == table.defect_class)))
+    at = np.arange(shown.sizes["outcome"])[::-1]
+    reach = np.abs([shown.number_90_low - shown.number, shown.number_90_high - shown.number])
+    ax.errorbar(shown.number, at, xerr=reach, fmt="o", color="#0072B2", capsize=3, markersize=5)
+    ax.set_yticks(at, [str(n) for n in shown.outcome.values])
+    ax.set(xlim=(0, None), xlabel="sites in the image, 90 %", ylim=(-0.6, at.max() + 0.6))
+    ax.spines[["right", "top"]].set_visible(False)
 
 
 def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, list, list]:

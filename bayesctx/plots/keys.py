@@ -33,7 +33,15 @@ BESIDE, INSIDE = (0.5, 1.0), (0.45, 0.6)
 BACKGROUND = "#404040"
 
 
-def key(marker: str, label: str, *, short: str, **style: object) -> Line2D:
+def key(
+    marker: str,
+    label: str,
+    *,
+    short: str,
+    colour: str = "white",
+    opacity: float = 1.0,
+    is_dot: bool = False,
+) -> Line2D:
     """Entry of a legend.
 
     Parameters
@@ -42,18 +50,33 @@ def key(marker: str, label: str, *, short: str, **style: object) -> Line2D:
         Of matplotlib.
     label, short : str
         The label, and the one where there is little room.
-    **style : object
-        Of ``Line2D``; default: a white outline.
+    colour : str
+        Of the symbol.
+    opacity : float
+        From 0 to 1.
+    is_dot : bool
+        A small filled symbol instead of an outline.
 
     Returns
     -------
     Line2D
-        Without line.
+        A symbol without line.
     """
     from matplotlib.lines import Line2D
 
-    style = {"color": "white", "markerfacecolor": "none", "markersize": 8} | style
-    return Line2D([], [], linestyle="", marker=marker, label=label, gid=short, **style)
+    return Line2D(
+        [],
+        [],
+        linestyle="",
+        marker=marker,
+        color=colour,
+        alpha=opacity,
+        markerfacecolor=colour if is_dot else "none",
+        markersize=4 if is_dot else 8,
+        markeredgewidth=0 if is_dot else 1.8,
+        label=label,
+        gid=short,
+    )
 
 
 def key_of_class(name: str, count: int) -> Line2D:
@@ -71,16 +94,9 @@ def key_of_class(name: str, count: int) -> Line2D:
     Line2D
         The symbol, labelled by the class in words, its name and the number.
     """
-    size = {"markersize": 4} if name in PERFECT else {"markersize": 8, "markeredgewidth": 1.8}
-    fill = COLOURS[name] if name in PERFECT else "none"
-    return key(
-        MARKERS[name],
-        f"{TITLES[name]} ({name}): {count}",
-        short=f"{name}: {count}",
-        color=COLOURS[name],
-        markerfacecolor=fill,
-        **size,
-    )
+    label, short = f"{TITLES[name]} ({name}): {count}", f"{name}: {count}"
+    is_dot = name in PERFECT
+    return key(MARKERS[name], label, short=short, colour=COLOURS[name], is_dot=is_dot)
 
 
 def keys_of_certainty() -> list[Line2D]:
@@ -92,7 +108,7 @@ def keys_of_certainty() -> list[Line2D]:
         White symbols.
     """
     return [
-        key("o", f"probability {p:g}", short=f"p = {p:g}", alpha=max(p, LEAST), markeredgewidth=1.8)
+        key("o", f"probability {p:g}", short=f"p = {p:g}", opacity=max(p, LEAST))
         for p in CERTAINTIES
     ]
 
