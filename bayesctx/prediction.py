@@ -131,7 +131,8 @@ class _Crystal:
         shape = result["observed_data"].intensity.shape[-2:]
         spacing = float(np.median(cKDTree(places).query(places, 2)[0][:, 1]))
         beyond, kind = _continue(places, sublattice, shape, spacing, float(constants.sampling))
-        inside = np.flatnonzero(constants.crystal.values)
+        present = constants.crystal.values if "crystal" in constants else np.ones(len(places))
+        inside = np.flatnonzero(present)
         names = [str(a).split("-") for a in result["class_posterior"].assignment_class.values]
         table = np.array([[KINDS.index(s) for s in a] for a in names])
         pixels = np.stack(np.meshgrid(*map(np.arange, shape[::-1])), -1)
