@@ -192,6 +192,26 @@ def test_infer_reads_arrays_and_patches(files, tmp_path, capsys):
     assert "context: one posterior for each image" in shown
 
 
+def test_infer_writes_each_format_that_is_named(files, tmp_path, capsys):
+    paths = [tmp_path / f"result{s}" for s in (".nc", ".csv", ".xyz")]
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--context", *GIVEN]
+    assert run(*words, "--out", *paths[:2], "--out", paths[2]) == 0
+    result = bc.load(paths[0])
+    rows = paths[1].read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + result["class_posterior"].sizes["patch"]
+    assert paths[2].read_text(encoding="utf-8").splitlines()[1].startswith("Properties=species")
+    # the interval of the numbers of sites is that of the draws
+    number = bc.counts(result).sel(outcome="hollow")
+    span = [f"{number.number_90_low.item():.0f}", "to", f"{number.number_90_high.item():.0f}"]
+    (row,) = (r.split() for r in capsys.readouterr().out.splitlines() if r.startswith("hollow"))
+    assert row[3:6] == span
+
+
+def test_infer_offers_the_formats_of_tables():
+    assert options.RESULTS == tuple(bc.tables.FORMATS)
+
+
 def test_demo_compares_with_the_truth(files, tmp_path, capsys, monkeypatch):
     def smaller(prior, **options):
         return bc.simulate_micrograph(prior, **options | {"num_pixels": 128})
@@ -296,7 +316,11 @@ WRONG_USAGE = {
         "from 1 to 1000000000000, such as",
     ),
     "picture": ("infer image.nc --out new.nc --plot new.xyz", "a picture such as result.png"),
-    "table": ("infer image.nc --out new.csv", "a file that ends in .nc was expected"),
+    "table": ("infer image.nc --out new.xls", "in .nc, .csv, .parquet or .xyz was expected"),
+    "second": (
+        "infer image.nc --out new.nc new.txt",
+        "in .nc, .csv, .parquet or .xyz was expected",
+    ),
     "stream as a table": ("simulate --out new.csv", "ends in .nc, or a folder, was expected"),
     "micrograph as a folder": ("simulate --micrograph --out new", "expected for a micrograph"),
     "weights": ("train --num-patches 64 --out new.nc", "a file that ends in .safetensors"),
@@ -550,7 +574,7 @@ def test_sites_without_crystal_are_not_counted(files, tmp_path):
     left = result["class_posterior"].defect.values[[0, 2, 3], 0]
     assert sum(int(row[1]) for row in rows) == 3
     expected = dict(zip(bc.DEFECTS, left.sum(0), strict=True))
-    for name, _, value, _ in rows:
+    for name, _, value, *_ in rows:
         # printed to one digit
         assert float(value) == pytest.approx(expected[name], abs=0.051)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from functools import partial
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
 from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
+from ..tables import check_format, export
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
 from .sources import describe_source, read_choice, read_context
@@ -139,11 +141,11 @@ def _usable_device(name: str) -> torch.device:
 
 
 def _infer(arguments: argparse.Namespace) -> str:
-    """Infer an image; the posterior and the picture are written before anything is printed."""
-    for path in arguments.image:
-        if arguments.out.exists() and path.exists() and arguments.out.samefile(path):
+    """Infer an image; the result and the picture are written before anything is printed."""
+    for out, path in itertools.product(map(check_format, arguments.out), arguments.image):
+        if out.exists() and path.exists() and out.samefile(path):
             raise argparse.ArgumentTypeError(
-                f"another file than the image was expected as --out, got {arguments.out}; change it"
+                f"another file than the image was expected as --out, got {out}; change it"
             )
     context = read_context(arguments.context)
     choice = read_choice(arguments.select)
@@ -157,7 +159,8 @@ def _infer(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         likelihood=arguments.likelihood,
     )
-    save(result, arguments.out)
+    for out in arguments.out:
+        export(result, out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
     return "\n\n".join(filter(None, (describe_source(image), describe_result(result))))
