@@ -333,6 +333,6 @@ def _points(scan: Scan, seed: int) -> Tensor:
     """Points of the prior, shape (point, coordinate)."""
     num = len(scan.coordinates.names)
     u = torch.from_numpy(qmc.Sobol(num, seed=np.random.default_rng(seed)).random(NUM_TRIED))
-    points = torch.special.ndtri(u.clamp(EXTREME, 1 - EXTREME))
+    points = scan.coordinates.quantiles(u.clamp(EXTREME, 1 - EXTREME))
     points[:, -2:] *= SPREAD
     return points[scan.coordinates.log_prior(points) > -torch.inf]
