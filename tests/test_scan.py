@@ -20,6 +20,7 @@ from bayesctx.fourier import synthesize
 from bayesctx.inference import infer
 from bayesctx.metrics import log_score, match_sites
 from bayesctx.scan import chain
+from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.fits import log_density
 from bayesctx.scan.hamiltonian import draw_jointly
 from bayesctx.scan.kernels import Kernels, site_conditional
@@ -367,3 +368,11 @@ def test_worlds_of_a_simulated_image_are_found():
     right = np.array(DEFECTS)[found.values.argmax(-1)] == truth
     assert right.mean() > 0.97
     assert float(log_score(found, truth).mean()) > -0.1
+
+
+def test_a_known_azimuth_stays_while_its_magnitude_is_drawn():
+    nuisances = {**PRIOR.nuisances, "phi12": 0.4}
+    known = Coordinates(PRIOR.conditions[0], nuisances)
+    values = known.values(known.draw(20, torch.Generator().manual_seed(0)))
+    assert torch.allclose(values["phi12"], torch.full_like(values["phi12"], 0.4))
+    assert float(values["C12"].std()) > 0

@@ -25,7 +25,6 @@ PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": 
 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 OF_DETECTOR = ("inner_collection_angle", "outer_collection_angle")
-AZIMUTHS = [azimuth for azimuth, _ in PAIRS.values()]
 EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
 NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
@@ -160,7 +159,7 @@ class Coordinates:
         found = {
             (n, k): z.new_full((len(z),), v)
             for n, k in each
-            if isinstance(v := self._prior(n, k) if n not in AZIMUTHS else 0.0, float | int)
+            if isinstance(v := self._prior(n, k), float | int)
         }
         log_mass = torch.zeros_like(z[:, 0])
         columns = iter(z.unbind(-1))
@@ -169,7 +168,7 @@ class Coordinates:
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 second = next(columns)
-                found[azimuth, 0] = torch.atan2(second, first) / fold
+                found.setdefault((azimuth, 0), torch.atan2(second, first) / fold)
                 u = torch.erf(_distance(first, second) / math.sqrt(2))
             else:
                 u = torch.special.ndtr(first)
@@ -178,7 +177,8 @@ class Coordinates:
                 log_mass = log_mass + share.clamp(min=NO_SHARE).log()
             elif (name, k) not in found:
                 found[name, k] = quantile(self._prior(name, k), u, _domain(name))
-        values = {n: v for (n, _), v in found.items() if n not in OF_DETECTOR}
+        values = {azimuth: torch.zeros_like(z[:, 0]) for azimuth, _ in PAIRS.values()}
+        values |= {n: v for (n, _), v in found.items() if n not in OF_DETECTOR}
         for name in OF_DETECTOR:
             values[name] = torch.stack([found[name, k] for k in range(self.num_detectors)], -1)
         return values, log_mass
