@@ -289,6 +289,6 @@ def _draw_dopant(
     log_ratio -= float(before.log_density_with_dose(scan, world.slope))
     if not accepts(log_ratio, generator):
         return scan, world, view
-    view = look(other, world, after.shared, view.factors)
+    view = look(other, world, factors=view.factors)
     world = draw_signal(other, world, view, generator)
-    return other, world, look(other, world, after.shared, view.factors)
+    return other, world, look(other, world, (view.values, view.spectra), view.factors)

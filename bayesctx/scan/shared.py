@@ -38,7 +38,7 @@ class State:
     regression : Regression
         Of what is linear.
     shared : tuple
-        Shared variables and spectra.
+        Shared variables and spectra, those of the species that occur unless given.
     """
 
     z: Tensor
@@ -95,7 +95,7 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     prior = scan.coordinates.log_prior(z[None])[0]
     if not bool(prior.isfinite()):
         return State(z, torch.full_like(prior, -math.inf))
-    shared = shared or spectra_of(scan, z)
+    shared = shared or spectra_of(scan, z, view.used)
     images = render(scan, shared[1], view.factors, world.row_shift)
     if not bool(images.isfinite().all()):
         return State(z, torch.full_like(prior, -math.inf))
@@ -238,7 +238,7 @@ def _arrive(scan: Scan, world: World, view: View, state: State) -> tuple[World, 
         world = settle(scan, world)
         found = look(scan, world)
     else:
-        found = look(scan, world, state.shared, view.factors)
+        found = look(scan, world, factors=view.factors)
     return world, replace(found, variance=view.variance)
 
 
