@@ -151,7 +151,8 @@ def detector_spectra(
     energy, inner = probe.beam_energy, detector.inner_collection_angle
     material = (image[n][:, None].expand(inner.shape) for n in ("host", "dopant"))
     table = _table(energy.device)[tuple(material)]
-    species, atoms, pairs = _columns_of(tuple(range(len(SPECIES)) if kept is None else kept))
+    chosen = tuple(range(len(SPECIES)) if kept is None else kept)
+    species, atoms, pairs = (v.to(energy.device) for v in _columns_of(chosen))
     azimuth = nuisances["tilt_azimuth"]
     direction = torch.stack([azimuth.cos(), azimuth.sin()], -1)
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * direction
@@ -161,7 +162,7 @@ def detector_spectra(
     num_modes = num_modes or tuple(
         math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell
     )
-    columns = table[:, :, species + atoms if tilted else species]
+    columns = table[:, :, torch.cat([species, atoms]) if tilted else species]
     if tilted:
         given = slope.norm(dim=-1), energy, inner
         share = torch.cat([share, *_split(share, columns.height, pairs, *given)], -1)
@@ -177,23 +178,22 @@ def detector_spectra(
         focal_phase=focal_phase,
     ).unflatten(1, share.shape[1:])
     whole, alone = spectra.split([len(species), share.shape[2] - len(species)], 2)
-    both = torch.tensor(pairs + pairs, dtype=torch.long, device=alone.device)
-    return whole.index_add(2, both, alone) if tilted else whole
+    return whole.index_add(2, pairs.repeat(2), alone) if tilted else whole
 
 
 @functools.cache
-def _columns_of(kept: tuple[int, ...]) -> tuple[list[int], list[int], list[int]]:
+def _columns_of(kept: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
     """Columns of the table of some species, of the atoms of pairs, and positions of the pairs."""
     places = [k for k, species in enumerate(kept) if species in PAIRS]
     order = [PAIRS.index(kept[k]) for k in places]
     atoms = [len(SPECIES) + side * len(PAIRS) + k for side in (0, 1) for k in order]
-    return list(kept), atoms, places
+    return tuple(torch.tensor(v, dtype=torch.long) for v in (kept, atoms, places))
 
 
 def _split(
     share: Tensor,
     height: Tensor,
-    pairs: list[int],
+    pairs: Tensor,
     slope: Tensor,
     beam_energy: Tensor,
     inner: Tensor,
