@@ -14,7 +14,7 @@ from ..defects import DEFECTS
 from ..information import entropy, entropy_reduction
 from ..metrics import MATCH, match_sites
 from ..nuisances import NUISANCES
-from ..plots import new_figure, on_crystal, plot_context, plot_defects
+from ..plots import new_figure, on_crystal, plot_change, plot_context, plot_defects
 from ..storage import replacing
 from ..tables import counts
 
@@ -242,17 +242,19 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
     Returns
     -------
     Figure
-        Pictures above, prior and posterior of the context below.
+        Pictures above, the last a map of what the context changed; prior and posterior of the
+        context below.
     """
-    figure = new_figure((16, 7.4))
+    figure = new_figure((21, 7.4))
     above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1))
-    image, left, right = above.subplots(1, 3)
+    image, left, right, change = above.subplots(1, 4)
     plot_defects(blind, ax=image, defects=()).set_title("the image")
     matched, truth = match_sites(data, blind)
     labels = ("host given", "host, dopant, energy, angles given")
     for ax, result, label in zip((left, right), (blind, aware), labels, strict=True):
         accuracy = score_matched(result, matched, truth)[1]
         plot_defects(result, ax=ax, truth=data).set_title(f"{label}: {accuracy:.1%} right")
+    plot_change(blind, aware, ax=change).set_title("what the context changed")
     below.suptitle("the context as inferred from the image, its host given")
     angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
     shown = ["dopant", "beam_energy", *angles, "assignment"]
