@@ -13,10 +13,12 @@ from . import (
     encoder as encoder,
     evidence as evidence,
     exact as exact,
+    files as files,
     fourier as fourier,
     inference as inference,
     information as information,
     likelihood as likelihood,
+    matching as matching,
     metrics as metrics,
     micrograph as micrograph,
     model as model,
@@ -24,11 +26,13 @@ from . import (
     nuisances as nuisances,
     optics as optics,
     plots as plots,
+    prediction as prediction,
     prior as prior,
     responses as responses,
     scan as scan,
     simulation as simulation,
     storage as storage,
+    tables as tables,
     tensors as tensors,
     training as training,
 )
@@ -38,6 +42,7 @@ from .defects import DEFECTS as DEFECTS
 from .distributions import log_uniform as log_uniform
 from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
+from .files import read as read
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
 from .information import (
     attribute_information as attribute_information,
@@ -58,11 +63,14 @@ from .metrics import (
 from .model import DefectModel as DefectModel, load_model as load_model, save_model as save_model
 from .multislice import column_image as column_image, multislice_image as multislice_image
 from .plots import (
+    plot_change as plot_change,
     plot_class_reliability as plot_class_reliability,
     plot_context as plot_context,
     plot_defects as plot_defects,
+    plot_map as plot_map,
     plot_reliability as plot_reliability,
 )
+from .prediction import predict_images as predict_images
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,
@@ -71,6 +79,13 @@ from .prior import (
     tmd_prior as tmd_prior,
 )
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
+from .tables import (
+    compare as compare,
+    counts as counts,
+    export as export,
+    pair_correlations as pair_correlations,
+    sites as sites,
+)
 from .training import calibrate as calibrate, score_model as score_model, train as train
 
 __version__: str

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .context import Probe
-from .optics import MAX_SEMIANGLE, as_tensor, mode_orders, transfer, wavelength
+from .optics import MAX_SEMIANGLE, NO_RADIUS, as_tensor, mode_orders, transfer, wavelength
 from .responses import chebyshev
 
 __all__ = [
@@ -29,7 +29,7 @@ def column_spectra(
     displacement: Tensor,
     probe: Probe,
     *,
-    cell: tuple[float, float],
+    cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
     focal_phase: float | None = None,
@@ -44,7 +44,7 @@ def column_spectra(
         Root mean square thermal displacement of the columns in Å.
     probe : Probe
         Numbers, or tensors of shape (*batch,).
-    cell : tuple of float
+    cell : tuple of float or Tensor
         Periods (Lx, Ly) of the image in Å.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies.
@@ -70,7 +70,8 @@ def column_spectra(
     qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
     qy = mode_orders(num_modes[1]).to(energy) / cell[1]
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
-    polynomials = chebyshev(torch.hypot(qx, qy[:, None]) * scale[..., None, None])
+    radius = (qx**2 + qy[:, None] ** 2 + NO_RADIUS**2).sqrt()
+    polynomials = chebyshev(radius * scale[..., None, None])
     # one real matrix product: (column, term * order) times (term * order, mode * re and im)
     basis = (
         torch.view_as_real(terms[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import xarray as xr
-from scipy.spatial import cKDTree
+
+from .matching import MATCH as MATCH, match_sites as match_sites
 
 __all__ = [
     "MATCH",
@@ -250,34 +251,6 @@ def confusion(
     return xr.DataArray(
         table, {"truth": names, "prediction": names}, ("truth", "prediction"), "count"
     )
-
-
-MATCH = 0.7  # Å, about a third of the distance between neighbouring sites
-
-
-def match_sites(data: xr.Dataset, result: xr.DataTree) -> tuple[np.ndarray, np.ndarray]:
-    """Match the sites of a result to the true sites of a simulated micrograph.
-
-    Parameters
-    ----------
-    data : Dataset
-        From ``simulate_micrograph``.
-    result : DataTree
-        From ``infer`` on ``data.intensity``.
-
-    Returns
-    -------
-    matched : ndarray of bool, shape (patch,)
-        Sites of the result within ``MATCH`` Å of a true site.
-    truth : ndarray of str, shape (matched patch,)
-        True classes of the matched sites.
-    """
-    sites = result["constant_data"]
-    distance, nearest = cKDTree(np.stack([data.site_x, data.site_y], -1)).query(
-        np.stack([sites.site_x, sites.site_y], -1)
-    )
-    matched = distance * float(data.sampling) < MATCH
-    return matched, data.defect.values[nearest[matched]]
 
 
 def ranks(draws: xr.DataArray, truth: xr.DataArray | np.ndarray, *, seed: int = 0) -> xr.DataArray:

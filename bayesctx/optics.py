@@ -28,6 +28,8 @@ HC = 12_398.419_84  # h c, eV Å
 MAX_SEMIANGLE = 40.0
 """Largest convergence semi-angle for which column responses are expanded, in mrad."""
 
+NO_RADIUS = 1e-10  # 1/Å, so that the modulus of a wave vector has a derivative at zero
+
 POWERS = ((0, 0), (1, 0), (1, 1), (2, 0))
 """Exponents (m, n) of p1**m p2**n in the scattering kernel, p = (k wavelength / MAX_SEMIANGLE)²."""
 
@@ -127,7 +129,7 @@ def pupil(kx: Tensor, ky: Tensor, probe: Probe, softness: float) -> Tensor:
         Numbers, or tensors of shape (*batch, 1, 1). The focal spread and the size of the source are
         not part of the pupil.
     softness : float
-        Width in 1/Å of the linear edge of the aperture; use the mean spacing of the grid.
+        Half the width in 1/Å of the edge of the aperture; use the mean spacing of the grid.
 
     Returns
     -------
@@ -168,7 +170,10 @@ def pupil(kx: Tensor, ky: Tensor, probe: Probe, softness: float) -> Tensor:
         )
     )
     edge = probe.convergence_semiangle * 1e-3 / lam
-    amplitude = torch.clamp((edge - torch.hypot(kx, ky)) / softness + 0.5, 0, 1)
+    # the integral of a Hann window: sums over the grid hardly change as the edge passes its points
+    radius = (kx**2 + ky**2 + NO_RADIUS**2).sqrt()
+    inside = torch.clamp((edge - radius) / (2 * softness) + 0.5, 0, 1)
+    amplitude = inside - torch.sin(2 * math.pi * inside) / (2 * math.pi)
     amplitude = amplitude / amplitude.square().sum((-2, -1), keepdim=True).sqrt()
     return torch.polar(amplitude, -2 * math.pi / lam * path)
 
@@ -193,7 +198,7 @@ def mode_orders(largest: int) -> Tensor:
 def transfer(
     probe: Probe,
     *,
-    cell: tuple[float, float],
+    cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     focal_phase: float | None = None,
 ) -> Tensor:
@@ -204,7 +209,7 @@ def transfer(
     probe : Probe
         The beam energy as a tensor of shape (*batch,), the rest as tensors of that shape or
         numbers. The size of the source is not part of the transfer function.
-    cell : tuple of float
+    cell : tuple of float or Tensor
         Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of
         1/Lx and 1/Ly.
     num_modes : tuple of int
@@ -246,7 +251,7 @@ def transfer(
 
 def _transfer_rows(
     rows: Tensor,
-    cell: tuple[float, float],
+    cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     focal_phase: float | None,
 ) -> Tensor:
@@ -255,7 +260,8 @@ def _transfer_rows(
     lam = wavelength(energy)
     lx, ly = cell
     reach = (angle * 1e-3 / lam).detach()
-    nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in cell)
+    lengths = [float(torch.as_tensor(length).detach()) for length in cell]
+    nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in lengths)
     # padding keeps aliases of the autocorrelation outside the returned modes
     size_x, size_y = (
         next_fast_len(2 * n + min(2 * n, m) + 1)

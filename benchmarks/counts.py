@@ -10,7 +10,6 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.metrics import match_sites
 
 COUNTED = ("D_M", "V_X", "O_X", "M_X")
 KNOWN = (
@@ -53,10 +52,10 @@ def main() -> None:
         except ValueError:  # no lattice is found
             lost += 1
             continue
-        matched, truth = match_sites(data, result)
-        drawn = result["posterior"].defect.values[0][:, matched]
-        defect = result["class_posterior"].defect.isel(patch=matched)
-        scores.append(float(bc.log_score(defect, truth).mean()))
+        matched = bc.compare(data, result)
+        drawn = result["posterior"].defect.values[0][:, matched.in_result]
+        truth = matched.true.values
+        scores.append(matched.log_score.item() * np.log(2))
         found.append([
             holds((drawn == bc.DEFECTS.index(name)).sum(-1), int((truth == name).sum()), rng)
             for name in COUNTED

@@ -12,8 +12,6 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.crystal import MONOLAYER_1H
-from bayesctx.metrics import match_sites
 
 KNOWN_SIZE = dist.Normal(0.2, 0.001)  # Å, of a pixel
 RECORDED = (
@@ -49,20 +47,10 @@ def scores(data: xr.Dataset, known: tuple[str, ...], model: bc.DefectModel) -> l
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         result = bc.infer(data.intensity, context, model, num_draws=256, likelihood="network")
-    found = result["class_posterior"].to_dataset()
-    matched, truth = match_sites(data, result)
-    matching = found.isel(patch=matched)
-    right = np.array(bc.DEFECTS)[matching.defect.values.argmax(-1)] == truth
-    assignment = MONOLAYER_1H.assignments[int(found.assignment.values.argmax())]
-    kinds = np.array(assignment)[result["constant_data"].sublattice.values[matched]]
+    found = bc.compare(data, result)
+    kinds, truth = bc.sites(result).site.values[found.in_result], found.true.values
     read = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)]) > 0.5
-    bits = bc.entropy(xr.DataTree.from_dict({"class_posterior": matching})).entropy
-    return [
-        right.mean(),
-        float(bits.mean()),
-        float(bc.log_score(matching.defect, truth).mean()) / np.log(2),
-        read,
-    ]
+    return [found.accuracy.item(), found.entropy.item(), found.log_score.item(), read]
 
 
 def rows_of(name: str, values: np.ndarray) -> list[str]:

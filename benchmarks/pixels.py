@@ -15,8 +15,6 @@ from report import table, write
 from tqdm import tqdm
 
 import bayesctx as bc
-from bayesctx.crystal import MONOLAYER_1H
-from bayesctx.metrics import match_sites
 
 CASES = {
     "WSe2:Ti, 80 keV, 60-200 mrad": {
@@ -61,12 +59,8 @@ def read(data: xr.Dataset, known: tuple[str, ...], likelihood: str) -> dict[str,
         warnings.simplefilter("ignore", UserWarning)
         result = bc.infer(data.intensity.values, context, likelihood=likelihood)
     seconds = time.perf_counter() - start
-    matched, truth = match_sites(data, result)
-    defect = result["class_posterior"].defect.isel(patch=matched)
-    found = int(result["class_posterior"].assignment.values.argmax())
-    kinds = np.array(MONOLAYER_1H.assignments[found])[
-        result["constant_data"].sublattice.values[matched]
-    ]
+    found = bc.compare(data, result)
+    kinds, truth = bc.sites(result).site.values[found.in_result], found.true.values
     read_right = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)])
     posterior = result["posterior"].to_dataset()
     coverage = {
@@ -75,9 +69,9 @@ def read(data: xr.Dataset, known: tuple[str, ...], likelihood: str) -> dict[str,
         if name in posterior and name in data
     }
     return {
-        "log score": float(bc.log_score(defect, truth).mean()),
-        "entropy": float(-(defect * np.log(defect.clip(1e-30))).sum("defect_class").mean()),
-        "right": float((np.array(bc.DEFECTS)[defect.values.argmax(-1)] == truth).mean()),
+        "log score": found.log_score.item() * np.log(2),
+        "entropy": found.entropy.item() * np.log(2),
+        "right": found.accuracy.item(),
         "assignment": bool(read_right > 0.5),
         "seconds": seconds,
         "coverage": coverage,

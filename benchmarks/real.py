@@ -6,15 +6,18 @@ import argparse
 import time
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyro.distributions as dist
 import torch
 import xarray as xr
 from report import FOLDER, table, write
-from scipy.spatial import cKDTree
 
 import bayesctx as bc
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 KNOWN = {"host": "WSe2", "beam_energy": 80e3}
 INNER = "inner_collection_angle"
@@ -26,6 +29,8 @@ SOFT = {
 # the labels do not distinguish single and double chalcogen vacancies
 LABELS = {"X2": ["X2"], "V_X": ["V_X", "V_X2"], "M": ["M"], "D_M": ["D_M"]}
 MATCHED = 1.0  # Å between a label and its site
+WINDOW = np.array([56, 66])  # px, what the figure shows
+SYMBOL = 4.0  # px
 SCORES = (
     "file", "detector", "labels matched", "M against X2", "accuracy", "balanced", "log score",
     "entropy", "calibration error",
@@ -54,17 +59,6 @@ in %, log score and entropy in bits per site.
 """
 
 
-def match(result: xr.DataTree, truth: xr.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    """Labels that lie on a site, and the site of each."""
-    found = result["constant_data"]
-    sites = np.stack([found.site_y.values, found.site_x.values], -1)
-    distance, nearest = cKDTree(sites).query(
-        np.stack([truth.site_y.values, truth.site_x.values], -1)
-    )
-    matched = distance * float(found.sampling) < MATCHED
-    return matched, nearest[matched]
-
-
 def group(result: xr.DataTree, sites: np.ndarray) -> xr.DataArray:
     """Posterior of the classes that the labels distinguish, and of any other class."""
     defect = result["class_posterior"].defect.isel(patch=sites)
@@ -73,26 +67,23 @@ def group(result: xr.DataTree, sites: np.ndarray) -> xr.DataArray:
     return grouped.assign_coords(defect_class=[*LABELS, "other"]).transpose("patch", "defect_class")
 
 
-def score(grouped: xr.DataArray, label: np.ndarray) -> dict[str, object]:
+def score(result: xr.DataTree, truth: xr.Dataset) -> dict[str, object]:
     """Accuracies in %, log score in bits, calibration error in %, and the confusion."""
-    names = np.array([*LABELS, "other"])
-    answer = names[grouped.values.argmax(-1)]
+    found = bc.compare(truth, result, tolerance=MATCHED, labels=LABELS)
+    grouped, label = group(result, found.in_result.values), found.true.values
     host = np.isin(label, ["M", "X2"])
     polarity = grouped.sel(defect_class="M").values > grouped.sel(defect_class="X2").values
-    recalls = {name: np.mean(answer[label == name] == name) for name in LABELS}
-    log_score = bc.log_score(grouped, xr.DataArray(label, dims="patch")).values / np.log(2)
     calibration = bc.reliability(grouped, xr.DataArray(label, dims="patch"))
+    confusion = found.confusion.sel(truth=list(LABELS)).values
     return {
+        "labels matched": f"{found.num_matched.item()} of {truth.sizes['site']}",
         "M against X2": 100 * np.mean(polarity[host] == (label[host] == "M")),
-        "accuracy": 100 * np.mean(answer == label),
-        "balanced": 100 * np.mean(list(recalls.values())),
-        "log score": f"{log_score.mean():.3f} ± {log_score.std() / len(label) ** 0.5:.3f}",
-        "entropy": float(-(grouped * np.log2(grouped.clip(min=1e-30))).sum("defect_class").mean()),
+        "accuracy": 100 * found.accuracy.item(),
+        "balanced": 100 * found.recall.sel(label=list(LABELS)).mean().item(),
+        "log score": f"{found.log_score.item():.3f} ± {found.log_score_error.item():.3f}",
+        "entropy": found.entropy.item(),
         "calibration error": 100 * float(calibration.expected_calibration_error),
-        "confusion": [
-            [name, *(int(((label == name) & (answer == n)).sum()) for n in names)]
-            for name in LABELS
-        ],
+        "confusion": [[name, *row] for name, row in zip(LABELS, confusion.tolist(), strict=True)],
     }
 
 
@@ -106,28 +97,63 @@ def read(
     return result, time.perf_counter() - start
 
 
+def window_of(results: dict[str, xr.DataTree]) -> tuple[float, float]:
+    """Corner of the part of the image with most vacancies that both detectors show."""
+    tables = [bc.sites(r) for r in results.values()]
+    places = [np.stack([t.x_px, t.y_px], -1)[np.isin(t.defect, ["V_X", "V_X2"])] for t in tables]
+    size = [
+        n - w for n, w in zip(results["ADF1"]["observed_data"].intensity.shape, WINDOW, strict=True)
+    ]
+    corners = np.stack(np.meshgrid(np.arange(0, size[1], 4), np.arange(0, size[0], 4)), -1)
+
+    def number(found: np.ndarray) -> np.ndarray:
+        inside = (found > corners[..., None, :] + 3) & (
+            found < corners[..., None, :] + WINDOW[::-1] - 3
+        )
+        return inside.all(-1).sum(-1)
+
+    both = np.min([number(found) for found in places], 0)
+    return tuple(corners.reshape(-1, 2)[both.argmax()].tolist())
+
+
 def draw(results: dict[str, xr.DataTree], path: Path) -> None:
-    """Figure of both detectors: a corner of the image with its sites, and the inferred angles."""
+    """Figure of both detectors: a part of the image, its sites, an angle, and the numbers."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(
-        2, 4, figsize=(17, 7.6), width_ratios=(2.2, 1, 1, 0.9), layout="constrained"
+        2, 4, figsize=(15, 8.4), width_ratios=(1.1, 1.5, 0.6, 0.6), layout="constrained"
     )
-    names = ["inner_collection_angle", "convergence_semiangle", "assignment"]
+    left, top = window_of(results)
+    view = {"xlim": (left, left + WINDOW[1]), "ylim": (top + WINDOW[0], top)}
     for row, (detector, result) in zip(axes, results.items(), strict=True):
-        bc.plot_defects(result, ax=row[0])
-        for bar in row[0].artists:
-            bar.remove()  # its length is made for the whole image
+        bc.plot_defects(result, ax=row[0], defects=())
         angles = f"{SOFT[detector][INNER].low:g} to {SOFT[detector][INNER].high:g} mrad"
-        row[0].set(xlim=(-0.5, 79.5), ylim=(59.5, -0.5), title=f"{detector}, inner angle {angles}")
-        bc.plot_context(result, variables=names, axes=row[1:])
+        row[0].set(**view, title=detector, anchor="E")
+        bc.plot_defects(result, ax=row[1], defects=bc.DEFECTS, size=SYMBOL)
+        row[1].set(**view, title="most probable class of every site")
+        bc.plot_context(result, variables=[INNER], axes=row[2:3])
+        row[2].set_title(f"known: {angles}", fontsize="medium")
+        draw_numbers(row[3], result)
     figure.savefig(path, dpi=80)
+
+
+def draw_numbers(ax: Axes, result: xr.DataTree) -> None:
+    """Numbers of the defects of the whole image with 90 % intervals of the draws."""
+    table = bc.counts(result)
+    is_defect = ~np.isin(table.outcome, ["M", "X2", "hollow"]) & (table.number_90_high >= 5)
+    shown = table.isel(outcome=np.flatnonzero(is_defect & (table.outcome == table.defect_class)))
+    at = np.arange(shown.sizes["outcome"])[::-1]
+    reach = np.abs([shown.number_90_low - shown.number, shown.number_90_high - shown.number])
+    ax.errorbar(shown.number, at, xerr=reach, fmt="o", color="#0072B2", capsize=3, markersize=5)
+    ax.set_yticks(at, [str(n) for n in shown.outcome.values])
+    ax.set(xlim=(0, None), xlabel="sites in the image, 90 %", ylim=(-0.6, at.max() + 0.6))
+    ax.spines[["right", "top"]].set_visible(False)
 
 
 def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, list, list]:
     """Rows of the scores, of the assignments, and the confusions of one file."""
     truth = xr.load_dataset(path)
-    label = truth.label_name.values[truth.label.values]
+    truth["defect"] = "site", truth.label_name.values[truth.label.values]
     scores, assignments, confusions, pictures = [], [], [], {}
     for detector in SOFT:
         image = truth.image.sel(detector=detector, drop=True)
@@ -140,7 +166,6 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
                 continue
             result, seconds = read(image, KNOWN | extra, model, num_draws)
             assignment = result["class_posterior"].assignment
-            matched, sites = match(result, truth)
             metal = assignment.sel(assignment_class=list(METAL_FIRST)).values.sum()
             order = " / ".join(f"{p:.3f}" for p in sorted(assignment.values, reverse=True)[:3])
             assignments.append(
@@ -156,13 +181,13 @@ def evaluate(path: Path, model: bc.DefectModel, num_draws: int) -> tuple[list, l
             )
             if angles == "both":
                 pictures[detector] = result
-                found = score(group(result, sites), label[matched])
+                found = score(result, truth)
                 cells = [
                     f"{v:.2f}" if isinstance(v, float) else v
                     for k, v in found.items()
                     if k != "confusion"
                 ]
-                scores.append([path.stem, detector, f"{matched.sum()} of {len(label)}", *cells])
+                scores.append([path.stem, detector, *cells])
                 confusions += [[path.stem, detector, *row] for row in found["confusion"]]
             print(assignments[-1], scores[-1], flush=True)
     FOLDER.mkdir(parents=True, exist_ok=True)

@@ -26,6 +26,7 @@ COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
 MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
 KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
 SAMPLING, PIXELS = 0.2, 64
+INNER_AND_OUTER = ("inner_collection_angle", "outer_collection_angle")
 FLAT = 1e6  # standard deviation of signal and film, on which there is no prior
 
 
@@ -35,7 +36,6 @@ def abundance_of(prior):
 
 
 ABUNDANCE = abundance_of(PRIOR)
-# the image has ripples in the semiangle, finer than the differences that slopes are taken by
 KNOWN_PROBE = PRIOR.given({"beam_energy": 80e3, "convergence_semiangle": 30.0})
 
 
@@ -106,6 +106,41 @@ def designs(scan, world):
     return design, scale
 
 
+def position(world):
+    """Coordinates without the common displacement, and the drift along x and y."""
+    return torch.cat([world.z[:-2], world.drift.mT.flatten().double()])
+
+
+def prior_of_angles_and_pairs(coordinates, z):
+    """Log prior of coordinates beyond the standard normal one, up to a constant.
+
+    The distance of a pair from the origin is half-normal instead of that of two normal variables;
+    an angle is restricted to those that go with the angles before it.
+    """
+    total, names = torch.zeros(()), list(coordinates.names)
+    for name in ("C12", "C21", "C23", "tilt"):
+        if f"{name}_x" in names:
+            k = names.index(f"{name}_x")
+            total = total - torch.linalg.vector_norm(z[k : k + 2]).log()
+    values = coordinates.values(z[None])
+    for k in range(coordinates.num_detectors):
+        inner, outer = (coordinates._prior(n, k) for n in INNER_AND_OUTER)
+        low = values["convergence_semiangle"][0]
+        if not isinstance(inner, float):
+            high = math.inf if not isinstance(outer, float) else outer / 1.05
+            total = total + _mass(inner, low, high)
+        if not isinstance(outer, float):
+            total = total + _mass(outer, 1.05 * values[INNER_AND_OUTER[0]][0, k], math.inf)
+    return total
+
+
+def _mass(law, low, high):
+    """Log probability of an interval."""
+    ends = law.icdf(torch.tensor([1e-6, 1 - 1e-6]))
+    low, high = (torch.as_tensor(v).clamp(*ends.tolist()) for v in (low, high))
+    return (law.cdf(high) - law.cdf(low)).log()
+
+
 def log_posterior(scan, world, variance):
     """Log density of a world and the image, with signal, film and errors integrated out."""
     design, scale = designs(scan, world)
@@ -120,6 +155,7 @@ def log_posterior(scan, world, variance):
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),
         Normal(0.0, 1.0).log_prob(world.z).sum(),
+        prior_of_angles_and_pairs(scan.coordinates, world.z),
         Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
         Normal(0.0, spread[moving, None]).log_prob(own).sum(),
         Normal(0.0, scatter[moving]).log_prob(world.excess[moving].double()).sum(),

@@ -13,7 +13,7 @@ import xarray as xr
 import bayesctx as bc
 from bayesctx.cli import arguments as options, main, verbs
 from bayesctx.cli.commands import HELP, delayed_interrupt
-from bayesctx.cli.sources import read_context, read_image
+from bayesctx.cli.sources import describe_source, read_context
 from bayesctx.cli.summaries import describe_result
 
 GIVEN = [
@@ -58,8 +58,7 @@ def write_unreadable(folder):
     (folder / "file").touch()
     (folder / "folder.nc").mkdir()
     np.save(folder / "objects.npy", np.array([{}, None]))
-    np.savez(folder / "archive", image=np.ones((40, 40)))
-    (folder / "archive.npz").rename(folder / "archive.npy")
+    np.savez(folder / "archive", image=np.ones((40, 40)), other=np.ones((2, 2)))
     header = {"descr": "<f8", "fortran_order": False, "shape": (10**6, 10**6)}
     with open(folder / "huge.npy", "wb") as file:
         np.lib.format.write_array_header_1_0(file, header)
@@ -193,6 +192,26 @@ def test_infer_reads_arrays_and_patches(files, tmp_path, capsys):
     assert "context: one posterior for each image" in shown
 
 
+def test_infer_writes_each_format_that_is_named(files, tmp_path, capsys):
+    paths = [tmp_path / f"result{s}" for s in (".nc", ".csv", ".xyz")]
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--context", *GIVEN]
+    assert run(*words, "--out", *paths[:2], "--out", paths[2]) == 0
+    result = bc.load(paths[0])
+    rows = paths[1].read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 1 + result["class_posterior"].sizes["patch"]
+    assert paths[2].read_text(encoding="utf-8").splitlines()[1].startswith("Properties=species")
+    # the interval of the numbers of sites is that of the draws
+    number = bc.counts(result).sel(outcome="hollow")
+    span = [f"{number.number_90_low.item():.0f}", "to", f"{number.number_90_high.item():.0f}"]
+    (row,) = (r.split() for r in capsys.readouterr().out.splitlines() if r.startswith("hollow"))
+    assert row[3:6] == span
+
+
+def test_infer_offers_the_formats_of_tables():
+    assert options.RESULTS == tuple(bc.tables.FORMATS)
+
+
 def test_demo_compares_with_the_truth(files, tmp_path, capsys, monkeypatch):
     def smaller(prior, **options):
         return bc.simulate_micrograph(prior, **options | {"num_pixels": 128})
@@ -230,11 +249,22 @@ def test_context_is_read_as_numbers_names_candidates_and_ranges():
 
 
 def test_select_picks_by_label_or_position(files):
-    assert (
-        read_image(files / "several.nc", "haadf", ["detector=ADF2"]).coords["detector"].item()
-        == "ADF2"
-    )
-    assert read_image(files / "several.nc", "maadf", ["y=3"]).sizes == {"x": 40}
+    path = files / "several.nc"
+    chosen = bc.read(path, variable="haadf", select={"detector": "ADF2"})
+    assert chosen.coords["detector"].item() == "ADF2"
+    assert bc.read(path, variable="maadf", select={"y": 3}).sizes == {"x": 40}
+
+
+def test_a_source_is_described_with_origins(tmp_path):
+    np.save(tmp_path / "plain.npy", np.ones((4, 4)))
+    assert describe_source(bc.read(tmp_path / "plain.npy")) == ""
+    attrs = {"beam_energy_keV": 80.0}
+    image = xr.DataArray(np.ones((4, 4)), dims=("y", "x"), name="adf", attrs=attrs)
+    image.to_netcdf(tmp_path / "scan.nc")
+    assert describe_source(bc.read(tmp_path / "scan.nc")).splitlines() == [
+        "recorded by scan.nc, netCDF:",
+        "  beam_energy  80000 eV  (beam_energy_keV)",
+    ]
 
 
 WRONG_USAGE = {
@@ -286,7 +316,11 @@ WRONG_USAGE = {
         "from 1 to 1000000000000, such as",
     ),
     "picture": ("infer image.nc --out new.nc --plot new.xyz", "a picture such as result.png"),
-    "table": ("infer image.nc --out new.csv", "a file that ends in .nc was expected"),
+    "table": ("infer image.nc --out new.xls", "in .nc, .csv, .parquet or .xyz was expected"),
+    "second": (
+        "infer image.nc --out new.nc new.txt",
+        "in .nc, .csv, .parquet or .xyz was expected",
+    ),
     "stream as a table": ("simulate --out new.csv", "ends in .nc, or a folder, was expected"),
     "micrograph as a folder": ("simulate --micrograph --out new", "expected for a micrograph"),
     "weights": ("train --num-patches 64 --out new.nc", "a file that ends in .safetensors"),
@@ -330,11 +364,14 @@ REFUSED = {
     "outside": ("infer image.nc --context dose=-2e4..-1e4 --out new.nc", "check its unit"),
     "file": ("infer absent.nc --out new.nc", "an image was expected at absent.nc"),
     "array": ("infer absent.npy --out new.nc", "an image was expected at absent.npy"),
-    "foreign": ("infer foreign.nc --out new.nc", "foreign.nc is truncated or of another format"),
-    "empty": ("infer empty.npy --out new.nc", "empty.npy is truncated or of another format"),
-    "objects": ("infer objects.npy --out new.nc", "objects.npy is truncated or of another format"),
-    "archive": ("infer archive.npy --out new.nc", "archive.npy is truncated or of another format"),
-    "false size": ("infer huge.npy --out new.nc", "huge.npy is truncated or of another format"),
+    "foreign": ("infer foreign.nc --out new.nc", "foreign.nc is an HDF5 file that is damaged"),
+    "empty": ("infer empty.npy --out new.nc", "empty.npy is empty (0 bytes); copy it again"),
+    "objects": (
+        "infer objects.npy --out new.nc",
+        "objects.npy is an array of numpy that is damaged",
+    ),
+    "archive": ("infer archive.npz --out new.nc", "two or more dimensions was expected in archive"),
+    "false size": ("infer huge.npy --out new.nc", "huge.npy is an array of numpy that is damaged"),
     "size": ("infer sparse.nc --out new.nc", "an image of at most 1000000000 values was expected"),
     "model": ("infer image.nc --model image.nc --out new.nc", "a model written by bayesctx was"),
     "variables": ("infer several.nc --out new.nc", "those are haadf, maadf; choose one by"),
@@ -537,7 +574,7 @@ def test_sites_without_crystal_are_not_counted(files, tmp_path):
     left = result["class_posterior"].defect.values[[0, 2, 3], 0]
     assert sum(int(row[1]) for row in rows) == 3
     expected = dict(zip(bc.DEFECTS, left.sum(0), strict=True))
-    for name, _, value, _ in rows:
+    for name, _, value, *_ in rows:
         # printed to one digit
         assert float(value) == pytest.approx(expected[name], abs=0.051)
 

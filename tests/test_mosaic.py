@@ -102,7 +102,7 @@ def test_what_is_linear_in_one_window_is_that_of_the_scan(noisy):
     louder = replace(view, variance=2 * view.variance)
     change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
     expected = regress(scan, world, view.values, view.images, louder.variance).evidence
-    assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+    assert change == pytest.approx(float(expected - whole.evidence), rel=1e-6)
 
 
 def test_what_is_linear_in_one_window_is_that_of_each_detector(twofold):
@@ -114,7 +114,7 @@ def test_what_is_linear_in_one_window_is_that_of_each_detector(twofold):
     louder = replace(view, variance=torch.tensor([2.0, 1.0])[:, None, None] * view.variance)
     change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
     expected = regress(scan, world, view.values, view.images, louder.variance).evidence
-    assert change == pytest.approx(expected - whole.evidence, rel=1e-6)
+    assert change == pytest.approx(float(expected - whole.evidence), rel=1e-6)
 
 
 def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):

@@ -1,26 +1,31 @@
 import itertools
+import re
 import sys
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import xarray as xr
-from matplotlib.collections import EllipseCollection
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS
+from bayesctx.information import entropy
 from bayesctx.metrics import class_reliability, reliability
 from bayesctx.plots import (
     COLOURS,
     PERFECT,
     on_crystal,
+    plot_change,
     plot_class_reliability,
     plot_context,
     plot_defects,
+    plot_map,
     plot_reliability,
 )
+from bayesctx.plots.panels import _histogram
+from bayesctx.plots.symbols import MARKERS, TITLES, outline
 
 NUM_SITES = 60
 
@@ -100,8 +105,21 @@ def counts_of(result):
 
 
 def legend_of(ax):
-    """Counts in the legend."""
-    return {name: int(n) for name, n in (t.get_text().split() for t in ax.get_legend().get_texts())}
+    """Counts of the classes in the legend, whose labels may be short."""
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    found = [re.fullmatch(r"(?:.*\()?(\w+)\)?: (\d+)", label) for label in labels]
+    return {m[1]: int(m[2]) for m in found if m and m[1] in DEFECTS}
+
+
+def symbols_of(ax):
+    """Drawn symbols by class."""
+    return {c.get_label(): c for c in ax.collections if c.get_label() in DEFECTS}
+
+
+def middles(collection):
+    """Positions of symbols: the middles of their extents."""
+    corners = [p.vertices for p in collection.get_paths()]
+    return np.array([(c.max(0) + c.min(0)) / 2 for c in corners]).reshape(-1, 2)
 
 
 @pytest.mark.parametrize("kind", ["micrograph", "patches"])
@@ -120,20 +138,20 @@ def test_sites_have_their_position_the_colour_of_the_class_and_the_opacity_of_it
     ax = plot_defects(micrograph, size=7.0)
     probabilities = micrograph["class_posterior"].defect.values
     best, sites = np.array(DEFECTS)[probabilities.argmax(-1)], micrograph["constant_data"]
-    drawn = {c.get_label(): c for c in ax.collections if isinstance(c, EllipseCollection)}
+    drawn = symbols_of(ax)
     assert list(drawn) == sorted(DEFECTS, key=lambda d: d not in PERFECT)
     for name, collection in drawn.items():
         mine = best == name
-        np.testing.assert_array_equal(
-            collection.get_offsets(), np.stack([sites.site_x, sites.site_y], -1)[mine]
-        )
-        assert (collection.get_widths() == (0.45 if name in PERFECT else 1) * 7.0).all()
+        places = np.stack([sites.site_x, sites.site_y], -1)[mine]
+        np.testing.assert_allclose(middles(collection), places, atol=1e-9)
+        height = [np.ptp(p.vertices, axis=0).max() for p in collection.get_paths()]
+        np.testing.assert_allclose(height, (0.32 if name in PERFECT else 1) * 7.0, rtol=1e-12)
         colours = collection.get_facecolor() if name in PERFECT else collection.get_edgecolor()
         if mine.any():
             np.testing.assert_array_equal(
                 colours[:, :3], np.tile(to_rgb(COLOURS[name]), (mine.sum(), 1))
             )
-            np.testing.assert_array_equal(colours[:, 3], probabilities.max(-1)[mine].clip(0.1))
+            np.testing.assert_array_equal(colours[:, 3], probabilities.max(-1)[mine].clip(0.15))
     assert drawn["D_M"].get_facecolor().size == 0
 
 
@@ -143,8 +161,8 @@ def test_a_choice_of_classes(micrograph):
     assert legend_of(ax) == {name: n for name, n in counts_of(micrograph).items() if name in chosen}
     bare = plot_defects(micrograph, defects=())
     assert bare.get_legend() is None
-    assert not any(isinstance(c, EllipseCollection) for c in bare.collections)
-    with pytest.raises(ValueError, match="classes among M, D_M, .* were expected, got 'V_S'"):
+    assert not symbols_of(bare)
+    with pytest.raises(ValueError, match="unknown class 'V_S'; known are M, D_M, .*"):
         plot_defects(micrograph, defects=["V_S"])
 
 
@@ -171,7 +189,8 @@ def test_independent_images_are_patches_too_and_many_are_cut_off():
     ax = plot_defects(result)
     assert len(ax.images) == 100
     assert ax.get_title() == "the first 100 of 300 patches"
-    assert sum(legend_of(ax).values()) == 300
+    # the legend lists what is drawn
+    assert sum(legend_of(ax).values()) == 100
     absent = next(
         d for d in DEFECTS if d not in counts_of(arrange((("y", "x"), np.ones((8, 8))), 1))
     )
@@ -195,8 +214,7 @@ def test_sites_without_crystal_are_neither_drawn_nor_counted(kind, request):
     if kind == "patches":
         assert len(ax.images) == 40
     else:
-        rings = [c for c in ax.collections if isinstance(c, EllipseCollection)]
-        assert sum(len(c.get_offsets()) for c in rings) == 40
+        assert sum(len(c.get_paths()) for c in symbols_of(ax).values()) == 40
     ax.figure.canvas.draw()
 
 
@@ -276,10 +294,183 @@ def lab_of(colour, vision):
 @pytest.mark.parametrize("vision", SEEN_BY)
 def test_colours_of_classes_stay_apart(vision):
     assert set(COLOURS) == set(DEFECTS)
-    for group in (set(DEFECTS) - set(PERFECT), PERFECT):
-        seen = [lab_of(COLOURS[name], SEEN_BY[vision]) for name in group]
-        # 2.3 is a just noticeable difference; nine of them separate symbols of a few pixels
-        assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 9 * 2.3
+    seen = [lab_of(colour, SEEN_BY[vision]) for colour in COLOURS.values()]
+    # 2.3 is a just noticeable difference; nine of them separate symbols of a few pixels
+    assert min(np.linalg.norm(a - b) for a, b in itertools.combinations(seen, 2)) > 9 * 2.3
+
+
+def test_classes_have_shapes_of_their_own():
+    outlines = {d: m for d, m in MARKERS.items() if d not in PERFECT}
+    assert set(MARKERS) == set(DEFECTS)
+    assert len(set(outlines.values())) == len(outlines) == 10
+    for marker in MARKERS.values():
+        corners = outline(marker)
+        np.testing.assert_allclose(corners.max(0) + corners.min(0), 0, atol=1e-9)
+        assert np.ptp(corners, axis=0).max() == pytest.approx(1)
+    # y of an image points down: the tip of an upward triangle is above
+    assert outline("^")[:, 1].min() == pytest.approx(
+        outline("^")[outline("^")[:, 0].round(6) == 0, 1]
+    )
+
+
+def test_the_legend_spells_classes_out_and_says_what_the_opacity_means(micrograph):
+    ax = plot_defects(micrograph)
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    for name, count in counts_of(micrograph).items():
+        assert f"{TITLES[name]} ({name}): {count}" in labels
+    assert labels[-3:] == ["probability 1", "probability 0.7", "probability 0.4"]
+    keys = ax.get_legend().legend_handles[-3:]
+    assert [k.get_alpha() for k in keys] == [1.0, 0.7, 0.4]
+
+
+def test_legend_and_scale_bar_follow_the_view(micrograph):
+    ax = plot_defects(micrograph)
+    ax.set(xlim=(10, 50), ylim=(45, 15))
+    sites = micrograph["constant_data"]
+    seen = ((sites.site_x <= 50) & (sites.site_y <= 45)).values
+    part = micrograph.copy()
+    part["class_posterior"] = part["class_posterior"].to_dataset().isel(patch=seen)
+    assert legend_of(ax) == counts_of(part)
+    (bar,) = (a for a in ax.artists if isinstance(a, AnchoredSizeBar))
+    # 40 px of 0.2 Å: 2 Å is the largest round length within a quarter
+    assert bar.txt_label.get_text() == "2 Å"
+    bar.remove()
+    ax.set(xlim=(1000, 1001))
+    assert ax.get_legend() is None
+
+
+@pytest.mark.parametrize("layout", ["constrained", "none"])
+@pytest.mark.parametrize("size", [(3, 2.5), (9, 4), (16, 5)])
+@pytest.mark.parametrize("kind", ["micrograph", "patches"])
+def test_legends_are_not_clipped(kind, size, layout, request):
+    result = request.getfixturevalue(kind)
+    figure = plt.figure(figsize=size, layout=layout)
+    for ax in figure.subplots(1, 2):
+        plot_defects(result, ax=ax)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        box, whole = ax.get_legend().get_window_extent(), figure.bbox
+        # the border of the box is a pixel wide
+        assert box.x0 >= -1
+        assert box.y0 >= -1
+        assert box.x1 <= whole.width + 1
+        assert box.y1 <= whole.height + 1
+        assert box.width > 20
+
+
+def test_perfect_sites_of_a_large_image_are_left_out():
+    num = 2500
+    y, x = np.divmod(np.arange(num), 50)
+    sites = {"site_y": ("patch", 10.0 * y), "site_x": ("patch", 10.0 * x), "sampling": 0.2}
+    result = arrange((("y", "x"), np.ones((500, 500))), num, sites)
+    ax = plot_defects(result)
+    assert set(symbols_of(ax)) == set(DEFECTS) - set(PERFECT)
+    assert set(legend_of(ax)) == set(DEFECTS) - set(PERFECT)
+    assert "M" in symbols_of(plot_defects(result, defects=["M"]))
+    # a sixtieth of the image
+    corners = symbols_of(ax)["D_M"].get_paths()[0].vertices
+    assert np.ptp(corners, axis=0).max() == pytest.approx(500 / 60)
+
+
+@pytest.fixture
+def known(micrograph):
+    """True sites of the micrograph: one of another class, one somewhere else."""
+    best = np.array(DEFECTS)[micrograph["class_posterior"].defect.values.argmax(-1)]
+    sites = micrograph["constant_data"]
+    truth = {"site_x": sites.site_x.values.copy(), "site_y": sites.site_y.values, "defect": best}
+    truth["defect"][4] = "M" if best[4] != "M" else "X2"
+    truth["site_x"][9] += 5.0
+    return truth
+
+
+def test_wrong_sites_and_those_that_are_not_found_are_marked(micrograph, known):
+    ax = plot_defects(micrograph, truth=known)
+    marks = {line.get_label(): line for line in ax.lines}
+    (x, y) = (marks["not found"].get_data()[k] for k in (0, 1))
+    assert (x.tolist(), y.tolist()) == ([known["site_x"][9]], [known["site_y"][9]])
+    octagon = np.array(marks["wrong"].get_data())
+    assert octagon.shape == (2, 9)
+    np.testing.assert_allclose(octagon[:, :8].mean(1), [known["site_x"][4], known["site_y"][4]])
+    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    assert labels[-2:] == ["wrong: 1", "not found: 1"]
+    # of a class that is not shown nothing is marked
+    best = np.array(DEFECTS)[micrograph["class_posterior"].defect.values.argmax(-1)]
+    others = [d for d in DEFECTS if d != best[4]]
+    lines = plot_defects(micrograph, truth=known, defects=others).lines
+    assert [line.get_label() for line in lines] == ["not found"]
+
+
+def test_wrong_patches_name_their_true_class(patches):
+    best = np.array(DEFECTS)[patches["class_posterior"].defect.values.argmax(-1)]
+    true = np.where(np.arange(NUM_SITES) == 3, "M" if best[3] != "M" else "X2", best)
+    ax = plot_defects(patches, truth={"defect": true})
+    assert [i for i, t in enumerate(ax.texts) if "true" in t.get_text()] == [3]
+    assert ax.texts[3].get_text().endswith(f"true {true[3]}")
+    with pytest.raises(ValueError, match="of each of 60 patches as defect was expected, got 2"):
+        plot_defects(patches, truth={"defect": true[:2]})
+
+
+def test_maps_show_the_number_of_every_site(micrograph):
+    shares = micrograph["class_posterior"].defect
+    sites = micrograph["constant_data"]
+    places = np.stack([sites.site_x, sites.site_y], -1)
+    expected = {
+        "defect": 1 - shares.sel(defect_class=list(PERFECT)).sum("defect_class").values,
+        "entropy": entropy(micrograph).entropy.values,
+        "V_X": shares.sel(defect_class="V_X").values,
+    }
+    for quantity, values in expected.items():
+        ax = plot_map(micrograph, quantity)
+        (tiles,) = ax.collections
+        np.testing.assert_allclose(tiles.get_array(), values)
+        np.testing.assert_allclose(middles(tiles), places, atol=1e-9)
+        ax.figure.canvas.draw()
+    assert ax.figure.axes[1].get_ylabel() == "probability of V_X"
+    with pytest.raises(ValueError, match="unknown quantity 'V_S'; known are defect, entropy, M"):
+        plot_map(micrograph, "V_S")
+
+
+def test_what_context_changed_is_drawn(micrograph):
+    after = micrograph.copy(deep=True)
+    values = after["class_posterior"].defect.values
+    best = values.argmax(-1)
+    values[:10] = 0.0
+    values[np.arange(10), best[:10]] = 1.0
+    values[7] = np.eye(len(DEFECTS))[(best[7] + 1) % len(DEFECTS)]
+    ax = plot_change(micrograph, after)
+    tiles, rings = ax.collections
+    bits = entropy(micrograph).entropy.values
+    np.testing.assert_allclose(tiles.get_array(), np.where(np.arange(NUM_SITES) < 10, bits, 0))
+    sites = micrograph["constant_data"]
+    np.testing.assert_allclose(middles(rings), [[sites.site_x[7], sites.site_y[7]]])
+    assert [t.get_text() for t in ax.get_legend().get_texts()] == ["another class: 1"]
+    assert plot_change(micrograph, micrograph).get_legend() is None
+
+
+def test_maps_need_a_micrograph(patches):
+    for draw in (plot_map, lambda r: plot_change(r, r)):
+        with pytest.raises(ValueError, match="a result of a micrograph was expected"):
+            draw(patches)
+
+
+def test_bins_are_as_many_as_effective_draws_support():
+    values = np.random.default_rng(0).normal(size=1000)
+    assert [len(_histogram(values, n)[0]) for n in (1, 10, 1000, 1e6)] == [3, 5, 20, 40]
+    for draws in (values, np.full(5, 3.0), np.array([1e5, 1e5 + 1e-9])):
+        density, edges = _histogram(draws, 10)
+        assert (density * np.diff(edges)).sum() == pytest.approx(1)
+        assert edges[0] <= draws.min()
+        assert edges[-1] >= draws.max()
+
+
+def test_bins_follow_the_effective_draws_of_the_result(micrograph):
+    micrograph["sample_stats"] = xr.Dataset({"ess": 8.0})
+    (ax,) = plot_context(micrograph, variables=["dose"])
+    assert [len(p.get_data().values) for p in ax.patches] == [12, 4]
+    statistics = xr.Dataset({"ess": 8.0, "ess_bulk": ("variable", [27.0])}, {"variable": ["dose"]})
+    micrograph["sample_stats"] = statistics
+    (ax,) = plot_context(micrograph, variables=["dose"])
+    assert [len(p.get_data().values) for p in ax.patches] == [12, 6]
 
 
 def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph):
@@ -303,9 +494,13 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
     np.testing.assert_array_equal(heights, micrograph["class_posterior"].dopant)
     for name in ("inner collection angle [mrad]", "dose [e/Å²]"):
         prior, posterior = by_label[name].patches
-        # both histograms hold all draws
-        assert prior.get_data().values.sum() == pytest.approx(1, abs=1e-12)
-        assert posterior.get_data().values.sum() == pytest.approx(1, abs=1e-12)
+        for drawn in (prior, posterior):
+            density, edges, _ = drawn.get_data()
+            # of area one on the axis that is shown
+            widths = np.diff(np.log10(edges) if "dose" in name else edges)
+            assert (density * widths).sum() == pytest.approx(1, abs=1e-12)
+            # 200 draws: Rice's rule
+            assert len(density) == 12
         assert posterior.get_data().values.max() > 2 * prior.get_data().values.max()
     axes[0].figure.canvas.draw()
 
@@ -382,10 +577,11 @@ def test_class_reliability_draws_a_line_for_every_class():
     ax = plt.figure().subplots()
     assert plot_class_reliability(table, ax=ax) is ax
     lines = {line.get_label(): line for line in ax.lines}
-    assert list(lines) == ["calibrated", *names]
+    assert list(lines) == ["calibrated", *(TITLES[n] for n in names)]
+    assert lines[TITLES["V_X"]].get_marker() == MARKERS["V_X"]
     row = table.sel(defect_class="X2")
     np.testing.assert_array_equal(
-        lines["X2"].get_xdata(), row.confidence.values[row["count"].values >= 30]
+        lines[TITLES["X2"]].get_xdata(), row.confidence.values[row["count"].values >= 30]
     )
     assert plot_class_reliability(table) is not ax
 

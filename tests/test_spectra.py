@@ -10,7 +10,7 @@ from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import Scene
-from bayesctx.simulation.spectra import image_spectra, patch_spectra
+from bayesctx.simulation.spectra import detector_spectra, image_spectra, patch_spectra
 
 
 def test_patch_is_the_sum_of_its_columns():
@@ -151,3 +151,17 @@ def test_tilted_patch_is_the_sum_of_its_sheared_columns():
             np.abs(synthesize(response, axis, axis, cell=(BOX, BOX)).numpy() - slow).max()
             <= limit * slow.max()
         )
+
+
+@pytest.mark.parametrize("tilt", [0.0, 3.0])
+def test_spectra_of_some_species_are_those_among_all(tilt):
+    values = (80e3, 28.0, 50.0, 180.0, 10.0, 1e5)
+    image = {n: torch.tensor([v]) for n, v in zip(CONTINUOUS, values, strict=True)}
+    image |= {"host": torch.tensor([0]), "dopant": torch.tensor([METALS.index("V")])}
+    rings = {n: image[n][:, None] for n in ("inner_collection_angle", "outer_collection_angle")}
+    nuisances = quiet() | {"tilt": torch.tensor([tilt]), "tilt_azimuth": torch.tensor([0.4])}
+    given = image | rings, nuisances, torch.zeros(1, 1, len(SPECIES))
+    cell = {"cell": (BOX, BOX), "num_modes": (12, 12)}
+    every, kept = detector_spectra(*given, **cell), [9, 0, 4, 13]
+    some = detector_spectra(*given, **cell, kept=kept)
+    assert torch.allclose(some, every[:, :, kept], rtol=1e-5, atol=1e-9)

@@ -315,3 +315,16 @@ def test_parameters_without_numbers_are_refused():
     nowhere = dist.Normal(*torch.ones(2, device="meta"), validate_args=False)
     with pytest.raises(ValueError, match="numbers as parameters .* meta"):
         truncate(nowhere, 0.0, 1.0)
+
+
+@pytest.mark.parametrize(
+    "law", [Truncated(dist.Normal(1.0, 2.0), 0.0, 4.0), Truncated(dist.StudentT(4.0), -1.0, 3.0)]
+)
+def test_derivatives_of_quantiles_are_one_over_the_density(law):
+    u = torch.linspace(0.05, 0.95, 7, dtype=torch.float64).requires_grad_()
+    x = law.icdf(u)
+    (slope,) = torch.autograd.grad(x.sum(), u)
+    density = law.log_prob(x.detach()).exp()
+    # of a tabulated distribution between two nodes
+    assert torch.allclose(slope * density, torch.ones_like(slope), rtol=0.03)
+    assert torch.equal(x.detach(), law.icdf(u.detach()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -16,6 +16,7 @@ from ..context import LIKELIHOODS
 __all__ = [
     "FOLDER_FLAGS",
     "OPTIONS",
+    "RESULTS",
     "file_to_write",
     "number",
     "picture_to_write",
@@ -105,7 +106,7 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         path = Path(text)
         if suffixes and path.suffix.lower() not in suffixes:
             raise argparse.ArgumentTypeError(
-                f"a file that ends in {' or '.join(suffixes)} was expected, got {shorten(text)}; "
+                f"a file that ends in {_alternatives(suffixes)} was expected, got {shorten(text)}; "
                 "change its ending"
             )
         try:
@@ -123,6 +124,11 @@ def file_to_write(*suffixes: str) -> Callable[[str], Path]:
         return path
 
     return check
+
+
+def _alternatives(words: Sequence[str]) -> str:
+    """Words with commas, and "or" before the last."""
+    return " or ".join(filter(None, (", ".join(words[:-1]), words[-1])))
 
 
 def stream_to_write(text: str) -> Path:
@@ -189,6 +195,9 @@ def picture_to_write(text: str) -> Path:
         )
     return file_to_write()(text)
 
+
+RESULTS = (".nc", ".csv", ".parquet", ".xyz")
+"""Endings of files that a result can be written to: those of ``tables.FORMATS``."""
 
 PRIORS = ("reference", "tmd", "limit", "between")
 
@@ -278,10 +287,11 @@ def _train(add: Callable) -> None:
 
 def _infer(add: Callable) -> None:
     """Options of infer."""
-    add("image", type=Path, help="netCDF or .npy file")
-    variable = "variable of the netCDF file, where several have dimensions y and x"
+    image = "file of a microscope, see above; several are the detectors of one scan"
+    add("image", type=Path, nargs="+", metavar="IMAGE", help=image)
+    variable = "variable or image of the file, where several could be meant"
     add("--variable", metavar="NAME", help=variable)
-    select = "one element of a dimension, e.g. detector=ADF1"
+    select = "one element of a dimension, e.g. detector=ADF1 or frame=0"
     add("--select", nargs="+", action="extend", metavar="DIM=VALUE", help=select)
     add("--context", **CONTEXT, help="what is known; see above")
     add("--model", **MODEL, help="from train (default: the reference model of the package)")
@@ -293,8 +303,12 @@ def _infer(add: Callable) -> None:
         "auto: the simulator from 3000 e/Å² on and up to 100 000 sites (default: auto)"
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
-    out = file_to_write(".nc")
-    add("--out", type=out, required=True, metavar="FILE", help="netCDF file to write (.nc)")
+    out = (
+        "files to write, by their ending: .nc the posterior, .csv or .parquet the sites, .xyz atoms"
+    )
+    kind = file_to_write(*RESULTS)
+    several = {"nargs": "+", "action": "extend", "required": True}
+    add("--out", type=kind, metavar="FILE", help=out, **several)
     plot = "picture of sites and context to write, e.g. result.png"
     add("--plot", type=picture_to_write, metavar="FILE", help=plot)
 

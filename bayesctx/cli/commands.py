@@ -68,8 +68,11 @@ examples:
     --threads 1 --out model.safetensors""",
     "infer": f"""Infer the defects of an image and the unknown part of its context.
 
-Prints a summary and writes the posterior. The image is a netCDF or .npy file: a micrograph (y, x),
-patches of one image (patch, y, x), or independent images (image, y, x). A context value is
+Prints a summary and writes the result. The image is a file of a microscope: EMD, DM3, DM4, SER,
+TIFF, MRC, HSPY, ndata, netCDF, .npy, .npz, PNG. The context that it records is taken, and what is
+stated by --context wins. DM3, DM4, SER and HSPY need pip install 'bayesctx[files]'. netCDF and .npy
+may also hold patches of one image (patch, y, x) or independent images (image, y, x).
+A context value is
   a number or a name   observed                   host=WSe2 beam_energy=80e3
   a comma list         one of these               dopant=Ti,V
   low..high            anywhere between the two   inner_collection_angle=60..110
@@ -80,7 +83,9 @@ and other variables are inferred.
 {UNITS}
 
 examples:
-  bayesctx infer image.nc --context host=WSe2 --out result.nc --plot result.png
+  bayesctx infer scan.dm4 --context host=WSe2 --out result.nc --plot result.png
+  bayesctx infer HAADF.dm4 MAADF.dm4 --context host=WSe2 --out result.nc
+  bayesctx infer image.nc --context host=WSe2 --out result.nc sites.csv atoms.xyz
   bayesctx infer scan.nc --select detector=ADF1 --context host=WSe2 dose=1e4..1e5 --out result.nc
   bayesctx infer image.npy --context sampling=0.2 dopant=Ti,V --num-draws 4000 --out result.nc""",
     "demo": """Simulate a micrograph, infer its defects twice, and compare both with the truth.

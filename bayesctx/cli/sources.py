@@ -1,10 +1,9 @@
-"""Input of a command: the context from NAME=VALUE, and the image from a file."""
+"""Input of a command: the context from NAME=VALUE, and parts of a file from DIM=VALUE."""
 
 from __future__ import annotations
 
-import math
+import json
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
@@ -12,9 +11,7 @@ import xarray as xr
 
 from ..checks import shorten
 
-__all__ = ["read_context", "read_image"]
-
-MOST_VALUES = 10**9  # of an image: 4 GB in single precision
+__all__ = ["describe_source", "read_choice", "read_context"]
 
 
 def read_context(texts: Sequence[str] | None) -> dict[str, object]:
@@ -113,115 +110,53 @@ def _range(name: str, low: str, high: str) -> dist.Uniform:
     return dist.Uniform(*bounds.tolist())
 
 
-def read_image(
-    path: Path, variable: str | None, select: Sequence[str] | None
-) -> xr.DataArray | np.ndarray:
-    """Read an image.
+def read_choice(texts: Sequence[str] | None) -> dict[str, str]:
+    """Read which elements of dimensions are meant.
 
     Parameters
     ----------
-    path : Path
-        A netCDF or .npy file.
-    variable : str, optional
-        Name in a netCDF file; default: the only one with dimensions (..., y, x).
-    select : sequence of str, optional
-        DIM=VALUE picks one element of a dimension, by its label or else by its position.
+    texts : sequence of str, optional
+        DIM=VALUE, the value a label or a position.
 
     Returns
     -------
-    DataArray or ndarray
-        As ``infer`` takes it.
+    dict of str to str
+        As ``read`` takes it.
 
     Raises
     ------
-    OSError
-        If there is no such file.
     ValueError
-        If it is truncated, of another format or too large, or several variables could be meant.
+        If a pair cannot be read.
+
+    Examples
+    --------
+    >>> read_choice(["detector=HAADF", "frame=0"])
+    {'detector': 'HAADF', 'frame': '0'}
     """
-    is_array = path.suffix == ".npy"
-    if is_array and (variable or select):
-        raise ValueError(
-            f"--variable and --select belong to netCDF files, got {path}; leave them out"
-        )
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"an image was expected at {path}, there is no such file; correct its name"
-        )
-    return _read_array(path) if is_array else _read_netcdf(path, variable, _pairs(select))
+    return _pairs(texts)
 
 
-def _read_array(path: Path) -> np.ndarray:
-    """Read a .npy file, mapped first so that a wrong header cannot allocate more than it holds."""
-    try:
-        mapped = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # numpy's parsers raise nearly anything
-        raise _not_an_image(path, error) from error
-    _check_size(path, mapped.shape)
-    return np.array(mapped)
+def describe_source(image: xr.DataArray) -> str:
+    """Say what the file of an image records.
 
+    Parameters
+    ----------
+    image : DataArray
+        From ``read``.
 
-def _read_netcdf(path: Path, variable: str | None, chosen: dict[str, str]) -> xr.DataArray:
-    """Read one variable of a netCDF file."""
-    try:
-        data = xr.open_dataset(path, engine="netcdf4")
-    except Exception as error:  # HDF5 and the decoders of xarray raise nearly anything, too
-        raise _not_an_image(path, error) from error
-    with data:
-        image = _select(_choose(data, path, variable), chosen)
-        _check_size(path, image.shape)
-        try:
-            return image.load()
-        except Exception as error:
-            raise _not_an_image(path, error) from error
-
-
-def _check_size(path: Path, shape: tuple[int, ...]) -> None:
-    """Raise for an image that is too large for memory."""
-    if math.prod(shape) > MOST_VALUES:
-        raise ValueError(
-            f"an image of at most {MOST_VALUES} values was expected, {path} has the shape {shape}; "
-            "write a part of it"
-        )
-
-
-def _not_an_image(path: Path, error: Exception) -> ValueError:
-    """Say that a file cannot be read."""
-    return ValueError(
-        f"a netCDF or .npy file was expected, {path} is truncated or of another format "
-        f"({error}); convert it"
-    )
-
-
-def _choose(data: xr.Dataset, path: Path, variable: str | None) -> xr.DataArray:
-    """Pick the variable that is an image."""
-    images = [str(n) for n, v in data.data_vars.items() if v.dims[-2:] == ("y", "x")]
-    if variable is None and len(images) == 1:
-        return data[images[0]]
-    if variable not in images:
-        listed = (
-            f"those are {', '.join(images)}; choose one by --variable"
-            if images
-            else f"it has {', '.join(map(str, data)) or 'none'}; rename its dimensions"
-        )
-        raise ValueError(
-            f"{variable or 'one variable'} with dimensions (..., y, x) was expected in {path}; "
-            f"{listed}"
-        )
-    return data[variable]
-
-
-def _select(image: xr.DataArray, chosen: dict[str, str]) -> xr.DataArray:
-    """Pick elements of dimensions by label."""
-    for dim, label in chosen.items():
-        if dim not in image.dims:
-            raise ValueError(
-                f"a dimension among {', '.join(map(str, image.dims))} was expected, got {dim!r}; "
-                "correct --select"
-            )
-        labels = [str(v) for v in image[dim].values]
-        if label not in labels:
-            few = ", ".join(labels[:8]) + (", ..." if len(labels) > 8 else "")
-            raise ValueError(f"{dim} was expected among {few}, got {label!r}; correct --select")
-        image = image.isel({dim: labels.index(label)})
-    return image
+    Returns
+    -------
+    str
+        A line for each value, with its origin; empty if the file records nothing.
+    """
+    known = json.loads(image.attrs["context"])
+    rows = [("", name, entry) for name, entry in known.items() if name != "detector"]
+    for detector, angles in known.get("detector", {}).items():
+        rows += [(f" of {detector}", name, entry) for name, entry in angles.items()]
+    lines = [
+        f"  {name}{of}  {entry['value']:.5g} {entry['unit']}  ({entry['origin']})"
+        for of, name, entry in rows
+    ]
+    if not lines:
+        return ""
+    return "\n".join([f"recorded by {image.attrs['source']}, {image.attrs['format']}:", *lines])

@@ -14,8 +14,9 @@ from ..defects import DEFECTS
 from ..information import entropy, entropy_reduction
 from ..metrics import MATCH, match_sites
 from ..nuisances import NUISANCES
-from ..plots import new_figure, on_crystal, plot_context, plot_defects
+from ..plots import new_figure, on_crystal, plot_change, plot_context, plot_defects
 from ..storage import replacing
+from ..tables import counts
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -45,7 +46,8 @@ def describe_result(result: xr.DataTree) -> str:
     Returns
     -------
     str
-        Counts of the classes over the sites where there is crystal, then the context.
+        Numbers of the classes over the sites where there is crystal: of most probable ones,
+        expected, and the 90 % interval of the joint draws; then the context.
     """
     is_crystal = on_crystal(result)
     probabilities = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))[is_crystal]
@@ -56,21 +58,24 @@ def describe_result(result: xr.DataTree) -> str:
         if result["prior"].data_vars
         else "the conditions are known"
     )
+    number = counts(result)
     lines = [f"{len(probabilities)} sites; {support}"]
     if not is_crystal.all():
         lines.append(f"sites without crystal, left out of the counts: {(~is_crystal).sum()}")
-    return "\n".join([*lines, "", *_composition(probabilities), "", *_context(result)])
+    return "\n".join([*lines, "", *_composition(probabilities, number), "", *_context(result)])
 
 
-def _composition(probabilities: np.ndarray) -> list[str]:
-    """Rows of the classes that occur or are expected."""
+def _composition(probabilities: np.ndarray, number: xr.Dataset) -> list[str]:
+    """Rows of the classes that occur or are expected, with intervals of their numbers."""
     best = probabilities.argmax(-1)
-    rows = [f"{'class':<10}{'sites':>8}{'expected':>11}{'mean probability':>19}"]
+    rows = [f"{'class':<10}{'sites':>8}{'expected':>11}{'90 %':>15}{'mean probability':>19}"]
     for i, name in enumerate(DEFECTS):
         mine, expected = best == i, probabilities[:, i].sum()
         if mine.any() or expected >= 0.5:
             certainty = f"{probabilities[mine, i].mean():.3f}" if mine.any() else "-"
-            rows.append(f"{name:<10}{mine.sum():>8}{expected:>11.1f}{certainty:>19}")
+            row = number.sel(outcome=name)
+            span = f"{row.number_90_low.item():.0f} to {row.number_90_high.item():.0f}"
+            rows.append(f"{name:<10}{mine.sum():>8}{expected:>11.1f}{span:>15}{certainty:>19}")
     return rows
 
 
@@ -237,17 +242,19 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
     Returns
     -------
     Figure
-        Pictures above, prior and posterior of the context below.
+        Pictures above, the last a map of what the context changed; prior and posterior of the
+        context below.
     """
-    figure = new_figure((16, 7.4))
+    figure = new_figure((21, 7.4))
     above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1))
-    image, left, right = above.subplots(1, 3)
+    image, left, right, change = above.subplots(1, 4)
     plot_defects(blind, ax=image, defects=()).set_title("the image")
     matched, truth = match_sites(data, blind)
     labels = ("host given", "host, dopant, energy, angles given")
     for ax, result, label in zip((left, right), (blind, aware), labels, strict=True):
         accuracy = score_matched(result, matched, truth)[1]
-        plot_defects(result, ax=ax).set_title(f"{label}: {accuracy:.1%} right")
+        plot_defects(result, ax=ax, truth=data).set_title(f"{label}: {accuracy:.1%} right")
+    plot_change(blind, aware, ax=change).set_title("what the context changed")
     below.suptitle("the context as inferred from the image, its host given")
     angles = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
     shown = ["dopant", "beam_energy", *angles, "assignment"]

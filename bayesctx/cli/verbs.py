@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 from functools import partial
 from pathlib import Path
@@ -12,15 +13,17 @@ import torch
 import xarray as xr
 
 from ..archive import ShardPlan, plan_shards, write_shards
+from ..files import read
 from ..inference import infer, save
 from ..model import DefectModel, load_model, save_model
 from ..prior import Prior, limit_prior, reference_prior, tmd_prior
 from ..simulation import rank_of_process, simulate, simulate_micrograph
 from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
+from ..tables import check_format, export
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
-from .sources import read_context, read_image
+from .sources import describe_source, read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
 
 __all__ = ["VERBS", "refuse_shard_options", "simulate_shards"]
@@ -138,14 +141,15 @@ def _usable_device(name: str) -> torch.device:
 
 
 def _infer(arguments: argparse.Namespace) -> str:
-    """Infer an image; the posterior and the picture are written before anything is printed."""
-    if arguments.out.exists() and arguments.image.exists():
-        if arguments.out.samefile(arguments.image):
+    """Infer an image; the result and the picture are written before anything is printed."""
+    for out, path in itertools.product(map(check_format, arguments.out), arguments.image):
+        if out.exists() and path.exists() and out.samefile(path):
             raise argparse.ArgumentTypeError(
-                f"another file than the image was expected as --out, got {arguments.out}; change it"
+                f"another file than the image was expected as --out, got {out}; change it"
             )
     context = read_context(arguments.context)
-    image = read_image(arguments.image, arguments.variable, arguments.select)
+    choice = read_choice(arguments.select)
+    image = read(arguments.image, variable=arguments.variable, select=choice)
     model = load_model(arguments.model)
     result = infer(
         image,
@@ -155,10 +159,11 @@ def _infer(arguments: argparse.Namespace) -> str:
         seed=arguments.seed,
         likelihood=arguments.likelihood,
     )
-    save(result, arguments.out)
+    for out in arguments.out:
+        export(result, out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
-    return describe_result(result)
+    return "\n\n".join(filter(None, (describe_source(image), describe_result(result))))
 
 
 def _demo(arguments: argparse.Namespace) -> str:

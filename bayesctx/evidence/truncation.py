@@ -25,6 +25,8 @@ FEW_OUTSIDE = 0.01
 TINY = 2.0**-25
 """Probability of the outermost quantiles: half a step of uniform numbers in single precision."""
 
+STEP = 1e-3  # of a probability, for the derivative of a quantile
+
 
 class Truncated(TorchDistribution):
     """A univariate distribution restricted to an interval and normalised there.
@@ -114,7 +116,13 @@ class Truncated(TorchDistribution):
             found = evaluate(in_double(self.base).icdf, p)
         else:
             found = np.interp(p, self._table.cumulative, self._table.x)
-        return torch.from_numpy(np.asarray(np.clip(found, self.low, self.high))).to(value)
+        found = torch.from_numpy(np.asarray(np.clip(found, self.low, self.high))).to(value)
+        if not value.requires_grad:
+            return found
+        fixed = value.detach()
+        near = [(fixed + s * STEP).clamp(0, 1) for s in (1, -1)]
+        slope = (self.icdf(near[0]) - self.icdf(near[1])) / (near[0] - near[1])
+        return found + (value - fixed) * slope
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Log density, or log probability of a point.

@@ -196,8 +196,8 @@ def _points_by_patches(
     points = []
     for values in found:
         shape = NUM_POINTS, len(coordinates.names)
-        z = torch.randn(shape, generator=generator, dtype=torch.float64)
-        z = coordinates.place(values | angles, z)
+        u = torch.rand(shape, generator=generator, dtype=torch.float64)
+        z = coordinates.place(values | angles, coordinates.quantiles(u))
         points.append(z[coordinates.log_prior(z) > -math.inf])
     return torch.cat(points)
 

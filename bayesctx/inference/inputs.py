@@ -11,6 +11,7 @@ import torch
 import xarray as xr
 
 from ..context import CONTEXT
+from ..files.units import ANGSTROM
 from ..micrograph import check_image
 from ..prior import Prior
 from ..storage import warn
@@ -297,12 +298,6 @@ def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -
 
 
 UNEQUAL = 0.002  # relative difference of two spacings that rounding does not explain
-ANGSTROM = {
-    "å": 1.0, "a": 1.0, "ang": 1.0, "angstrom": 1.0, "angstroms": 1.0, "ångström": 1.0,
-    "nm": 10.0, "nanometer": 10.0, "nanometre": 10.0, "pm": 0.01, "um": 1e4, "µm": 1e4, "μm": 1e4,
-    "micrometer": 1e4, "mm": 1e7, "m": 1e10,
-}  # fmt: skip
-"""Units of length that coordinates are read in, in Å."""
 PIXEL_UNITS = ("", "1", "px", "pixel", "pixels", "index")
 
 

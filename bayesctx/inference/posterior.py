@@ -12,6 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
+from ..files.recorded import join_context, provenance
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -68,7 +69,9 @@ def infer(
         (patch, y, x); or independent images (image, y, x) or (image, patch, y, x), told apart by
         the names of the dimensions. An array without names is a micrograph or a patch in two
         dimensions, and patches of one image in three. Coordinates y and x with a unit of length
-        give the pixel size, a coordinate detector the names of the detectors.
+        give the pixel size, a coordinate detector the names of the detectors. An image from
+        ``read`` also has the context that its file records. Images of HyperSpy, sidpy and LiberTEM
+        are taken as they are.
     context : mapping or Dataset, optional
         What is known: host, dopant, beam_energy [eV], convergence_semiangle,
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
@@ -162,6 +165,7 @@ def infer(
     seed = check_seed(seed)
     check_likelihood(likelihood)
     model = _as_model(model).frozen()
+    image, context = join_context(image, context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
     rings = check_rings(context, detector_names(image), model.domains)
     known = rings.shared
@@ -183,7 +187,9 @@ def infer(
     crystal = slice(None) if sites is None else sites.crystal
     on_crystal = None if surprise is None else surprise[..., crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
-    return build_tree(posterior, surprise, inputs, sites, rings, model, seed)
+    tree = build_tree(posterior, surprise, inputs, sites, rings, model, seed)
+    tree.attrs |= provenance(image)
+    return tree
 
 
 def _as_model(model: object) -> PatchModel:

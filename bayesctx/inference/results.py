@@ -5,13 +5,19 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 
 from ..context import NO_DOPANT
 from ..storage import as_path, replacing
+from .conversion import DEFAULT, arrange_for_arviz
+
+if TYPE_CHECKING:
+    import arviz
 
 __all__ = ["load", "save", "to_arviz"]
 
@@ -27,30 +33,68 @@ GROUPS = (
 )  # fmt: skip
 
 
-def to_arviz(tree: xr.DataTree) -> object:
-    """Convert a result for the installed version of ArviZ.
+def to_arviz(
+    tree: xr.DataTree,
+    *,
+    variables: str | Sequence[str] = DEFAULT,
+    sites: Sequence[int] = (),
+    num_predicted: int | None = None,
+) -> arviz.InferenceData | xr.DataTree:
+    """Convert a result for the installed version of ArviZ, with few variables and names as labels.
 
     Parameters
     ----------
     tree : DataTree
-        From ``infer``.
+        From ``infer``; of independent images select one, ``result.isel(image=0)``.
+    variables : str or sequence of str
+        What ``posterior`` and ``prior`` hold: names of variables, or kinds of them: "context" (what
+        is continuous), "material" (host, dopant and assignment), "abundance" (``concentration``).
+        Default: these three. By the simulator also names such as "C12" or "tilt".
+    sites : sequence of int
+        Sites whose classes are added as ``defect`` (..., patch, site_class). The coordinate
+        ``patch`` numbers the sites in all groups: ``constant_data`` has their positions.
+    num_predicted : int, optional
+        Number of images in ``posterior_predictive``, see ``predict_images``. Default: of a
+        micrograph 10, fewer if it has more than 512 x 512 pixels; of patches none.
 
     Returns
     -------
     DataTree or arviz.InferenceData
-        The tree itself for ArviZ 1 and later, its conversion for ArviZ 0.
+        DataTree for ArviZ 1 and later, InferenceData for ArviZ 0.
 
     Raises
     ------
     TypeError
         If it is no DataTree.
+    ValueError
+        For an unknown variable or site, or images that are predicted of patches.
+
+    Notes
+    -----
+    What is enumerated (host, dopant, assignment, class) becomes indicators with names as
+    coordinates, ``dopant[Ti]``: the mean is the probability. Names with less than 1 % of the draws
+    are together "others". A variable of which all draws are equal is a constant and is moved to
+    ``constant_data``.
+
+    There is no ``log_likelihood``, since leave-one-out validation has no meaning for these results:
+    patches of a micrograph overlap; patches of one image count with a power below one, which the
+    importance weights of ``loo`` do not know; independent images and whole micrographs have one
+    datum for each posterior.
+
+    Examples
+    --------
+    >>> data = to_arviz(result)  # doctest: +SKIP
+    >>> az.summary(data)  # doctest: +SKIP
+    >>> az.plot_forest(data, var_names=["concentration"])  # doctest: +SKIP
+    >>> az.plot_pair(to_arviz(result, variables="context"))  # doctest: +SKIP
     """
     _check_tree(tree)
+    arranged = arrange_for_arviz(tree, variables, sites, num_predicted)
     if int(importlib.metadata.version("arviz").split(".")[0]) >= 1:
-        return tree
+        return arranged
     import arviz
 
-    return arviz.InferenceData.from_datatree(tree)
+    return arviz.InferenceData.from_datatree(arranged)
 
 
 def save(tree: xr.DataTree, path: str | os.PathLike) -> Path:

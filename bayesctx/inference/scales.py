@@ -139,12 +139,24 @@ def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constan
         raise ValueError(
             f"a lattice constant of {ends} Å was expected for {_listed(implied)}, got "
             f"{middle * lattice_constant:.2f} Å with pixels of {middle:.4g} Å; check sampling and "
-            f"host, {size}"
+            f"host, {size}{_power_of_ten(middle, implied[nearest])}"
         )
     if apart[nearest] > PUT_ASIDE:
         warn(
             f"the stated pixel size of {middle:.4g} Å is put aside, {size}; check sampling and host"
         )
+
+
+def _power_of_ten(stated: float, implied: float) -> str:
+    """What to do about a pixel size whose decimal point is wrong."""
+    power = math.log10(stated / implied)
+    if round(power) == 0 or abs(power - round(power)) * math.log(10) > REFUSED:
+        return ""
+    factor = f"{10.0 ** round(abs(power)):g} times too {'large' if power > 0 else 'small'}"
+    return (
+        f": the stated one is {factor}, a known error of files of DigitalMicrograph, so that "
+        f"sampling={implied:.4g} is meant"
+    )
 
 
 def log_likelihood_of_size(evidence: object, implied: float) -> float:

@@ -29,7 +29,6 @@ from .placement import Placement
 __all__ = ["solve_by_pixels"]
 
 NUM_CHAINS = 4
-TRIES = 8  # draws of the shared variables until a detector goes with its probe
 BYTES_PER_SITE = 200  # of a draw
 MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
 THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
@@ -264,9 +263,7 @@ def _draw_prior(
     """Draws from the prior: of the context as by patches, and of the rest that is shared."""
     coordinates = lattices.candidates[0].scan.coordinates
     generator = torch.Generator().manual_seed(seed)
-    shape = TRIES * num_draws, len(coordinates.names)
-    z = torch.randn(shape, generator=generator, dtype=torch.float64)
-    z = z[coordinates.log_prior(z) > -math.inf][:num_draws]
+    z = coordinates.draw(num_draws, generator)
     drawn = coordinates.values(z)
     if not coordinates.detectors:
         drawn |= {n: v[:, 0] for n, v in drawn.items() if v.ndim == 2}

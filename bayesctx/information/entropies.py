@@ -50,7 +50,8 @@ def entropy(
         )
     probabilities = found[variable]
     dim = str(probabilities.dims[-1])
-    bits = xr.apply_ufunc(entr, probabilities).sum(dim) / np.log(2)
+    # a certain probability is rounded, to more than one as well
+    bits = (xr.apply_ufunc(entr, probabilities).sum(dim) / np.log(2)).clip(min=0.0)
     values = {"entropy": bits.assign_attrs(units="bit")}
     if truth is not None:
         values["log_score"] = (log_score(probabilities, truth, dim=dim) / np.log(2)).assign_attrs(

@@ -47,7 +47,8 @@ class Grid:
     kx, ky, k : ndarray, shape (x, y)
         Spatial frequencies and their modulus.
     softness : float
-        Width in 1/Å of the edge of an aperture: the mean spacing of the reciprocal lattice.
+        Half the width in 1/Å of the edge of an aperture: the mean spacing of the reciprocal
+        lattice.
     band, reach : float
         Band limit of gratings and waves, and largest frequency of a pixel that the detector may
         need, in 1/Å.

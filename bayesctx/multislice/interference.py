@@ -132,7 +132,7 @@ def _around(places: np.ndarray, centre: np.ndarray, cell: tuple[float, float] | 
 
 def _aperture(grid: Grid, convergence_semiangle: float) -> np.ndarray:
     """Integer orders of the waves inside the aperture and its soft edge, shape (wave, 2)."""
-    edge = convergence_semiangle * 1e-3 / grid.wavelength + grid.softness / 2
+    edge = convergence_semiangle * 1e-3 / grid.wavelength + grid.softness
     kx, ky = np.nonzero(grid.k < edge)
     return np.stack(
         [np.where(k > n / 2, k - n, k) for k, n in zip((kx, ky), grid.size, strict=True)], 1

@@ -6,9 +6,6 @@ from .panels import (
     plot_context as plot_context,
     plot_reliability as plot_reliability,
 )
-from .site_map import (
-    COLOURS as COLOURS,
-    PERFECT as PERFECT,
-    on_crystal as on_crystal,
-    plot_defects as plot_defects,
-)
+from .site_map import on_crystal as on_crystal, plot_defects as plot_defects
+from .site_values import plot_change as plot_change, plot_map as plot_map
+from .symbols import COLOURS as COLOURS, MARKERS as MARKERS, PERFECT as PERFECT

@@ -11,7 +11,7 @@ from scipy.stats import beta
 
 from ..context import CONTEXT
 from .figures import POSTERIOR, PRIOR, TRUTH, new_axes
-from .site_map import COLOURS
+from .symbols import COLOURS, MARKERS, TITLES
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["plot_class_reliability", "plot_context", "plot_reliability"]
 
 SHORT = {"metal": "M", "chalcogen": "X", "hollow": "–"}
-NUM_BINS = 30
+MOST_BINS = 40
 
 
 def plot_context(
@@ -46,7 +46,9 @@ def plot_context(
     Returns
     -------
     ndarray of Axes, shape (variable,)
-        Prior in grey, posterior in blue; a variable that was given is a line.
+        Prior in grey, posterior in blue; a variable that was given is a line. Both densities have
+        an area of one on the axis that is drawn, per decade where it is logarithmic; bins are as
+        many as the effective number of draws supports.
 
     Raises
     ------
@@ -102,40 +104,61 @@ def _grid(num: int) -> np.ndarray:
 
 
 def _draw_density(ax: Axes, result: xr.DataTree, name: str, true: float | None) -> None:
-    """Draw histograms of a continuous variable, or a line where it was given."""
+    """Draw densities of a continuous variable, or a line where it was given."""
     variable, known = CONTEXT[name], result["constant_data"].to_dataset()
     low, high = variable.domain
     if name in known:
         ax.axvline(float(known[name].squeeze()), color=POSTERIOR, linewidth=2.5)
     else:
-        draws = result["posterior"][name].values.ravel()
-        before = result["prior"][name].values.ravel()
+        draws = result["posterior"][name].values.ravel().astype(float)
+        before = result["prior"][name].values.ravel().astype(float)
         low, high = float(min(before.min(), draws.min())), float(max(before.max(), draws.max()))
     is_log = low > 0 and high > 100 * low
     if name not in known:
-        edges = (
-            np.geomspace(low, high, NUM_BINS + 1)
-            if is_log
-            else np.linspace(low, high, NUM_BINS + 1)
-        )
-        # the share of draws per bin is the density on the axis that is shown
-        for values, colour, alpha in ((before, PRIOR, 1.0), (draws, POSTERIOR, 0.6)):
-            ax.stairs(
-                np.histogram(values, edges)[0] / len(values),
-                edges,
-                fill=True,
-                color=colour,
-                alpha=alpha,
-            )
+        effective = _effective_draws(result, name, draws.size)
+        for values, num, colour, alpha in (
+            (before, before.size, PRIOR, 1.0),
+            (draws, effective, POSTERIOR, 0.6),
+        ):
+            density, edges = _histogram(np.log10(values) if is_log else values, num)
+            edges = 10**edges if is_log else edges
+            ax.stairs(density, edges, fill=True, color=colour, alpha=alpha)
     if true is not None:
         ax.axvline(true, color=TRUTH, linestyle=(0, (3, 2)), linewidth=1.5)
+    if low == high:
+        low, high = low - 0.5, high + 0.5
     ax.set(xlabel=f"{variable.title} [{variable.unit}]", yticks=[], xlim=(low, high))
+    ax.set_ylim(bottom=0)
     if is_log:
         ax.set_xscale("log")
     else:
         ax.locator_params("x", nbins=5)
         ax.ticklabel_format(axis="x", scilimits=(3, 3) if high > 1e4 else (-9, 9))
     ax.spines[["left", "right", "top"]].set_visible(False)
+
+
+def _effective_draws(result: xr.DataTree, name: str, most: int) -> float:
+    """Effective number of draws of a variable, or else of the context."""
+    statistics = result["sample_stats"].to_dataset() if "sample_stats" in result else xr.Dataset()
+    found = np.nan
+    if "ess_bulk" in statistics and name in statistics.variable.values:
+        found = float(statistics.ess_bulk.sel(variable=name))
+    elif "ess" in statistics:
+        found = float(statistics.ess.values.ravel()[0])
+    return min(found, most) if np.isfinite(found) else most
+
+
+def _histogram(values: np.ndarray, effective: float) -> tuple[np.ndarray, np.ndarray]:
+    """Density of draws, of area one, with as many bins as their effective number supports."""
+    # Rice's rule; few effective draws in many bins would show peaks that are noise
+    num_bins = int(np.clip(np.ceil(2 * effective ** (1 / 3)), 3, MOST_BINS))
+    spread = np.ptp(values)
+    # equal draws have a density of one bin around them
+    reach = spread if spread > 0 else max(abs(values[0]) * 1e-3, 1e-6)
+    middle = (values.min() + values.max()) / 2
+    edges = np.linspace(middle - reach / 2, middle + reach / 2, num_bins + 1)
+    edges[0], edges[-1] = min(edges[0], values.min()), max(edges[-1], values.max())
+    return np.histogram(values, edges, density=True)
 
 
 def _draw_bars(ax: Axes, result: xr.DataTree, name: str, true: str | None) -> None:
@@ -251,21 +274,22 @@ def plot_class_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes
     ImportError
         Without matplotlib.
     """
-    ax = new_axes((4, 4))[0] if ax is None else ax
+    ax = new_axes((8, 4.2))[0] if ax is None else ax
     ax.plot([0, 1], [0, 1], color=TRUTH, linestyle=(0, (3, 2)), linewidth=1, label="calibrated")
     (dim,) = (d for d in table["count"].dims if d != "bin")
     for name in table[dim].values:
         row = table.sel({dim: name})
         row = row.isel(bin=np.flatnonzero(row["count"].values >= 30))
-        colour = COLOURS.get(str(name), POSTERIOR)
         ax.plot(
             row.confidence,
             row.accuracy,
-            "o-",
-            color=colour,
-            markersize=3,
+            color=COLOURS.get(str(name), POSTERIOR),
+            marker=MARKERS.get(str(name), "o"),
+            markersize=5,
+            markeredgecolor="#404040",
+            markeredgewidth=0.5,
             linewidth=1,
-            label=str(name),
+            label=TITLES.get(str(name), str(name)),
         )
     worst = table.expected_calibration_error
     ax.set_title(
@@ -279,6 +303,10 @@ def plot_class_reliability(table: xr.Dataset, *, ax: Axes | None = None) -> Axes
         xlabel="probability of a class",
         ylabel="how often it is the true one",
     )
-    ax.legend(frameon=False, fontsize="xx-small", loc="upper left", ncols=2)
+    if ax.figure.get_layout_engine() is None:
+        ax.legend(frameon=False, fontsize="xx-small", loc="upper left", ncols=2)
+    else:
+        ax.set_anchor("E")
+        ax.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.01, 1.0))
     ax.spines[["right", "top"]].set_visible(False)
     return ax

@@ -13,7 +13,7 @@ from .conditional import HAS_ATOMS, scales_of_sites
 from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
-from .moves import Joint, linearise_jointly
+from .moves import Joint, averaged, heated, linearise_jointly
 from .shared import evaluate
 from .signal import accepts, draw_noise, draw_signal
 from .world import Scan, View, World, look
@@ -28,8 +28,9 @@ __all__ = [
 ]
 
 STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
-DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 5  # factors of the variance of the noise, and draws at each
+DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 2  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
+LEARNT = (2, 4, 7)  # of these, before which the posterior is approximated anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +70,7 @@ class Mode:
     world : World
         The last world of the chain.
     near : Joint
-        Of the steps, of a size that is taken half of the time.
+        Of the trajectories, with steps of a size that most of them are taken.
     """
 
     world: World
@@ -96,11 +97,14 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
     view = look(scan, world)
     near = linearise_jointly(scan, world, view)
+    hessians = [near.hessian]
     for k in range(EXPLORED):
-        if k == EXPLORED // 2:
-            near = linearise_jointly(scan, world, view, near.steps)
-        world, view, _, rates = advance(scan, world, view, near, colours, generator)
-        near = adapt_steps(near, rates)
+        if k in LEARNT:
+            near = linearise_jointly(scan, world, view, near.size)
+            hessians.append(near.hessian)
+            near = averaged(near, hessians)
+        world, view, _, rate = advance(scan, world, view, near, colours, generator)
+        near = adapt_steps(near, rate)
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
@@ -133,7 +137,7 @@ def depart(scan: Scan, mode: Mode, seed: int) -> Mode:
     world = mode.world
     for heat in DEPARTURES:
         hot = replace(scan, heat=heat)
-        near = replace(mode.near, factor=mode.near.factor * math.sqrt(heat))
+        near = heated(mode.near, heat)
         view = look(hot, world)
         for _ in range(PER_HEAT):
             world, view, _, _ = advance(hot, world, view, near, colours, generator)
@@ -219,8 +223,8 @@ def _draw_scales(
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
-        log_ratio += after.log_prob_with_dose(scan, world.slope)
-        log_ratio -= before.log_prob_with_dose(scan, world.slope)
+        log_ratio += float(after.log_density_with_dose(scan, world.slope))
+        log_ratio -= float(before.log_density_with_dose(scan, world.slope))
         log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
@@ -281,9 +285,10 @@ def _draw_dopant(
     chosen = others[int(torch.randint(len(others), (1,), generator=generator))]
     other = replace(scan, material=Material(scan.material.host, chosen))
     before, after = (evaluate(s, world, view, world.z) for s in (scan, other))
-    log_ratio = after.log_prob_with_dose(other, world.slope)
-    if not accepts(log_ratio - before.log_prob_with_dose(scan, world.slope), generator):
+    log_ratio = float(after.log_density_with_dose(other, world.slope))
+    log_ratio -= float(before.log_density_with_dose(scan, world.slope))
+    if not accepts(log_ratio, generator):
         return scan, world, view
-    view = look(other, world, after.shared, view.factors)
+    view = look(other, world, factors=view.factors)
     world = draw_signal(other, world, view, generator)
-    return other, world, look(other, world, after.shared, view.factors)
+    return other, world, look(other, world, (view.values, view.spectra), view.factors)

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..context import CONTEXT, Detector, is_annular_dark_field
+from ..context import ANGLES, CONTEXT, Detector, is_annular_dark_field
 from ..distributions import quantile
 from ..nuisances import DOMAINS
 from ..prior import CONTINUOUS
+from .angles import Angles
 from .scale_prior import ScalePrior, scale_priors
 
 __all__ = ["PAIRS", "Coordinates"]
@@ -27,6 +28,10 @@ OF_DETECTOR = ("inner_collection_angle", "outer_collection_angle")
 EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
 NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
+NO_DISTANCE = 1e-6  # from the origin, of a pair
+# share of an angle that goes with those before it: for a finite logarithm, and that of the least
+NO_SHARE, LEAST_MASS = 1e-12, math.log(1e-9)
+TRIES = 8  # draws of the shared variables until a detector goes with its probe
 FARTHEST = 6.0  # standard deviations, of a coordinate of a point that is asked for
 
 
@@ -49,9 +54,12 @@ class Coordinates:
     Notes
     -----
     A variable is the quantile of its prior at the normal distribution function of its coordinate,
-    so that the prior of the coordinates is standard normal, without bounds. A magnitude with an
-    azimuth, which is uniform, has two coordinates: their distance from the origin gives the
-    magnitude, their direction the azimuth. A variable that is a number has none. The last two
+    so that the prior of the coordinates is standard normal, without bounds. An angle is the
+    quantile among those that go with the angles before it, and the mass of these is a factor of the
+    prior. A magnitude with an azimuth, which is uniform, has two coordinates: their distance from
+    the origin is a half-normal variable at whose distribution function the magnitude is the
+    quantile, so that the two are nearly proportional to its Cartesian components. Their direction
+    is the azimuth, and a variable that is a number has no coordinate. The last two
     coordinates are a common displacement of all columns. The dose is not among them: it follows
     from signal and noise.
     """
@@ -141,34 +149,45 @@ class Coordinates:
             Context (without the dose) and shared nuisances by name, in their units; the collection
             angles have the shape (point, detector).
         """
-        names = [n for n in CONTINUOUS if n not in ("dose", *OF_DETECTOR)] + list(SHARED)
+        return self._values_and_mass(z)[0]
+
+    def _values_and_mass(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Variables, and the log mass of the angles that go with those before them."""
+        names = [n for n in CONTINUOUS if n != "dose"] + list(SHARED)
         names += [azimuth for azimuth, _ in PAIRS.values()]
-        numbers = {n: self._prior(n) for n in names}
+        each = [(n, k) for n in names for k in range(self._number(n))]
         found = {
-            n: z.new_full((len(z),), v) for n, v in numbers.items() if isinstance(v, float | int)
-        }
-        angles = {
             (n, k): z.new_full((len(z),), v)
-            for n, k in itertools.product(OF_DETECTOR, range(self.num_detectors))
+            for n, k in each
             if isinstance(v := self._prior(n, k), float | int)
         }
+        log_mass = torch.zeros_like(z[:, 0])
         columns = iter(z.unbind(-1))
         for name, k in self._open():
             first = next(columns)
             if name in PAIRS:
                 azimuth, fold = PAIRS[name]
                 second = next(columns)
-                found.setdefault(azimuth, torch.atan2(second, first) / fold)
-                u = -torch.expm1(-(first.square() + second.square()) / 2)
+                found.setdefault((azimuth, 0), torch.atan2(second, first) / fold)
+                u = torch.erf(_distance(first, second) / math.sqrt(2))
             else:
                 u = torch.special.ndtr(first)
-            if name in OF_DETECTOR:
-                angles[name, k] = quantile(self._prior(name, k), u, _domain(name))
-            elif name not in found:
-                found[name] = quantile(self._prior(name), u, _domain(name))
+            if name in ANGLES:
+                found[name, k], share = self._angles.within((name, k), u, found)
+                log_mass = log_mass + share.clamp(min=NO_SHARE).log()
+            elif (name, k) not in found:
+                found[name, k] = quantile(self._prior(name, k), u, _domain(name))
+        values = {azimuth: torch.zeros_like(z[:, 0]) for azimuth, _ in PAIRS.values()}
+        values |= {n: v for (n, _), v in found.items() if n not in OF_DETECTOR}
         for name in OF_DETECTOR:
-            found[name] = torch.stack([angles[name, k] for k in range(self.num_detectors)], -1)
-        return {a: torch.zeros_like(z[:, 0]) for a, _ in PAIRS.values()} | found
+            values[name] = torch.stack([found[name, k] for k in range(self.num_detectors)], -1)
+        return values, log_mass
+
+    @functools.cached_property
+    def _angles(self) -> Angles:
+        """What is known of the angles."""
+        priors = {(n, k): self._prior(n, k) for n, k in self._open() if n in ANGLES}
+        return Angles(priors, self.num_detectors, self.order)
 
     def of(self, values: Mapping[str, float]) -> Tensor:
         """Coordinates of one point.
@@ -184,21 +203,21 @@ class Coordinates:
             Double precision; of a value that cannot be under the prior those of the nearest one.
             There is no common displacement.
         """
-        z = []
+        given, z = {}, []
         for name, k in self._open():
-            fixed = isinstance(self._prior(name, k), float | int)
-            own = values.get(name, 0.0)
-            value = float(torch.as_tensor(own, dtype=torch.float64).reshape(-1)[k])
-            u = 0.5 if fixed else self._probability(name, k, value)
             if name in PAIRS:
+                fixed = isinstance(self._prior(name, k), float | int)
+                own = torch.tensor([float(values.get(name, 0.0))], dtype=torch.float64)
+                u = torch.full_like(own, 0.5) if fixed else self._probabilities(name, k, own)
                 azimuth, fold = PAIRS[name]
-                angle = fold * float(values.get(azimuth, 0.0))
-                radius = min(math.sqrt(-2 * math.log1p(-min(u, NEARLY_ONE))), FARTHEST)
+                angle, radius = fold * float(values.get(azimuth, 0.0)), float(_radius(u))
                 z += [radius * math.cos(angle), radius * math.sin(angle)]
             else:
-                normal = torch.special.ndtri(torch.tensor(u, dtype=torch.float64))
-                z.append(float(normal.clamp(-FARTHEST, FARTHEST)))
-        return torch.tensor([*z, 0.0, 0.0], dtype=torch.float64)
+                own = torch.as_tensor(values.get(name, 0.0), dtype=torch.float64).reshape(-1)
+                given[name, k] = own[min(k, len(own) - 1)][None]
+                z.append(0.0)
+        point = torch.tensor([[*z, 0.0, 0.0]], dtype=torch.float64)
+        return self._placed(given, point)[0]
 
     def place(self, values: Mapping[str, Tensor], z: Tensor) -> Tensor:
         """Points at which some variables have given values.
@@ -215,21 +234,45 @@ class Coordinates:
         Tensor, shape (point, coordinate)
             A copy.
         """
-        found, names = z.clone(), self.names
+        given = {}
         for name, k in self._open():
-            if name in PAIRS or name not in values:
-                continue
-            own = values[name].reshape(len(z), -1).double()
-            u = self._probabilities(name, k, own[:, min(k, own.shape[1] - 1)])
-            normal = torch.special.ndtri(u).clamp(-FARTHEST, FARTHEST)
-            column = f"{name}_{k}" if name in OF_DETECTOR and self.detectors else name
-            found[:, names.index(column)] = normal
+            if name in values and name not in PAIRS:
+                own = values[name].reshape(len(z), -1).double()
+                given[name, k] = own[:, min(k, own.shape[1] - 1)]
+        return self._placed(given, z)
+
+    def _placed(self, given: Mapping[tuple[str, int], Tensor], z: Tensor) -> Tensor:
+        """Points with the given values; angles bound each other, so that they come one by one."""
+        placed, columns = z.clone(), self._columns()
+        for (name, k), values in given.items():
+            u = self._probabilities(name, k, values)
+            if name in ANGLES:
+                found = self._angles_before(name, k, placed)
+                smallest, share = self._angles.room((name, k), found)
+                u = (u - smallest) / share.clamp(min=NO_SHARE)
+            normal = torch.special.ndtri(u.clamp(0, 1))
+            placed[:, columns[name, k]] = normal.clamp(-FARTHEST, FARTHEST)
+        return placed
+
+    def _columns(self) -> dict[tuple[str, int], int]:
+        """Position of the coordinate of every variable, the first of a pair."""
+        found, position = {}, 0
+        for name, k in self._open():
+            found[name, k] = position
+            position += 2 if name in PAIRS else 1
         return found
 
-    def _probability(self, name: str, detector: int, value: float) -> float:
-        """Probability of smaller values."""
-        values = torch.tensor([value], dtype=torch.float64)
-        return float(self._probabilities(name, detector, values))
+    def _angles_before(self, name: str, detector: int, z: Tensor) -> dict[tuple[str, int], Tensor]:
+        """Angles that are known when the coordinate of one of them is read."""
+        columns, values = self._columns(), self.values(z)
+        last = columns[name, detector]
+        found = {}
+        for angle in ANGLES:
+            for k in range(self._number(angle)):
+                if columns.get((angle, k), -1) < last:
+                    own = values[angle]
+                    found[angle, k] = own[:, k] if own.ndim == 2 else own
+        return found
 
     def _probabilities(self, name: str, detector: int, values: Tensor) -> Tensor:
         """Probability of smaller values, by bisection: not every prior has it in closed form."""
@@ -254,13 +297,62 @@ class Coordinates:
             Minus infinity where a detector does not go with the probe, or detectors are not in
             their order.
         """
-        values = self.values(z)
+        values, log_mass = self._values_and_mass(z)
         semiangle, rings = values["convergence_semiangle"][:, None], Detector.of(values)
-        possible = is_annular_dark_field(semiangle, rings).all(-1)
+        possible = is_annular_dark_field(semiangle, rings).all(-1) & (log_mass > LEAST_MASS)
         for low, high in itertools.pairwise(self.order):
             for edge in rings.edges:
                 possible = possible & (edge[:, low] <= edge[:, high])
-        return torch.where(possible, -0.5 * z.square().sum(-1), -math.inf)
+        value = log_mass - 0.5 * z.square().sum(-1)
+        for k in self._columns_of_pairs():
+            value = value - _distance(z[:, k], z[:, k + 1]).log()
+        return torch.where(possible, value, -math.inf)
+
+    def _columns_of_pairs(self) -> list[int]:
+        """Positions of the first coordinates of the pairs."""
+        return [k for (name, _), k in self._columns().items() if name in PAIRS]
+
+    def draw(self, num: int, generator: torch.Generator) -> Tensor:
+        """Draw points of the prior.
+
+        Parameters
+        ----------
+        num : int
+            How many.
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Tensor, shape (point, coordinate)
+            Double precision; at most ``num``, fewer if hardly any angles go with each other. There
+            is a common displacement.
+        """
+        shape = TRIES * num, len(self.names)
+        z = self.quantiles(torch.rand(shape, generator=generator, dtype=torch.float64))
+        chance = self._values_and_mass(z)[1]
+        kept = torch.rand(len(z), generator=generator, dtype=torch.float64).log() < chance
+        return z[kept & (self.log_prior(z) > -math.inf)][:num]
+
+    def quantiles(self, u: Tensor) -> Tensor:
+        """Points for which every variable has its prior given those before it.
+
+        Parameters
+        ----------
+        u : Tensor, shape (point, coordinate)
+            Independent and uniform between 0 and 1, in double precision.
+
+        Returns
+        -------
+        Tensor, shape (point, coordinate)
+            Draws of the prior, but for the weight of angles that leave little room to others.
+        """
+        u = u.clamp(1 - NEARLY_ONE, NEARLY_ONE)
+        z = torch.special.ndtri(u)
+        for k in self._columns_of_pairs():
+            angle = 2 * math.pi * u[:, k + 1]
+            z[:, k : k + 2] = _radius(u[:, k, None]) * torch.stack([angle.cos(), angle.sin()], -1)
+        return z
 
     def partners(self, z: Tensor) -> list[tuple[Tensor, bool]]:
         """Points that give nearly the same image, and whether the layer is turned upside down.
@@ -288,6 +380,16 @@ class Coordinates:
         opposite = self.of(values | even)
         opposite[-2:] = z[-2:]
         return [(opposite, False), (z * tilt, True), (opposite * tilt, True)]
+
+
+def _distance(x: Tensor, y: Tensor) -> Tensor:
+    """Distance of the coordinates of a pair from their origin, where it has a finite logarithm."""
+    return (x.square() + y.square() + NO_DISTANCE**2).sqrt()
+
+
+def _radius(u: Tensor) -> Tensor:
+    """Distance of the coordinates of a pair from the origin, at a probability of smaller ones."""
+    return torch.special.ndtri((1 + u.clamp(max=NEARLY_ONE)) / 2)
 
 
 def _domain(name: str) -> tuple[float, float]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .world import Scan
 
-__all__ = ["dose_of", "log_prior_of_dose", "pull_of_dose"]
+__all__ = ["dose_of", "log_prior_of_dose", "precision_of_dose"]
 
 NO_SLOPE = 1e-12  # of the variance, for a finite dose
 NO_DOSE = 1e-30  # e/Å², for a finite logarithm where a signal is negative
@@ -18,13 +18,11 @@ DOSE_SPREAD = 0.05  # relative, of what detectors of one scan imply; gains are n
 STEP_OF_DOSE = 0.01  # of its logarithm, for derivatives of its prior
 
 
-def _log_doses(
-    scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]
-) -> list[float]:
-    """Logarithms of the doses in e/Å² that signal and noise of each detector imply."""
-    size = scan.field.sampling * (1 + float(values["strain"]))
-    pairs = zip(signal.tolist(), slope.tolist(), strict=True)
-    return [math.log(max(s / (max(n, NO_SLOPE) * size**2), NO_DOSE)) for s, n in pairs]
+def _log_doses(scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]) -> Tensor:
+    """Logarithms of the doses in e/Å² that signal and noise of each detector imply, in double."""
+    size = scan.field.sampling * (1 + values["strain"][0].double())
+    slope = slope.double().clamp(min=NO_SLOPE)
+    return (signal.double() / (slope * size**2)).clamp(min=NO_DOSE).log()
 
 
 def dose_of(scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]) -> float:
@@ -46,13 +44,12 @@ def dose_of(scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tens
     float
         Electrons per Å² of the strained crystal, the geometric mean over the detectors.
     """
-    logs = _log_doses(scan, signal, slope, values)
-    return math.exp(sum(logs) / len(logs))
+    return float(_log_doses(scan, signal, slope, values).mean().exp())
 
 
 def log_prior_of_dose(
     scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]
-) -> float:
+) -> Tensor:
     """Log prior density of the dose that signal and noise imply, up to a constant.
 
     Parameters
@@ -68,23 +65,32 @@ def log_prior_of_dose(
 
     Returns
     -------
-    float
+    Tensor, shape ()
         Of the geometric mean of the doses that the detectors imply, and of their differences from
         it: one scan has one dose, up to the error ``DOSE_SPREAD`` of each. Zero if the dose is not
-        looked at.
+        looked at. Its derivatives are those of the prior between two doses that are nearly equal.
     """
     if scan.log_dose is None:
-        return 0.0
+        return torch.zeros((), dtype=torch.float64)
     logs = _log_doses(scan, signal, slope, values)
-    middle = sum(logs) / len(logs)
-    apart = sum(((own - middle) / DOSE_SPREAD) ** 2 for own in logs)
-    return scan.log_dose(math.exp(middle)) - 0.5 * apart
+    middle = logs.mean()
+    known = torch.tensor(scan.log_dose(math.exp(float(middle.detach()))), dtype=torch.float64)
+    if middle.requires_grad:
+        known = known + (middle - middle.detach()) * _slope_of_dose(scan, float(middle.detach()))
+    return known - 0.5 * ((logs - middle) / DOSE_SPREAD).square().sum()
 
 
-def pull_of_dose(
+def _slope_of_dose(scan: Scan, log_dose: float) -> float:
+    """Derivative of the log prior of the dose in its logarithm; zero where it is not finite."""
+    low, high = (scan.log_dose(math.exp(log_dose + s * STEP_OF_DOSE)) for s in (-1, 1))
+    slope = (high - low) / (2 * STEP_OF_DOSE)
+    return slope if math.isfinite(slope) else 0.0
+
+
+def precision_of_dose(
     scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]
-) -> tuple[Tensor, Tensor]:
-    """Derivatives of the log prior of the dose in the logarithms of the signals.
+) -> Tensor:
+    """Negative Hessian of the log prior of the dose in the logarithms of the signals.
 
     Parameters
     ----------
@@ -99,21 +105,17 @@ def pull_of_dose(
 
     Returns
     -------
-    gradient : Tensor, shape (detector,)
-        Double precision, as the next one.
-    known : Tensor, shape (detector, detector)
-        Negative Hessian, without negative eigenvalues.
+    Tensor, shape (detector, detector)
+        In double precision, without negative eigenvalues.
     """
     num = len(signal)
     if scan.log_dose is None:
-        return torch.zeros(num).double(), torch.zeros(num, num).double()
-    logs = torch.tensor(_log_doses(scan, signal, slope, values), dtype=torch.float64)
+        return torch.zeros(num, num, dtype=torch.float64)
+    log_dose = float(_log_doses(scan, signal, slope, values).mean())
     low, middle, high = (
-        scan.log_dose(math.exp(float(logs.mean()) + step))
-        for step in (-STEP_OF_DOSE, 0.0, STEP_OF_DOSE)
+        scan.log_dose(math.exp(log_dose + step)) for step in (-STEP_OF_DOSE, 0.0, STEP_OF_DOSE)
     )
-    first = (high - low) / (2 * STEP_OF_DOSE)
-    second = max(0.0, (2 * middle - low - high) / STEP_OF_DOSE**2)
+    second = (2 * middle - low - high) / STEP_OF_DOSE**2
+    second = max(0.0, second) if math.isfinite(second) else 0.0
     average = torch.full((num, num), 1 / num, dtype=torch.float64)
-    known = second * average / num + (torch.eye(num) - average) / DOSE_SPREAD**2
-    return first / num - (logs - logs.mean()) / DOSE_SPREAD**2, known
+    return second * average / num + (torch.eye(num) - average) / DOSE_SPREAD**2

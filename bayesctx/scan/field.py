@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -94,6 +94,7 @@ class Field:
         material: Material,
         cell: tuple[float, float] | None = None,
         num_modes: tuple[int, int] | None = None,
+        kept: Sequence[int] | None = None,
     ) -> Tensor:
         """Fourier coefficients of one column of every species on every detector.
 
@@ -107,6 +108,8 @@ class Field:
             Periods (Lx, Ly) in Å; default: those of the field.
         num_modes : tuple of int, optional
             Largest orders (mx, my); default: those of the field.
+        kept : sequence of int, optional
+            Species; default: all.
 
         Returns
         -------
@@ -124,12 +127,13 @@ class Field:
         deviation = torch.zeros(len(values["strain"]), num_detectors, len(SPECIES))
         strain, which = (1 + values["strain"]).unique(return_inverse=True)
         parts = []
-        for k, stretch in enumerate(strain.tolist()):
+        for k in range(len(strain)):
             rows = (which == k).nonzero()[:, 0]
+            stretch = 1 + values["strain"][rows[0]]
             mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
             parts.append((rows, detector_spectra(
                 *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes,
-                focal_phase=self.focal_phase,
+                focal_phase=self.focal_phase, kept=kept,
             )))  # fmt: skip
         if len(parts) == 1:
             return parts[0][1]

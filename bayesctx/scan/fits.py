@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .moves import Joint, draw_jointly, linearise_jointly
+from .hamiltonian import draw_jointly
+from .moves import FIRST_SIZE, Joint, heated, linearise_jointly
 from .occupation import (
     FIELD_PRECISION,
     draw_occupation,
@@ -32,13 +33,13 @@ SCATTER = 0.03  # of the amplitudes, on every detector
 PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
-TARGET_RATE, LEARNING = 0.5, 0.2  # of steps that are taken, and speed of the adaptation
-SMALLEST_STEP, LARGEST_STEP = 0.03, 1.4
-MOVES, ANNEAL_MOVES = 8, 5  # of the shared variables between two sweeps over the sites
+TARGET_RATE, LEARNING = 0.75, 0.4  # of trajectories that are taken, and speed of the adaptation
+SMALLEST_STEP, LARGEST_STEP = 0.05, 1.2
+# steps at most of a trajectory of the shared variables between two sweeps over the sites
+MOVES, ANNEAL_MOVES = 12, 4
 # annealing begins at the noise of a dose at which modes are not apart, and ends near its own
 HOT_DOSE, LEAST_HEAT, LAST_HEAT = 1.2e3, 8.0, 2.0
 COOLING, DRAWS_PER_HEAT = 2.5, 5  # factor between two heats
-FIRST = (0.7, 0.3)  # steps along narrow and soft directions
 LINEARISED = 2  # heats between two linearisations
 
 
@@ -120,14 +121,14 @@ def log_density(scan: Scan, world: World, view: View) -> float:
         by Laplace's approximation, each given the others; the shared variables are not.
     """
     square, variance = scan.seen(scan.image.square()), scan.seen(view.variance)
-    value = regress(scan, world, view.values, view.images, view.variance).evidence
+    value = float(regress(scan, world, view.values, view.images, view.variance).evidence)
     value -= 0.5 * float((square / variance + variance.log()).sum())
     slope = slope_along_x(scan, world, view)
     gained = world.jitter**2 * (slope.square() / view.variance).sum((0, -1))
     value -= 0.5 * float(((world.row_shift / world.jitter).square() + gained.log1p()).sum())
     value -= 0.5 * FIELD_PRECISION * float(world.drift.square().sum())
     value += log_evidence_of_sites(scan, world, view) + log_occupation(scan, world)
-    return value - 0.5 * float(world.z.square().sum())
+    return value + float(scan.coordinates.log_prior(world.z[None]))
 
 
 def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tuple[float, World]]:
@@ -189,14 +190,13 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
         hot = replace(scan, heat=heat)
         view = look(hot, world)
         if k % LINEARISED == 0:
-            near = linearise_jointly(hot, world, view, near.steps if near else FIRST, exactly=False)
+            size = near.size if near else FIRST_SIZE
+            near = linearise_jointly(hot, world, view, size, exactly=False)
         else:  # the posterior is narrower by the change of the noise
-            near = replace(near, factor=near.factor * (heat / heats[k - 1]) ** 0.5)
+            near = heated(near, heat / heats[k - 1])
         for _ in range(DRAWS_PER_HEAT):
-            world, view, _, rates = advance(
-                hot, world, view, near, colours, generator, ANNEAL_MOVES
-            )
-            near = adapt_steps(near, rates)
+            world, view, _, rate = advance(hot, world, view, near, colours, generator, ANNEAL_MOVES)
+            near = adapt_steps(near, rate)
     return fit_world(scan, world, rounds=3)[0]
 
 
@@ -219,7 +219,7 @@ def advance(
     colours: Sequence[Tensor],
     generator: torch.Generator,
     moves: int = MOVES,
-) -> tuple[World, View, Tensor, list[tuple[int, float]]]:
+) -> tuple[World, View, Tensor, float]:
     """Draw everything but the noise once, given the rest: one round of a blocked Gibbs sampler.
 
     Parameters
@@ -235,7 +235,7 @@ def advance(
     generator : torch.Generator
         Source of randomness.
     moves : int
-        Steps of the shared variables.
+        Steps of the shared variables at most.
 
     Returns
     -------
@@ -243,26 +243,26 @@ def advance(
         After the round.
     probability : Tensor, shape (site, species)
         Of the species of every site given all else.
-    rates : list of tuple of int and float
+    rate : float
         See ``draw_jointly``.
     """
     world, probability = draw_occupation(scan, world, view, colours, generator)
     view = look(scan, world, _shared(view))
-    world, view, rates = draw_jointly(scan, world, view, near, moves, generator)
+    world, view, rate = draw_jointly(scan, world, view, near, moves, generator)
     world = draw_signal(scan, world, view, generator)
     view = look(scan, world, _shared(view), view.factors)
     world = draw_rows(scan, world, view, generator)
-    return world, look(scan, world, _shared(view), view.factors), probability, rates
+    return world, look(scan, world, _shared(view), view.factors), probability, rate
 
 
-def adapt_steps(near: Joint, rates: Sequence[tuple[int, float]]) -> Joint:
-    """Change the size of steps such that about half of them are taken.
+def adapt_steps(near: Joint, rate: float) -> Joint:
+    """Change the size of the steps such that most trajectories are taken.
 
     Parameters
     ----------
     near : Joint
         With some size.
-    rates : sequence of tuple of int and float
+    rate : float
         See ``draw_jointly``.
 
     Returns
@@ -270,8 +270,5 @@ def adapt_steps(near: Joint, rates: Sequence[tuple[int, float]]) -> Joint:
     Joint
         With another.
     """
-    steps = list(near.steps)
-    for block, rate in rates:
-        size = steps[block] * math.exp(LEARNING * (rate - TARGET_RATE))
-        steps[block] = min(max(size, SMALLEST_STEP), LARGEST_STEP)
-    return replace(near, steps=tuple(steps))
+    size = near.size * math.exp(LEARNING * (rate - TARGET_RATE))
+    return replace(near, size=min(max(size, SMALLEST_STEP), LARGEST_STEP))

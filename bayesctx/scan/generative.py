@@ -49,7 +49,7 @@ def sample_scan_program(scan: Scan) -> World:
     num, start = len(scan.kind), begin(scan, _origin(scan))
     z = pyro.sample("z", dist.Normal(torch.zeros_like(start.z), 1.0).to_event(1))
     prior = scan.coordinates.log_prior(z[None])[0] + 0.5 * z.square().sum()
-    pyro.factor("detector", prior)  # zero, or minus infinity where the detector cannot be
+    pyro.factor("detector", prior)  # minus infinity where the detector cannot be
     scale = torch.full_like(start.drift, FIELD_PRECISION**-0.5)
     drift = pyro.sample("drift", dist.Normal(0.0, scale).to_event(2))
     priors = scan.coordinates.scale_priors
@@ -73,7 +73,7 @@ def sample_scan_program(scan: Scan) -> World:
     view = look(scan, world)
     if scan.log_dose is not None:
         known = log_prior_of_dose(scan, world.signal, world.slope, view.values)
-        pyro.factor("dose", torch.tensor(known))
+        pyro.factor("dose", known)
     pixels = dist.Normal(view.expected, view.variance.sqrt())
     pixels = pixels.mask(True if scan.valid is None else scan.valid)
     pyro.sample("pixels", pixels.to_event(3), obs=scan.image)

@@ -1,4 +1,4 @@
-"""Joint moves: shared variables and drift, with sites and rows following as far as they can.
+"""Moves of the shared variables and the drift, with sites and rows following as far as they can.
 
 Given where every column stands, the shared variables are known far better than without: Gibbs
 sampling would cross their posterior in many small steps. Here sites and rows move along.
@@ -7,6 +7,7 @@ sampling would cross their posterior in many small steps. Here sites and rows mo
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -14,26 +15,30 @@ from torch import Tensor
 
 from .canvas import Canvas
 from .conditional import HAS_ATOMS, scales_of_sites
-from .dose import pull_of_dose
+from .dose import precision_of_dose
 from .field import frequencies
 from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
-from .shared import State, evaluate, image_slopes
-from .signal import accepts, slope_along_x, total_spectrum
-from .world import Scan, View, World, look
+from .shared import evaluate, image_slopes
+from .signal import slope_along_x, total_spectrum
+from .world import Scan, View, World, spectra_of
 
-__all__ = ["Joint", "draw_jointly", "linearise_jointly"]
+__all__ = [
+    "FIRST_SIZE",
+    "Joint",
+    "averaged",
+    "heated",
+    "linearise_jointly",
+    "log_density_along",
+    "moved",
+]
 
-SMALL, SHARE_SMALL = (
-    0.15,
-    0.15,
-)  # relative size and share of small steps, taken where large ones fail
-BLOCKS = 3  # steps in turn, of which the first is along the narrow directions
 SOFT = 0.08  # standard deviations of the prior, in size of a direction
 # curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
 # which a direction is left as it is, and the largest that is corrected at once
 NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
 ATTEMPTS = 3  # corrections of a direction
+FIRST_SIZE = 0.3  # of the steps
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,60 +47,84 @@ class Joint:
 
     Attributes
     ----------
-    weighted : Tensor, shape (parameter, pixel)
-        Slopes of the images, with sites and rows following, over the variance; pixels of all
-        detectors. Parameters are the coordinates without the common displacement, then the
-        coefficients of the drift along x and y.
     factor : Tensor, shape (parameter, direction)
-        Principal directions of the Gaussian approximation of the posterior, one standard deviation
-        long.
-    is_soft : Tensor of bool, shape (direction,)
-        Directions along which the posterior is wide, so that it is not quite Gaussian.
+        Principal directions of a Gaussian approximation of the posterior, one standard deviation
+        long. Parameters are the coordinates without the common displacement, then the coefficients
+        of the drift along x and y.
     own : Tensor, shape (site, 2, parameter)
         Slopes of the displacement of every column from the mean displacement, in Å.
     excess : Tensor, shape (site, detector, parameter)
         Slopes of the relative excess of its amplitudes.
     rows : Tensor, shape (row, parameter)
         Slopes of the displacement of the scan rows in Å.
-    of_signal : Tensor, shape (parameter, detector)
-        Relative slopes of the signal.
-    steps : tuple of float
-        Size of the steps along the narrow and along the soft directions.
+    size : float
+        Of the steps, in standard deviations.
     """
 
-    weighted: Tensor
     factor: Tensor
-    is_soft: Tensor
     own: Tensor
     excess: Tensor
     rows: Tensor
-    of_signal: Tensor
-    steps: tuple[float, float] = (0.7, 0.5)
+    size: float = FIRST_SIZE
 
     @property
     def log_volume(self) -> float:
         """Log of the volume of one standard deviation along all directions."""
-        return float(self.factor.norm(dim=0).log().sum())
+        return float(torch.linalg.slogdet(self.factor)[1])
+
+    @property
+    def hessian(self) -> Tensor:
+        """Precision of the Gaussian approximation, shape (parameter, parameter)."""
+        inverse = torch.linalg.inv(self.factor)
+        return inverse.mT @ inverse
 
 
-@dataclass(frozen=True, eq=False)
-class _Point:
-    """A world, its log density, and the gradient of that along the parameters."""
+def averaged(joint: Joint, hessians: Sequence[Tensor]) -> Joint:
+    """Set the directions to those of the mean of some precisions.
 
-    world: World
-    state: State
-    factors: dict[int, Tensor]
-    log_prob: float
-    gradient: Tensor
+    Parameters
+    ----------
+    joint : Joint
+        Says how sites and rows follow.
+    hessians : sequence of Tensor, shape (parameter, parameter)
+        Where the posterior is not Gaussian, those of several worlds.
+
+    Returns
+    -------
+    Joint
+        Whose steps suit all of these worlds.
+    """
+    return replace(joint, factor=_principal(sum(hessians) / len(hessians))[0])
+
+
+def heated(joint: Joint, factor: float) -> Joint:
+    """Change the directions to those under another variance of the noise.
+
+    Parameters
+    ----------
+    joint : Joint
+        Under one variance.
+    factor : float
+        Of the variance.
+
+    Returns
+    -------
+    Joint
+        What the image says of a direction is divided by the factor, the prior stays.
+    """
+    width = joint.factor.norm(dim=0)
+    by_image = (width**-2 - 1).clamp(min=0.0)
+    return replace(joint, factor=joint.factor / (width * (1 + by_image / factor).sqrt()))
+
+
+def _principal(hessian: Tensor) -> tuple[Tensor, Tensor]:
+    """Principal directions of a precision, one standard deviation long, and the precisions."""
+    precision, vectors = torch.linalg.eigh(hessian)
+    return vectors * precision.rsqrt(), precision
 
 
 def linearise_jointly(
-    scan: Scan,
-    world: World,
-    view: View,
-    steps: tuple[float, float] = (0.7, 0.5),
-    *,
-    exactly: bool = True,
+    scan: Scan, world: World, view: View, size: float = FIRST_SIZE, *, exactly: bool = True
 ) -> Joint:
     """Linearise the image, and how sites and rows follow the shared variables.
 
@@ -105,8 +134,8 @@ def linearise_jointly(
         The scan.
     world, view : World, View
         Where.
-    steps : tuple of float
-        Size of the steps along the narrow and along the soft directions.
+    size : float
+        Of the steps.
     exactly : bool
         Fit the size of soft directions to the density.
 
@@ -125,43 +154,43 @@ def linearise_jointly(
     rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
     slopes = slopes + rows.mT[:, None, :, None] * slope_x
     own, excess, slopes = _follow(scan, world, view, slopes)
-    weighted = slopes.flatten(1) * weight.flatten()
-    joint = Joint(weighted, None, None, own, excess, rows, of_signal, steps)
-    _, known = pull_of_dose(scan, world.signal, world.slope, view.values)
-    hessian = (weighted @ slopes.flatten(1).T).double() + torch.diag(_own_precision(world))
+    slopes = slopes.flatten(1)
+    hessian = ((slopes * weight.flatten()) @ slopes.mT).double()
+    hessian = hessian + torch.diag(_own_precision(world))
+    known = precision_of_dose(scan, world.signal, world.slope, view.values)
     hessian = hessian + of_signal @ known @ of_signal.mT
+    joint = Joint(torch.eye(len(slopes), dtype=torch.float64), own, excess, rows, size)
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled
-    precision, vectors = torch.linalg.eigh(hessian)
-    joint = replace(joint, factor=vectors * precision.rsqrt(), is_soft=precision < SOFT**-2)
-    return _with_curvature(scan, world, view, joint) if exactly else joint
+    factor, precision = _principal(hessian)
+    joint = replace(joint, factor=factor)
+    soft = (precision < SOFT**-2).nonzero()[:, 0].tolist()
+    return _with_curvature(scan, world, view, joint, soft) if exactly else joint
 
 
-def _with_curvature(scan: Scan, world: World, view: View, joint: Joint) -> Joint:
+def _with_curvature(
+    scan: Scan, world: World, view: View, joint: Joint, soft: Sequence[int]
+) -> Joint:
     """Narrow the directions along which the log density falls faster than the linear image says.
 
     Where the image hardly changes to first order, what it does to second order counts.
     """
-    here = _stand(scan, world, view, joint, view.factors)
+
+    def density(change: Tensor) -> float:
+        return float(log_density_along(scan, moved(scan, world, joint, change), view, joint)[0])
+
     factor = joint.factor.clone()
-    for k in joint.is_soft.nonzero()[:, 0].tolist():
+    here = density(torch.zeros_like(factor[0]))
+    for k in soft:
         for _ in range(ATTEMPTS):
-            around = [
-                _stand(scan, _moved(scan, world, joint, sign * factor[:, k]), view, joint)
-                for sign in (1, -1)
-            ]
-            falls = [here.log_prob - point.log_prob for point in around if point is not None]
+            falls = [here - density(sign * factor[:, k]) for sign in (1, -1)]
+            falls = [fall for fall in falls if math.isfinite(fall)]
             curvature = sum(falls) * (2 / len(falls)) if falls else LARGEST_FALL
             if curvature < NEARLY_ONE:
                 break
             factor[:, k] /= math.sqrt(min(curvature, LARGEST_FALL))
     return replace(joint, factor=factor)
-
-
-def _position(world: World) -> Tensor:
-    """Coordinates without the common displacement, and the drift."""
-    return torch.cat([world.z[:-2], world.drift.mT.flatten().double()])
 
 
 def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
@@ -205,60 +234,6 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
     return own, excess, canvas.cut_images(moving, scan.field.shape)
 
 
-def draw_jointly(
-    scan: Scan, world: World, view: View, joint: Joint, num: int, generator: torch.Generator
-) -> tuple[World, View, list[tuple[int, float]]]:
-    """Draw shared variables and drift by Metropolis steps along the gradient (MALA).
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        Where, and the rest.
-    joint : Joint
-        Preconditions the steps, and says how sites and rows follow.
-    num : int
-        Steps.
-    generator : torch.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    world : World
-        After the steps.
-    view : View
-        What follows from it, but for the variance.
-    rates : list of tuple of int and float
-        Of the larger steps, whether it was along the soft directions, and the probability with
-        which it was taken.
-
-    References
-    ----------
-    Roberts and Tweedie, Bernoulli 2, 341 (1996).
-    """
-    here, rates = _stand(scan, world, view, joint, view.factors), []
-    for k in range(num):
-        block = int(k % BLOCKS > 0)  # soft directions twice as often
-        factor = joint.factor[:, joint.is_soft == bool(block)]
-        is_small = float(torch.rand(1, generator=generator)) < SHARE_SMALL
-        size = joint.steps[block] * (SMALL if is_small else 1.0)
-        noise = torch.randn(factor.shape[1], generator=generator, dtype=torch.float64)
-        along = size**2 / 2 * (factor.T @ here.gradient) + size * noise
-        there = _stand(scan, _moved(scan, here.world, joint, factor @ along), view, joint)
-        log_ratio = -math.inf
-        if there is not None:
-            back = (along + size**2 / 2 * (factor.T @ there.gradient)) / size
-            log_ratio = there.log_prob - here.log_prob
-            log_ratio += 0.5 * float(noise.square().sum() - back.square().sum())
-        if not is_small:
-            rates.append((block, math.exp(min(log_ratio, 0.0))))
-        if accepts(log_ratio, generator):
-            here = there
-    found = look(scan, here.world, here.state.shared, here.factors)
-    return here.world, replace(found, variance=view.variance), rates
-
-
 def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
     """Values that follow, their slopes (value, parameter), and their standard deviations."""
     spread, scatter = scales_of_sites(world)
@@ -270,25 +245,31 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     )
 
 
-def _log_prior(scan: Scan, world: World, joint: Joint) -> tuple[float, Tensor]:
-    """Log prior of the drift and of what follows, and gradient with that of the coordinates."""
-    precision, place = _own_precision(world), _position(world)
-    value = -0.5 * FIELD_PRECISION * float(world.drift.square().sum())
-    gradient = -precision * place
-    for values, slope, scale in _parts(scan, world, joint):
-        value -= 0.5 * float((values / scale).double().square().sum())
-        gradient = gradient - (slope.mT @ (values / scale**2)).double()
-    return value, gradient
-
-
 def _own_precision(world: World) -> Tensor:
     """Prior precision of coordinates and drift."""
     ones = torch.ones(len(world.z) - 2, dtype=torch.float64)
     return torch.cat([ones, FIELD_PRECISION * torch.ones(world.drift.numel()).double()])
 
 
-def _moved(scan: Scan, world: World, joint: Joint, change: Tensor) -> World:
-    """A world moved along the joint directions."""
+def moved(scan: Scan, world: World, joint: Joint, change: Tensor) -> World:
+    """Move shared variables and drift, with what follows.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Where.
+    joint : Joint
+        Says how sites and rows follow.
+    change : Tensor, shape (parameter,)
+        Double precision.
+
+    Returns
+    -------
+    World
+        There.
+    """
     num = len(world.z) - 2
     small = change.float()
     drift = small[num:].view(2, -1).mT
@@ -302,20 +283,34 @@ def _moved(scan: Scan, world: World, joint: Joint, change: Tensor) -> World:
     )
 
 
-def _stand(
-    scan: Scan, world: World, view: View, joint: Joint, factors: dict | None = None
-) -> _Point | None:
-    """A world with log density and gradient; None if it cannot be."""
-    if factors is None:
-        factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
-    seen = replace(view, factors=factors)
-    state = evaluate(scan, world, seen, world.z)
-    if state.regression is None:
-        return None
-    prior, force = _log_prior(scan, world, joint)
-    rest = (scan.image - state.regression.expected).flatten()
-    gradient = force + (joint.weighted @ rest).double()
-    signal, values = state.regression.signal, state.shared[0]
-    pull, _ = pull_of_dose(scan, signal, world.slope, values)
-    log_prob = state.log_prob_with_dose(scan, world.slope) + prior
-    return _Point(world, state, factors, log_prob, gradient + joint.of_signal @ pull)
+def log_density_along(
+    scan: Scan, world: World, view: View, joint: Joint
+) -> tuple[Tensor, dict[int, Tensor]]:
+    """Log density of a world among those that ``moved`` leads to.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Where.
+    view : View
+        Gives the variance of the noise, which stays.
+    joint : Joint
+        Says what follows.
+
+    Returns
+    -------
+    log_density : Tensor, shape ()
+        Differentiable in everything that moves; minus infinity where it cannot be.
+    factors : dict of int to Tensor
+        Structure factors, see ``Field.factors``.
+    """
+    factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
+    shared = spectra_of(scan, world.z, list(factors))
+    state = evaluate(scan, world, replace(view, factors=factors), world.z, shared)
+    value = state.log_density_with_dose(scan, world.slope)
+    value = value - 0.5 * FIELD_PRECISION * world.drift.double().square().sum()
+    for values, _, scale in _parts(scan, world, joint):
+        value = value - 0.5 * (values / scale).double().square().sum()
+    return value, factors

@@ -22,12 +22,12 @@ from .world import Scan, World, look
 __all__ = ["Sampled", "sample_scan", "weigh_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
-WARMUP = 4  # draws of every chain at every mode that are left out
+WARMUP = 2  # draws of every chain at every mode that are left out
 # sites of the largest scan that is sampled whole, and of the window of a larger one by which its
 # shared variables are sampled
 MOST_SITES, IN_WINDOW = 1000, 400
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
-REMOTE = 20.0  # nats below the best of modes of nearly one image that are not looked at
+REMOTE = 12.0  # nats below the best of modes of nearly one image that are not looked at
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
 # nats, standard deviation of the log evidence of a candidate: fits that began at different worlds

@@ -321,8 +321,9 @@ def _try_points(
         first = begun[mine[0]]
         given = [candidates[begun[k].candidate].points for k in mine]
         points = torch.cat([_points(first.scan, seed), *[p for p in given if p is not None]])
+        kept = sorted({species for k in mine for species in begun[k].view.used})
         for z in points.unique(dim=0):
-            shared = spectra_of(first.scan, z)
+            shared = spectra_of(first.scan, z, kept)
             for k in mine:
                 b = begun[k]
                 found[k].append(evaluate(b.scan, b.world, b.view, z, shared))
@@ -333,6 +334,6 @@ def _points(scan: Scan, seed: int) -> Tensor:
     """Points of the prior, shape (point, coordinate)."""
     num = len(scan.coordinates.names)
     u = torch.from_numpy(qmc.Sobol(num, seed=np.random.default_rng(seed)).random(NUM_TRIED))
-    points = torch.special.ndtri(u.clamp(EXTREME, 1 - EXTREME))
+    points = scan.coordinates.quantiles(u.clamp(EXTREME, 1 - EXTREME))
     points[:, -2:] *= SPREAD
     return points[scan.coordinates.log_prior(points) > -torch.inf]

@@ -33,20 +33,25 @@ class State:
     ----------
     z : Tensor, shape (coordinate,)
         The point.
-    log_prob : float
+    log_density : Tensor, shape ()
         With what is linear summed out; minus infinity where the point cannot be.
     regression : Regression
         Of what is linear.
     shared : tuple
-        Shared variables and spectra.
+        Shared variables and spectra, those of the species that occur unless given.
     """
 
     z: Tensor
-    log_prob: float
+    log_density: Tensor
     regression: Regression | None = None
     shared: tuple | None = None
 
-    def log_prob_with_dose(self, scan: Scan, slope: Tensor) -> float:
+    @property
+    def log_prob(self) -> float:
+        """The log density as a number."""
+        return float(self.log_density)
+
+    def log_density_with_dose(self, scan: Scan, slope: Tensor) -> Tensor:
         """Log density with the prior of the dose, at the expected signal.
 
         Parameters
@@ -58,13 +63,13 @@ class State:
 
         Returns
         -------
-        float
+        Tensor, shape ()
             Minus infinity where the point cannot be.
         """
         if self.regression is None:
-            return -math.inf
+            return self.log_density
         given = self.regression.signal, slope, self.shared[0]
-        return self.log_prob + log_prior_of_dose(scan, *given)
+        return self.log_density + log_prior_of_dose(scan, *given)
 
 
 def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | None = None) -> State:
@@ -84,13 +89,16 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     Returns
     -------
     State
-        There; with a log density of minus infinity where the detector does not go with the probe.
+        There; with a log density of minus infinity where the detector does not go with the probe,
+        or the image is no finite number.
     """
-    prior = float(scan.coordinates.log_prior(z[None]))
-    if prior == -math.inf:
-        return State(z, -math.inf)
-    shared = shared or spectra_of(scan, z)
+    prior = scan.coordinates.log_prior(z[None])[0]
+    if not bool(prior.isfinite()):
+        return State(z, torch.full_like(prior, -math.inf))
+    shared = shared or spectra_of(scan, z, view.used)
     images = render(scan, shared[1], view.factors, world.row_shift)
+    if not bool(images.isfinite().all()):
+        return State(z, torch.full_like(prior, -math.inf))
     found = regress(scan, world, shared[0], images, view.variance)
     return State(z, found.evidence + prior, found, shared)
 
@@ -230,7 +238,7 @@ def _arrive(scan: Scan, world: World, view: View, state: State) -> tuple[World, 
         world = settle(scan, world)
         found = look(scan, world)
     else:
-        found = look(scan, world, state.shared, view.factors)
+        found = look(scan, world, factors=view.factors)
     return world, replace(found, variance=view.variance)
 
 

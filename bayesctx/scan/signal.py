@@ -42,7 +42,7 @@ class Regression:
 
     Attributes
     ----------
-    evidence : float
+    evidence : Tensor, shape ()
         Log of the density of the images with these summed out, up to a constant.
     mean : Tensor, shape (detector, parameter)
         Double precision.
@@ -52,7 +52,7 @@ class Regression:
         The images at the mean.
     """
 
-    evidence: float
+    evidence: Tensor
     mean: Tensor
     factor: Tensor
     expected: Tensor
@@ -111,15 +111,15 @@ def regress(
     for k, image in enumerate(scan.image):
         design = columns_of(scan, images[k])
         weighted = design * (1 / variance[k]).flatten().double()
-        prior = torch.full((len(design),), WEAK, dtype=torch.float64)
-        prior[1:-NUM_FILM] = float(size[k]) ** -2
+        weak = torch.full((1 + NUM_FILM,), WEAK, dtype=torch.float64)
+        prior = torch.cat([weak[:1], (size[k] ** -2).expand(len(images[k])), weak[1:]])
         dot = weighted @ image.flatten().double()
         factor = torch.linalg.cholesky(weighted @ design.T + torch.diag(prior))
         mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
         evidence = 0.5 * (dot @ mean) - factor.diagonal().log().sum() + 0.5 * prior.log().sum()
         found.append((evidence, mean, factor, (mean @ design).view_as(image).float()))
     evidence, mean, factor, expected = (torch.stack(v) for v in zip(*found, strict=True))
-    return Regression(float(evidence.sum()), mean, factor, expected)
+    return Regression(evidence.sum(), mean, factor, expected)
 
 
 def columns_of(scan: Scan, images: Tensor) -> Tensor:
@@ -240,7 +240,7 @@ def _draw_noise_of(
             return -math.inf
         value = -0.5 * float((square / variance + variance.log()).sum())
         slope = with_noise(floor, log_slope).slope
-        return value + log_prior_of_dose(scan, world.signal, slope, view.values)
+        return value + float(log_prior_of_dose(scan, world.signal, slope, view.values))
 
     slope = max(float(world.slope[k]), LEAST_SLOPE)
     change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance[k])

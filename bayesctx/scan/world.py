@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -286,7 +286,9 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
     )
 
 
-def spectra_of(scan: Scan, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+def spectra_of(
+    scan: Scan, z: Tensor, kept: Sequence[int] | None = None
+) -> tuple[dict[str, Tensor], Tensor]:
     """Shared variables, and the spectra of the columns, moved as the coordinates say.
 
     Parameters
@@ -295,6 +297,8 @@ def spectra_of(scan: Scan, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         The scan.
     z : Tensor, shape (coordinate,)
         The last two are the common displacement, in units of ``Coordinates.translation``.
+    kept : sequence of int, optional
+        Species that are looked at; the spectra of the others are zero then.
 
     Returns
     -------
@@ -304,7 +308,10 @@ def spectra_of(scan: Scan, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
         Of one column of every species.
     """
     values = scan.coordinates.values(z[None])
-    spectra = scan.field.spectra(values, scan.material)[0]
+    spectra = scan.field.spectra(values, scan.material, kept=kept)[0]
+    if kept is not None:
+        empty = spectra.new_zeros(len(spectra), len(SPECIES), *spectra.shape[2:])
+        spectra = empty.index_copy(1, torch.tensor(kept), spectra)
     shift = scan.coordinates.translation(z)
     if bool(shift.any()):
         turns = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -31,7 +31,7 @@ __all__ = [
 TOLERANCE = 2e-3
 # Å, thermal displacement of the centre of mass of a pair of the heaviest atoms
 SMALLEST_DISPLACEMENT = min(THERMAL_DISPLACEMENT.values()) / math.sqrt(2)
-PAIRS = torch.tensor([i for i, s in enumerate(SPECIES) if len(s.slots) == 2])
+PAIRS = [i for i, s in enumerate(SPECIES) if len(s.slots) == 2]
 
 
 @functools.cache
@@ -112,9 +112,10 @@ def detector_spectra(
     nuisances: Mapping[str, Tensor],
     deviation: Tensor,
     *,
-    cell: tuple[float, float],
+    cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int] | None = None,
     focal_phase: float | None = None,
+    kept: Sequence[int] | None = None,
 ) -> Tensor:
     """Fourier coefficients of the images of every species on several detectors of one scan.
 
@@ -127,12 +128,14 @@ def detector_spectra(
         See ``nuisances.NUISANCES``.
     deviation : Tensor, shape (image, detector, species)
         Errors of additivity, in standard deviations.
-    cell : tuple of float
+    cell : tuple of float or Tensor
         Periods (Lx, Ly) in Å.
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
     focal_phase : float, optional
         See ``optics.transfer``.
+    kept : sequence of int, optional
+        Species, index into ``SPECIES``; default: all.
 
     Returns
     -------
@@ -147,22 +150,22 @@ def detector_spectra(
     probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
     energy, inner = probe.beam_energy, detector.inner_collection_angle
     material = (image[n][:, None].expand(inner.shape) for n in ("host", "dopant"))
-    columns = _table(energy.device)[tuple(material)]
+    table = _table(energy.device)[tuple(material)]
+    chosen = tuple(range(len(SPECIES)) if kept is None else kept)
+    species, atoms, pairs = (v.to(energy.device) for v in _columns_of(chosen))
     azimuth = nuisances["tilt_azimuth"]
     direction = torch.stack([azimuth.cos(), azimuth.sin()], -1)
     slope = nuisances["tilt"].deg2rad().tan()[:, None] * direction
     error = additivity_error(energy[:, None], inner, nuisances["tilt"][:, None])
-    share = 1 + deviation * (error * nuisances["additivity"][:, None])[..., None]
+    share = 1 + deviation[..., species] * (error * nuisances["additivity"][:, None])[..., None]
     tilted = bool(slope.any())
     num_modes = num_modes or tuple(
         math.ceil(float(image_bandwidth(image, nuisances).max()) * length) for length in cell
     )
+    columns = table[:, :, torch.cat([species, atoms]) if tilted else species]
     if tilted:
-        share = torch.cat(
-            [share, *_split(share, columns.height, slope.norm(dim=-1), energy, inner)], -1
-        )
-    else:
-        columns = columns[:, :, : len(SPECIES)]
+        given = slope.norm(dim=-1), energy, inner
+        share = torch.cat([share, *_split(share, columns.height, pairs, *given)], -1)
     coefficients = load_table().coefficients(columns, energy[:, None], detector)
     positions = columns.height[..., None] * slope[:, None, None] if tilted else None
     spectra = column_spectra(
@@ -174,20 +177,34 @@ def detector_spectra(
         positions=positions.flatten(1, 2) if tilted else None,
         focal_phase=focal_phase,
     ).unflatten(1, share.shape[1:])
-    species, atoms = spectra[:, :, : len(SPECIES)], spectra[:, :, len(SPECIES) :]
-    return species.index_add(2, PAIRS.repeat(2).to(atoms.device), atoms) if tilted else species
+    whole, alone = spectra.split([len(species), share.shape[2] - len(species)], 2)
+    return whole.index_add(2, pairs.repeat(2), alone) if tilted else whole
+
+
+@functools.cache
+def _columns_of(kept: tuple[int, ...]) -> tuple[Tensor, Tensor, Tensor]:
+    """Columns of the table of some species, of the atoms of pairs, and positions of the pairs."""
+    places = [k for k, species in enumerate(kept) if species in PAIRS]
+    order = [PAIRS.index(kept[k]) for k in places]
+    atoms = [len(SPECIES) + side * len(PAIRS) + k for side in (0, 1) for k in order]
+    return tuple(torch.tensor(v, dtype=torch.long) for v in (kept, atoms, places))
 
 
 def _split(
-    share: Tensor, height: Tensor, slope: Tensor, beam_energy: Tensor, inner: Tensor
+    share: Tensor,
+    height: Tensor,
+    pairs: Tensor,
+    slope: Tensor,
+    beam_energy: Tensor,
+    inner: Tensor,
 ) -> list[Tensor]:
     """Subtract from pairs in place, and return, the shares of atoms that scatter separately."""
-    upper, lower = height[..., len(SPECIES) :].unflatten(-1, (2, -1)).unbind(-2)
+    upper, lower = height[..., share.shape[-1] :].unflatten(-1, (2, -1)).unbind(-2)
     slope, beam_energy, inner = slope[:, None, None], beam_energy[:, None, None], inner[..., None]
-    alone = share[..., PAIRS] * (
+    alone = share[..., pairs] * (
         1 - pair_overlap((lower - upper) * slope, lower - upper, beam_energy, inner)
     )
-    share[..., PAIRS] -= alone
+    share[..., pairs] -= alone
     return [alone, alone]
 
 

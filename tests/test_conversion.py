@@ -1,0 +1,146 @@
+"""Results for ArviZ: names instead of codes, few variables, predicted images."""
+
+import importlib.metadata
+import warnings
+
+import arviz
+import numpy as np
+import pytest
+import xarray as xr
+from crystal_results import draw_crystal, index, make_result
+
+import bayesctx as bc
+from bayesctx.crystal import METALS
+from bayesctx.defects import DEFECTS
+from bayesctx.inference.conversion import DEFAULT, arrange_for_arviz
+
+
+@pytest.fixture(scope="module")
+def micrograph():
+    data = bc.simulate_micrograph(bc.reference_prior(), seed=1, num_pixels=128, sampling=0.2)
+    known = {n: data[n].item() for n in bc.CONTEXT if n in data and n not in ("dopant", "dose")}
+    known["dopant"] = ["Ti", "V", "Nb"]
+    return bc.infer(data.intensity, known, likelihood="network", num_draws=256)
+
+
+@pytest.fixture
+def drawn():
+    """A result of 200 draws: dopants Ti 120, V 79, Nb 1; two assignments; two continuous ones."""
+    draws, places, sublattice = draw_crystal(200)
+    dopant = np.repeat([METALS.index(n) for n in ("Ti", "V", "Nb")], [120, 79, 1])
+    assignment = np.repeat([0, 3], [150, 50])
+    variables = {"dopant": dopant, "assignment": assignment}
+    result = make_result(draws, places, sublattice, given={"host": "WSe2"}, variables=variables)
+    rng = np.random.default_rng(0)
+    shares = rng.dirichlet(np.ones(len(DEFECTS)), (1, 200))
+    shares[..., index("M_X")[0]] = 0.0
+    continuous = {
+        "dose": (("chain", "draw"), rng.uniform(1e4, 2e4, (1, 200))),
+        "C12": (("chain", "draw"), rng.uniform(0, 30, (1, 200))),
+        "concentration": (("chain", "draw", "defect_class"), shares),
+    }
+    posterior = result["posterior"].to_dataset().assign(continuous)
+    result["posterior"] = posterior.assign_coords(defect_class=list(DEFECTS))
+    result["prior"] = xr.Dataset({n: posterior[n] for n in ("dose", "C12", "dopant")})
+    result["log_likelihood"] = xr.Dataset({"image": (("chain", "draw"), np.zeros((1, 200)))})
+    return result
+
+
+def arrange(result, variables=DEFAULT, sites=(), num_predicted=0):
+    return arrange_for_arviz(result, variables, sites, num_predicted)
+
+
+def test_codes_become_indicators_of_names(drawn):
+    tree = arrange(drawn)
+    posterior = tree["posterior"]
+    assert set(posterior.data_vars) == {"dose", "dopant", "assignment", "concentration"}
+    assert posterior.dopant_class.values.tolist() == ["Ti", "V", "others"]
+    assert posterior.dopant.mean(("chain", "draw")).values.tolist() == [0.6, 0.395, 0.005]
+    assert (posterior.dopant.sum("dopant_class") == 1).all()
+    names = posterior.assignment_class.values.tolist()
+    assert names == ["metal-chalcogen-hollow", "chalcogen-hollow-metal"]
+    # the prior has the same names
+    assert tree["prior"].dopant_class.identical(posterior.dopant_class)
+    assert set(tree["prior"].data_vars) == {"dose", "dopant"}
+    # a class that no draw has any of has no density
+    assert set(DEFECTS) - set(posterior.defect_class.values.tolist()) == {"M_X"}
+    assert "log_likelihood" not in tree.children
+    assert tree.attrs == drawn.attrs
+
+
+def test_what_does_not_vary_is_a_constant(drawn):
+    one = drawn.isel(draw=slice(0, 100))
+    tree = arrange(one)
+    assert {"dopant", "assignment"}.isdisjoint(tree["posterior"].data_vars)
+    assert tree["constant_data"].dopant == "Ti"
+    assert tree["constant_data"].assignment == "metal-chalcogen-hollow"
+
+
+def test_variables_are_chosen_by_name_or_kind(drawn):
+    assert list(arrange(drawn, "context")["posterior"].data_vars) == ["dose"]
+    assert set(arrange(drawn, ["C12", "material"])["posterior"].data_vars) == {
+        "C12", "dopant", "assignment"
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="unknown variable or kind of variables 'dosis'.* 'dose'"):
+        arrange(drawn, "dosis")
+
+
+def test_classes_of_sites_have_names_and_numbers(drawn):
+    tree = arrange(drawn, sites=[7, 3])
+    found = tree["posterior"].defect
+    assert found.patch.values.tolist() == [7, 3]
+    for k, site in enumerate((7, 3)):
+        for name in found.site_class.values:
+            expected = (drawn["posterior"].defect.values[..., site] == DEFECTS.index(name)).mean()
+            mean = found[..., k, :].sel(site_class=name).mean()
+            assert mean == pytest.approx(expected)
+    # the same numbers name the sites in every group
+    place = tree["constant_data"].site_x.sel(patch=7)
+    assert place == drawn["constant_data"].site_x[7]
+    everywhere = arrange(drawn, "defect")["posterior"].defect
+    assert everywhere.sizes["patch"] == drawn["constant_data"].sizes["patch"]
+
+
+@pytest.mark.parametrize("sites", [3, "3", None])
+def test_sites_are_a_sequence(sites, drawn):
+    with pytest.raises(TypeError, match=r"a sequence of numbers of sites was expected.*; write \["):
+        arrange(drawn, sites=sites)
+
+
+def test_a_site_is_one_of_the_result(drawn):
+    with pytest.raises(ValueError, match="sites"):
+        arrange(drawn, sites=[10**6])
+
+
+def test_the_installed_arviz_summarises_and_plots_by_default(micrograph):
+    plt = pytest.importorskip("matplotlib.pyplot")
+    data = bc.to_arviz(micrograph)
+    is_new = int(importlib.metadata.version("arviz").split(".")[0]) >= 1
+    assert isinstance(data, xr.DataTree if is_new else arviz.InferenceData)
+    summary = arviz.summary(data, kind="stats")
+    assert {"dose", "dopant[Ti]", "concentration[V_X]"} <= set(summary.index)
+    assert len(summary) < 30
+    share = micrograph["posterior"].dopant.values == METALS.index("Ti")
+    assert summary.loc["dopant[Ti]", "mean"] == pytest.approx(share.mean(), abs=0.01)
+    names = ["plot_forest", "plot_trace"]
+    names += ["plot_dist", "plot_ppc_dist"] if is_new else ["plot_posterior", "plot_ppc"]
+    for name in names:
+        with warnings.catch_warnings():
+            # ArviZ 0 uses what newer versions of matplotlib deprecate
+            warnings.simplefilter("ignore", PendingDeprecationWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            getattr(arviz, name)(data)
+        plt.close("all")
+
+
+def test_images_are_predicted_of_micrographs_alone(micrograph):
+    predicted = arrange(micrograph, num_predicted=3)["posterior_predictive"].intensity
+    assert predicted.dims == ("chain", "draw", "y", "x")
+    assert predicted.shape == (1, 3, 128, 128)
+    by_default = arrange(micrograph, num_predicted=None)["posterior_predictive"]
+    assert by_default.sizes["draw"] == 10
+    data = bc.simulate(bc.reference_prior(), 2, seed=2)
+    patches = bc.infer(data.intensity, {}, num_draws=64)
+    assert "posterior_predictive" not in arrange(patches, num_predicted=None).children
+    with pytest.raises(ValueError, match="a result of a micrograph was expected"):
+        arrange(patches, num_predicted=3)
