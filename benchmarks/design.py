@@ -257,15 +257,16 @@ def main() -> None:
     everything = ["host", "dopant", "defocus", *FIRST]
     for first, known, count in (
         ("high angle 80-200", everything, num),
-        ("low ring 25-55", everything, num),
+        ("low ring 25-55", everything, 3 * num),
         ("low ring 25-55", list(FIRST), num // 2),
     ):
         found = second_recordings(first, count, known, seed)
         rest = "everything" if known == everything else "all but host, dopant and defocus"
         body += f"### First {first} mrad, {rest} known, {count} patches\n\n"
         body += f"{table(header, compared(*found))}\n\n{table(each, each_of(*found))}\n\n"
-    body += f"## Which metadata to look up\n\n{num} patches at 1e5 e/Å², nothing known.\n\n"
-    found = look_ups(num, 1e5, seed)
+    many = 5 * num // 2
+    body += f"## Which metadata to look up\n\n{many} patches at 1e5 e/Å², nothing known.\n\n"
+    found = look_ups(many, 1e5, seed)
     body += table(header, compared(*found, LOOKED_UP)) + "\n\n"
     body += table(each, each_of(*found, LOOKED_UP))
     body += f"\n\n{PAIRS.format(num=arguments.num_scenes)}"

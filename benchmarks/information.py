@@ -82,7 +82,7 @@ def measure(dose: float, num: int, seed: int, model: bc.DefectModel) -> xr.Datas
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--num-patches", type=int, default=600, help="per dose (default: 600)")
+    parser.add_argument("--num-patches", type=int, default=1500, help="per dose (default: 1500)")
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--seed", type=int, default=8000)
     arguments = parser.parse_args()
