@@ -30,7 +30,7 @@ CONTEXTS = {
     ),
 }  # fmt: skip
 ALWAYS = ("convergence_semiangle", "defocus", "dose")
-BLOCKS = Path(__file__).parent / "exact"  # finished doses: a core takes minutes for each
+FINISHED = Path(__file__).parents[1] / "runs"  # doses: a core takes minutes for each
 AT_ONCE = 16  # patches that share their templates
 PLAIN = [k for k, s in enumerate(SPECIES) if s.defect in ("M", "X2", "V_X", "V_X2")]
 DOPED = next(k for k, s in enumerate(SPECIES) if s.holds_dopant)
@@ -64,7 +64,7 @@ species, host and dopant, interpolated over the logarithm:
 
 def exact(data: xr.Dataset, num_draws: int, seed: int) -> np.ndarray:
     """Log evidence of all cases, (patch, condition, host, column), cached in a file."""
-    file = BLOCKS / f"paper-{seed}-{data.sizes['image']}-{float(data.dose[0]):.0f}-{num_draws}.npy"
+    file = FINISHED / f"paper-{seed}-{data.sizes['image']}-{float(data.dose[0]):.0f}-{num_draws}.npy"
     if file.exists():
         return np.load(file)
     model = bc.ExactModel(bc.paper_prior(), num_draws=num_draws)
