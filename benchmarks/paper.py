@@ -64,12 +64,12 @@ species, host and dopant, interpolated over the logarithm:
 
 def exact(data: xr.Dataset, num_draws: int, seed: int) -> np.ndarray:
     """Log evidence of all cases, (patch, condition, host, column), cached in a file."""
-    file = FINISHED / f"paper-{seed}-{data.sizes['image']}-{float(data.dose[0]):.0f}-{num_draws}.npy"
+    dose = float(data.dose[0])
+    file = FINISHED / f"paper-{seed}-{data.sizes['image']}-{dose:.0f}-{num_draws}.npy"
     if file.exists():
         return np.load(file)
     model = bc.ExactModel(bc.paper_prior(), num_draws=num_draws)
     prior, materials = model.prior, Materials.of(model.prior)
-    dose = float(data.dose[0])
     crystals = [
         Crystal(prior, int(h), d.tolist(),
                 {n: dose if n == "dose" else float(c[n]) for n in CONTINUOUS})
