@@ -81,7 +81,7 @@ def crystal(seed, pixels=PIXELS, prior=PRIOR, rings=()):
 def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE, rings=()):
     """Scan, world and view of a crystal whose images have noise, in units of their mean."""
     scan, world, *_ = crystal(seed, pixels, prior, rings)
-    mean = scan.basis() @ world.drift
+    mean = scan.basis @ world.drift
     # where nothing is drawn, columns stand on the lattice
     shift = torch.where(scan.updated[:, None], world.shift, mean)
     world = replace(world, shift=shift, signal=torch.tensor([10.0, 4.0][: len(scan.image)]))
@@ -99,7 +99,7 @@ def designs(scan, world):
     """What the image is linear in, shape (detector, parameter, pixel), and the prior scales."""
     view = look(scan, world)
     total = view.images.sum(1, keepdim=True)
-    film = scan.film_columns().expand(len(total), -1, -1, -1)
+    film = scan.film_columns.expand(len(total), -1, -1, -1)
     design = torch.cat([total, view.images, film], 1).flatten(2).double()
     scale = torch.full(design.shape[:2], FLAT, dtype=torch.float64)
     scale[:, 1:-3] = (error_size(view.values, world.additivity) * world.signal)[:, None]
@@ -151,7 +151,7 @@ def log_posterior(scan, world, variance):
     )
     spread, scatter = (v.double() for v in scales_of_sites(world))
     moving = scan.updated & HAS_ATOMS[world.species]
-    own = (world.shift - scan.basis() @ world.drift)[moving].double()
+    own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),
         Normal(0.0, 1.0).log_prob(world.z).sum(),

@@ -137,7 +137,7 @@ def log_joint(scan, world):
     conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
     value = pyro.poutine.trace(conditioned).get_trace(scan).log_prob_sum()
     spread, scatter = (s[~_counted(scan, world)] for s in scales_of_sites(world))
-    own = (world.shift - scan.basis() @ world.drift)[~_counted(scan, world)]
+    own = (world.shift - scan.basis @ world.drift)[~_counted(scan, world)]
     value = value - Normal(0.0, spread[:, None]).log_prob(own).sum()
     value = value - Normal(0.0, scatter).log_prob(world.excess[~_counted(scan, world)]).sum()
     view = look(scan, world)

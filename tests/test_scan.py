@@ -179,7 +179,7 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
         evidence.append(again.evidence)
         # signal and film have a wide prior, errors of additivity theirs
         design = (
-            torch.cat([images[0].sum(0, keepdim=True), images[0], scan.film_columns()])
+            torch.cat([images[0].sum(0, keepdim=True), images[0], scan.film_columns])
             .flatten(1)
             .double()
         )

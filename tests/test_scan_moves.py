@@ -156,7 +156,7 @@ def site_slopes(scan, world):
 
 def law_of_image(scan, world, view, scatter, slopes, middle):
     """Of the pixels, displacement and excess of the site integrated out."""
-    mean = torch.cat([(scan.basis() @ world.drift - world.shift)[0], torch.zeros(1)]).double()
+    mean = torch.cat([(scan.basis @ world.drift - world.shift)[0], torch.zeros(1)]).double()
     scale = torch.tensor([world.disorder, world.disorder, scatter]).double()
     variance = view.variance.flatten().double()
     return LowRankMultivariateNormal(middle + slopes @ mean, slopes * scale, variance)
@@ -279,7 +279,7 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     seed = 2
     chain._draw_scales(scan, world, view, torch.Generator().manual_seed(seed))
     again = torch.Generator().manual_seed(seed)
-    before, mean = log_posterior(scan, world, view.variance), scan.basis() @ world.drift
+    before, mean = log_posterior(scan, world, view.variance), scan.basis @ world.drift
     wanted = []
     names = [(n, 0) for n in ("jitter", "disorder", "additivity")]
     for name, k in (*names, *(("scatter", k) for k in range(len(scan.image)))):

@@ -14,9 +14,10 @@ from torch import Tensor
 from ..context import ANGLES, CONTEXT, MIN_ANGLE_RATIO
 from ..distributions import quantile
 
-__all__ = ["Angle", "Angles"]
+__all__ = ["NO_SHARE", "Angle", "Angles"]
 
 NUM_NODES = 16385  # of tabulated quantiles
+NO_SHARE = 1e-12  # probability that stands for none, so that its logarithm is finite
 LEAST_WIDTH = 1e-12  # mrad between two of them
 
 Angle = tuple[str, int]
@@ -41,9 +42,7 @@ class Angles:
     num_detectors: int
     order: Sequence[int] = ()
 
-    def within(
-        self, angle: Angle, u: Tensor, found: Mapping[Angle, Tensor]
-    ) -> tuple[Tensor, Tensor]:
+    def within(self, angle: Angle, u: Tensor, found: Mapping[Angle, Tensor]) -> Tensor:
         """Quantile of an angle among those that go with others.
 
         Parameters
@@ -57,15 +56,13 @@ class Angles:
 
         Returns
         -------
-        value : Tensor, shape (point,)
+        Tensor, shape (point,)
             In mrad.
-        share : Tensor, shape (point,)
-            Prior probability of those that go with the others.
         """
         low, high = self._bounds(angle, found)
         smallest, share = self.room(angle, found)
         value = quantile(self.priors[angle], smallest + share * u, CONTEXT[angle[0]].domain)
-        return value.clamp(min=low, max=high), share
+        return value.clamp(min=low, max=high)
 
     def room(self, angle: Angle, found: Mapping[Angle, Tensor]) -> tuple[Tensor, Tensor]:
         """Prior probability of an angle below those that go with others, and of these.
@@ -84,6 +81,47 @@ class Angles:
         """
         smallest, largest = (self._law(angle, bound) for bound in self._bounds(angle, found))
         return smallest, (largest - smallest).clamp(min=0.0)
+
+    def before(self, angle: Angle, values: Mapping[str, Tensor]) -> dict[Angle, Tensor]:
+        """Select the angles that are known when one of them is read.
+
+        Parameters
+        ----------
+        angle : Angle
+            One that is open.
+        values : mapping of str to Tensor, shape (point,) or (point, detector)
+            Of all angles.
+
+        Returns
+        -------
+        dict of Angle to Tensor, shape (point,)
+            Those that are not open, and those that come first.
+        """
+        names = list(self.priors)
+        later, found = names[names.index(angle) :], {}
+        for name in ANGLES:
+            columns = values[name].view(len(values[name]), -1).unbind(-1)
+            found |= {(name, k): v for k, v in enumerate(columns) if (name, k) not in later}
+        return found
+
+    def log_mass(self, values: Mapping[str, Tensor]) -> Tensor:
+        """Log of the prior probability that every open angle goes with those before it.
+
+        Parameters
+        ----------
+        values : mapping of str to Tensor, shape (point,) or (point, detector)
+            Of all angles.
+
+        Returns
+        -------
+        Tensor, shape (point,)
+            At least the logarithm of ``NO_SHARE`` for each.
+        """
+        found = torch.zeros_like(values[ANGLES[0]])
+        for angle in self.priors:
+            share = self.room(angle, self.before(angle, values))[1]
+            found = found + share.clamp(min=NO_SHARE).log()
+        return found
 
     def _bounds(self, angle: Angle, found: Mapping[Angle, Tensor]) -> tuple[Tensor, Tensor]:
         """Smallest and largest angle that goes with others."""

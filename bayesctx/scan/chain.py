@@ -196,7 +196,7 @@ def _draw_scales(
     """
     shared = view.values, view.spectra
     calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
-    mean = scan.basis() @ world.drift
+    mean = scan.basis @ world.drift
     before = evaluate(scan, world, view, world.z, shared)
     priors = scan.coordinates.scale_priors
     each = range(len(scan.image))
@@ -245,7 +245,7 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     spread, scatter = scales_of_sites(world)
     counted = HAS_ATOMS[world.species] & scan.updated
     wide, coarse = counted & world.is_wide, counted & world.is_coarse
-    own = (world.shift - scan.basis() @ world.drift)[wide] / spread[wide, None]
+    own = (world.shift - scan.basis @ world.drift)[wide] / spread[wide, None]
     value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
     value = value - 0.5 * (world.excess / scatter)[coarse].square().sum()
     return float(value - scatter[coarse].log().sum())

@@ -143,7 +143,7 @@ class Sites:
             canvas=Canvas.of(scan, world, view, kernels.half),
             kernels=kernels,
             prior=_Amplitudes.of(world),
-            mean_shift=scan.basis() @ world.drift,
+            mean_shift=scan.basis @ world.drift,
             amplitude=world.signal[:, None] * (1 + world.errors),
             log_prior=log_share[:, CLASS] - NUM_ALIKE.log(),
         )

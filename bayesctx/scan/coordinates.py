@@ -15,7 +15,7 @@ from ..context import ANGLES, CONTEXT, Detector, is_annular_dark_field
 from ..distributions import quantile
 from ..nuisances import DOMAINS
 from ..prior import CONTINUOUS
-from .angles import Angles
+from .angles import NO_SHARE, Angles
 from .scale_prior import ScalePrior, scale_priors
 
 __all__ = ["PAIRS", "Coordinates"]
@@ -29,8 +29,7 @@ EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
 NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
 NO_DISTANCE = 1e-6  # from the origin, of a pair
-# share of an angle that goes with those before it: for a finite logarithm, and that of the least
-NO_SHARE, LEAST_MASS = 1e-12, math.log(1e-9)
+LEAST_MASS = math.log(1e-9)  # of angles that go with those before them, below which none do
 TRIES = 8  # draws of the shared variables until a detector goes with its probe
 FARTHEST = 6.0  # standard deviations, of a coordinate of a point that is asked for
 
@@ -149,10 +148,6 @@ class Coordinates:
             Context (without the dose) and shared nuisances by name, in their units; the collection
             angles have the shape (point, detector).
         """
-        return self._values_and_mass(z)[0]
-
-    def _values_and_mass(self, z: Tensor) -> tuple[dict[str, Tensor], Tensor]:
-        """Variables, and the log mass of the angles that go with those before them."""
         names = [n for n in CONTINUOUS if n != "dose"] + list(SHARED)
         names += [azimuth for azimuth, _ in PAIRS.values()]
         each = [(n, k) for n in names for k in range(self._number(n))]
@@ -161,7 +156,6 @@ class Coordinates:
             for n, k in each
             if isinstance(v := self._prior(n, k), float | int)
         }
-        log_mass = torch.zeros_like(z[:, 0])
         columns = iter(z.unbind(-1))
         for name, k in self._open():
             first = next(columns)
@@ -173,15 +167,14 @@ class Coordinates:
             else:
                 u = torch.special.ndtr(first)
             if name in ANGLES:
-                found[name, k], share = self._angles.within((name, k), u, found)
-                log_mass = log_mass + share.clamp(min=NO_SHARE).log()
+                found[name, k] = self._angles.within((name, k), u, found)
             elif (name, k) not in found:
                 found[name, k] = quantile(self._prior(name, k), u, _domain(name))
         values = {azimuth: torch.zeros_like(z[:, 0]) for azimuth, _ in PAIRS.values()}
         values |= {n: v for (n, _), v in found.items() if n not in OF_DETECTOR}
         for name in OF_DETECTOR:
             values[name] = torch.stack([found[name, k] for k in range(self.num_detectors)], -1)
-        return values, log_mass
+        return values
 
     @functools.cached_property
     def _angles(self) -> Angles:
@@ -247,7 +240,7 @@ class Coordinates:
         for (name, k), values in given.items():
             u = self._probabilities(name, k, values)
             if name in ANGLES:
-                found = self._angles_before(name, k, placed)
+                found = self._angles.before((name, k), self.values(placed))
                 smallest, share = self._angles.room((name, k), found)
                 u = (u - smallest) / share.clamp(min=NO_SHARE)
             normal = torch.special.ndtri(u.clamp(0, 1))
@@ -262,18 +255,6 @@ class Coordinates:
             position += 2 if name in PAIRS else 1
         return found
 
-    def _angles_before(self, name: str, detector: int, z: Tensor) -> dict[tuple[str, int], Tensor]:
-        """Angles that are known when the coordinate of one of them is read."""
-        columns, values = self._columns(), self.values(z)
-        last = columns[name, detector]
-        found = {}
-        for angle in ANGLES:
-            for k in range(self._number(angle)):
-                if columns.get((angle, k), -1) < last:
-                    own = values[angle]
-                    found[angle, k] = own[:, k] if own.ndim == 2 else own
-        return found
-
     def _probabilities(self, name: str, detector: int, values: Tensor) -> Tensor:
         """Probability of smaller values, by bisection: not every prior has it in closed form."""
         low, high = torch.zeros_like(values), torch.ones_like(values)
@@ -283,13 +264,15 @@ class Coordinates:
             low, high = torch.where(below, middle, low), torch.where(below, high, middle)
         return (low + high) / 2
 
-    def log_prior(self, z: Tensor) -> Tensor:
+    def log_prior(self, z: Tensor, values: Mapping[str, Tensor] | None = None) -> Tensor:
         """Log prior density, up to a constant.
 
         Parameters
         ----------
         z : Tensor, shape (point, coordinate)
             Coordinates.
+        values : mapping of str to Tensor, optional
+            ``values`` there, if known.
 
         Returns
         -------
@@ -297,7 +280,8 @@ class Coordinates:
             Minus infinity where a detector does not go with the probe, or detectors are not in
             their order.
         """
-        values, log_mass = self._values_and_mass(z)
+        values = self.values(z) if values is None else values
+        log_mass = self._angles.log_mass(values)
         semiangle, rings = values["convergence_semiangle"][:, None], Detector.of(values)
         possible = is_annular_dark_field(semiangle, rings).all(-1) & (log_mass > LEAST_MASS)
         for low, high in itertools.pairwise(self.order):
@@ -330,7 +314,7 @@ class Coordinates:
         """
         shape = TRIES * num, len(self.names)
         z = self.quantiles(torch.rand(shape, generator=generator, dtype=torch.float64))
-        chance = self._values_and_mass(z)[1]
+        chance = self._angles.log_mass(self.values(z))
         kept = torch.rand(len(z), generator=generator, dtype=torch.float64).log() < chance
         return z[kept & (self.log_prior(z) > -math.inf)][:num]
 

@@ -157,15 +157,15 @@ class Field:
         dict of int to Tensor, shape (detector, qy, qx)
             By species.
         """
-        found = {}
-        for k in species.unique().tolist():
-            if not SPECIES[k].slots:
-                continue
-            mine = species == k
-            found[k] = structure_factor(
-                positions[mine], weights[mine].mT, cell=self.cell, num_modes=self.num_modes
-            )
-        return found
+        atoms = torch.tensor([bool(s.slots) for s in SPECIES])
+        held = atoms[species].nonzero()[:, 0]
+        kinds, sizes = species[held].unique(return_counts=True)
+        order = held[species[held].argsort(stable=True)]
+        found = structure_factor(
+            positions[order], weights[order].mT, cell=self.cell, num_modes=self.num_modes,
+            sizes=sizes.tolist(),
+        )  # fmt: skip
+        return dict(zip(kinds.tolist(), found.unbind(1), strict=True))
 
     def images(self, spectra: Tensor, row_shift: Tensor | None = None) -> Tensor:
         """Images of Fourier coefficients.

@@ -21,7 +21,7 @@ from .occupation import (
 from .shared import climb
 from .signal import draw_rows, draw_signal, fit_noise, regress, slope_along_x
 from .threads import side_by_side
-from .world import Scan, View, World, look, upside_down
+from .world import MIRROR, Scan, View, World, look
 
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 
@@ -152,7 +152,8 @@ def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tupl
 
     def fit(partner: tuple[Tensor, bool]) -> tuple[float, World]:
         z, turned = partner
-        other = replace(upside_down(world) if turned else world, z=z)
+        species = MIRROR[world.species] if turned else world.species
+        other = replace(world, z=z, species=species)
         view = look(scan, other)
         for _ in range(2):
             other, view, _ = climb(scan, other, view)

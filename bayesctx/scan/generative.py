@@ -99,7 +99,7 @@ def _sample_sites(scan: Scan, world: World, num: int) -> World:
         spread, scatter = scales_of_sites(world)
         own = pyro.sample("own", dist.Normal(0.0, spread[:, None].expand(-1, 2)).to_event(1))
         excess = pyro.sample("excess", dist.Normal(0.0, scatter).to_event(1))
-    return replace(world, shift=scan.basis() @ world.drift + own, excess=excess)
+    return replace(world, shift=scan.basis @ world.drift + own, excess=excess)
 
 
 def _sample_signal(scan: Scan, world: World) -> World:
@@ -147,6 +147,6 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
         "fraction": fraction.float().clamp(TINY, 1 - TINY),
         "is_wide": world.is_wide.float(),
         "is_coarse": world.is_coarse.float(),
-        "own": world.shift - scan.basis() @ world.drift,
+        "own": world.shift - scan.basis @ world.drift,
         "log_slope": world.slope.log(),
     }

@@ -198,7 +198,7 @@ def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     qx, qy = frequencies(scan.field.cell, scan.field.num_modes)
     turns = (-2j * math.pi * qx, (-2j * math.pi * qy)[:, None])
     positions, held, found = scan.positions + world.shift, HAS_ATOMS[world.species], []
-    for term in scan.basis().T:
+    for term in scan.basis.T:
         weights = (1 + world.excess) * (term * held)[:, None]
         factors = scan.field.factors(positions, weights, world.species)
         total = total_spectrum(world, view, factors)
@@ -237,7 +237,7 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
 def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
     """Values that follow, their slopes (value, parameter), and their standard deviations."""
     spread, scatter = scales_of_sites(world)
-    own = (world.shift - scan.basis() @ world.drift) * HAS_ATOMS[world.species, None]
+    own = (world.shift - scan.basis @ world.drift) * HAS_ATOMS[world.species, None]
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
         (world.excess.flatten(), joint.excess.flatten(0, 1), scatter.flatten()),
@@ -277,7 +277,7 @@ def moved(scan: Scan, world: World, joint: Joint, change: Tensor) -> World:
         world,
         z=torch.cat([world.z[:-2] + change[:num], world.z[-2:]]),
         drift=world.drift + drift,
-        shift=world.shift + scan.basis() @ drift + joint.own @ small,
+        shift=world.shift + scan.basis @ drift + joint.own @ small,
         excess=world.excess + joint.excess @ small,
         row_shift=world.row_shift + joint.rows @ small,
     )

@@ -131,7 +131,7 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
     spread, scatter = (scale[mine] for scale in scales_of_sites(world))
-    own = (world.shift - scan.basis() @ world.drift)[mine]
+    own = (world.shift - scan.basis @ world.drift)[mine]
     scale = torch.cat([spread[:, None].expand(-1, 2), scatter], -1)
     values = torch.cat([own, world.excess[mine]], -1) / scale
     total = -0.5 * float(values.square().double().sum())
@@ -163,7 +163,7 @@ def _draw_scales(
     scan: Scan, world: World, spread: Tensor, generator: torch.Generator | None
 ) -> World:
     """Mean displacement, scales of displacements and amplitudes, and abundances."""
-    basis, counted = scan.basis(), HAS_ATOMS[world.species] & scan.updated
+    basis, counted = scan.basis, HAS_ATOMS[world.species] & scan.updated
     weight = counted / spread**2
     gram = (basis.T * weight) @ basis + FIELD_PRECISION * torch.eye(basis.shape[1])
     factor = torch.linalg.cholesky(gram)

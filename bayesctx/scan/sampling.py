@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
+import torch
 from scipy.special import softmax
 
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
@@ -28,6 +29,7 @@ WARMUP = 2  # draws of every chain at every mode that are left out
 MOST_SITES, IN_WINDOW = 1000, 400
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
 REMOTE = 12.0  # nats below the best of modes of nearly one image that are not looked at
+MARGIN = 1.15  # of the band limit around modes, at which their angles and energies vary
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
 ANNEALED = 2  # worlds of each of these
 # nats, standard deviation of the log evidence of a candidate: fits that began at different worlds
@@ -234,8 +236,10 @@ def _sample_candidate(
     tick: Callable[[], object],
 ) -> list[list[Draw]]:
     """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
-    scan, best = contender.start.scan, _best(contender.modes)[0]
+    best = _best(contender.modes)[0]
     near = [(value, world) for value, world in contender.modes if value > best - REMOTE]
+    scan, whole = (_limited(s, near) for s in (contender.start.scan, candidate.scan))
+    candidate = replace(candidate, scan=whole)
     numbered = range(len(near))
     modes = side_by_side(
         lambda k: explore_mode(scan, near[k][1], derived(seed, 0, k)), numbered, num_threads
@@ -265,6 +269,12 @@ def _sample_candidate(
         return _interleave(segments)
 
     return side_by_side(draw, range(len(num_draws)), num_threads)
+
+
+def _limited(scan: Scan, modes: Sequence[tuple[float, World]]) -> Scan:
+    """A scan whose band limit is that of some modes instead of that of all that may be."""
+    values = scan.coordinates.values(torch.stack([world.z for _, world in modes]))
+    return replace(scan, field=scan.field.limited(values, MARGIN))
 
 
 def _cover_modes(

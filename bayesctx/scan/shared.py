@@ -92,10 +92,11 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
         There; with a log density of minus infinity where the detector does not go with the probe,
         or the image is no finite number.
     """
-    prior = scan.coordinates.log_prior(z[None])[0]
+    values = shared[0] if shared else scan.coordinates.values(z[None])
+    prior = scan.coordinates.log_prior(z[None], values)[0]
     if not bool(prior.isfinite()):
         return State(z, torch.full_like(prior, -math.inf))
-    shared = shared or spectra_of(scan, z, view.used)
+    shared = shared or spectra_of(scan, z, view.used, values)
     images = render(scan, shared[1], view.factors, world.row_shift)
     if not bool(images.isfinite().all()):
         return State(z, torch.full_like(prior, -math.inf))

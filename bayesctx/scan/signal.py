@@ -137,7 +137,7 @@ def columns_of(scan: Scan, images: Tensor) -> Tensor:
     Tensor, shape (parameter, pixel)
         All columns, those of each species, and film, in double precision.
     """
-    parts = [images.sum(0, keepdim=True), images, scan.film_columns()]
+    parts = [images.sum(0, keepdim=True), images, scan.film_columns]
     return torch.cat(parts).flatten(1).double()
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from ..defects import DEFECTS, SITES, SPECIES
 from .coordinates import Coordinates
 from .field import Field, Material, frequencies
 
-__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "View", "World", "begin", "look", "upside_down"]
+__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "View", "World", "begin", "look"]
 
 KINDS = MONOLAYER_1H.sites
 CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
@@ -138,6 +139,7 @@ class Scan:
         colour = torch.from_numpy(chosen)
         return [(colour == c).nonzero()[:, 0] for c in range(int(colour.max()) + 1)]
 
+    @functools.cached_property
     def basis(self) -> Tensor:
         """Polynomials of the position, shape (site, term), the constant first."""
         scale = torch.stack([a.abs().max() for a in self.field.axes])
@@ -145,6 +147,7 @@ class Scan:
         powers = [(i, j) for i in range(DEGREE + 1) for j in range(DEGREE + 1 - i)]
         return torch.stack([x**i * y**j for i, j in powers], -1)
 
+    @functools.cached_property
     def film_columns(self) -> Tensor:
         """Constant and slopes of what is under the columns, shape (3, y, x)."""
         x, y = (a / a.abs().max() for a in self.field.axes)
@@ -274,7 +277,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         excess=torch.zeros(num, num_detectors),
         row_shift=torch.zeros(scan.field.shape[0]),
         errors=torch.zeros(num_detectors, len(SPECIES)),
-        drift=torch.zeros(scan.basis().shape[1], 2),
+        drift=torch.zeros(scan.basis.shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
@@ -287,7 +290,10 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
 
 
 def spectra_of(
-    scan: Scan, z: Tensor, kept: Sequence[int] | None = None
+    scan: Scan,
+    z: Tensor,
+    kept: Sequence[int] | None = None,
+    values: dict[str, Tensor] | None = None,
 ) -> tuple[dict[str, Tensor], Tensor]:
     """Shared variables, and the spectra of the columns, moved as the coordinates say.
 
@@ -299,6 +305,8 @@ def spectra_of(
         The last two are the common displacement, in units of ``Coordinates.translation``.
     kept : sequence of int, optional
         Species that are looked at; the spectra of the others are zero then.
+    values : dict of str to Tensor, optional
+        The shared variables, if known.
 
     Returns
     -------
@@ -307,7 +315,7 @@ def spectra_of(
     spectra : Tensor, shape (detector, species, qy, qx)
         Of one column of every species.
     """
-    values = scan.coordinates.values(z[None])
+    values = scan.coordinates.values(z[None]) if values is None else values
     spectra = scan.field.spectra(values, scan.material, kept=kept)[0]
     if kept is not None:
         empty = spectra.new_zeros(len(spectra), len(SPECIES), *spectra.shape[2:])
@@ -350,7 +358,7 @@ def look(
     images = render(scan, spectra, factors, world.row_shift)
     amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
     columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
-    expected = columns + torch.einsum("dk,kyx->dyx", world.film, scan.film_columns())
+    expected = columns + torch.einsum("dk,kyx->dyx", world.film, scan.film_columns)
     variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
     # a line through the squares may cross zero where little is expected
     least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()
@@ -381,19 +389,3 @@ def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: T
     """
     stacked = torch.stack([spectra[:, k] * f for k, f in factors.items()], 1)
     return scan.field.images(stacked, row_shift)
-
-
-def upside_down(world: World) -> World:
-    """Turn the layer upside down: species become their mirror images in its plane.
-
-    Parameters
-    ----------
-    world : World
-        The world.
-
-    Returns
-    -------
-    World
-        Positions and all else stay.
-    """
-    return replace(world, species=MIRROR[world.species])
