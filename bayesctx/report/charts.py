@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-__all__ = ["Chart", "density_chart", "format_number"]
+__all__ = ["Chart", "density_chart", "format_number", "format_spread"]
 
 WIDTH, HEIGHT, BASE = 240.0, 74.0, 56.0
 MOST_BINS, FEWEST_BINS = 40, 3
@@ -142,3 +142,23 @@ def format_number(value: float, like: Sequence[float] = ()) -> str:
     else:
         text = f"{float(f'{value:.{3 if len(like) else 5}g}') + 0.0:,}".removesuffix(".0")
     return _signed(text.replace(",", "\u202f"))
+
+
+def format_spread(mean: float, deviation: float) -> str:
+    """Write a mean with a standard deviation, to two digits of the latter.
+
+    Parameters
+    ----------
+    mean, deviation : float
+        Of draws.
+
+    Returns
+    -------
+    str
+        The mean alone, to five digits, where nothing varies.
+    """
+    if not deviation > 0:
+        return format_number(mean)
+    digits = 1 - int(np.floor(np.log10(deviation)))
+    both = (f"{round(v, digits) + 0.0:,.{max(digits, 0)}f}" for v in (mean, deviation))
+    return _signed(" ± ".join(both).replace(",", "\u202f"))

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..context import CONTEXT, NO_DOPANT
 from ..inference.convergence import LARGEST_RHAT
-from .charts import Chart, density_chart, format_number
+from .charts import Chart, density_chart, format_number, format_spread
 
 __all__ = ["PROBE", "Row", "context_rows", "probe_rows"]
 
@@ -188,8 +188,7 @@ def _discrete(result: xr.DataTree, name: str, title: str, kind: str, note: str) 
         before = np.bincount(draws, minlength=len(names))[: len(names)] / draws.size
     order = [i for i in np.argsort(-values, kind="stable") if values[i] >= LEAST_SHARE]
     shares = [(names[i], _or_none(before[i]), float(values[i])) for i in order]
-    best = int(values.argmax())
-    return Row(name, title, "", kind, f"{names[best]}, {values[best]:.3f}", note, shares=shares)
+    return Row(name, title, "", kind, str(names[values.argmax()]), note, shares=shares)
 
 
 def _continuous(
@@ -211,15 +210,13 @@ def _continuous(
         before = None if before is None else _unwrap(before, PERIODS[name], mean)[2]
     elif before is not None:
         first = {"before": _span(before)}
-    spread = np.quantile(draws, (0.05, 0.95))
-    value = f"{format_number(mean, spread)} ± {format_number(deviation, spread)}"
     effective = min(ess, draws.size) if np.isfinite(ess) else _effective(result, draws.size)
     return Row(
         name,
         title,
         _unit(after.attrs.get("units", "")),
         kind,
-        value,
+        format_spread(mean, deviation),
         note,
         _span(draws),
         diagnosis=", ".join(words),

@@ -13,7 +13,7 @@ from ..plots import PERFECT
 from ..tables import counts, crystal_of
 from ..tables.counting import interval
 from ..tables.drawn import read_worlds
-from .charts import format_number
+from .charts import format_number, format_spread
 from .trust import LOW_ESS, likelihood_of
 
 __all__ = [
@@ -29,6 +29,7 @@ LADDER = ((0.99, 1.01, "above 0.99"), (0.9, 0.99, "0.9 to 0.99"), (0.5, 0.9, "0.
 LEAST_EXPECTED = 0.5  # sites of a class that is listed
 MOST_UNSURE = 12
 MOST_IMAGES = 200
+DOT = 0.8  # per cent of the bar of intervals
 PERFECT_CLASSES = [DEFECTS.index(n) for n in PERFECT]
 
 
@@ -119,7 +120,9 @@ def _number_row(row: xr.Dataset, part: bool, chosen: int, longest: float) -> dic
 
     half, most = bounds("number", 50), bounds("number", 90)
     name = str(row.defect_class.item())
-    ends = [most[0], *half, most[1]]
+    # an interval of one number is drawn as a dot
+    ends = [100 * v / longest for v in (most[0], *half, most[1])]
+    ends = [ends[0], min(ends[1], ends[2] - DOT), max(ends[2], ends[1] + DOT), ends[3]]
     species = str(row.species.item())
     found = {
         "name": name,
@@ -130,7 +133,7 @@ def _number_row(row: xr.Dataset, part: bool, chosen: int, longest: float) -> dic
         "half": f"{half[0]:.0f}–{half[1]:.0f}",
         "most": f"{most[0]:.0f}–{most[1]:.0f}",
         "fraction": _with_interval(float(row.fraction), bounds("fraction", 90)),
-        "bar": None if name in PERFECT else [f"{100 * v / longest:.1f}" for v in ends],
+        "bar": None if name in PERFECT else [f"{v:.1f}" for v in ends],
     }
     if "density" in row:
         found["density"] = _with_interval(float(row.density), bounds("density", 90))
@@ -217,10 +220,7 @@ def table_of_images(result: xr.DataTree) -> dict[str, object]:
                 row.append(f"{shares[name][shares[name].dims[-1]].values[best]} {own[best]:.2f}")
             else:
                 draws = drawn[name].isel(image=i).values.ravel().astype(float)
-                ends = np.quantile(draws, (0.05, 0.95))
-                row.append(
-                    f"{format_number(draws.mean(), ends)} ± {format_number(draws.std(), ends)}"
-                )
+                row.append(format_spread(draws.mean(), draws.std()))
         rows.append(row)
     heads = [CONTEXT[n].title + (f" [{CONTEXT[n].unit}]" if CONTEXT[n].unit else "") for n in names]
     note = f"The first {shown} of {number} are listed." if shown < number else ""

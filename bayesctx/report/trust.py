@@ -70,7 +70,9 @@ def likelihood_of(result: xr.DataTree) -> str:
     """
     if is_by_simulator(result):
         return "simulator (all pixels at once)"
-    return "network (the patch around every site)"
+    if "site_x" in result["constant_data"]:
+        return "network (the patch around every site)"
+    return "model of patches (by default the network)"
 
 
 def check_trust(result: xr.DataTree) -> list[Check]:

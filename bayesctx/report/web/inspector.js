@@ -42,13 +42,14 @@ function factsOf(state, i) {
   const facts = [];
   if (data.sampling) {
     const nm = [sites.x[i], sites.y[i]].map((v) => ((v * data.sampling) / 10).toFixed(2));
-    facts.push(["Position x, y", `${nm[0]}, ${nm[1]} nm (${format(sites.x[i], 1)}, ${format(sites.y[i], 1)} px)`]);
+    const px = [sites.x[i], sites.y[i]].map((v) => format(v, 1));
+    facts.push(["Position x, y", `${nm.join(", ")} nm (${px.join(", ")} px)`]);
   }
   if (sites.kindNames[sites.kind[i]]) facts.push(["Kind of site", sites.kindNames[sites.kind[i]]]);
   const species = sites.speciesNames[sites.species[i]];
   facts.push(["Column", species === "-" ? "none" : species]);
   facts.push(["Entropy of the class", `${format(sites.entropy[i], 2)} bit`]);
-  if (sites.change) facts.push(["Entropy reduced by the context", `${format(sites.change[i], 2)} bit`]);
+  if (sites.change) facts.push(["Reduced by the context", `${format(sites.change[i], 2)} bit`]);
   if (sites.surprise) {
     const limit = data.sites.limit === null ? "" : ` (limit ${format(data.sites.limit, 1)})`;
     facts.push(["Surprise", `${format(sites.surprise[i], 1)} nat${limit}`]);
@@ -61,22 +62,24 @@ function factsOf(state, i) {
 function probabilityRows(state, i) {
   const { data, sites } = state;
   const num = data.classes.length;
-  const order = data.classes.map((_, k) => k).sort((a, b) => sites.p[i * num + b] - sites.p[i * num + a]);
-  const kept = order.filter((k, rank) => rank < 2 || sites.p[i * num + k] >= 0.001);
+  const shares = sites.p.subarray(i * num, (i + 1) * num);
+  const order = data.classes.map((_, k) => k).sort((a, b) => shares[b] - shares[a]);
+  const kept = order.filter((k, rank) => rank < 2 || shares[k] >= 0.001);
   const rest = order.filter((k) => !kept.includes(k));
   const rows = kept.map((k) => {
-    const share = sites.p[i * num + k];
+    const share = shares[k];
     const bar = element("span", { class: "bar" });
     bar.style.width = `${100 * share}%`;
     const track = element("td", { class: "track", "aria-hidden": "true" }, bar);
-    const name = element("th", { scope: "row" }, symbolOf(data.classes[k]), ` ${data.classes[k].name}`);
-    name.title = data.classes[k].title;
+    const kind = data.classes[k];
+    const name = element("th", { scope: "row" }, symbolOf(kind), ` ${kind.name}`);
+    name.title = kind.title;
     return element("tr", {}, name, track, element("td", { class: "number" }, format(share)));
   });
-  const sum = rest.reduce((total, k) => total + sites.p[i * num + k], 0);
+  const sum = rest.reduce((total, k) => total + shares[k], 0);
   const name = element("th", { scope: "row" }, `${rest.length} others`);
-  rows.push(element("tr", { class: "rest" }, name, element("td"), element("td", { class: "number" }, format(sum))));
-  return rows;
+  const total = element("td", { class: "number" }, format(sum));
+  return [...rows, element("tr", { class: "rest" }, name, element("td"), total)];
 }
 
 // Intensity of a layer at a pixel of the image; not a number outside of it.
@@ -103,14 +106,17 @@ function columnAt(columns, detector, hypothesis, dx, dy) {
 function smooth(pixels, size, sampling) {
   const width = Math.max(WINDOW / sampling, 0.5);
   const reach = Math.ceil(2.5 * width);
-  const weights = Array.from({ length: 2 * reach + 1 }, (_, k) => Math.exp(-(((k - reach) / width) ** 2) / 2));
+  const weight = (k) => Math.exp(-(((k - reach) / width) ** 2) / 2);
+  const weights = Array.from({ length: 2 * reach + 1 }, (_, k) => weight(k));
   const along = (values, step, position) =>
     values.map((_, k) => {
       let [sum, total] = [0, 0];
       for (let j = -reach; j <= reach; j++) {
         const at = position(k) + j;
         const value = at < 0 || at >= size ? NaN : values[k + j * step];
-        if (Number.isFinite(value)) [sum, total] = [sum + weights[j + reach] * value, total + weights[j + reach]];
+        if (!Number.isFinite(value)) continue;
+        sum += weights[j + reach] * value;
+        total += weights[j + reach];
       }
       return total ? sum / total : NaN;
     });
@@ -119,52 +125,71 @@ function smooth(pixels, size, sampling) {
   return both.map((value, k) => (Number.isFinite(pixels[k]) ? value : NaN));
 }
 
-// Pixels around a site: observed, and expected under each hypothesis of its kind of site.
+// Hypotheses that are shown for a site, the most probable class first.
+function fittingHypotheses(state, i) {
+  const { data, sites, columns } = state;
+  const own = sites.kindNames[sites.kind[i]];
+  return columns.hypotheses
+    .map((h, index) => ({ ...h, index, share: sites.p[i * data.classes.length + h.defect] }))
+    .filter((h) => h.site === own || h.share >= LEAST_SHARE)
+    .sort((a, b) => b.share - a.share || a.index - b.index)
+    .slice(0, MOST_TILES);
+}
+
+// Pixels around a site: observed, smoothed, and expected under each hypothesis.
 function compareSite(state, i, detector) {
   const { data, sites, columns } = state;
   const layer = (kind) => state.layers.find((l) => l.kind === kind && l.detector === detector);
   const [observed, expected] = [layer("observed"), layer("expected")];
   const half = Math.max(Math.round(REACH / data.sampling), 4);
-  const [x0, y0] = [Math.round(sites.x[i]) - half, Math.round(sites.y[i]) - half];
   const size = 2 * half + 1;
+  const [x0, y0] = [Math.round(sites.x[i]) - half, Math.round(sites.y[i]) - half];
   const grid = (value) =>
-    Float64Array.from({ length: size * size }, (_, k) => value(x0 + (k % size), y0 + Math.floor(k / size)));
+    Float64Array.from({ length: size * size }, (_, k) =>
+      value(x0 + (k % size), y0 + Math.floor(k / size)));
   const seen = grid((x, y) => intensity(observed, x, y, data));
-  const found = [{ label: "observed", pixels: seen }, { label: "smoothed", pixels: smooth(seen, size, data.sampling) }];
-  if (expected && columns && columns.present[i] >= 0) {
-    const num = data.classes.length;
-    const core = CORE / data.sampling;
-    const fitting = columns.hypotheses
-      .map((h, index) => ({ ...h, index, share: sites.p[i * num + h.defect] }))
-      .filter((h) => h.site === sites.kindNames[sites.kind[i]] || h.share >= LEAST_SHARE)
-      .sort((a, b) => b.share - a.share || a.index - b.index)
-      .slice(0, MOST_TILES);
-    for (const h of fitting) {
-      let [sum, count] = [0, 0];
-      const pixels = grid((x, y) => {
-        const [dx, dy] = [x - sites.x[i], y - sites.y[i]];
-        const change =
-          columnAt(columns, detector, h.index, dx, dy) - columnAt(columns, detector, columns.present[i], dx, dy);
-        const mean = intensity(expected, x, y, data);
-        const [constant, slope, least] = columns.variance[detector];
-        const rest =
-          (intensity(observed, x, y, data) - mean - change) / Math.sqrt(Math.max(constant + slope * mean, least));
-        if (Math.hypot(dx, dy) <= core && Number.isFinite(rest)) [sum, count] = [sum + rest * rest, count + 1];
-        return mean + change;
-      });
-      const name = data.classes[h.defect].name;
-      const formula = h.formula === "-" ? "empty" : h.formula;
-      const misfit = count ? Math.sqrt(sum / count) : NaN;
-      // the probability of a class is that of all of its columns together
-      const shared = fitting.filter((f) => f.defect === h.defect).length > 1 ? " (class)" : "";
-      found.push({ label: name, formula, share: h.share, shared, misfit, pixels });
-    }
+  const found = [
+    { label: "observed", pixels: seen },
+    { label: "smoothed", pixels: smooth(seen, size, data.sampling) },
+  ];
+  if (!expected || !columns || columns.present[i] < 0) return { size, found };
+  const [constant, slope, least] = columns.variance[detector];
+  const core = CORE / data.sampling;
+  const fitting = fittingHypotheses(state, i);
+  for (const h of fitting) {
+    let [sum, count] = [0, 0];
+    const pixels = grid((x, y) => {
+      const [dx, dy] = [x - sites.x[i], y - sites.y[i]];
+      const mean = intensity(expected, x, y, data);
+      const value =
+        mean +
+        columnAt(columns, detector, h.index, dx, dy) -
+        columnAt(columns, detector, columns.present[i], dx, dy);
+      const variance = Math.max(constant + slope * mean, least);
+      const rest = (intensity(observed, x, y, data) - value) ** 2 / variance;
+      if (Math.hypot(dx, dy) <= core && Number.isFinite(rest)) {
+        sum += rest;
+        count += 1;
+      }
+      return value;
+    });
+    // the probability of a class is that of all of its columns together
+    const shared = fitting.filter((f) => f.defect === h.defect).length > 1 ? " (class)" : "";
+    found.push({
+      label: data.classes[h.defect].name,
+      formula: h.formula === "-" ? "empty" : h.formula,
+      share: h.share,
+      shared,
+      misfit: count ? Math.sqrt(sum / count) : NaN,
+      pixels,
+    });
   }
   return { size, found };
 }
 
 function drawTile(size, pixels, low, high) {
-  const canvas = element("canvas", { width: size, height: size, class: "tile", "aria-hidden": "true" });
+  const what = { width: size, height: size, class: "tile", "aria-hidden": "true" };
+  const canvas = element("canvas", what);
   const context = canvas.getContext("2d");
   const image = context.createImageData(size, size);
   pixels.forEach((value, k) => {
@@ -187,8 +212,9 @@ function tilesOf(state, i) {
     const tiles = found.map((t) => {
       const caption = element("figcaption", {}, element("b", {}, t.label));
       if (t.formula) {
-        caption.append(` ${t.formula}`, element("br"), `p ${format(t.share)}${t.shared}`, element("br"));
-        caption.append(`misfit ${format(t.misfit, 2)}`);
+        const share = `p ${format(t.share)}${t.shared}`;
+        const misfit = `misfit ${format(t.misfit, 2)}`;
+        caption.append(` ${t.formula}`, element("br"), share, element("br"), misfit);
       }
       const css = t.formula ? "expected" : "observed";
       return element("figure", { class: css }, drawTile(size, t.pixels, low, high), caption);
@@ -199,14 +225,14 @@ function tilesOf(state, i) {
 }
 
 function showSite(state, i) {
+  const { data, sites } = state;
   const panel = document.getElementById("site");
-  panel.querySelector("h3").replaceChildren(
-    symbolOf(state.data.classes[state.sites.best[i]]),
-    ` ${state.data.labels ? state.data.labels[i] : `Site ${i}`}: ${state.data.classes[state.sites.best[i]].title}`,
-  );
-  panel.querySelector("dl").replaceChildren(
-    ...factsOf(state, i).map(([k, v]) => element("div", {}, element("dt", {}, k), element("dd", {}, v))),
-  );
+  const kind = data.classes[sites.best[i]];
+  const name = data.labels ? data.labels[i] : `Site ${i}`;
+  const facts = factsOf(state, i).map(([k, v]) =>
+    element("div", {}, element("dt", {}, k), element("dd", {}, v)));
+  panel.querySelector("h3").replaceChildren(symbolOf(kind), ` ${name}: ${kind.title}`);
+  panel.querySelector("dl").replaceChildren(...facts);
   panel.querySelector("tbody").replaceChildren(...probabilityRows(state, i));
   panel.querySelector(".pixels").replaceChildren(...tilesOf(state, i));
   panel.dataset.site = i;

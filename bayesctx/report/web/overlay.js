@@ -12,8 +12,9 @@ function sitesInView(state, margin) {
   const [right, bottom] = camera.toImage(camera.viewWidth + margin, camera.viewHeight + margin);
   const found = [];
   for (let i = 0; i < sites.num; i++) {
-    if (sites.x[i] < left || sites.x[i] > right || sites.y[i] < top || sites.y[i] > bottom) continue;
-    if (isShown(state, i)) found.push(i);
+    const [x, y] = [sites.x[i], sites.y[i]];
+    const isInside = x >= left && x <= right && y >= top && y <= bottom;
+    if (isInside && isShown(state, i)) found.push(i);
   }
   return found;
 }
@@ -21,6 +22,11 @@ function sitesInView(state, margin) {
 function isShown(state, i) {
   const { sites } = state;
   return !(sites.flags[i] & 1) && state.shown.has(sites.best[i]) && sites.most[i] >= state.least;
+}
+
+function addSymbol(path, kind, x, y, size) {
+  kind.corners.forEach(([u, v], k) => path[k ? "lineTo" : "moveTo"](x + u * size, y + v * size));
+  path.closePath();
 }
 
 function drawSymbols(context, state) {
@@ -41,8 +47,7 @@ function drawSymbols(context, state) {
     const reach = kind.perfect ? dot : size;
     for (const i of groups.get(name)) {
       const [x, y] = state.camera.toScreen(state.sites.x[i], state.sites.y[i]);
-      kind.corners.forEach(([u, v], k) => path[k ? "lineTo" : "moveTo"](x + u * reach, y + v * reach));
-      path.closePath();
+      addSymbol(path, kind, x, y, reach);
     }
     context.globalAlpha = Math.max(((name % BUCKETS) + 1) / BUCKETS, LEAST_OPACITY);
     if (kind.perfect) {
@@ -78,10 +83,7 @@ function drawFrames(context, state) {
     context.fillStyle = "rgba(0, 0, 0, 0.75)";
     context.fillRect(left, top, context.measureText(label).width + 26, 19);
     const path = new Path2D();
-    kind.corners.forEach(([u, v], k) =>
-      path[k ? "lineTo" : "moveTo"](left + 11 + u * 11, top + 9.5 + v * 11),
-    );
-    path.closePath();
+    addSymbol(path, kind, left + 11, top + 9.5, 11);
     [context.lineWidth, context.strokeStyle] = kind.perfect ? [1, "#fff"] : [1.6, kind.colour];
     context.fillStyle = kind.colour;
     if (kind.perfect) context.fill(path);

@@ -1,5 +1,6 @@
 // Starts the viewer: reads the data of the page and connects its controls.
 
+const REST = 120; // ms that the mouse rests before a site is shown
 const QUEUES = {
   doubt: (sites) => (a, b) => sites.most[a] - sites.most[b],
   certain: (sites) => (a, b) => sites.most[b] - sites.most[a],
@@ -9,7 +10,9 @@ async function readSites(data) {
   const packed = data.sites;
   const num = data.classes.length;
   const p = Float32Array.from(await unpack(packed.p, Uint16Array), (v) => v / packed.steps);
-  const sites = { num: packed.num, p, most: new Float32Array(packed.num), best: new Uint8Array(packed.num) };
+  const sites = { num: packed.num, p };
+  sites.most = new Float32Array(packed.num);
+  sites.best = new Uint8Array(packed.num);
   const types = { x: Float32Array, y: Float32Array, entropy: Float32Array, flags: Uint8Array };
   Object.assign(types, { surprise: Float32Array, change: Float32Array });
   for (const [name, Type] of Object.entries(types)) {
@@ -40,14 +43,18 @@ function draw(state) {
   const { canvas, camera } = state;
   const ratio = window.devicePixelRatio || 1;
   const context = canvas.getContext("2d");
+  // at the whole image a finger scrolls the page, zoomed in it moves the image
+  canvas.style.touchAction = camera.fitted ? "pan-y" : "none";
+  canvas.classList.toggle("movable", !camera.fitted);
   context.setTransform(ratio, 0, 0, ratio, 0, 0);
   context.fillStyle = "#2b2f33";
   context.fillRect(0, 0, camera.viewWidth, camera.viewHeight);
   const layer = state.layers[state.layer];
   paintLayer(layer, state.black, state.white, state.data.scales.both);
   context.imageSmoothingEnabled = camera.scale < 1;
-  const [width, height] = [layer.canvas.width, layer.canvas.height].map((n) => n * layer.shrink * camera.scale);
-  context.drawImage(layer.canvas, camera.left, camera.top, width, height);
+  const zoom = layer.shrink * camera.scale;
+  const size = [zoom * layer.canvas.width, zoom * layer.canvas.height];
+  context.drawImage(layer.canvas, camera.left, camera.top, ...size);
   if (state.overlay === "class") (state.data.patch ? drawFrames : drawSymbols)(context, state);
   else if (MAPS[state.overlay]) drawMap(context, state, state.overlay);
   drawSelection(context, state, state.hovered, true);
@@ -79,37 +86,23 @@ function showLegend(state) {
   if (map) {
     const [low, high] = state.ranges[state.overlay];
     const digits = state.overlay === "surprise" ? 1 : 2;
-    add(map.title, format(low, digits), format(high, digits) + map.unit, state.data.scales[map.scale]);
+    const ends = [format(low, digits), format(high, digits) + map.unit];
+    add(map.title, ...ends, state.data.scales[map.scale]);
   } else if (state.overlay === "class") {
-    legend.append(element("p", {}, "Opacity: probability of the class, from faint (0.2) to solid (1)."));
+    const text = "Opacity: probability of the class, from faint (0.2) to solid (1).";
+    legend.append(element("p", {}, text));
   }
   if (layer.kind === "residual") {
     const unit = "standard deviations of noise, averaged over 0.3 Å";
-    add("Observed minus expected", format(layer.low, 0), `+${format(layer.high, 0)} ${unit}`, state.data.scales.both);
+    const ends = [format(layer.low, 0), `+${format(layer.high, 0)} ${unit}`];
+    add("Observed minus expected", ...ends, state.data.scales.both);
   }
   const lossy = layer.quality ? `JPEG quality ${layer.quality}` : "no loss but 8 bits";
   const size = layer.shrink > 1 ? `, means of ${layer.shrink} x ${layer.shrink} px` : "";
   legend.append(element("p", { class: "quiet" }, `Picture: ${lossy}${size}.`));
 }
 
-function connect(state, refresh) {
-  const one = (id, event, act) => document.getElementById(id)?.addEventListener(event, act);
-  document.querySelectorAll("input[name=layer]").forEach((input) =>
-    input.addEventListener("change", () => refresh({ layer: +input.value })));
-  one("overlay", "change", (e) => refresh({ overlay: e.target.value }));
-  document.querySelectorAll("input[name=shown]").forEach((input) =>
-    input.addEventListener("change", () => {
-      state.shown[input.checked ? "add" : "delete"](+input.value);
-      refresh({});
-    }));
-  one("least", "input", (e) => {
-    document.getElementById("least-value").textContent = format(+e.target.value, 2);
-    refresh({ least: +e.target.value });
-  });
-  one("black", "input", (e) => refresh({ black: +e.target.value / 100 }));
-  one("white", "input", (e) => refresh({ white: +e.target.value / 100 }));
-}
-
+// The sites of a queue, such as "doubt" or "certain:5", in the order of their probability.
 function queueOf(state, text) {
   const [order, defect] = text.split(":");
   const all = [...Array(state.sites.num).keys()].filter((i) => !(state.sites.flags[i] & 1));
@@ -117,17 +110,37 @@ function queueOf(state, text) {
   return own.sort(QUEUES[order](state.sites));
 }
 
-async function start() {
+async function load() {
   const data = JSON.parse(document.getElementById("data").textContent);
   const canvas = document.getElementById("canvas");
-  const state = { data, canvas, camera: new Camera(data.width, data.height), layer: 0, overlay: "class" };
-  state.layers = await Promise.all(data.layers.map(loadLayer));
-  [state.sites, state.columns] = [await readSites(data), await readColumns(data)];
-  state.shown = new Set([...document.querySelectorAll("input[name=shown]:checked")].map((n) => +n.value));
-  Object.assign(state, { least: 0, black: 0, white: 1, site: -1, hovered: -1, ranges: {} });
-  for (const name of Object.keys(MAPS)) if (state.sites[name]) state.ranges[name] = mapRange(name, state.sites);
+  const checked = document.querySelectorAll("input[name=shown]:checked");
+  const state = {
+    data,
+    canvas,
+    camera: new Camera(data.width, data.height),
+    layers: await Promise.all(data.layers.map(loadLayer)),
+    sites: await readSites(data),
+    columns: await readColumns(data),
+    shown: new Set([...checked].map((n) => +n.value)),
+    ranges: {},
+    layer: 0,
+    overlay: "class",
+    least: 0,
+    black: 0,
+    white: 1,
+    site: -1,
+    hovered: -1,
+  };
+  for (const name of Object.keys(MAPS)) {
+    if (state.sites[name]) state.ranges[name] = mapRange(name, state.sites);
+  }
+  return state;
+}
+
+// Draws at most once for each frame of the screen.
+function drawLater(state) {
   let planned = false;
-  const redraw = () => {
+  return () => {
     if (planned) return;
     planned = true;
     requestAnimationFrame(() => {
@@ -135,61 +148,66 @@ async function start() {
       draw(state);
     });
   };
+}
+
+// Controls of what is shown.
+function connectLayers(state, redraw) {
   const refresh = (change) => {
     Object.assign(state, change);
     showLegend(state);
     redraw();
   };
+  const on = (selector, event, change) =>
+    document.querySelectorAll(selector).forEach((input) =>
+      input.addEventListener(event, () => refresh(change(input))));
+  on("input[name=layer]", "change", (input) => ({ layer: +input.value }));
+  on("#overlay", "change", (input) => ({ overlay: input.value }));
+  on("#black", "input", (input) => ({ black: +input.value / 100 }));
+  on("#white", "input", (input) => ({ white: +input.value / 100 }));
+  on("#least", "input", (input) => {
+    document.getElementById("least-value").textContent = format(+input.value, 2);
+    return { least: +input.value };
+  });
+  on("input[name=shown]", "change", (input) => {
+    state.shown[input.checked ? "add" : "delete"](+input.value);
+    return {};
+  });
+  refresh({});
+}
+
+// Controls that choose a site; returns those for the gestures of the canvas.
+function connectSites(state, redraw) {
+  const { camera, data, sites } = state;
+  let queue = queueOf(state, "doubt");
+  let resting = 0;
   const choose = (i, move) => {
     if (i < 0) return;
     state.site = i;
     showSite(state, i);
-    const { camera, sites } = state;
-    if (move) camera.centre(sites.x[i], sites.y[i], Math.max(camera.scale, 42 / data.spacing));
     document.getElementById("chosen").textContent = describeSite(state, i);
-    touched();
+    if (move) camera.centre(sites.x[i], sites.y[i], Math.max(camera.scale, 42 / data.spacing));
+    redraw();
   };
-  let queue = queueOf(state, "doubt");
-  let resting = 0;
   const step = (by) => {
-    if (!queue.length) return;
     const at = queue.indexOf(state.site);
-    choose(queue[(at + by + queue.length) % queue.length], true);
+    if (queue.length) choose(queue[(at + by + queue.length) % queue.length], true);
   };
-  const touched = listen(canvas, state.camera, {
-    changed: redraw,
-    hover: (place, kind) => {
-      const i = place && kind !== "touch" ? nearest(state, place) : -1;
-      if (i !== state.hovered) {
-        state.hovered = i;
-        // what the mouse rests on is shown as long as it does
-        clearTimeout(resting);
-        resting = setTimeout(() => {
-          const shown = i < 0 ? state.site : i;
-          if (shown >= 0) showSite(state, shown);
-        }, 120);
-        redraw();
-      }
-    },
-    tap: (place) => choose(nearest(state, place), false),
-    key: (key) => {
-      if (key !== "n" && key !== "p") return false;
-      step(key === "n" ? 1 : -1);
-      return true;
-    },
-  });
-  connect(state, refresh);
-  const act = { "zoom-in": () => state.camera.zoom(1.6), "zoom-out": () => state.camera.zoom(1 / 1.6), whole: () => state.camera.reset() };
-  for (const [id, run] of Object.entries(act)) {
-    document.getElementById(id).addEventListener("click", () => {
-      run();
-      touched();
-    });
-  }
+  const hover = (place, kind) => {
+    const i = place && kind !== "touch" ? nearest(state, place) : -1;
+    if (i === state.hovered) return;
+    state.hovered = i;
+    // what the mouse rests on is shown as long as it does
+    clearTimeout(resting);
+    resting = setTimeout(() => {
+      const shown = i < 0 ? state.site : i;
+      if (shown >= 0) showSite(state, shown);
+    }, REST);
+    redraw();
+  };
   document.getElementById("next").addEventListener("click", () => step(1));
   document.getElementById("previous").addEventListener("click", () => step(-1));
-  document.getElementById("queue").addEventListener("change", (e) => {
-    queue = queueOf(state, e.target.value);
+  document.getElementById("queue").addEventListener("change", (event) => {
+    queue = queueOf(state, event.target.value);
     if (queue.length) choose(queue[0], true);
   });
   document.querySelectorAll("button[data-site]").forEach((button) =>
@@ -197,25 +215,53 @@ async function start() {
       choose(+button.dataset.site, true);
       document.getElementById("image").scrollIntoView();
     }));
+  // one with all of its surroundings is a better start
+  const inside = (i) =>
+    Math.min(sites.x[i], data.width - sites.x[i], sites.y[i], data.height - sites.y[i]) >
+    1.3 * data.spacing;
+  if (queue.length) choose(queue.find(inside) ?? queue[0], false);
+  return {
+    hover,
+    tap: (place) => choose(nearest(state, place), false),
+    key: (key) => {
+      if (key === "n") step(1);
+      if (key === "p") step(-1);
+      return key === "n" || key === "p";
+    },
+  };
+}
+
+async function start() {
+  const state = await load();
+  const { camera, canvas } = state;
+  const redraw = drawLater(state);
+  document.documentElement.classList.add("live");
+  listen(canvas, camera, { changed: redraw, ...connectSites(state, redraw) });
+  connectLayers(state, redraw);
+  const zooms = {
+    "zoom-in": () => camera.zoom(1.6),
+    "zoom-out": () => camera.zoom(1 / 1.6),
+    whole: () => camera.reset(),
+  };
+  for (const [id, zoom] of Object.entries(zooms)) {
+    document.getElementById(id).addEventListener("click", () => {
+      zoom();
+      redraw();
+    });
+  }
   const resize = () => {
     const ratio = window.devicePixelRatio || 1;
     const box = canvas.getBoundingClientRect();
     if (!box.width) return;
-    [canvas.width, canvas.height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
-    state.camera.resize(box.width, box.height);
+    canvas.width = Math.round(box.width * ratio);
+    canvas.height = Math.round(box.height * ratio);
+    camera.resize(box.width, box.height);
     draw(state);
   };
   new ResizeObserver(resize).observe(canvas);
   window.addEventListener("beforeprint", () =>
-    document.querySelectorAll("details").forEach((d) => (d.open = true)));
-  document.documentElement.classList.add("live");
+    document.querySelectorAll("details").forEach((details) => (details.open = true)));
   resize();
-  showLegend(state);
-  // one with all of its surroundings is a better start
-  const margin = 1.3 * data.spacing;
-  const inside = (i) =>
-    Math.min(state.sites.x[i], data.width - state.sites.x[i], state.sites.y[i], data.height - state.sites.y[i]) > margin;
-  if (queue.length) choose(queue.find(inside) ?? queue[0], false);
   document.documentElement.dataset.ready = "yes";
 }
 

@@ -127,12 +127,6 @@ function listen(canvas, camera, { changed, hover, tap, key }) {
     const box = canvas.getBoundingClientRect();
     return [event.clientX - box.left, event.clientY - box.top];
   };
-  const touched = () => {
-    // at the whole image a finger scrolls the page, zoomed in it moves the image
-    canvas.style.touchAction = camera.fitted ? "pan-y" : "none";
-    canvas.classList.toggle("movable", !camera.fitted);
-    changed();
-  };
   canvas.addEventListener(
     "wheel",
     (event) => {
@@ -140,7 +134,7 @@ function listen(canvas, camera, { changed, hover, tap, key }) {
       if (factor < 1 && camera.fitted) return; // the page scrolls on
       event.preventDefault();
       camera.zoom(factor, ...place(event));
-      touched();
+      changed();
     },
     { passive: false },
   );
@@ -166,7 +160,7 @@ function listen(canvas, camera, { changed, hover, tap, key }) {
       camera.pan(now[0] - before[0], now[1] - before[1]);
     }
     pointers.set(event.pointerId, now);
-    touched();
+    changed();
   });
   const release = (event) => {
     if (!pointers.delete(event.pointerId)) return;
@@ -177,7 +171,7 @@ function listen(canvas, camera, { changed, hover, tap, key }) {
   canvas.addEventListener("pointerleave", () => hover(null));
   canvas.addEventListener("dblclick", (event) => {
     camera.zoom(event.shiftKey ? 0.5 : 2, ...place(event));
-    touched();
+    changed();
   });
   const steps = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
   canvas.addEventListener("keydown", (event) => {
@@ -188,7 +182,6 @@ function listen(canvas, camera, { changed, hover, tap, key }) {
     else if (event.key === "0") camera.reset();
     else if (!key(event.key)) return;
     event.preventDefault();
-    touched();
+    changed();
   });
-  return touched;
 }
