@@ -21,7 +21,7 @@ from bayesctx.plots import COLOURS, MARKERS
 from bayesctx.plots.symbols import outline
 from bayesctx.prediction import _Crystal, _read_draw, _render
 from bayesctx.report.charts import density_chart, format_number
-from bayesctx.report.context_rows import context_rows, probe_rows
+from bayesctx.report.context_rows import context_rows, describe_stated, probe_rows
 from bayesctx.report.expectation import STILL, _columns, expect_image
 from bayesctx.report.page import SCRIPTS
 from bayesctx.report.rasters import draw_raster, fold_patches, pack
@@ -195,7 +195,7 @@ def test_context_is_sorted_into_given_soft_and_inferred(results):
         "outer_collection_angle": "given", "defocus": "inferred", "dose": "inferred",
         "sampling": "measured", "assignment": "inferred",
     }  # fmt: skip
-    assert rows["dopant"].note == "stated: one of Ti, V"
+    assert rows["dopant"].note == "stated: Ti or V"
     assert "Uniform" in rows["convergence_semiangle"].note
     assert rows["beam_energy"].value == "80\u202f000"
     draws = results["network"]["posterior"].dose.values
@@ -204,6 +204,38 @@ def test_context_is_sorted_into_given_soft_and_inferred(results):
     assert float(rows["dose"].value.split(" ±")[0].replace("\u202f", "")) == pytest.approx(
         draws.mean(), rel=0.05
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (80000.0, "80000"),
+        ("WSe2", "WSe2"),
+        (["Ti", "V"], "Ti or V"),
+        ({"Uniform": [30.0, 40.0]}, "Uniform(30, 40)"),
+        ({"V_X": 0.03, "Y_X": 0.0}, "V_X: 0.03, Y_X: 0"),
+        (None, "none"),
+    ],
+)
+def test_what_was_stated_is_said_in_words(value, text):
+    assert describe_stated(value) == text
+
+
+def test_a_given_angle_of_one_detector_is_given(results):
+    result = results["two detectors"].copy(deep=True)
+    angle = xr.DataArray(
+        np.full((2, 20, 2), 60.0),
+        dims=("chain", "draw", "detector"),
+        coords={"detector": ["ADF1", "ADF2"]},
+    )
+    result["constant_data"] = result["constant_data"].to_dataset().drop_vars(
+        "inner_collection_angle")  # fmt: skip
+    angle[..., 1] += np.arange(20)
+    result["posterior"]["inner_collection_angle"] = angle.assign_attrs(units="mrad")
+    result.attrs["context"] = json.dumps({"detector": {"ADF1": {"inner_collection_angle": 60.0}}})
+    rows = {r.title: (r.kind, r.value) for r in context_rows(result)}
+    assert rows["inner collection angle, ADF1"] == ("given", "60")
+    assert rows["inner collection angle, ADF2"][0] == "inferred"
 
 
 def test_values_that_a_file_records_are_told_from_stated_ones(results):
@@ -217,7 +249,7 @@ def test_values_that_a_file_records_are_told_from_stated_ones(results):
     assert rows["beam_energy"].note == "Optics.AccelerationVoltage"
     # what is stated wins, and both are told
     assert rows["inner_collection_angle"].kind == "given"
-    assert "the file records 50 (Detector.Inner)" in rows["inner_collection_angle"].note
+    assert rows["inner_collection_angle"].note == "the file records 50 (Detector.Inner)"
 
 
 def test_abundances_that_were_given_are_listed(results):
@@ -466,7 +498,7 @@ def test_infer_writes_a_report_with_its_warnings_and_what_the_context_was_worth(
     assert "effective draws of the context" in told[0]
     assert told[0] in text
     assert "Less context: nothing." in text
-    assert "More context: host = WSe2, sampling = 0.2." in text
+    assert "More context: host = WSe2; sampling = 0.2." in text
     assert "change" in page.data()["sites"]
 
 

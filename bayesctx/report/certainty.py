@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..information import entropy, entropy_reduction
 from ..tables import crystal_of
+from .context_rows import describe_stated
 from .trust import is_by_simulator, likelihood_of
 
 __all__ = ["describe_certainty"]
@@ -124,11 +125,4 @@ def _given(result: xr.DataTree) -> str:
         return "unknown"
     if not isinstance(stated, Mapping) or not stated:
         return "nothing"
-    return ", ".join(f"{n} = {_value(v)}" for n, v in stated.items())
-
-
-def _value(value: object) -> str:
-    """A context value in words."""
-    if isinstance(value, list):
-        return " or ".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "; ".join(f"{n} = {describe_stated(v)}" for n, v in stated.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xarray as xr
@@ -13,7 +13,7 @@ from ..context import CONTEXT, NO_DOPANT
 from ..inference.convergence import LARGEST_RHAT
 from .charts import Chart, density_chart, format_number, format_spread
 
-__all__ = ["PROBE", "Row", "context_rows", "probe_rows"]
+__all__ = ["PROBE", "Row", "context_rows", "describe_stated", "probe_rows"]
 
 PROBE = {
     "source_size": "source size (FWHM)",
@@ -110,7 +110,7 @@ def context_rows(result: xr.DataTree) -> list[Row]:
     if isinstance(given, Mapping):
         for name, share in given.items():
             kind = "given" if isinstance(share, float | int) else "soft"
-            text = f"{share:g}" if kind == "given" else str(share)
+            text = describe_stated(share)
             title, unit = f"abundance of {name}", "share of the sites of its kind"
             rows.append(Row(f"abundance.{name}", title, unit, kind, text))
     return rows
@@ -133,6 +133,31 @@ def probe_rows(result: xr.DataTree) -> list[Row]:
     for name, detector, part in _parts(result, PROBE):
         rows += _row(part, name, detector, None, None)
     return rows
+
+
+def describe_stated(value: object) -> str:
+    """Say what was stated of a variable.
+
+    Parameters
+    ----------
+    value : object
+        From the JSON of a context: a number, a name, candidates, or a distribution.
+
+    Returns
+    -------
+    str
+        In words.
+    """
+    if isinstance(value, list):
+        return " or ".join(map(describe_stated, value))
+    if isinstance(value, float | int):
+        return f"{value:g}"
+    if isinstance(value, Mapping):
+        if len(value) == 1 and isinstance(next(iter(value.values())), list):
+            (name, parameters), *_ = value.items()
+            return f"{name}({', '.join(map(describe_stated, parameters))})"
+        return ", ".join(f"{n}: {describe_stated(v)}" for n, v in value.items())
+    return "none" if value is None else str(value)
 
 
 def _parts(result: xr.DataTree, names: object) -> list[tuple[str, str, xr.DataTree]]:
@@ -159,23 +184,32 @@ def _row(result: xr.DataTree, name: str, detector: str, stated: object, entry: o
     drawn = result["posterior"].to_dataset()
     note = _note(stated, entry)
     if name in known and not (name == "sampling" and name in drawn):
-        value = known[name].values.ravel()[0]
-        text = value if isinstance(value, str) else format_number(float(value))
-        text = "none: an undoped crystal" if text == NO_DOPANT else text
-        unit = "" if isinstance(value, str) else known[name].attrs.get("units", "")
-        kind = "recorded" if _is_entry(entry) and not note.startswith("stated") else "given"
-        if kind == "given" and _is_entry(entry):
-            note += f"; the file records {entry['value']:.5g} ({entry['origin']})"
-        elif kind == "given":
-            note = "stated"
-        if name == "sampling" and "site_x" in known:
-            told = isinstance(stated, float) and np.isclose(value, stated, rtol=1e-6)
-            kind = kind if told else "measured"
-        return [Row(name, title, _unit(unit), kind, str(text), note)]
+        row = _given(name, title, known[name], stated, entry)
+        told = isinstance(stated, float) and np.isclose(known[name].values.flat[0], stated)
+        if name == "sampling" and "site_x" in known and not told:
+            row = replace(row, kind="measured", note=note)
+        return [row]
+    if isinstance(stated, float | int) and name in drawn and np.ptp(drawn[name].values) == 0:
+        # a given angle of one of several detectors is the same in every draw
+        return [_given(name, title, drawn[name], stated, entry)]
     kind = "soft" if stated is not None or _is_entry(entry) else "inferred"
     if name in shares:
         return [_discrete(result, name, title, kind, note)]
     return [_continuous(result, name, title, kind, note, detector)]
+
+
+def _given(name: str, title: str, values: xr.DataArray, stated: object, entry: object) -> Row:
+    """The row of a value that was given."""
+    value, unit = values.values.ravel()[0], values.attrs.get("units", "")
+    text = str(value) if isinstance(value, str) else format_number(float(value))
+    text = "none: an undoped crystal" if text == NO_DOPANT else text
+    unit = "" if isinstance(value, str) else _unit(unit)
+    kind, note = "given", "stated"
+    if _is_entry(entry):
+        note = f"the file records {entry['value']:.5g} ({entry['origin']})"
+        if stated is None or _agrees(stated, entry["value"]):
+            kind, note = "recorded", _note(None, entry)
+    return Row(name, title, unit, kind, text, note)
 
 
 def _discrete(result: xr.DataTree, name: str, title: str, kind: str, note: str) -> Row:
@@ -261,9 +295,7 @@ def _effective(result: xr.DataTree, most: int) -> float:
 def _note(stated: object, entry: object) -> str:
     """What was stated of a variable, and else what the file records."""
     if stated is not None and not (_is_entry(entry) and _agrees(stated, entry["value"])):
-        if isinstance(stated, list | tuple):
-            return "stated: one of " + ", ".join(map(str, stated))
-        return f"stated: {stated}"
+        return f"stated: {describe_stated(stated)}"
     if _is_entry(entry):
         told = f" = {entry['recorded']}" if entry.get("recorded") else ""
         return f"{entry['origin']}{told}"

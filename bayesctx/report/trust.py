@@ -118,8 +118,10 @@ def _chains(result: xr.DataTree, statistics: xr.Dataset) -> Iterator[Check]:
     rhat, ess = statistics.r_hat.values, statistics.ess_bulk.values
     names = statistics.variable.values.astype(str)
     if not np.isfinite(rhat).any():
-        text = "The chains are too short for r-hat (four draws of each are needed)."
-        yield Check("unknown", "Chains", text)
+        text = (
+            "The chains are too short for r-hat (four draws of each are needed): raise num_draws."
+        )
+        yield Check("doubt", "Mixing of the chains", text)
         return
     number = result["posterior"].sizes["chain"] * result["posterior"].sizes["draw"]
     poor = np.flatnonzero((rhat >= LARGEST_RHAT) | (ess < LEAST_SHARE * number))
