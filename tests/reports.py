@@ -30,11 +30,12 @@ def infer_micrograph(context=None, *, seed=3, num_pixels=112, **attrs):
     return result
 
 
-def infer_patches(dims):
-    """A result of four patches, (patch, y, x) or (image, y, x)."""
+def infer_patches(*dims):
+    """A result of four patches: (patch,), (image,), or two images of two patches each."""
     prior = bc.reference_prior().given({"host": "WSe2"})
-    values = bc.simulate(prior, 4, seed=1).intensity.values.reshape(4, 32, 32)
-    return bc.infer(xr.DataArray(values, dims=dims), {"host": "WSe2"})
+    values = bc.simulate(prior, 4, seed=1).intensity.values
+    values = values.reshape(*((4,) if len(dims) == 1 else (2, 2)), 32, 32)
+    return bc.infer(xr.DataArray(values, dims=(*dims, "y", "x")), {"host": "WSe2"})
 
 
 def as_simulator(result, *, detectors=()):
@@ -75,15 +76,12 @@ def _of_detectors(group, detectors):
     """Variables of a detector for each of several."""
     own = ("intensity", "surprise", "conflict", "inner_collection_angle", "outer_collection_angle")
     found = {
-        n: xr.concat([group[n]] * len(detectors), "detector").assign_attrs(group[n].attrs)
+        n: xr.concat([group[n]] * len(detectors), "detector")
+        .transpose("chain", "draw", ..., missing_dims="ignore")
+        .assign_attrs(group[n].attrs)
         for n in own
         if n in group
     }
-    if "intensity" not in found:
-        found = {
-            n: v.transpose("chain", "draw", ...) if "chain" in v.dims else v
-            for n, v in found.items()
-        }
     return group.assign(found).assign_coords(detector=list(detectors)) if found else group
 
 

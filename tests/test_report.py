@@ -41,10 +41,14 @@ def results():
             "less": infer_micrograph({"host": "WSe2"}),
             "open host": infer_micrograph({}),
             "undoped": infer_micrograph({"host": "WSe2", "dopant": None}),
-            "patches": infer_patches(("patch", "y", "x")),
-            "images": infer_patches(("image", "y", "x")),
+            "patches": infer_patches("patch"),
+            "images": infer_patches("image"),
+            "images of patches": infer_patches("image", "patch"),
         }
     found["simulator"] = as_simulator(network)
+    found["vacuum"] = network.copy(deep=True)
+    found["vacuum"]["constant_data"]["crystal"][:40] = 0
+    found["vacuum"]["observed_data"]["intensity"][:30] = np.nan
     found["two detectors"] = as_simulator(network, detectors=("ADF1", "ADF2"))
     return found
 
@@ -64,7 +68,8 @@ def pages(results, tmp_path_factory):
 
 
 KINDS = (
-    "network", "less", "open host", "undoped", "patches", "images", "simulator", "two detectors",
+    "network", "less", "open host", "undoped", "patches", "images", "images of patches",
+    "simulator", "two detectors", "vacuum",
 )  # fmt: skip
 
 
@@ -298,7 +303,22 @@ def test_images_have_a_table_of_their_contexts(pages):
     data = pages["images"].data()
     assert data["labels"] == [f"image {k}" for k in range(4)]
     assert data["num_all"] == 4
+    both = pages["images of patches"].data()["labels"]
+    assert both == [f"image {i}, patch {k}" for i in (0, 1) for k in (0, 1)]
     assert pages["patches"].data()["labels"][3] == "patch 3"
+
+
+def test_sites_without_crystal_are_left_out(pages, results):
+    data = pages["vacuum"].data()
+    flags = unpack(data["sites"]["flags"], np.uint8)
+    assert (flags[:40] & 1 == 1).all()
+    assert not (flags[40:] & 1).any()
+    assert sum(c["count"] for c in data["classes"]) == len(flags) - 40
+    present = unpack(data["columns"]["present"], np.int8)
+    np.testing.assert_array_equal(present < 0, flags & 1 == 1)
+    assert "40 sites lie in vacuum" in pages["vacuum"].words()
+    expected = expect_image(results["vacuum"])
+    assert np.isfinite(expected.image).all()
 
 
 def test_warnings_of_the_run_and_low_numbers_are_told(results, tmp_path):

@@ -23,7 +23,7 @@ def files(tmp_path_factory):
         warnings.simplefilter("ignore")  # few effective draws
         result = infer_micrograph(source=f"/data/{HOSTILE}")
         less = infer_micrograph({"host": "WSe2"})
-        images = infer_patches(("image", "y", "x"))
+        images = infer_patches("image")
     several = as_simulator(result, detectors=(HOSTILE, "ADF2"))
     bc.write_report(result, folder / "one.html", compared=(less, result), notes=[HOSTILE])
     bc.write_report(several, folder / "two.html")

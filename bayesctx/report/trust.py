@@ -142,14 +142,17 @@ def _claims(result: xr.DataTree, statistics: xr.Dataset) -> Iterator[Check]:
         yield Check("unknown", title, "Not checked: no single value was given for this image.")
         return
     values = statistics.conflict
-    values = (values.max("detector") if "detector" in values.dims else values).values.astype(float)
+    # of several images or detectors the worst
+    values = values.max([d for d in values.dims if d != "claim"]).values.astype(float)
     names = statistics.claim.values.astype(str)
     by_pixels = "context" in names and bool(values[names == "context"][0] > SCREENED)
     limit = PIXEL_LIMIT if by_pixels else _network_limit(str(result.attrs.get("model", "")))
     own = [(v, n) for v, n in zip(values, names, strict=True) if n not in ("context", "several")]
     own = sorted((p for p in own if np.isfinite(p[0])), reverse=True)
     listed = "; ".join(f"{n} {_signed(v)}" for v, n in own[:NAMED])
-    text = f"Gain in nats if a claim is left open: {listed}" if own else "No claim was weighed"
+    worst = " (largest of the images)" if "image" in statistics.conflict.dims else ""
+    text = f"Gain in nats if a claim is left open{worst}: {listed}"
+    text = text if own else "No claim was weighed"
     if "context" in names:
         text += f". The best fit of the pixels gains {_signed(values[names == 'context'][0])} nats"
         text += f" without any claim (weighed one by one above {SCREENED:.0f})"

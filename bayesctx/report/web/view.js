@@ -17,10 +17,10 @@ async function loadLayer(layer) {
   [canvas.width, canvas.height] = [image.naturalWidth, image.naturalHeight];
   const context = canvas.getContext("2d", { willReadFrequently: true });
   context.drawImage(image, 0, 0);
-  const pixels = context.getImageData(0, 0, canvas.width, canvas.height);
-  const grey = new Uint8ClampedArray(pixels.data.length / 4);
-  for (let i = 0; i < grey.length; i++) grey[i] = pixels.data[4 * i];
-  return { ...layer, canvas, context, pixels, grey, table: "" };
+  const data = context.getImageData(0, 0, canvas.width, canvas.height).data;
+  const grey = new Uint8ClampedArray(data.length / 4);
+  for (let i = 0; i < grey.length; i++) grey[i] = data[4 * i];
+  return { ...layer, canvas, context, grey, table: "" };
 }
 
 function parseColour(hex) {
@@ -43,11 +43,12 @@ function paintLayer(layer, black, white, stops) {
     const v = (255 * (g / 255 - black)) / Math.max(white - black, 0.01);
     return [v, v, v];
   });
-  const data = layer.pixels.data;
+  const pixels = layer.context.createImageData(layer.canvas.width, layer.canvas.height);
+  const data = pixels.data.fill(255);
   for (let i = 0; i < layer.grey.length; i++) {
     [data[4 * i], data[4 * i + 1], data[4 * i + 2]] = colours[layer.grey[i]];
   }
-  layer.context.putImageData(layer.pixels, 0, 0);
+  layer.context.putImageData(pixels, 0, 0);
   layer.table = name;
 }
 
