@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from ..information import entropy, entropy_reduction
+from ..information import entropy
 from ..tables import crystal_of
 from .context_rows import describe_stated
 from .trust import is_by_simulator, likelihood_of
 
-__all__ = ["describe_certainty"]
+__all__ = ["describe_certainty", "entropy_change"]
 
 LADDER = (
     (0.99, 1.01, "above 0.99"),
@@ -22,6 +22,34 @@ LADDER = (
     (0.0, 0.5, "below 0.5"),
 )
 CERTAIN = 5e-4  # bit, which are shown as zero
+
+
+def entropy_change(before: xr.DataTree, after: xr.DataTree) -> np.ndarray:
+    """Difference of the entropies of the classes of two results, where the truth is not known.
+
+    Parameters
+    ----------
+    before, after : DataTree
+        From ``infer`` on the same image, with less and with more context.
+
+    Returns
+    -------
+    ndarray, shape (..., patch)
+        In bits, above zero where the second is more certain: whether rightly so is not known.
+
+    Raises
+    ------
+    ValueError
+        If they are of different images or patches.
+    """
+    first, second = (entropy(r).entropy.values for r in (before, after))
+    images = [r["observed_data"].intensity.values for r in (before, after)]
+    if first.shape != second.shape or not np.array_equal(*images, equal_nan=True):
+        raise ValueError(
+            f"two results on the same patches were expected, got {first.shape} and {second.shape} "
+            "sites of different images; infer both from the same image"
+        )
+    return first - second
 
 
 def describe_certainty(
@@ -88,7 +116,7 @@ def _comparison(
     result: xr.DataTree, before: xr.DataTree, after: xr.DataTree, crystal: np.ndarray
 ) -> dict[str, str]:
     """What two results with less and more context say of one image."""
-    bits = entropy_reduction(before, after).entropy_reduction.values[crystal]
+    bits = entropy_change(before, after)[crystal]
     best = [r["class_posterior"].defect.values.argmax(-1)[crystal] for r in (before, after)]
     error = bits.std() / np.sqrt(max(bits.size, 1))
     changed = int((best[0] != best[1]).sum())

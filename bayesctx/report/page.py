@@ -14,10 +14,9 @@ import jinja2
 import numpy as np
 import xarray as xr
 
-from ..information import entropy_reduction
 from ..storage import as_path, replacing
 from ..tables import check_result, sites
-from .certainty import describe_certainty
+from .certainty import describe_certainty, entropy_change
 from .context_rows import context_rows, probe_rows
 from .expectation import Expectation, expect_image
 from .overview import facts_of_method, headline, numbers, table_of_images, unsure_sites
@@ -210,8 +209,8 @@ def _change(
         return None
     for other in compared:
         check_result(other)
-    entropy_reduction(compared[1], result)
-    return entropy_reduction(*compared).entropy_reduction.values
+    entropy_change(compared[1], result)
+    return entropy_change(*compared)
 
 
 def _expectation(result: xr.DataTree) -> tuple[Expectation | None, str]:
