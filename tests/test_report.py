@@ -16,6 +16,7 @@ from reports import HOSTILE, Reader, as_simulator, infer_micrograph, infer_patch
 
 import bayesctx as bc
 from bayesctx.cli import main
+from bayesctx.cli.reports import report_result
 from bayesctx.defects import DEFECTS, SPECIES
 from bayesctx.plots import COLOURS, MARKERS
 from bayesctx.plots.symbols import outline
@@ -350,6 +351,32 @@ def test_entropies_are_compared_where_two_results_are_given(pages, results):
     less, more = (bc.entropy(results[n]).entropy.values.mean() for n in ("less", "network"))
     assert f"{less:.3f} {more:.3f} {less - more:.3f}" in words
     assert "not compared" in pages["less"].words()
+
+
+def test_likelihoods_of_compared_results_are_told(results, tmp_path):
+    less, network, simulator = (results[n] for n in ("less", "network", "simulator"))
+    texts = [
+        Reader(
+            bc.write_report(simulator, tmp_path / "a.html", compared=pair).read_text("utf-8")
+        ).words()
+        for pair in ((less, network), (less, simulator))
+    ]
+    assert "Both by the network" in texts[0]
+    assert "The likelihoods differ" in texts[1]
+
+
+def test_a_result_of_the_simulator_is_compared_by_the_network(results, tmp_path):
+    image = results["simulator"]["observed_data"].intensity
+    path, context = tmp_path / "a.html", {"host": "WSe2", "beam_energy": 80e3}
+    report_result(path, image, context, bc.load_model(), results["simulator"], ["a note"])
+    words = Reader(path.read_text(encoding="utf-8")).words()
+    assert "Less context: nothing. More context: host = WSe2; beam_energy = 80000." in words
+    assert "Both by the network" in words
+    assert "a note" in words
+    # detectors together are read by the simulator only
+    several = results["two detectors"]
+    report_result(path, several["observed_data"].intensity, context, None, several, [])
+    assert "not compared" in Reader(path.read_text(encoding="utf-8")).words()
 
 
 def test_results_of_other_images_are_not_compared(results, tmp_path):

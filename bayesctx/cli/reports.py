@@ -12,6 +12,7 @@ import xarray as xr
 from ..inference import infer
 from ..model import PatchModel
 from ..report import write_report
+from ..report.trust import is_by_simulator
 
 __all__ = ["heard_warnings", "report_result"]
 
@@ -88,6 +89,6 @@ def _compare(
         # those of the result itself are told; these are of its comparison only
         warnings.simplefilter("ignore")
         less = infer(image.drop_attrs(deep=False), {}, model, **own)
-        if "r_hat" in result["sample_stats"]:
+        if is_by_simulator(result):
             return less, infer(image, context, model, **own)
     return less, result
