@@ -28,6 +28,7 @@ from . import (
     plots as plots,
     prediction as prediction,
     prior as prior,
+    report as report,
     responses as responses,
     scan as scan,
     simulation as simulation,
@@ -78,6 +79,7 @@ from .prior import (
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
 )
+from .report import write_report as write_report
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
 from .tables import (
     compare as compare,

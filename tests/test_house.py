@@ -38,6 +38,7 @@ ORDER = (
     "information",
     "tables",
     "plots",
+    "report",
     "cli",
     "__main__",
 )

@@ -20,6 +20,7 @@ __all__ = [
     "file_to_write",
     "number",
     "picture_to_write",
+    "report_to_write",
     "stream_to_write",
     "whole_number",
 ]
@@ -196,6 +197,33 @@ def picture_to_write(text: str) -> Path:
     return file_to_write()(text)
 
 
+def report_to_write(text: str) -> Path:
+    """Check that a report can be written.
+
+    Parameters
+    ----------
+    text : str
+        The file.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be written or does not end in .html.
+    ImportError
+        Without matplotlib.
+    """
+    path = file_to_write(".html", ".htm")(text)
+    # imported when used: --help needs none of it
+    from ..report import check_report_name
+
+    return check_report_name(path)
+
+
 RESULTS = (".nc", ".csv", ".parquet", ".xyz")
 """Endings of files that a result can be written to: those of ``tables.FORMATS``."""
 
@@ -311,6 +339,8 @@ def _infer(add: Callable) -> None:
     add("--out", type=kind, metavar="FILE", help=out, **several)
     plot = "picture of sites and context to write, e.g. result.png"
     add("--plot", type=picture_to_write, metavar="FILE", help=plot)
+    report = "page to write for people, result.html: image, sites, numbers, context, checks"
+    add("--report", type=report_to_write, metavar="FILE", help=report)
 
 
 def _demo(add: Callable) -> None:

@@ -84,6 +84,7 @@ and other variables are inferred.
 
 examples:
   bayesctx infer scan.dm4 --context host=WSe2 --out result.nc --plot result.png
+  bayesctx infer scan.emd --context host=WSe2 --out result.nc --report scan.html
   bayesctx infer HAADF.dm4 MAADF.dm4 --context host=WSe2 --out result.nc
   bayesctx infer image.nc --context host=WSe2 --out result.nc sites.csv atoms.xyz
   bayesctx infer scan.nc --select detector=ADF1 --context host=WSe2 dose=1e4..1e5 --out result.nc

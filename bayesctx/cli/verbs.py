@@ -23,6 +23,7 @@ from ..storage import make_folder
 from ..tables import check_format, export
 from ..training import process_group, train
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
+from .reports import heard_warnings, report_result
 from .sources import describe_source, read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
 
@@ -149,20 +150,23 @@ def _infer(arguments: argparse.Namespace) -> str:
             )
     context = read_context(arguments.context)
     choice = read_choice(arguments.select)
-    image = read(arguments.image, variable=arguments.variable, select=choice)
-    model = load_model(arguments.model)
-    result = infer(
-        image,
-        context,
-        model,
-        num_draws=arguments.num_draws,
-        seed=arguments.seed,
-        likelihood=arguments.likelihood,
-    )
+    with heard_warnings() as notes:
+        image = read(arguments.image, variable=arguments.variable, select=choice)
+        model = load_model(arguments.model)
+        result = infer(
+            image,
+            context,
+            model,
+            num_draws=arguments.num_draws,
+            seed=arguments.seed,
+            likelihood=arguments.likelihood,
+        )
     for out in arguments.out:
         export(result, out)
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
+    if arguments.report:
+        report_result(arguments.report, image, context, model, result, notes)
     return "\n\n".join(filter(None, (describe_source(image), describe_result(result))))
 
 
