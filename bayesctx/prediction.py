@@ -19,7 +19,7 @@ from .fourier import synthesize
 from .nuisances import NUISANCES
 from .simulation.spectra import add_columns, detector_spectra
 
-__all__ = ["predict_images"]
+__all__ = ["Columns", "predict_images", "read_draw", "render_draw"]
 
 ANGLES = ("inner_collection_angle", "outer_collection_angle")
 PROBE = (
@@ -68,14 +68,14 @@ def predict_images(result: xr.DataTree, *, num_draws: int = 20, seed: int = 0) -
             "a result of a micrograph was expected, got another one; infer the whole image (y, x)"
         )
     number = check_whole_number("num_draws", num_draws, 1, 1000)
-    seed, crystal = check_seed(seed), _Crystal.of(result)
+    seed, crystal = check_seed(seed), Columns.of(result)
     observed = result["observed_data"].intensity
     num_all = result["posterior"].sizes["chain"] * result["posterior"].sizes["draw"]
     chosen = np.linspace(0, num_all - 1, min(number, num_all)).round().astype(int)
     images = []
     for k in chosen.tolist():
-        rng, values = np.random.default_rng([seed, k]), _read_draw(result, k)
-        clean = _render(values, crystal, crystal.species(values, rng), observed.shape[-2:], rng)
+        rng, values = np.random.default_rng([seed, k]), read_draw(result, k)
+        clean = render_draw(values, crystal, crystal.species(values, rng), observed.shape[-2:], rng)
         exposure = values["dose"] * values["sampling"] ** 2
         images.append(_expose(clean, observed.values, crystal.near, exposure, rng))
     values = np.stack(images).reshape(1, len(images), *observed.shape).astype(np.float32)
@@ -85,8 +85,21 @@ def predict_images(result: xr.DataTree, *, num_draws: int = 20, seed: int = 0) -
     )
 
 
-def _read_draw(result: xr.DataTree, index: int) -> dict[str, np.ndarray]:
-    """Values of one joint draw: drawn ones, or else given ones."""
+def read_draw(result: xr.DataTree, index: int) -> dict[str, np.ndarray]:
+    """Read the values of one joint draw off a result.
+
+    Parameters
+    ----------
+    result : DataTree
+        From ``infer`` on a micrograph.
+    index : int
+        Of the draw, over all chains.
+
+    Returns
+    -------
+    dict of str to ndarray
+        Drawn values, or else given ones; host and dopant by index.
+    """
     posterior, constants = result["posterior"].to_dataset(), result["constant_data"].to_dataset()
     chain, draw = divmod(index, posterior.sizes["draw"])
     values = {n: v.values for n, v in posterior.isel(chain=chain, draw=draw).items()}
@@ -102,7 +115,7 @@ def _read_draw(result: xr.DataTree, index: int) -> dict[str, np.ndarray]:
 
 
 @dataclass(frozen=True, eq=False)
-class _Crystal:
+class Columns:
     """Columns of a micrograph and beyond its border, (x, y) in px.
 
     Attributes
@@ -123,8 +136,19 @@ class _Crystal:
     near: np.ndarray
 
     @classmethod
-    def of(cls, result: xr.DataTree) -> _Crystal:
-        """Read the sites of a result, and continue the crystal."""
+    def of(cls, result: xr.DataTree) -> Columns:
+        """Read the sites of a result, and continue the crystal.
+
+        Parameters
+        ----------
+        result : DataTree
+            From ``infer`` on a micrograph.
+
+        Returns
+        -------
+        Columns
+            Those beyond the border as well.
+        """
         constants = result["constant_data"].to_dataset()
         places = np.stack([constants.site_x.values, constants.site_y.values], -1).astype(float)
         sublattice = constants.sublattice.values.astype(int)
@@ -145,7 +169,20 @@ class _Crystal:
         )
 
     def species(self, values: Mapping[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-        """Draw a column of the class of every site; the crystal beyond the border is perfect."""
+        """Draw a column of the class of every site; the crystal beyond the border is perfect.
+
+        Parameters
+        ----------
+        values : mapping of str to ndarray
+            See ``read_draw``.
+        rng : numpy.random.Generator
+            Which of the columns of a class.
+
+        Returns
+        -------
+        ndarray of int, shape (site,)
+            Index into ``SPECIES``.
+        """
         kinds = self.kinds[int(values["assignment"])]
         defect = PERFECT[kinds]
         defect[: len(self.inside)] = values["defect"][self.inside]
@@ -193,14 +230,33 @@ def _continue(
     return known[len(places) :], kinds[len(places) :]
 
 
-def _render(
+def render_draw(
     values: Mapping[str, np.ndarray],
-    crystal: _Crystal,
+    crystal: Columns,
     species: np.ndarray,
     shape: tuple[int, int],
     rng: np.random.Generator,
 ) -> np.ndarray:
-    """Image without noise as a fraction of the beam, shape (detector, y, x)."""
+    """Render the image of some columns without noise.
+
+    Parameters
+    ----------
+    values : mapping of str to ndarray
+        See ``read_draw``.
+    crystal : Columns
+        Where the columns are.
+    species : ndarray of int, shape (site,)
+        Index into ``SPECIES``.
+    shape : tuple of int
+        Pixels (y, x).
+    rng : numpy.random.Generator
+        Of nuisances that were not inferred, from their prior, and of what is random in the image.
+
+    Returns
+    -------
+    ndarray, shape (detector, y, x)
+        As a fraction of the beam.
+    """
     nuisances = {
         n: float(values[n]) if n in values else float(NUISANCES[n][1].icdf(torch.tensor(u)))
         for n, u in zip(PROBE, rng.random(len(PROBE), np.float32), strict=True)

@@ -20,7 +20,7 @@ from bayesctx.cli.reports import report_result
 from bayesctx.defects import DEFECTS, SPECIES
 from bayesctx.plots import COLOURS, MARKERS
 from bayesctx.plots.symbols import outline
-from bayesctx.prediction import _Crystal, _read_draw, _render
+from bayesctx.prediction import Columns, read_draw, render_draw
 from bayesctx.report.charts import density_chart, format_number
 from bayesctx.report.context_rows import context_rows, describe_stated, probe_rows
 from bayesctx.report.expectation import STILL, _columns, expect_image
@@ -416,7 +416,7 @@ def test_the_same_result_gives_the_same_file(results, tmp_path):
 
 def test_another_column_changes_the_expected_image_as_rendering_it_does(results):
     result = results["network"]
-    crystal, values = _Crystal.of(result), _read_draw(result, 0) | STILL
+    crystal, values = Columns.of(result), read_draw(result, 0) | STILL
     hypotheses, columns, step = _columns(result, values, 0)
     at = [[h.defect for h in hypotheses].index(n) for n in ("X2", "V_X2")]
     species = [next(k for k, s in enumerate(SPECIES) if s.defect == n) for n in ("X2", "V_X2")]
@@ -426,7 +426,7 @@ def test_another_column_changes_the_expected_image_as_rendering_it_does(results)
         every = np.full(len(crystal.places), species[0])
         every[middle] = own
         rng = np.random.default_rng(0)
-        images.append(_render(values, crystal, every, (112, 112), rng)[0])
+        images.append(render_draw(values, crystal, every, (112, 112), rng)[0])
     alone = columns[0, at[1]] - columns[0, at[0]]
     side = alone.shape[0]
     x, y = (np.arange(112) - place for place in crystal.places[middle])

@@ -2,7 +2,11 @@
 
 from .attribution import PLAYERS as PLAYERS, attribute_information as attribute_information
 from .design import expected_information_gain as expected_information_gain
-from .entropies import entropy as entropy, entropy_reduction as entropy_reduction
+from .entropies import (
+    entropy as entropy,
+    entropy_change as entropy_change,
+    entropy_reduction as entropy_reduction,
+)
 from .measures import measure_information as measure_information
 from .recordings import class_given_recordings as class_given_recordings
 from .targets import TARGETS as TARGETS

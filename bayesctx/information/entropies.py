@@ -9,7 +9,7 @@ from scipy.special import entr
 from ..metrics import log_score
 from .resampling import NUM_RESAMPLES, bootstrap
 
-__all__ = ["entropy", "entropy_reduction"]
+__all__ = ["entropy", "entropy_change", "entropy_reduction"]
 
 VARIABLES = ("defect", "host", "dopant", "assignment")
 SAME_SITE = 1.0  # px; neighbouring sites are several pixels apart
@@ -98,13 +98,7 @@ def entropy_reduction(
         compared and, where both results have them, the observed intensities (missing pixels
         included) and the positions of the sites (to 1 px).
     """
-    widths = (entropy(r, variable=variable).entropy for r in (before, after))
-    difference = _differ(before, after, *widths)
-    if difference:
-        raise ValueError(
-            f"two results on the same patches were expected, got {difference}; "
-            "infer both from the same image or patches"
-        )
+    _check_same(before, after, variable)
     first, second = (entropy(r, truth, variable=variable) for r in (before, after))
     reduction, gain = first.entropy - second.entropy, second.log_score - first.log_score
     values = np.stack([reduction.values, gain.values], -1)
@@ -122,6 +116,39 @@ def entropy_reduction(
     ):
         found |= {name: xr.DataArray(value), f"{name}_error": xr.DataArray(own)}
     return xr.Dataset({n: v.assign_attrs(units="bit") for n, v in found.items()})
+
+
+def entropy_change(before: xr.DataTree, after: xr.DataTree) -> np.ndarray:
+    """Difference of the entropies of the classes of two results, where the truth is not known.
+
+    Parameters
+    ----------
+    before, after : DataTree
+        From ``infer`` on the same image, with less and with more context.
+
+    Returns
+    -------
+    ndarray, shape (..., patch)
+        In bits, above zero where the second is more certain: whether rightly so is not known.
+
+    Raises
+    ------
+    ValueError
+        If they are of different images or patches.
+    """
+    return np.subtract(*_check_same(before, after, "defect"))
+
+
+def _check_same(before: xr.DataTree, after: xr.DataTree, variable: str) -> list[np.ndarray]:
+    """Raise for results of different patches; otherwise the entropies of both."""
+    found = [entropy(r, variable=variable).entropy for r in (before, after)]
+    difference = _differ(before, after, *found)
+    if difference:
+        raise ValueError(
+            f"two results on the same patches were expected, got {difference}; "
+            "infer both from the same image or patches"
+        )
+    return [v.values for v in found]
 
 
 def _differ(

@@ -9,7 +9,7 @@ import xarray as xr
 
 from ..checks import check_known
 from ..defects import DEFECTS
-from ..information import entropy, entropy_reduction
+from ..information import entropy, entropy_change
 from ..tables import check_result
 from .figures import new_axes
 from .keys import follow_view, in_view, key, place_legend, scale_bar
@@ -97,7 +97,7 @@ def plot_change(before: xr.DataTree, after: xr.DataTree, *, ax: Axes | None = No
     """
     check_result(before, micrograph=True)
     check_result(after, micrograph=True)
-    bits = entropy_reduction(before, after).entropy_reduction.values
+    bits = entropy_change(before, after)
     keep = on_crystal(before) & on_crystal(after)
     reach = max(float(np.abs(bits[keep]).max(initial=0)), 0.1)
     label = "reduction of the entropy [bit]"

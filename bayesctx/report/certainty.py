@@ -8,12 +8,12 @@ from collections.abc import Mapping
 import numpy as np
 import xarray as xr
 
-from ..information import entropy
+from ..information import entropy, entropy_change
 from ..tables import crystal_of
 from .context_rows import describe_stated
 from .trust import is_by_simulator, likelihood_of
 
-__all__ = ["describe_certainty", "entropy_change"]
+__all__ = ["describe_certainty"]
 
 LADDER = (
     (0.99, 1.01, "above 0.99"),
@@ -22,34 +22,6 @@ LADDER = (
     (0.0, 0.5, "below 0.5"),
 )
 CERTAIN = 5e-4  # bit, which are shown as zero
-
-
-def entropy_change(before: xr.DataTree, after: xr.DataTree) -> np.ndarray:
-    """Difference of the entropies of the classes of two results, where the truth is not known.
-
-    Parameters
-    ----------
-    before, after : DataTree
-        From ``infer`` on the same image, with less and with more context.
-
-    Returns
-    -------
-    ndarray, shape (..., patch)
-        In bits, above zero where the second is more certain: whether rightly so is not known.
-
-    Raises
-    ------
-    ValueError
-        If they are of different images or patches.
-    """
-    first, second = (entropy(r).entropy.values for r in (before, after))
-    images = [r["observed_data"].intensity.values for r in (before, after)]
-    if first.shape != second.shape or not np.array_equal(*images, equal_nan=True):
-        raise ValueError(
-            f"two results on the same patches were expected, got {first.shape} and {second.shape} "
-            "sites of different images; infer both from the same image"
-        )
-    return first - second
 
 
 def describe_certainty(

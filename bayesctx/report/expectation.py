@@ -12,7 +12,7 @@ from ..composition import CONTINUOUS
 from ..context import NO_DOPANT
 from ..crystal import HOSTS, METALS, MONOLAYER_1H
 from ..defects import DEFECTS, DOPED, HYPOTHESES, SPECIES, formula_of
-from ..prediction import _Crystal, _read_draw, _render
+from ..prediction import Columns, read_draw, render_draw
 
 __all__ = ["Expectation", "Hypothesis", "expect_image"]
 
@@ -128,7 +128,7 @@ def expect_image(result: xr.DataTree) -> Expectation:
         raise ValueError(
             f"{', '.join(absent)} were expected in the result, got none of them; infer again"
         )
-    crystal = _Crystal.of(result)
+    crystal = Columns.of(result)
     observed = result["observed_data"].intensity.values.astype(float)
     observed = observed.reshape(-1, *observed.shape[-2:])
     if not len(crystal.inside):
@@ -137,7 +137,7 @@ def expect_image(result: xr.DataTree) -> Expectation:
     kinds = crystal.kinds[assignment]
     species = _likely_columns(result, crystal, kinds)
     seed, values = _closest_draw(result, crystal, species, observed, assignment)
-    clean = _render(values, crystal, species, observed.shape[-2:], np.random.default_rng(seed))
+    clean = render_draw(values, crystal, species, observed.shape[-2:], np.random.default_rng(seed))
     image, gain, explained = _fit(clean, observed, crystal.near)
     hypotheses, columns, step = _columns(result, values, seed)
     at = {(h.defect, h.site): i for i, h in reversed(list(enumerate(hypotheses)))}
@@ -157,7 +157,7 @@ def expect_image(result: xr.DataTree) -> Expectation:
     )
 
 
-def _likely_columns(result: xr.DataTree, crystal: _Crystal, kinds: np.ndarray) -> np.ndarray:
+def _likely_columns(result: xr.DataTree, crystal: Columns, kinds: np.ndarray) -> np.ndarray:
     """First column of the most probable class of every site; perfect beyond the border."""
     best = result["class_posterior"].defect.values.argmax(-1)[crystal.inside]
     perfect = np.array([[s.site for s in SPECIES].index(k) for k in KINDS])[kinds]
@@ -173,7 +173,7 @@ def _likely_columns(result: xr.DataTree, crystal: _Crystal, kinds: np.ndarray) -
 
 def _closest_draw(
     result: xr.DataTree,
-    crystal: _Crystal,
+    crystal: Columns,
     species: np.ndarray,
     observed: np.ndarray,
     assignment: int,
@@ -190,10 +190,10 @@ def _closest_draw(
     number = result["posterior"].sizes["chain"] * result["posterior"].sizes["draw"]
     best, closest = -np.inf, None
     for seed, k in enumerate(np.linspace(0, number - 1, TRIED).round().astype(int).tolist()):
-        values = _read_draw(result, k) | STILL
+        values = read_draw(result, k) | STILL
         values |= {n: int(shares[n].values.argmax()) for n in ("host", "dopant")}
         values["assignment"] = assignment
-        image = _render(values, part, species[used], tuple(size), np.random.default_rng(seed))
+        image = render_draw(values, part, species[used], tuple(size), np.random.default_rng(seed))
         share = _fit(image, observed[:, *here], crystal.near[here])[2].mean()
         if share > best:
             best, closest = share, (seed, values)
@@ -238,7 +238,7 @@ def _columns(
     half = int(np.ceil(REACH / STEP))
     shape = (2 * half + 1, 2 * half + 1)
     empty = np.zeros((0, 2))
-    alone = _Crystal(empty + half, np.zeros((1, 1), int), empty, np.ones(shape, bool))
+    alone = Columns(empty + half, np.zeros((1, 1), int), empty, np.ones(shape, bool))
     alone = replace(alone, places=np.full((1, 2), float(half)))
     fine = {**values, "sampling": np.float64(STEP)}
     host = list(HOSTS)[int(values["host"])]
@@ -249,7 +249,7 @@ def _columns(
             own = fine | {"dopant": dopant}
             name = formula_of(h.column(host, METALS[dopant]))
             hypotheses.append(Hypothesis(h.defect, h.site, name))
-            image = _render(own, alone, species, shape, np.random.default_rng(seed))
+            image = render_draw(own, alone, species, shape, np.random.default_rng(seed))
             columns.append(image)
     return hypotheses, np.stack(columns, 1), STEP / sampling
 

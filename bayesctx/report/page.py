@@ -14,9 +14,10 @@ import jinja2
 import numpy as np
 import xarray as xr
 
+from ..information import entropy_change
 from ..storage import as_path, replacing
 from ..tables import check_result, sites
-from .certainty import describe_certainty, entropy_change
+from .certainty import describe_certainty
 from .context_rows import context_rows, probe_rows
 from .expectation import Expectation, expect_image
 from .overview import facts_of_method, headline, numbers, table_of_images, unsure_sites
