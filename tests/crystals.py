@@ -4,13 +4,19 @@ import math
 from dataclasses import replace
 
 import torch
-from torch.distributions import HalfNormal, LowRankMultivariateNormal, Normal, Uniform
+from torch.distributions import (
+    HalfNormal,
+    LowRankMultivariateNormal,
+    MultivariateNormal,
+    Normal,
+    Uniform,
+)
 
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES
 from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
-from bayesctx.scan.conditional import HAS_ATOMS, scales_of_sites
+from bayesctx.scan.conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.occupation import FIELD_PRECISION
@@ -149,8 +155,10 @@ def log_posterior(scan, world, variance):
         (design * scale[..., None]).mT,
         variance.flatten(1).double(),
     )
-    spread, scatter = (v.double() for v in scales_of_sites(world))
     moving = scan.updated & HAS_ATOMS[world.species]
+    spread = spread_of_sites(world).double()
+    covariance = covariance_of_excess(world)[moving].double()
+    excess = world.excess[moving].double()
     own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),
@@ -158,7 +166,7 @@ def log_posterior(scan, world, variance):
         prior_of_angles_and_pairs(scan.coordinates, world.z),
         Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
         Normal(0.0, spread[moving, None]).log_prob(own).sum(),
-        Normal(0.0, scatter[moving]).log_prob(world.excess[moving].double()).sum(),
+        MultivariateNormal(torch.zeros_like(excess), covariance).log_prob(excess).sum(),
         Normal(0.0, world.jitter).log_prob(world.row_shift.double()).sum(),
         HalfNormal(SCATTER_SCALE).log_prob(world.scatter).sum(),
         HalfNormal(1.0).log_prob(torch.tensor(world.additivity)),

@@ -8,14 +8,14 @@ import pyro.distributions as dist
 import pytest
 import torch
 from crystals import KNOWN_PROBE, noisy_crystal
-from torch.distributions import Normal
+from torch.distributions import MultivariateNormal, Normal
 
 from bayesctx.distributions import log_uniform
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.nuisances import NUISANCES
 from bayesctx.scan import PERFECT, Coordinates, chain, occupation
 from bayesctx.scan.chain import explore_mode, sample_worlds
-from bayesctx.scan.conditional import HAS_ATOMS, scales_of_sites
+from bayesctx.scan.conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
 from bayesctx.scan.fits import fit_world
 from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.kernels import Kernels
@@ -136,10 +136,11 @@ def log_joint(scan, world):
     """
     conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
     value = pyro.poutine.trace(conditioned).get_trace(scan).log_prob_sum()
-    spread, scatter = (s[~_counted(scan, world)] for s in scales_of_sites(world))
-    own = (world.shift - scan.basis @ world.drift)[~_counted(scan, world)]
-    value = value - Normal(0.0, spread[:, None]).log_prob(own).sum()
-    value = value - Normal(0.0, scatter).log_prob(world.excess[~_counted(scan, world)]).sum()
+    others = ~_counted(scan, world)
+    own = (world.shift - scan.basis @ world.drift)[others]
+    value = value - Normal(0.0, spread_of_sites(world)[others, None]).log_prob(own).sum()
+    excess, covariance = world.excess[others], covariance_of_excess(world)[others]
+    value = value - MultivariateNormal(0 * excess, covariance).log_prob(excess).sum()
     view = look(scan, world)
     unused = torch.ones(world.errors.shape[1], dtype=torch.bool)
     unused[view.used] = False

@@ -210,7 +210,10 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
     rest = torch.randn(1, num, 30, generator=generator, dtype=torch.float64)
     weight = 0.5 + torch.rand(1, num, 30, generator=generator, dtype=torch.float64)
     mean = torch.tensor([[0.3, -0.2, *[0.0] * num]], dtype=torch.float64)
-    precision = torch.tensor([[[4.0, 4.0, *[100.0] * num], [4.0, 4.0, *[2.0] * num]]]).double()
+    place, own = 4 * torch.eye(2), torch.eye(num)
+    # a coarse excess is the same on all detectors
+    fine, coarse = 100 * own, torch.linalg.inv(0.01 * own + 0.5)
+    precision = torch.stack([torch.block_diag(place, e) for e in (fine, coarse)])[None].double()
     log_prob, location, factor = site_conditional(kernels, rest, weight, mean, precision)
     noise = torch.eye(2 + num, dtype=torch.float64)
     image, variance, wanted = rest.flatten(), 1 / weight.flatten(), []
@@ -220,16 +223,16 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
             # an excess changes the image on its own detector only
             own = [torch.eye(num)[d, :, None] * value for d in range(num)]
             slopes = torch.stack([*along, *own], -1).flatten(0, 1)
-            inverse = torch.linalg.inv(
-                slopes.T @ (slopes / variance[:, None]) + precision[0, c].diag()
-            )
+            inverse = torch.linalg.inv(slopes.T @ (slopes / variance[:, None]) + precision[0, c])
             pull = slopes.T @ ((image - value.flatten()) / variance)
-            middle = inverse @ (pull + precision[0, c] * mean[0])
+            middle = inverse @ (pull + precision[0, c] @ mean[0])
             assert torch.allclose(location[0, c, k], middle)
             root = solve_upper(factor[0, c, k].expand(2 + num, -1), noise)
             assert torch.allclose(root.T @ root, inverse)
             law = LowRankMultivariateNormal(
-                value.flatten() + slopes @ mean[0], slopes * precision[0, c].rsqrt(), variance
+                value.flatten() + slopes @ mean[0],
+                slopes @ torch.linalg.cholesky(torch.linalg.inv(precision[0, c])),
+                variance,
             )
             wanted.append(float(law.log_prob(image)))
     found = log_prob[0].flatten()

@@ -13,7 +13,7 @@ from bayesctx.defects import SPECIES
 from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
 from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
-from bayesctx.scan.conditional import COARSE, NUM_ALIKE, scales_of_sites
+from bayesctx.scan.conditional import NUM_ALIKE, covariance_of_excess, spread_of_sites
 from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.shared import evaluate
@@ -195,18 +195,15 @@ def _log_evidence(scan, world, view, site, species):
     """Over both components of the amplitude, with the exact image of each trial."""
     held = world.species.clone()
     held[site] = species
-    spread, scatter = (s[site].double() for s in scales_of_sites(world))
-    totals = []
-    for width, share in (
-        (scatter, 1 - world.share_coarse),
-        ((scatter.square() + COARSE**2).sqrt(), world.share_coarse),
-    ):
-        scale = torch.cat([spread.expand(2), width])
+    spread, totals = spread_of_sites(world)[site].double(), []
+    for is_coarse, share in ((False, 1 - world.share_coarse), (True, world.share_coarse)):
+        alike = replace(world, is_coarse=torch.full_like(world.is_coarse, is_coarse))
+        width = torch.linalg.cholesky(covariance_of_excess(alike)[site].double())
+        scale = torch.block_diag(spread * torch.eye(2), width)
 
         def density(point, scale=scale):
             shift, excess = world.shift.clone(), world.excess.clone()
-            shift[site] = (point[:2] * scale[:2]).float()
-            excess[site] = (point[2:] * scale[2:]).float()
+            shift[site], excess[site] = (scale @ point).float().tensor_split([2])
             moved = replace(world, species=held, shift=shift, excess=excess)
             rest = (scan.image - look(scan, moved).expected).square() / view.variance
             return -0.5 * float(rest.double().sum()) - 0.5 * float(point.square().sum())

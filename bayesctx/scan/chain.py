@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
-from .conditional import HAS_ATOMS, scales_of_sites
+from .conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
 from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
@@ -242,13 +243,14 @@ def _scale(world: World, name: str, detector: int) -> float:
 
 def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     """Log prior of what does not go with a scale but has it in its own: wide and coarse columns."""
-    spread, scatter = scales_of_sites(world)
+    spread = spread_of_sites(world)
     counted = HAS_ATOMS[world.species] & scan.updated
     wide, coarse = counted & world.is_wide, counted & world.is_coarse
     own = (world.shift - scan.basis @ world.drift)[wide] / spread[wide, None]
     value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
-    value = value - 0.5 * (world.excess / scatter)[coarse].square().sum()
-    return float(value - scatter[coarse].log().sum())
+    covariance = covariance_of_excess(world)
+    law = MultivariateNormal(torch.zeros_like(world.excess), covariance, validate_args=False)
+    return float(value + law.log_prob(world.excess)[coarse].sum())
 
 
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:

@@ -24,11 +24,13 @@ __all__ = [
     "WIDE",
     "Conditional",
     "Sites",
-    "scales_of_sites",
+    "covariance_of_excess",
+    "precision_of_sites",
+    "spread_of_sites",
 ]
 
 WIDE = 0.1  # Å, displacement of columns beside defects
-COARSE = 0.2  # relative excess of columns that are not what the simulator describes
+COARSE = 0.2  # relative excess, the same on all detectors, of columns that are not as simulated
 KINDS = MONOLAYER_1H.sites
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind]) for kind in KINDS
@@ -46,20 +48,20 @@ class _Amplitudes:
     """Prior of displacement and amplitude of every site: a fine and a coarse component."""
 
     spread: Tensor
-    scatter: Tensor
+    covariance: Tensor
     log_share: Tensor
 
     @classmethod
     def of(cls, world: World) -> _Amplitudes:
         """Under the scales of a world."""
-        scatter = torch.stack([world.scatter, _coarse(world)])
         share = torch.tensor([1 - world.share_coarse, world.share_coarse])
-        return cls(_spread(world), scatter, share.log())
+        covariance = _covariance(world, torch.tensor([False, True]))
+        return cls(spread_of_sites(world), covariance, share.log())
 
     def precision(self, sites: Tensor) -> Tensor:
-        """Of displacement and excess, shape (site, component, unknown)."""
-        place = (self.spread[sites] ** -2)[:, None, None].expand(-1, 2, 2)
-        return torch.cat([place, (self.scatter**-2).expand(len(sites), -1, -1)], -1)
+        """Of displacement and excess, shape (site, component, unknown, unknown)."""
+        covariance = self.covariance.expand(len(sites), -1, -1, -1)
+        return _precision(self.spread[sites, None].expand(-1, 2), covariance)
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,19 +209,8 @@ class Sites:
         return Conditional(log_prob, location, factor, columns, present, index)
 
 
-def _spread(world: World) -> Tensor:
-    """Standard deviation of the displacements of every site along an axis, in Å."""
-    wide = math.hypot(world.disorder, WIDE)
-    return torch.where(world.is_wide, wide, world.disorder)
-
-
-def _coarse(world: World) -> Tensor:
-    """Standard deviation of the excess of coarse columns, shape (detector,)."""
-    return (world.scatter.square() + COARSE**2).sqrt()
-
-
-def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
-    """Standard deviations of displacement, in Å, and of excess of every site.
+def spread_of_sites(world: World) -> Tensor:
+    """Standard deviation of the displacement of every site along an axis.
 
     Parameters
     ----------
@@ -228,9 +219,55 @@ def scales_of_sites(world: World) -> tuple[Tensor, Tensor]:
 
     Returns
     -------
-    spread : Tensor, shape (site,)
-        Of the displacement.
-    scatter : Tensor, shape (site, detector)
-        Of the excess.
+    Tensor, shape (site,)
+        In Å.
     """
-    return _spread(world), torch.where(world.is_coarse[:, None], _coarse(world), world.scatter)
+    wide = math.hypot(world.disorder, WIDE)
+    return torch.where(world.is_wide, wide, world.disorder)
+
+
+def covariance_of_excess(world: World) -> Tensor:
+    """Prior covariance of the excess of every site on all detectors.
+
+    Parameters
+    ----------
+    world : World
+        The world.
+
+    Returns
+    -------
+    Tensor, shape (site, detector, detector)
+        The scatter is independent on every detector. What a coarse column has beside it is not: a
+        column that is thinner, covered or vibrates more is off on all detectors.
+    """
+    return _covariance(world, world.is_coarse)
+
+
+def precision_of_sites(world: World) -> Tensor:
+    """Prior precision of displacement and excess of every site.
+
+    Parameters
+    ----------
+    world : World
+        The world.
+
+    Returns
+    -------
+    Tensor, shape (site, unknown, unknown)
+        Displacement along x and y, and excess on each detector.
+    """
+    return _precision(spread_of_sites(world), covariance_of_excess(world))
+
+
+def _covariance(world: World, is_coarse: Tensor) -> Tensor:
+    """Prior covariance of the excess of columns that are coarse or not."""
+    return torch.diag(world.scatter.square()) + (COARSE**2 * is_coarse)[..., None, None]
+
+
+def _precision(spread: Tensor, covariance: Tensor) -> Tensor:
+    """Precision of displacement and excess, shape (*batch, unknown, unknown)."""
+    num = covariance.shape[-1]
+    found = covariance.new_zeros(*spread.shape, 2 + num, 2 + num)
+    found[..., 0, 0] = found[..., 1, 1] = spread**-2
+    found[..., 2:, 2:] = torch.linalg.inv(covariance)
+    return found

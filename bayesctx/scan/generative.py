@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..defects import SPECIES
 from ..model import sample_abundance
-from .conditional import ALLOWED, NUM_ALIKE, scales_of_sites
+from .conditional import ALLOWED, NUM_ALIKE, covariance_of_excess, spread_of_sites
 from .dose import log_prior_of_dose
 from .occupation import FIELD_PRECISION, FREQUENT, RARE
 from .signal import error_size
@@ -96,9 +96,11 @@ def _sample_sites(scan: Scan, world: World, num: int) -> World:
         is_wide = pyro.sample("is_wide", dist.Bernoulli(torch.tensor(world.share_wide)))
         is_coarse = pyro.sample("is_coarse", dist.Bernoulli(torch.tensor(world.share_coarse)))
         world = replace(world, species=species, is_wide=is_wide.bool(), is_coarse=is_coarse.bool())
-        spread, scatter = scales_of_sites(world)
-        own = pyro.sample("own", dist.Normal(0.0, spread[:, None].expand(-1, 2)).to_event(1))
-        excess = pyro.sample("excess", dist.Normal(0.0, scatter).to_event(1))
+        spread = spread_of_sites(world)[:, None].expand(-1, 2)
+        own = pyro.sample("own", dist.Normal(0.0, spread).to_event(1))
+        covariance = covariance_of_excess(world)
+        law = dist.MultivariateNormal(covariance.new_zeros(covariance.shape[:-1]), covariance)
+        excess = pyro.sample("excess", law)
     return replace(world, shift=scan.basis @ world.drift + own, excess=excess)
 
 

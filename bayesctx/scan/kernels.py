@@ -150,7 +150,7 @@ def site_conditional(
     mean : Tensor, shape (site, unknown)
         Prior mean of the displacement along x and y from where the kernels stand, and of the
         relative excess of the amplitude on each detector.
-    precision : Tensor, shape (site, component, unknown)
+    precision : Tensor, shape (site, component, unknown, unknown)
         Prior precision of these under each component of a mixture.
 
     Returns
@@ -168,14 +168,13 @@ def site_conditional(
     pull = dot - gram[..., 0]  # what the column does not explain itself
     gradient = torch.cat([pull[..., 1:].sum(1), pull[..., 0].movedim(1, -1)], -1)
     square = (gram[..., 0, 0] - 2 * dot[..., 0]).sum(1)
-    prior = precision[:, :, None]  # (site, component, 1, unknown)
-    gradient = gradient[:, None] + prior * mean[:, None, None]
-    factor = _cholesky(gram_of_unknowns(gram)[:, None], prior)
+    held = (precision @ mean[:, None, :, None])[..., 0]  # (site, component, unknown)
+    gradient = gradient[:, None] + held[:, :, None]
+    factor = _cholesky(gram_of_unknowns(gram)[:, None] + precision[:, :, None])
     half = _solve_lower(factor, gradient)
-    volume = factor[..., [_place(i, i) for i in range(prior.shape[-1])]].log().sum(-1)
-    log_prob = 0.5 * (half.square().sum(-1) - square[:, None]) - volume
-    log_prob = log_prob + 0.5 * (prior.log() - prior * mean[:, None, None].square()).sum(-1)
-    return log_prob, solve_upper(factor, half), factor
+    log_prob = 0.5 * (half.square().sum(-1) - square[:, None]) - _log_volume(factor)
+    before = _log_volume(_cholesky(precision)) - 0.5 * (held * mean[:, None]).sum(-1)
+    return log_prob + before[..., None], solve_upper(factor, half), factor
 
 
 def _place(row: int, column: int) -> int:
@@ -183,16 +182,22 @@ def _place(row: int, column: int) -> int:
     return row * (row + 1) // 2 + column
 
 
-def _cholesky(matrix: Tensor, diagonal: Tensor) -> Tensor:
-    """Cholesky factor of small matrices plus a diagonal: element by element, as they are many."""
+def _log_volume(factor: Tensor) -> Tensor:
+    """Half the log determinant of a matrix, from its Cholesky factor."""
+    size = math.isqrt(2 * factor.shape[-1])
+    return factor[..., [_place(i, i) for i in range(size)]].log().sum(-1)
+
+
+def _cholesky(matrix: Tensor) -> Tensor:
+    """Cholesky factor of small matrices: element by element, as they are many."""
     found = []
-    for i in range(diagonal.shape[-1]):
+    for i in range(matrix.shape[-1]):
         for j in range(i + 1):
-            value = matrix[..., i, j] + diagonal[..., i] if i == j else matrix[..., i, j]
+            value = matrix[..., i, j]
             for k in range(j):
                 value = value - found[_place(i, k)] * found[_place(j, k)]
             found.append(value.sqrt() if i == j else value / found[_place(j, j)])
-    return torch.stack(torch.broadcast_tensors(*found), -1)
+    return torch.stack(found, -1)
 
 
 def _solve_lower(factor: Tensor, vector: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .canvas import Canvas
-from .conditional import HAS_ATOMS, scales_of_sites
+from .conditional import HAS_ATOMS, covariance_of_excess, precision_of_sites, spread_of_sites
 from .dose import precision_of_dose
 from .field import frequencies
 from .kernels import Kernels, gram_of_unknowns
@@ -211,7 +211,7 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
     moving = canvas.pad_images(slopes)
-    spread, scatter = scales_of_sites(world)
+    precision = precision_of_sites(world)
     own = torch.zeros(len(scan.kind), 2, len(slopes))
     excess = torch.zeros(*world.excess.shape, len(slopes))
     for colour in scan.colours():
@@ -220,8 +220,7 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
             continue
         columns, index = canvas.slopes(scan, world, kernels, mine)  # excess, along x, along y
         weighted = columns * canvas.weight[:, index].movedim(0, 1)[:, :, None]
-        prior = torch.cat([spread[mine, None].expand(-1, 2), scatter[mine]], -1) ** -2
-        hessian = gram_of_unknowns(weighted @ columns.mT) + torch.diag_embed(prior)
+        hessian = gram_of_unknowns(weighted @ columns.mT) + precision[mine]
         # (site, detector, pixel, parameter)
         seen = torch.stack([m[:, index] for m in moving], -1).movedim(0, 1)
         pull = weighted @ seen
@@ -236,11 +235,13 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
 
 def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
     """Values that follow, their slopes (value, parameter), and their standard deviations."""
-    spread, scatter = scales_of_sites(world)
+    spread = spread_of_sites(world)
     own = (world.shift - scan.basis @ world.drift) * HAS_ATOMS[world.species, None]
+    white = torch.linalg.inv(torch.linalg.cholesky(covariance_of_excess(world)))
+    excess = (white @ world.excess[..., None]).flatten()
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
-        (world.excess.flatten(), joint.excess.flatten(0, 1), scatter.flatten()),
+        (excess, (white @ joint.excess).flatten(0, 1), torch.ones_like(excess)),
         (world.row_shift, joint.rows, torch.full_like(world.row_shift, world.jitter)),
     )
 

@@ -10,7 +10,16 @@ from torch import Tensor
 
 from ..defects import SPECIES
 from .canvas import Canvas
-from .conditional import ALLOWED, COARSE, HAS_ATOMS, KINDS, NUM_ALIKE, WIDE, Sites, scales_of_sites
+from .conditional import (
+    ALLOWED,
+    COARSE,
+    HAS_ATOMS,
+    KINDS,
+    NUM_ALIKE,
+    WIDE,
+    Sites,
+    precision_of_sites,
+)
 from .kernels import Kernels, gram_of_unknowns, solve_upper
 from .scale_prior import ScalePrior
 from .world import Scan, View, World
@@ -130,17 +139,16 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     mine = (scan.updated & HAS_ATOMS[world.species]).nonzero()[:, 0]
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
-    spread, scatter = (scale[mine] for scale in scales_of_sites(world))
+    precision = precision_of_sites(world)[mine].double()
     own = (world.shift - scan.basis @ world.drift)[mine]
-    scale = torch.cat([spread[:, None].expand(-1, 2), scatter], -1)
-    values = torch.cat([own, world.excess[mine]], -1) / scale
-    total = -0.5 * float(values.square().double().sum())
+    values = torch.cat([own, world.excess[mine]], -1).double()
+    square = torch.einsum("su,suv,sv->s", values, precision, values)
+    total = 0.5 * float((torch.logdet(precision) - square).sum())
     for rows in torch.arange(len(mine)).split(AT_ONCE):
         columns, index = canvas.slopes(scan, world, kernels, mine[rows])
         weight = canvas.weight[:, index].movedim(0, 1)[:, :, None]
         gram = gram_of_unknowns((columns * weight) @ columns.mT)
-        gram = gram * scale[rows, :, None] * scale[rows, None]
-        total -= 0.5 * float(torch.logdet((gram + torch.eye(gram.shape[-1])).double()).sum())
+        total -= 0.5 * float(torch.logdet(gram + precision[rows]).sum())
     return total
 
 
@@ -179,29 +187,43 @@ def _draw_scales(
     square = (shift - mean).square().sum(-1)
     world = _draw_wide(world, square, counted, generator)
     priors = scan.coordinates.scale_priors
-    disorder = _draw_scale(priors["disorder"], square, counted, world.is_wide, 2, WIDE, generator)
-    given = counted, world.is_coarse, 1, COARSE, generator
-    scatter = [_draw_scale(priors["scatter"], own.square(), *given) for own in world.excess.T]
+    disorder = _draw_disorder(priors["disorder"], square, counted, world.is_wide, generator)
+    scatter = _draw_scatter(priors["scatter"], world, counted, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)
-    return replace(world, disorder=disorder, scatter=torch.tensor(scatter), share_coarse=share)
+    return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
 
 
-def _draw_scale(
-    prior: ScalePrior,
-    square: Tensor,
-    counted: Tensor,
-    is_more: Tensor,
-    num: int,
-    more: float,
-    generator: torch.Generator,
+def _draw_disorder(
+    prior: ScalePrior, square: Tensor, counted: Tensor, is_wide: Tensor, generator: torch.Generator
 ) -> float:
-    """Scale of values of ``num`` components given their squares; some are off by ``more``."""
+    """Scale of displacements given their squares."""
     log_likelihood = torch.zeros_like(prior.nodes)
-    for mine, extra in ((counted & ~is_more, 0.0), (counted & is_more, more)):
+    for mine, extra in ((counted & ~is_wide, 0.0), (counted & is_wide, WIDE)):
         variance = prior.nodes.square() + extra**2
-        log_likelihood -= 0.5 * num * mine.sum() * variance.log()
+        log_likelihood -= mine.sum() * variance.log()
         log_likelihood -= 0.5 * square[mine].double().sum() / variance
     return float(prior.draw(log_likelihood, generator))
+
+
+def _draw_scatter(
+    prior: ScalePrior, world: World, counted: Tensor, generator: torch.Generator
+) -> Tensor:
+    """Scatter of the amplitudes on every detector, given that on the others."""
+    scatter, excess = world.scatter.double(), world.excess.double()
+    fine, coarse = (excess[counted & c] for c in (~world.is_coarse, world.is_coarse))
+    for k in range(len(scatter)):
+        variance = scatter.square().repeat(len(prior.nodes), 1)
+        variance[:, k] = prior.nodes.square()
+        precision = 1 / variance
+        log_likelihood = -0.5 * (len(fine) + len(coarse)) * variance[:, k].log()
+        log_likelihood -= 0.5 * fine[:, k].square().sum() * precision[:, k]
+        # what coarse columns share is integrated out, see ``covariance_of_excess``
+        left = 1 + COARSE**2 * precision.sum(-1)
+        common = COARSE**2 / left * (coarse @ precision.mT).square().sum(0)
+        log_likelihood -= 0.5 * (coarse.square().sum(0) @ precision.mT - common)
+        log_likelihood -= 0.5 * len(coarse) * left.log()
+        scatter[k] = float(prior.draw(log_likelihood, generator))
+    return scatter.float()
 
 
 def _draw_wide(world: World, square: Tensor, counted: Tensor, generator: torch.Generator) -> World:

@@ -178,7 +178,8 @@ class World:
     is_wide : Tensor of bool, shape (site,)
         Columns that are displaced more than by disorder.
     is_coarse : Tensor of bool, shape (site,)
-        Columns whose amplitudes are off by more than the scatter, on all detectors.
+        Columns whose amplitudes are off by more than the scatter, by the same share on all
+        detectors.
     abundance : Tensor, shape (kind, defect_class)
         Of the classes on each kind of site.
     film : Tensor, shape (detector, 3)
