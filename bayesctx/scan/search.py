@@ -14,7 +14,7 @@ from torch import Tensor
 from .dopants import best_dopant
 from .fits import anneal, fit_world, log_density
 from .moves import linearise_jointly
-from .shared import State, climb, evaluate
+from .shared import climb, evaluate
 from .signal import draw_signal
 from .threads import side_by_side
 from .windows import crop
@@ -292,18 +292,18 @@ def _climb_best(
     num_climbed = max(LEAST_CLIMBED, NUM_CLIMBED // len(begun))
     num_fitted = max(1, NUM_FITTED // len(begun))
 
-    def rise(start: tuple[_Begun, State]) -> tuple[float, World]:
-        first, state = start
-        own = replace(first.world, z=state.z)
+    def rise(start: tuple[_Begun, Tensor]) -> tuple[float, World]:
+        first, z = start
+        own = replace(first.world, z=z)
         own = draw_signal(first.scan, own, look(first.scan, own), None)
         seen = replace(look(first.scan, own), variance=first.view.variance)
         own, _, log_prob = climb(first.scan, own, seen)
         return log_prob, own
 
     found = []
-    for first, states in zip(begun, tried, strict=True):
-        best = sorted(states, key=lambda state: -state.log_prob)[:num_climbed]
-        risen = side_by_side(rise, [(first, state) for state in best], num_threads)
+    for first, values in zip(begun, tried, strict=True):
+        best = sorted(values, key=lambda pair: -pair[0])[:num_climbed]
+        risen = side_by_side(rise, [(first, z) for _, z in best], num_threads)
         risen.sort(key=lambda pair: -pair[0])
         found += [(first.candidate, world) for _, world in risen[:num_fitted]]
     return found
@@ -311,8 +311,8 @@ def _climb_best(
 
 def _try_points(
     candidates: Sequence[Candidate], begun: Sequence[_Begun], seed: int
-) -> list[list[State]]:
-    """States of every beginning at points; spectra are shared where they can be."""
+) -> list[list[tuple[float, Tensor]]]:
+    """Log densities of every beginning at points; spectra are shared where they can be."""
     found = [[] for _ in begun]
     # candidates that differ in the assignment only have the same objects
     keys = [(b.scan.material, id(candidates[b.candidate].scan.coordinates)) for b in begun]
@@ -326,7 +326,8 @@ def _try_points(
             shared = spectra_of(first.scan, z, kept)
             for k in mine:
                 b = begun[k]
-                found[k].append(evaluate(b.scan, b.world, b.view, z, shared))
+                # nothing but a number is kept of each of hundreds of images
+                found[k].append((evaluate(b.scan, b.world, b.view, z, shared).log_prob, z))
     return found
 
 
