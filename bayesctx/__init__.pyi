@@ -30,6 +30,7 @@ from . import (
     prior as prior,
     responses as responses,
     scan as scan,
+    series as series,
     simulation as simulation,
     storage as storage,
     tables as tables,
@@ -68,6 +69,13 @@ from .prior import (
     limit_prior as limit_prior,
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
+)
+from .series import (
+    infer_blocks as infer_blocks,
+    infer_series as infer_series,
+    open_series as open_series,
+    session_prior as session_prior,
+    summarise as summarise,
 )
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
 from .tables import (

@@ -20,6 +20,7 @@ __all__ = [
     "file_to_write",
     "number",
     "picture_to_write",
+    "result_to_write",
     "stream_to_write",
     "whole_number",
 ]
@@ -166,6 +167,33 @@ def stream_to_write(text: str) -> Path:
     )
 
 
+def result_to_write(text: str) -> Path:
+    """Check that a result, or a folder of results, can be written.
+
+    Parameters
+    ----------
+    text : str
+        A file with an ending of ``RESULTS``, or a folder.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be written, or has the ending of another kind of file.
+    """
+    path = Path(text)
+    if path.suffix[1:2].isalpha() and not path.is_dir():
+        return file_to_write(*RESULTS)(text)
+    if path.is_dir() and path.suffix.lower() not in RESULTS:
+        file_to_write()(str(path / "series.json"))
+        return path
+    return file_to_write()(text)
+
+
 def picture_to_write(text: str) -> Path:
     """Check that a picture can be written, and in what format.
 
@@ -199,6 +227,9 @@ def picture_to_write(text: str) -> Path:
 RESULTS = (".nc", ".csv", ".parquet", ".xyz")
 """Endings of files that a result can be written to: those of ``tables.FORMATS``."""
 
+SUMMARIES = (".nc", ".csv")
+"""Endings of files that the summary of a series can be written to."""
+
 PRIORS = ("reference", "tmd", "limit", "between")
 
 # Limits far above useful values, so that a typing error is refused at once instead of exhausting
@@ -213,6 +244,11 @@ PIXELS = whole_number(1, 4096)
 
 CONTEXT = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE"}
 MODEL = {"type": Path, "metavar": "FILE"}
+
+JSON = "print one JSON object instead of the summary, and nothing else, on standard output"
+
+SERIES_FLAGS = {"num_workers": "--workers", "scheduler": "--scheduler"}
+"""Flags that belong to a folder of images, by the name of the argument."""
 
 FOLDER_FLAGS = {
     "patches_per_image": "--patches-per-image",
@@ -287,7 +323,7 @@ def _train(add: Callable) -> None:
 
 def _infer(add: Callable) -> None:
     """Options of infer."""
-    image = "file of a microscope, see above; several are the detectors of one scan"
+    image = "file of a microscope, see above; several are the detectors of one scan; or a folder"
     add("image", type=Path, nargs="+", metavar="IMAGE", help=image)
     variable = "variable or image of the file, where several could be meant"
     add("--variable", metavar="NAME", help=variable)
@@ -304,13 +340,35 @@ def _infer(add: Callable) -> None:
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
     out = (
-        "files to write, by their ending: .nc the posterior, .csv or .parquet the sites, .xyz atoms"
+        "files to write, by their ending: .nc the posterior, .csv or .parquet the sites, .xyz "
+        "atoms; of a folder of images a folder"
     )
-    kind = file_to_write(*RESULTS)
     several = {"nargs": "+", "action": "extend", "required": True}
-    add("--out", type=kind, metavar="FILE", help=out, **several)
+    add("--out", type=result_to_write, metavar="FILE", help=out, **several)
     plot = "picture of sites and context to write, e.g. result.png"
     add("--plot", type=picture_to_write, metavar="FILE", help=plot)
+    session = "prior of the instrument, from bayesctx summarise --session"
+    add("--session", type=Path, metavar="FILE", help=session)
+    _series(add)
+    add("--json", action="store_true", help=JSON)
+
+
+def _series(add: Callable) -> None:
+    """Options of infer for a folder of images; those not given are left to the library."""
+    workers = "images of a folder that are inferred at a time, a process each (default: 1)"
+    add(SERIES_FLAGS["num_workers"], type=PROCESSES, dest="num_workers", metavar="N", help=workers)
+    scheduler = "scheduler of Dask, whose workers infer the images of a folder"
+    add(SERIES_FLAGS["scheduler"], metavar="ADDRESS", help=scheduler)
+
+
+def _summarise(add: Callable) -> None:
+    """Options of summarise."""
+    add("results", type=Path, metavar="FOLDER", help="written by bayesctx infer FOLDER")
+    out = "file to write: .nc all numbers, .csv the table of the classes"
+    add("--out", type=file_to_write(*SUMMARIES), metavar="FILE", help=out)
+    session = "prior of further images of the session to write, for bayesctx infer --session"
+    add("--session", type=file_to_write(".json"), metavar="FILE", help=session)
+    add("--json", action="store_true", help=JSON)
 
 
 def _demo(add: Callable) -> None:
@@ -318,6 +376,13 @@ def _demo(add: Callable) -> None:
     folder = "folder of demo.nc and demo.png (default: this one)"
     add("--out-dir", type=Path, default=Path(), metavar="DIR", help=folder)
     add("--model", **MODEL, help="from train (default: the reference model of the package)")
+    add("--json", action="store_true", help=JSON)
 
 
-OPTIONS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}
+OPTIONS = {
+    "simulate": _simulate,
+    "train": _train,
+    "infer": _infer,
+    "summarise": _summarise,
+    "demo": _demo,
+}
