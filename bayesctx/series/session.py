@@ -13,7 +13,7 @@ import xarray as xr
 from scipy.optimize import least_squares
 from scipy.special import ndtr, ndtri
 
-from ..checks import check_known, check_sequence
+from ..checks import check_known, check_number, check_sequence
 from ..context import CONTEXT
 from ..distributions import quantile
 from ..evidence import truncate
@@ -34,6 +34,8 @@ SHARED = (*CONSTANT, *DRIFTING)
 CHANGES = np.linspace(0.0, 0.98, 50)  # standard deviation between images, over that of the prior
 LEAST_DRAWS = 5  # effective ones
 NOTHING_LEARNED = 0.9  # of the variance of the prior
+NOTHING = 1e-6  # of the precision of the prior
+CORRELATION = 0.6
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
@@ -54,16 +56,23 @@ class Shared:
     change: float
 
 
-def combine(mean: np.ndarray, variance: np.ndarray, changes: np.ndarray = CHANGES) -> Shared:
+def combine(
+    mean: np.ndarray,
+    variance: np.ndarray,
+    changes: np.ndarray = CHANGES,
+    correlation: float = 0.0,
+) -> Shared:
     """Combine the posteriors of images of one session, whose common prior is standard normal.
 
     Parameters
     ----------
     mean, variance : ndarray, shape (image,)
-        Of the posterior of each image.
+        Of the posterior of each image; variances are at most 1.
     changes : ndarray, shape (change,)
-        Standard deviations t between images that are weighed; a single 0 if the value is the same
-        in all images.
+        Standard deviations t between images that are weighed, below 1; a single 0 if the value is
+        the same in all images.
+    correlation : float
+        Correlation r of the errors of two images, from 0 to below 1.
 
     Returns
     -------
@@ -74,29 +83,41 @@ def combine(mean: np.ndarray, variance: np.ndarray, changes: np.ndarray = CHANGE
     -----
     An image has the value x_i ~ N(c, t²) around that of the session, c ~ N(0, 1 - t²), so that the
     prior of a single image is N(0, 1) whatever t is. Its posterior N(m_i, v_i) contains this prior,
-    which is divided out: the likelihood is normal with precision 1/v_i - 1 and mean m_i / (1 - v_i)
-    and the prior of the session enters once. The prior density of t falls as 1 - t.
+    which is divided out: the likelihood is normal with precision 1 / s_i = 1 / v_i - 1 around
+    y_i = m_i / (1 - v_i), and the prior of the session enters once. The error of y_i has a part of
+    variance (1 - r) s_i of its own, and one that all images share, b ~ N(0, r s) with the harmonic
+    mean s of the s_i: y_i ~ N(c + b, (1 - r) s_i + t²). However many images there are, c is not
+    known better than b. The prior density of t falls as 1 - t.
     """
-    precision = np.maximum(1 / variance - 1, 0.0)
-    tells = precision > 1e-6
-    value = mean[tells] / (1 - variance[tells])
+    precision = np.maximum(1 / np.asarray(variance, float) - 1, 0.0)
+    tells = precision > NOTHING
+    if not tells.any():
+        return Shared(0.0, 1.0, float("nan"))
+    value = np.asarray(mean, float)[tells] / (1 - np.asarray(variance, float)[tells])
     spread = 1 / precision[tells]
-    log_weight, centre, width = [], [], []
-    for t in changes:
-        total = spread + t**2
-        around = 1 / (1 / (1 - t**2) + (1 / total).sum())
-        middle = around * (value / total).sum()
-        # log density of all values, their common centre integrated out
-        log_density = -0.5 * (np.log(total).sum() + (value**2 / total).sum())
-        log_density += 0.5 * (np.log(around / (1 - t**2)) + middle**2 / around)
-        log_weight.append(log_density + np.log1p(-t))
-        centre.append(middle)
-        width.append(around + t**2)
-    weight = np.exp(np.array(log_weight) - max(log_weight))
+    common = correlation / precision[tells].mean()
+    found = [_given_change(value, (1 - correlation) * spread, common, float(t)) for t in changes]
+    log_weight, centre, width = np.array(found).T
+    weight = np.exp(log_weight - log_weight.max())
     weight /= weight.sum()
-    centre, width = np.array(centre), np.array(width)
     mixed = float(weight @ centre)
     return Shared(mixed, float(weight @ (width + (centre - mixed) ** 2)), float(weight @ changes))
+
+
+def _given_change(
+    value: np.ndarray, spread: np.ndarray, common: float, change: float
+) -> tuple[float, float, float]:
+    """Log posterior density of a change, and mean and variance of a further image given it."""
+    total, own = spread + change**2, 1 - change**2
+    prior = own + common  # of what the values are around
+    around = 1 / (1 / prior + (1 / total).sum())
+    middle = around * (value / total).sum()
+    # log density of all values, with what they are around integrated out
+    log_density = 0.5 * (np.log(around / prior) + middle**2 / around)
+    log_density -= 0.5 * (np.log(total).sum() + (value**2 / total).sum())
+    share = own / prior
+    variance = share**2 * around + share * common + change**2
+    return log_density + np.log1p(-change), share * middle, variance
 
 
 def session_prior(
@@ -105,6 +126,7 @@ def session_prior(
     *,
     variables: Sequence[str] = SHARED,
     constant: Sequence[str] = CONSTANT,
+    correlation: float = CORRELATION,
 ) -> Prior:
     """Learn the prior of a further image of the same session from a series.
 
@@ -120,6 +142,11 @@ def session_prior(
     constant : sequence of str
         Those of them that are the same in all images; others change by an unknown amount, which is
         inferred.
+    correlation : float
+        Correlation of the errors of two images of a session, from 0 to 0.99. Images of one session
+        have the same aberrations and the same faults of the model, so that their errors do not
+        average out; the default is that of the network in simulated sessions
+        (docs/benchmarks/series.md).
 
     Returns
     -------
@@ -148,6 +175,7 @@ def session_prior(
     >>> infer(image, {"host": "WSe2"}, load_model().with_prior(learned))  # doctest: +SKIP
     """
     names = _check_names(variables, constant)
+    correlation = check_number(correlation, "correlation", (0.0, 0.99))
     base = prior_of(results, prior)
     found: dict[str, list[_Draws]] = {name: [] for name in names}
     for image, result in members_of(results):
@@ -157,7 +185,8 @@ def session_prior(
                 found[name].append(drawn)
     learned = {}
     for name, images in found.items():
-        law = _learn(name, images, base, name in constant) if images else None
+        changes = np.zeros(1) if name in constant else CHANGES
+        law = _learn(name, images, base, changes, correlation) if images else None
         if law is not None:
             learned[name] = law
     given = base.given({n: v for n, v in learned.items() if n in CONTEXT})
@@ -203,7 +232,7 @@ def _draws_of(image: str, result: xr.DataTree, name: str) -> _Draws | None:
 
 
 def _learn(
-    name: str, images: Sequence[_Draws], prior: Prior, is_constant: bool
+    name: str, images: Sequence[_Draws], prior: Prior, changes: np.ndarray, correlation: float
 ) -> torch.distributions.Distribution | None:
     """Distribution of a variable in a further image; None if nothing was learned."""
     for image in images:
@@ -223,8 +252,8 @@ def _learn(
         # that of the predictive distribution of a normal sample
         n = image.ess
         variance.append(max(z.var(), 1e-8) * (n + 1) / (n - 3))
-    changes = np.zeros(1) if is_constant else CHANGES
-    shared = combine(np.array(mean), np.minimum(np.array(variance), 1.0), changes)
+    capped = np.minimum(np.array(variance), 1.0)
+    shared = combine(np.array(mean), capped, changes, correlation)
     if shared.variance > NOTHING_LEARNED:
         return None
     points = shared.mean + np.sqrt(shared.variance) * ndtri(np.array(LEVELS))
