@@ -123,6 +123,23 @@ def test_the_truth_is_in_the_intervals_of_a_session_as_often_as_they_say():
     assert abs(inside / num - 0.9) < 3 * (0.9 * 0.1 / num) ** 0.5
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_session_at_a_bound_of_the_prior_stays_inside(side):
+    prior = np.exp(np.random.default_rng(7).uniform(np.log(4e4), np.log(3e5), 4000))
+    bound = (4e4, 3e5)[side]
+    near = np.sort(abs(prior - bound))[:400] * (1, -1)[side] + bound
+    images = [result_of({"beam_energy": near}, {"beam_energy": prior}) for _ in range(8)]
+    learned = bc.session_prior(images)
+    low, middle, high = (
+        learned.conditions[0]["beam_energy"]
+        .icdf(bc.tensors.torch.tensor([0.01, 0.5, 0.99]))
+        .tolist()
+    )
+    assert 4e4 * 0.999 <= low < middle < high <= 3e5 * 1.001
+    # at least half of it is as near as all draws of an image
+    assert abs(middle - bound) <= np.ptp(near)
+
+
 def test_a_probe_that_the_simulator_infers_becomes_a_nuisance_of_the_prior():
     rng = np.random.default_rng(4)
     prior = rng.uniform(0.5, 1.4, 100)

@@ -34,6 +34,7 @@ SHARED = (*CONSTANT, *DRIFTING)
 CHANGES = np.linspace(0.0, 0.98, 50)  # standard deviation between images, over that of the prior
 LEAST_DRAWS = 5  # effective ones
 NOTHING_LEARNED = 0.9  # of the variance of the prior
+OUTSIDE = 1.9  # standard deviations by which the centre may lie outside of the prior
 NOTHING = 1e-6  # of the precision of the prior
 CORRELATION = 0.6
 LEVELS = (0.05, 0.25, 0.5, 0.75, 0.95)
@@ -280,18 +281,20 @@ def _support(name: str, prior: Prior) -> tuple[float, float]:
 
 def _fit(points: np.ndarray, low: float, high: float) -> torch.distributions.Distribution:
     """Truncated normal distribution with the given quantiles."""
-    size = points[-1] - points[0]
-    levels = np.array(LEVELS)
+    size, levels = points[-1] - points[0], np.array(LEVELS)
 
-    def quantiles(parameters: np.ndarray) -> np.ndarray:
-        loc, scale = points[2] + size * parameters[0], size * np.exp(parameters[1])
+    def parameters_of(free: np.ndarray) -> tuple[float, float]:
+        scale = size * np.exp(free[1])
+        # a normal distribution can be truncated only where it has mass
+        loc = np.clip(points[2] + size * free[0], low - OUTSIDE * scale, high + OUTSIDE * scale)
+        return float(loc), float(scale)
+
+    def misfit(free: np.ndarray) -> np.ndarray:
+        loc, scale = parameters_of(free)
         ends = ndtr(np.array([low - loc, high - loc]) / scale)
         p = np.clip(ends[0] + levels * (ends[1] - ends[0]), 1e-12, 1 - 1e-12)
         return (loc + scale * ndtri(p) - points) / size
 
-    best = least_squares(quantiles, [0.0, -1.0], bounds=([-3.0, -4.0], [3.0, 2.0])).x
-    law = dist.Normal(
-        *(torch.tensor(v, dtype=torch.float32)
-          for v in (points[2] + size * best[0], size * np.exp(best[1])))
-    )  # fmt: skip
-    return truncate(law, low, high)[0]
+    best = least_squares(misfit, [0.0, -1.0], bounds=([-3.0, -4.0], [3.0, 2.0])).x
+    single = (torch.tensor(v, dtype=torch.float32) for v in parameters_of(best))
+    return truncate(dist.Normal(*single), low, high)[0]
