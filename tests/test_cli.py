@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 
 import netCDF4
 import numpy as np
@@ -787,3 +788,38 @@ def test_the_demo_starts_with_a_result_and_no_warning(tmp_path, capsys):
     assert shown.out.startswith("788 sites were found")
     assert max(map(len, shown.out.partition("the posterior with")[0].splitlines())) <= 80
     assert shown.out.splitlines()[-1].startswith("next: bayesctx infer")
+
+
+@contextmanager
+def small_disk(num_bytes):
+    """No file may be larger, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes belong to Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["new.nc", "new.csv", "new.xyz", "new.png"])
+def test_a_full_disk_leaves_nothing_half_written(name, files, tmp_path, capsys):
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--context", *GIVEN]
+    written = ["--out", tmp_path / "old.nc", "--plot"] if name == "new.png" else ["--out"]
+    size = {"new.png": 200_000, "new.xyz": 50}.get(name, 2_000)
+    with small_disk(size):
+        assert run(*words, *written, tmp_path / name) == 1
+    assert names_in(tmp_path) == (["old.nc"] if name == "new.png" else [])
+    assert f"room for {tmp_path / name} was expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["new.nc", "new.csv", "new.json"])
+def test_a_full_disk_leaves_no_half_summary(name, files, scans, tmp_path, capsys):
+    run(*series_words(files, scans, tmp_path / "results"))
+    capsys.readouterr()
+    flag = "--session" if name == "new.json" else "--out"
+    with small_disk(1_000):
+        assert run("summarise", tmp_path / "results", flag, tmp_path / name) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["results"]
+    assert f"room for {tmp_path / name} was expected" in capsys.readouterr().err

@@ -3,7 +3,9 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -120,6 +122,7 @@ def test_a_second_run_infers_only_what_is_missing_or_has_changed(
 
 SCRIPT = """
 import sys
+import time
 import bayesctx as bc
 from bayesctx.series import workers
 original = workers.infer_file
@@ -313,3 +316,40 @@ def test_a_series_of_ser_files_is_read_with_its_emi_file(tmp_path):
     for name in ("a.emi", "a_1.ser", "b_1.ser", ".hidden.npy", "c.NPY"):
         (tmp_path / name).touch()
     assert [i.name for i in listing.list_images(tmp_path)] == ["a.emi", "b_1.ser", "c.NPY"]
+
+
+IN_PROCESSES = (
+    SCRIPT.partition("if __name__")[0].partition("original")[0]
+    + """
+if __name__ == "__main__":
+    model = bc.load_model(sys.argv[3])
+    bc.infer_series(sys.argv[1], sys.argv[2], {context}, model, **{fast}, num_workers=2)
+"""
+)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc/1/task"), reason="processes are listed by Linux")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+def test_local_processes_end_with_the_run(number, scans, model, tmp_path):
+    many, out, script = tmp_path / "scans", tmp_path / "out", tmp_path / "run.py"
+    many.mkdir()
+    for k in range(200):
+        (many / f"{k:03d}.npy").write_bytes((scans / "scan_0.npy").read_bytes())
+    script.write_text(IN_PROCESSES.format(context=CONTEXT, fast=FAST))
+    command = [sys.executable, script, many, out, model[1]]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
+        while not list(out.glob("*.npy.nc")):
+            time.sleep(0.1)
+        children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+        run.send_signal(number)
+        run.communicate()
+    for _ in range(100):  # they look for their parent as soon as an operation is done
+        left = [c for c in children if os.path.exists(f"/proc/{c}")]
+        if not left:
+            break
+        time.sleep(0.1)
+    assert not left
+    assert len(list(out.glob("*.npy.nc"))) < 200
+    if number == signal.SIGINT:
+        assert not list(out.glob(".*"))

@@ -217,10 +217,10 @@ def describe_files(arguments: argparse.Namespace) -> str:
     whole = next((out for out in arguments.out if out.suffix.lower() == ".nc"), None)
     name = repr(str(whole or "result.nc"))
     lines.append(f"next: result = bayesctx.load({name}); bayesctx.sites(result)")
-    missing = [] if whole else ["--out result.nc for the whole posterior"]
-    missing += [] if arguments.plot else ["--plot result.png for a picture"]
-    if missing:
-        lines.append(f"      add {', '.join(missing)}")
+    if not whole:
+        lines.append("      add --out result.nc for the whole posterior")
+    if not arguments.plot:
+        lines.append("      add --plot result.png for a picture")
     return "\n".join(lines)
 
 

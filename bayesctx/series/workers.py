@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -61,18 +61,20 @@ def infer_files(
     """
     if scheduler is not None:
         with _dask(scheduler, model) as (pool, shared):
-            yield from _results(pool, job, images, shared)
+            yield from _results(pool, infer_file, job, images, shared)
     elif num_workers and images:
         with _processes(min(num_workers, len(images))) as pool:
-            yield from _results(pool, job, images, model)
+            yield from _results(pool, _infer_or_end, job, images, model)
     else:
         for image in images:
             yield infer_file(job, image, model)
 
 
-def _results(pool: Executor, job: Job, images: Sequence[Image], model: object) -> Iterator[Record]:
+def _results(
+    pool: Executor, work: Callable, job: Job, images: Sequence[Image], model: object
+) -> Iterator[Record]:
     """Records of images as they are done."""
-    waiting = {pool.submit(infer_file, job, image, model): image for image in images}
+    waiting = {pool.submit(work, job, image, model): image for image in images}
     for future in as_completed(waiting):
         yield _record(future, waiting.pop(future))
 
@@ -114,6 +116,14 @@ def _processes(number: int) -> Iterator[Executor]:
         raise
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _infer_or_end(job: Job, image: Image, model: PatchModel | None) -> Record:
+    """Infer an image; a process that was told to end does so, and takes no further image."""
+    try:
+        return infer_file(job, image, model)
+    except SystemExit:  # the pool would ignore it
+        os._exit(1)
 
 
 def _prepare(threads: int) -> None:
