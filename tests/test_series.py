@@ -109,6 +109,10 @@ def test_a_second_run_infers_only_what_is_missing_or_has_changed(
     names = inferred_by(monkeypatch)
     bc.infer_series(copies, out, CONTEXT, model[0], **FAST)
     assert names == ["flat.npy"]  # it may have been mended
+    os.utime(copies / "scan_0.npy", ns=(0, 0))  # as of a copy
+    names.clear()
+    bc.infer_series(copies, out, CONTEXT, model[0], **FAST)
+    assert names == ["flat.npy"]
     (out / "scan_0.npy.nc").unlink()
     (out / "scan_1.npy.nc").write_bytes((out / "scan_1.npy.nc").read_bytes()[:-9])
     np.save(copies / "scan_2.npy", np.load(copies / "scan_2.npy")[:, :-1])

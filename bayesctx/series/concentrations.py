@@ -104,8 +104,9 @@ def weigh_mean_and_spread(
     # even steps of the logarithm of the odds and of that of the spread
     log_weight = first * np.log(m) + second * np.log1p(-m) - s**2 / 2 + np.log(s)
     log_weight = np.where(r < WIDEST, log_weight, -np.inf)
+    log_weight = log_weight - len(evidence.with_class) * betaln(a, b)
     for n1, n0 in zip(evidence.with_class, evidence.without, strict=True):
-        log_weight = log_weight + betaln(a + n1, b + n0) - betaln(a, b)
+        log_weight = log_weight + betaln(a + n1, b + n0)
     weight = np.exp(log_weight - log_weight.max()).ravel()
     cell = generator.choice(weight.size, num_draws, p=weight / weight.sum())
     mean = np.broadcast_to(m, w.shape).ravel()[cell]

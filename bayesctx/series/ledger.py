@@ -71,7 +71,7 @@ class Record:
     seconds : float
         Time that it took.
     source : dict
-        Size in bytes and time of change in ns of the image.
+        Size in bytes, time of change in ns and SHA-256 of the image.
     result_bytes : int
         Size of the result.
     """
@@ -207,6 +207,6 @@ def is_done(folder: Path, image: Image, records: Mapping[str, Record]) -> bool:
         False also if the size of the result is another than that which was written.
     """
     record, result = records.get(image.name), folder / image.result
-    if record is None or record.status != DONE or record.source != image.state():
+    if record is None or record.status != DONE or not image.is_in(record.source):
         return False
     return result.is_file() and result.stat().st_size == record.result_bytes

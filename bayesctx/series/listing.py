@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,19 +37,44 @@ class Image:
         """Name of the file of its result."""
         return f"{self.name}.nc"
 
-    def state(self) -> dict[str, int]:
-        """Size in bytes and time of change in ns, by which a changed file is told.
+    def state(self) -> dict[str, object]:
+        """Size, time of change and checksum, by which a changed file is told.
 
         Returns
         -------
-        dict of str to int
-            ``bytes`` and ``modified``; empty if the file is gone.
+        dict of str to object
+            ``bytes``, ``modified`` in ns, and ``sha256``; empty if the file cannot be read.
+        """
+        try:
+            found = self.path.stat()
+            with self.path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError:
+            return {}
+        return {"bytes": found.st_size, "modified": found.st_mtime_ns, "sha256": digest}
+
+    def is_in(self, state: Mapping[str, object]) -> bool:
+        """Whether the file has not changed since.
+
+        Parameters
+        ----------
+        state : mapping of str to object
+            From ``state``.
+
+        Returns
+        -------
+        bool
+            A copy with another time is the same; only of such a file the checksum is computed.
         """
         try:
             found = self.path.stat()
         except OSError:
-            return {}
-        return {"bytes": found.st_size, "modified": found.st_mtime_ns}
+            return False
+        if found.st_size != state.get("bytes"):
+            return False
+        if found.st_mtime_ns == state.get("modified"):
+            return True
+        return self.state().get("sha256") == state.get("sha256")
 
 
 def list_images(source: str | os.PathLike | Sequence[str | os.PathLike]) -> list[Image]:
