@@ -120,6 +120,7 @@ def dask_workers(work: Path, num_images: int) -> dict:
     with_shares(folder, num_images)
     images = sorted((folder / "images").iterdir())[:num_images]
     seconds: dict[int, list[float]] = {1: [], 2: []}
+    busy: dict[int, list[float]] = {1: [], 2: []}
     load = os.getloadavg()[0]
     for turn in range(2):
         for n in (1, 2):
@@ -137,9 +138,11 @@ def dask_workers(work: Path, num_images: int) -> dict:
                 given = {"likelihood": "network", "scheduler": address, "progress": False}
                 bc.infer_series(images[: 2 * n], warm, context, **given)
                 began = time.perf_counter()
-                bc.infer_series(images, out, context, **given)
-                seconds[n].append(time.perf_counter() - began)
-    return {"seconds": seconds, "images": num_images, "load": load}
+                records = bc.infer_series(images, out, context, **given)
+                wall = time.perf_counter() - began
+                seconds[n].append(wall)
+                busy[n].append(sum(r.seconds for r in records) / (n * wall))
+    return {"seconds": seconds, "busy": busy, "images": num_images, "load": load}
 
 
 def session(seed: int) -> tuple[bc.Prior, dict[str, float]]:
@@ -308,15 +311,19 @@ the share of images whose own interval holds the concentration of their crystal.
 def of_workers(found: dict) -> str:
     """Ratio of one to two workers."""
     one, two = (found["seconds"][n] for n in ("1", "2"))
-    rows = [[k + 1, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}"] for k, (a, b) in
-            enumerate(zip(one, two, strict=True))]  # fmt: skip
+    rows = [
+        [k + 1, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{100 * found['busy']['2'][k]:.1f} %"]
+        for k, (a, b) in enumerate(zip(one, two, strict=True))
+    ]
     return f"""\
 ## Workers of Dask
 
 {found["images"]} of these images by `infer_series(..., scheduler=ADDRESS)`, the scheduler and its
-workers of one thread each on the same two cores; load before the first turn {found["load"]:.1f}.
+workers of one thread each on two cores; the load before the first turn was {found["load"]:.1f}, of
+programs that are not part of this. Busy is the share of the time in which the two workers infer:
+with a core for each the ratio is at most twice that.
 
-{table(["turn", "1 worker [s]", "2 workers [s]", "ratio"], rows)}"""
+{table(["turn", "1 worker [s]", "2 workers [s]", "ratio", "busy"], rows)}"""
 
 
 def of_sessions(found: list[dict]) -> str:
