@@ -45,7 +45,15 @@ from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .files import read as read
 from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
-from .information import entropy as entropy, entropy_reduction as entropy_reduction
+from .information import (
+    attribute_information as attribute_information,
+    class_given_recordings as class_given_recordings,
+    entropy as entropy,
+    entropy_reduction as entropy_reduction,
+    expected_information_gain as expected_information_gain,
+    measure_information as measure_information,
+    plot_attribution as plot_attribution,
+)
 from .metrics import (
     class_reliability as class_reliability,
     coverage as coverage,
@@ -67,6 +75,7 @@ from .prediction import predict_images as predict_images
 from .prior import (
     Prior as Prior,
     limit_prior as limit_prior,
+    paper_prior as paper_prior,
     reference_prior as reference_prior,
     tmd_prior as tmd_prior,
 )

@@ -104,7 +104,7 @@ def test_errors():
         ValueError,
         match=r"on the same patches were expected, got \{'patch': 1\} and \{'patch': 2\}; infer",
     ):
-        entropy_reduction(one, two)
+        entropy_reduction(one, two, np.array("M"))
     with pytest.raises(ValueError, match=r"a truth of shape \(1,\) was expected"):
         entropy(one, np.array(["M", "M"]))
 
@@ -121,18 +121,19 @@ def test_results_on_other_images_or_sites_are_refused():
     """Results of equal sizes; pixels may be missing, and sites differ by a fraction of a pixel."""
     image = np.array([[1.0, np.nan], [3.0, 4.0]])
     uniform, sharp = [[0.25] * 4] * 2, [[0.5, 0.5, 0, 0]] * 2
-    before = result_of(image, [5.0, 9.0], uniform)
-    bits = entropy_reduction(before, result_of(image, [5.2, 9.1], sharp))
+    before, truth = result_of(image, [5.0, 9.0], uniform), np.array(["M", "M"])
+    bits = entropy_reduction(before, result_of(image, [5.2, 9.1], sharp), truth)
     np.testing.assert_allclose(bits.entropy_reduction, [1.0, 1.0])
     with pytest.raises(ValueError, match="same patches.*on different observed intensities; infer"):
-        entropy_reduction(before, result_of(image + 1, [5.0, 9.0], sharp))
+        entropy_reduction(before, result_of(image + 1, [5.0, 9.0], sharp), truth)
     moved = result_of(image, [5.0, 12.0], sharp)
     with pytest.raises(ValueError, match=r"same patches.*on different sites \(site_y\); infer"):
-        entropy_reduction(before, moved)
+        entropy_reduction(before, moved, truth)
     # the host does not belong to a site
-    assert entropy_reduction(before, moved, variable="host").entropy_reduction.item() == 0
+    host = entropy_reduction(before, moved, np.array("WSe2"), variable="host")
+    assert host.entropy_reduction.item() == 0
     # without them sizes are compared
-    assert entropy_reduction(before, tree(sharp)).sizes == {"patch": 2}
+    assert entropy_reduction(before, tree(sharp), truth).sizes == {"patch": 2}
 
 
 def test_joint_probabilities_have_no_entropy_of_one_variable():

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from ..defects import SPECIES
+from ..defects import HYPOTHESIS_OF_SPECIES, SPECIES
 from ..distributions import quantile
 from ..model import NUM_PLAIN, Materials, add_alternatives, class_members
 from ..prior import CONTINUOUS, Prior, limit_prior
@@ -188,30 +188,37 @@ class ExactTable:
         Tensor, shape (batch, patch, draw, host, outcome)
             Log density, double precision.
         """
-        rows = tqdm(range(len(features)), disable=not self.model.progress, unit="image")
-        return torch.stack([self._image(i, features[i]) for i in rows])
+        return self._evidence(features, by_hypothesis=False)
 
-    def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, features: Tensor, *, by_hypothesis: bool = False) -> tuple[Tensor, Tensor]:
         """Density of patches relative to that of the best outcome.
 
         Parameters
         ----------
         features : Tensor, shape (batch, patch, pixel)
             Intensities.
+        by_hypothesis : bool
+            Keep the hypotheses of a class apart; each is times its share of the class.
 
         Returns
         -------
-        density : Tensor, shape (batch, patch, draw, host, outcome)
+        density : Tensor, shape (batch, patch, draw, host, outcome or hypothesis)
             Density over exp(peak).
         peak : Tensor, shape (batch, patch)
             Largest log density of an outcome.
         """
-        log_prob = self.log_prob(features)
+        log_prob = self._evidence(features, by_hypothesis)
         peak = log_prob.flatten(2).amax(-1)
         return (log_prob - peak[:, :, None, None, None]).exp().float(), peak.float()
 
+    def _evidence(self, features: Tensor, by_hypothesis: bool) -> Tensor:
+        """Log density of the columns of every image put together."""
+        combine = _shares_of_hypotheses if by_hypothesis else _means_of_classes
+        rows = tqdm(range(len(features)), disable=not self.model.progress, unit="image")
+        return torch.stack([combine(self._image(i, features[i])) for i in rows])
+
     def _image(self, i: int, pixels: Tensor) -> Tensor:
-        """Log density of the patches of one image, shape (patch, draw, host, outcome)."""
+        """Log density of the patches of one image, shape (patch, draw, host, column)."""
         prior, size = self.model.prior, self.model.prior.num_pixels
         draws = {n: v[i if len(v) > 1 else 0] for n, v in self.context.items()}
         materials = self.materials.row(i if len(self.materials.host) > 1 else 0)
@@ -239,11 +246,27 @@ class ExactTable:
                 f"the evidence rests on {float(low.median()):.1f} effective draws of the "
                 "nuisances; raise num_draws"
             )
-        return add_alternatives(
-            found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place],
-            class_members(SPECIES),
-            mean_of_alternatives,
-        )
+        return found.log_evidence.unflatten(1, (len(distinct), num_hosts))[:, place]
+
+
+def _means_of_classes(log_evidence: Tensor) -> Tensor:
+    """Log evidence of the outcomes, (*batch, outcome), from that of the columns."""
+    return add_alternatives(log_evidence, class_members(SPECIES), mean_of_alternatives)
+
+
+def _shares_of_hypotheses(log_evidence: Tensor) -> Tensor:
+    """Log evidence of the hypotheses times their shares of the class, (*batch, hypothesis)."""
+    shared = log_evidence.clone()
+    plain = [(s.defect, h) for s, h in zip(SPECIES, HYPOTHESIS_OF_SPECIES, strict=True)
+             if not s.holds_dopant]  # fmt: skip
+    classes, hypotheses = zip(*plain, strict=True)
+    counts = torch.tensor([classes.count(c) for c in classes], dtype=shared.dtype)
+    shared[..., : len(plain)] -= counts.log()
+    parts = [
+        shared[..., [i for i, h in enumerate(hypotheses) if h == own]].logsumexp(-1)
+        for own in dict.fromkeys(hypotheses)
+    ]
+    return torch.cat([torch.stack(parts, -1), shared[..., len(plain) :]], -1)
 
 
 def columns_of_outcomes(num_dopants: int) -> Tensor:

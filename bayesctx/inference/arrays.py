@@ -16,6 +16,7 @@ from ..prior import CONTINUOUS
 from .cases import Case
 from .image import ImagePosterior
 from .joint import draw_worlds
+from .outcomes import by_outcome, dopant_given_host
 from .patches import PatchPosterior
 
 __all__ = [
@@ -59,6 +60,11 @@ class Posterior:
     dopant_at_site : ndarray, shape (image, patch, dopant_class), optional
         Probabilities that the site holds the dopant and that it is a certain metal, where patches
         share an unknown dopant.
+    outcome : ndarray, shape (image, patch, outcome), optional
+        Joint probabilities of host and hypothesis of patches that are images of their own, see
+        ``outcome_labels``.
+    dopant_given_host : ndarray, shape (image, host_class, dopant_class), optional
+        Probabilities of the dopants of every host before such patches were seen.
     conflict : dict of str to ndarray, shape (image,) or (image, detector)
         Evidence against each claim about images of several patches, in nats.
     num_chains : int
@@ -80,6 +86,8 @@ class Posterior:
     assignment: np.ndarray | None = None
     defect_host: np.ndarray | None = None
     dopant_at_site: np.ndarray | None = None
+    outcome: np.ndarray | None = None
+    dopant_given_host: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
     num_chains: int = 1
     diagnosis: dict[str, tuple[float, float]] = field(default_factory=dict)
@@ -169,6 +177,7 @@ def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -
     values = {n: v.expand(num_images, -1).gather(1, found.draw) for n, v in case.context.items()}
     classes = outcome_classes(materials.dopant.shape[-1])
     host, dopant = _by_name(case, found.material)
+    before = dopant_given_host(materials)
     return Posterior(
         images=case.images,
         defect=found.defect.numpy()[:, None],
@@ -179,6 +188,8 @@ def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -
         prior_draws=_stored(_draw_prior(case, num_images, num_draws), latent),
         defect_draws=classes[found.outcome].numpy().astype(np.int8)[..., None],
         log_likelihood=found.log_likelihood.numpy()[..., None],
+        outcome=by_outcome(materials, found.share)[:, None],
+        dopant_given_host=np.broadcast_to(before, (num_images, *before.shape[1:])),
     )
 
 

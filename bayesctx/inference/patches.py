@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..model import NUM_PLAIN, DefectModel, Materials, PatchModel, Table
+from ..model import NUM_UNDOPED, DefectModel, Materials, PatchModel, Table, outcomes_of_hypotheses
 from .cases import Case, rows_of
 from .refinement import SMALLEST, Block, Tally, empty_tally, fold_model, log_prior_of, weigh
 
@@ -37,6 +37,8 @@ class PatchPosterior:
     ----------
     defect : Tensor, shape (image, defect_class)
         Class probabilities.
+    share : Tensor, shape (image, host, hypothesis)
+        Probabilities of host and hypothesis together, see ``hypothesis_classes``.
     material : Tensor, shape (image, host, dopant)
         Probabilities of the materials that were enumerated.
     ess : Tensor, shape (image,)
@@ -48,6 +50,7 @@ class PatchPosterior:
     """
 
     defect: Tensor
+    share: Tensor
     material: Tensor
     ess: Tensor
     draw: Tensor
@@ -140,10 +143,10 @@ def _tabulated(table: Table, features: Tensor, log_prior: Tensor, possible: Tens
     for rows in torch.arange(len(features)).split(max(1, BUDGET // math.prod(table.shape[1:]))):
         pick = table if table.shape[0] == 1 else table[rows]
         own = features[rows][None] if table.shape[0] == 1 else features[rows][:, None]
-        density, peak = pick.density(own)
+        density, peak = pick.density(own, by_hypothesis=True)
         prior, allowed = (v[rows] if len(v) > 1 else v for v in (log_prior, possible))
         density = density.flatten(0, 1) * prior.exp()[:, None] * allowed[..., None, None]
-        joint.append(density.permute(0, 2, 3, 1))  # (patch, host, outcome, draw)
+        joint.append(density.permute(0, 2, 3, 1))  # (patch, host, hypothesis, draw)
         log_peak.append(peak.flatten())
     together = torch.cat(joint)
     active = torch.ones(together.shape[:3], dtype=torch.bool)
@@ -151,7 +154,7 @@ def _tabulated(table: Table, features: Tensor, log_prior: Tensor, possible: Tens
 
 
 def _unsettled(tally: Tally) -> Tensor:
-    """Terms that are to be weighed under more draws, shape (patch, host, outcome)."""
+    """Terms that are to be weighed under more draws, shape (patch, host, hypothesis)."""
     ranked, order = tally.term_error.flatten(1).sort(1)
     rest = ranked.square().cumsum(1).sqrt() <= REST * TOLERANCE
     rest = torch.zeros_like(rest).scatter(1, order, rest).view(tally.total.shape)
@@ -191,16 +194,17 @@ def _draw(
     generator: torch.Generator,
 ) -> PatchPosterior:
     """Draw from the posterior of patches."""
-    share, num_outcomes = tally.share, tally.total.shape[2]
+    share, num_hypotheses = tally.share, tally.total.shape[2]
     at = torch.arange(len(share))[:, None]
     cell, within = _systematic(share.flatten(1), num_draws, generator)
-    host, outcome = cell // num_outcomes, cell % num_outcomes
+    host, hypothesis = cell // num_hypotheses, cell % num_hypotheses
     weights = (w.expand(len(share), *w.shape[1:]) for w in materials.fields()[2:])
     host_weight, dopant_weight = weights
     edges = dopant_weight.cumsum(-1)[at, host]
     u = torch.rand(cell.shape, generator=generator, dtype=torch.float32)
     dopant = (edges < u[..., None] * edges[..., -1:]).sum(-1)
-    dopant = torch.where(outcome >= NUM_PLAIN, outcome - NUM_PLAIN, dopant)
+    dopant = torch.where(hypothesis >= NUM_UNDOPED, hypothesis - NUM_UNDOPED, dopant)
+    outcome = outcomes_of_hypotheses(num_hypotheses - NUM_UNDOPED)[hypothesis]
     block, term, draw = _locate(blocks, tally, cell, within)
 
     log_likelihood = torch.empty(cell.shape, dtype=torch.float32)
@@ -215,10 +219,10 @@ def _draw(
         else:
             log_likelihood[chosen] = _log_density(*given, *place)
         draw[chosen] += b.start
-    plain, doped = share[..., :NUM_PLAIN].sum(-1, keepdim=True), share[..., NUM_PLAIN:]
+    plain, doped = share[..., :NUM_UNDOPED].sum(-1, keepdim=True), share[..., NUM_UNDOPED:]
     # the crystal has its dopant whether or not the central site holds it
     material = plain * materials.dopant_weight + doped
-    found = tally.defect, material, tally.ess
+    found = tally.defect, share, material, tally.ess
     return PatchPosterior(*found, draw, host, dopant, outcome, log_likelihood)
 
 
@@ -262,11 +266,11 @@ def _log_density(
     rows, own = block.row[patch, host], share[patch, host]
     is_known = rows >= 0
     joint = block.joint[rows.clamp(min=0), draw[:, None]] * is_known
-    holding = joint[:, NUM_PLAIN:].gather(1, dopant[:, None])[:, 0]
+    holding = joint[:, NUM_UNDOPED:].gather(1, dopant[:, None])[:, 0]
     holding = holding / dopant_weight[patch, host, dopant].clamp(min=SMALLEST)
     # terms that were not weighed under this draw enter by their share of the posterior
     rest = own.sum(1) / (own * is_known).sum(1).clamp(min=SMALLEST)
-    density = (joint[:, :NUM_PLAIN].sum(1) + holding) * rest / host_weight[patch, host]
+    density = (joint[:, :NUM_UNDOPED].sum(1) + holding) * rest / host_weight[patch, host]
     return density.clamp(min=SMALLEST).log() + block.log_peak[patch]
 
 
@@ -305,6 +309,6 @@ def split_case(case: Case, num_draws: int, most: int = MOST_ENTRIES) -> list[Cas
     if max(len(v) for v in (*case.context.values(), case.materials.host)) == 1:
         return [rows_of(case, p) for p in images.split(PATCHES_AT_ONCE)]
     num_hosts, num_dopants = case.materials.dopant.shape[-2:]
-    per_image = num_draws * num_hosts * (NUM_PLAIN + 2 + num_dopants)
+    per_image = num_draws * num_hosts * (NUM_UNDOPED + num_dopants)
     at_once = min(max(1, most // per_image), PATCHES_AT_ONCE)
     return [rows_of(case, p) for p in images.split(at_once)]

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from ..defects import DEFECTS
 from ..likelihood import UNDERFLOW, describe, log_sum_exp, mixture_slopes
-from ..model import NUM_PLAIN, DefectModel, Materials, outcome_classes
-from ..model.table import CLASS_MEMBERS, DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES
+from ..model import NUM_UNDOPED, DefectModel, Materials, hypothesis_classes
+from ..model.program import NUM_ALTERNATIVES
+from ..model.table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES
 from .cases import Case
 
 __all__ = ["Block", "SMALLEST", "Tally", "empty_tally", "fold_model", "log_prior_of", "weigh"]
@@ -24,13 +25,13 @@ SMALLEST = 1e-38  # sums below are zero in single precision
 
 @dataclass(frozen=True)
 class Block:
-    """Joint density of features, host, outcome and context under successive draws of the context.
+    """Joint density of features, host, hypothesis and context under successive draws.
 
     Attributes
     ----------
     start : int
         Position of the first draw.
-    active : Tensor of bool, shape (patch, host, outcome)
+    active : Tensor of bool, shape (patch, host, hypothesis)
         Terms that were weighed.
     joint : Tensor, shape (term, draw)
         Of these terms in their order, over exp(log_peak) of the patch.
@@ -45,7 +46,7 @@ class Block:
 
     @property
     def row(self) -> Tensor:
-        """Row of ``joint`` of every patch, host and outcome; -1 without one."""
+        """Row of ``joint`` of every patch, host and hypothesis; -1 without one."""
         row = self.active.flatten().cumsum(0).view(self.active.shape) - 1
         return row.masked_fill(~self.active, -1)
 
@@ -58,7 +59,7 @@ class Tally:
     ----------
     log_peak : Tensor, shape (patch,)
         What the sums of a patch are relative to.
-    count, total, square : Tensor, shape (patch, host, outcome)
+    count, total, square : Tensor, shape (patch, host, hypothesis)
         Draws under which a term was weighed, sum of its joint density and of the square.
     moments : Tensor, shape (patch, defect_class, defect_class)
         Sum of products of the joint densities of two classes under the same draw.
@@ -72,7 +73,7 @@ class Tally:
 
     @property
     def share(self) -> Tensor:
-        """Posterior probability of every host and outcome, shape (patch, host, outcome)."""
+        """Posterior probability of every host and hypothesis, shape (patch, host, hypothesis)."""
         return self._mean / self._evidence[:, None, None]
 
     @property
@@ -80,7 +81,7 @@ class Tally:
         """Class probabilities, shape (patch, defect_class)."""
         share = self.share.sum(1)
         defect = torch.zeros(len(share), len(DEFECTS), dtype=torch.float32)
-        return defect.index_add_(1, outcome_classes(share.shape[1] - NUM_PLAIN), share)
+        return defect.index_add_(1, hypothesis_classes(share.shape[1] - NUM_UNDOPED), share)
 
     @property
     def ess(self) -> Tensor:
@@ -99,7 +100,7 @@ class Tally:
 
     @property
     def term_error(self) -> Tensor:
-        """Standard error of every term relative to the evidence, shape (patch, host, outcome)."""
+        """Standard error of every term over the evidence, shape (patch, host, hypothesis)."""
         scale = self.count.clamp(min=1) * self._evidence[:, None, None]
         return self.square.sqrt() / scale
 
@@ -126,14 +127,14 @@ class Tally:
         """
         peak = torch.maximum(self.log_peak, block.log_peak)
         old, new = ((v - peak).exp() for v in (self.log_peak, block.log_peak))
-        patch, _, outcome = block.active.nonzero().T
+        patch, _, hypothesis = block.active.nonzero().T
         joint = block.joint * new[patch][:, None]
         total, square = self.total * old[:, None, None], self.square * old.square()[:, None, None]
         total[block.active] += joint.sum(1)
         square[block.active] += joint.square().sum(1)
 
         present, place = patch.unique(return_inverse=True)
-        classes = outcome_classes(block.active.shape[2] - NUM_PLAIN)[outcome]
+        classes = hypothesis_classes(block.active.shape[2] - NUM_UNDOPED)[hypothesis]
         by_class = torch.zeros(len(present) * len(DEFECTS), joint.shape[1], dtype=torch.float32)
         by_class = by_class.index_add_(0, place * len(DEFECTS) + classes, joint)
         by_class = by_class.view(len(present), len(DEFECTS), -1)
@@ -148,7 +149,7 @@ def empty_tally(*shape: int) -> Tally:
     Parameters
     ----------
     *shape : int
-        Numbers of patches, hosts and outcomes.
+        Numbers of patches, hosts and hypotheses.
 
     Returns
     -------
@@ -162,7 +163,7 @@ def empty_tally(*shape: int) -> Tally:
 
 
 def log_prior_of(materials: Materials, class_weight: Tensor) -> Tensor:
-    """Log prior probability of hosts and outcomes.
+    """Log prior probability of hosts and hypotheses.
 
     Parameters
     ----------
@@ -173,12 +174,12 @@ def log_prior_of(materials: Materials, class_weight: Tensor) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (*batch, host, outcome)
+    Tensor, shape (*batch, host, hypothesis)
         Log probability.
     """
-    classes = outcome_classes(materials.dopant.shape[-1])
+    classes = hypothesis_classes(materials.dopant.shape[-1])
     weight = class_weight[..., None, classes].expand(*materials.host.shape, -1).clone()
-    weight[..., NUM_PLAIN:] *= materials.dopant_weight
+    weight[..., NUM_UNDOPED:] *= materials.dopant_weight
     return (weight * materials.host_weight[..., None]).log()
 
 
@@ -208,9 +209,9 @@ def weigh(
         Contrast features.
     materials : Materials, shapes (1, host, ...)
         What is enumerated.
-    log_prior : Tensor, shape (patch or 1, host, outcome)
+    log_prior : Tensor, shape (patch or 1, host, hypothesis)
         From ``log_prior_of``.
-    active : Tensor of bool, shape (patch, host, outcome)
+    active : Tensor of bool, shape (patch, host, hypothesis)
         Terms to weigh.
 
     Returns
@@ -224,16 +225,16 @@ def weigh(
     row, patch = block.row, active.nonzero()[:, 0]
     joint = empty.new_empty(len(patch), empty.shape[1])
     for host in active.any(0).any(1).nonzero()[:, 0].tolist():
-        outcomes = active[:, host].any(0).nonzero()[:, 0].tolist()
-        size = max(1, ROWS_AT_ONCE // len(outcomes))
+        hypotheses = active[:, host].any(0).nonzero()[:, 0].tolist()
+        size = max(1, ROWS_AT_ONCE // len(hypotheses))
         for at in torch.arange(empty.shape[1]).split(size):
             draws = {n: v[at] for n, v in context.items()}
-            slopes = _slopes(model, draws, materials.row(0).row(host), outcomes)
-            for outcome, of_outcome in zip(outcomes, slopes, strict=True):
-                own = active[:, host, outcome]
-                components = rows[own] @ of_outcome.flatten(0, 1).mT
-                components = components.unflatten(1, of_outcome.shape[:2]).transpose(1, 2)
-                joint[row[own, host, outcome], at[0] : at[-1] + 1] = log_sum_exp(components)
+            slopes = _slopes(model, draws, materials.row(0).row(host), hypotheses)
+            for hypothesis, of_hypothesis in zip(hypotheses, slopes, strict=True):
+                own = active[:, host, hypothesis]
+                components = rows[own] @ of_hypothesis.flatten(0, 1).mT
+                components = components.unflatten(1, of_hypothesis.shape[:2]).transpose(1, 2)
+                joint[row[own, host, hypothesis], at[0] : at[-1] + 1] = log_sum_exp(components)
     joint += log_prior.expand(active.shape)[active][:, None]
     joint.masked_fill_(~possible, -math.inf)
     peak = torch.full((len(rows),), -math.inf, dtype=torch.float32)
@@ -243,26 +244,26 @@ def weigh(
 
 
 def _slopes(
-    model: DefectModel, context: Mapping[str, Tensor], materials: Materials, outcomes: Sequence[int]
-) -> list[Tensor]:
-    """Coefficients of the components of outcomes in one host, shapes (component, draw, -1)."""
-    members = [range(m.start, m.stop) for m in CLASS_MEMBERS]
-    plain = [members[o] for o in outcomes if o < NUM_PLAIN]
-    dopant = materials.dopant[[o - NUM_PLAIN for o in outcomes if o >= NUM_PLAIN]]
+    model: DefectModel,
+    context: Mapping[str, Tensor],
+    materials: Materials,
+    hypotheses: Sequence[int],
+) -> Tensor:
+    """Coefficients of the components in one host, shape (hypothesis, component, draw, -1)."""
+    plain = [UNDOPED_HYPOTHESES[i] for i in hypotheses if i < NUM_UNDOPED]
+    dopant = materials.dopant[[i - NUM_UNDOPED for i in hypotheses if i >= NUM_UNDOPED]]
     host, inputs = materials.host.view(1), []
     if plain:
-        hypotheses = [UNDOPED_HYPOTHESES[i] for member in plain for i in member]
-        inputs.append(describe(host, materials.dopant[:1], context, hypotheses))
+        inputs.append(describe(host, materials.dopant[:1], context, plain))
     if len(dopant):
         each = {n: v[:, None] for n, v in context.items()}
         inputs.append(describe(host, dopant[None], each, [DOPED_HYPOTHESIS])[..., 0, :])
     parameters = model.likelihood.parameters_of(torch.cat(inputs, 1).transpose(0, 1))
-    # shapes (hypothesis, component, draw, ...)
-    counts = [len(member) for member in plain] + [1] * len(dopant)
     slopes = mixture_slopes(*(p.transpose(1, 2) for p in parameters))
-    share = torch.tensor([1 / n for n in counts for _ in range(n)], dtype=torch.float32).log()
-    slopes[..., -1] += share[:, None, None]
-    return [part.flatten(0, 1) for part in slopes.split(counts)]
+    # the hypotheses of a class are equally probable
+    counts = [NUM_ALTERNATIVES[h] for h in plain] + [1] * len(dopant)
+    slopes[..., -1] -= torch.tensor(counts).to(slopes).log()[:, None, None]
+    return slopes
 
 
 TOLERANCE = 0.01  # of what a unit may add to the outputs by not being linear

@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 import xarray as xr
 
 from .. import __version__
@@ -20,6 +19,7 @@ from ..nuisances import NUISANCES
 from .arrays import Posterior
 from .detectors import OF_DETECTOR, Rings
 from .inputs import Inputs
+from .outcomes import outcome_labels
 
 __all__ = ["Sites", "add_absent_sites", "build_tree"]
 
@@ -92,12 +92,15 @@ def build_tree(
         names["assignment_class"] = ["-".join(a) for a in assignments]
     chains = posterior.num_chains
     draw = {"chain": np.arange(chains), "draw": np.arange(posterior.num_draws // chains)}
+    of_draws = names | detector | draw
+    labels = {} if posterior.outcome is None else outcome_labels()
+    names |= {n: ("outcome", v) for n, v in labels.items()}
     found = posterior.log_likelihood
     name, dims = ("contrast", ("patch",)) if found.ndim > 2 else ("image", ())
     contrast = {name: _drawn(found, image, *dims, unit="nat", chains=chains)}
     prior = {n: _drawn(v, image, unit=_unit(n)) for n, v in posterior.prior_draws.items()}
     tree = xr.DataTree.from_dict({
-        "posterior": xr.Dataset(_posterior(posterior, image, sites), names | detector | draw),
+        "posterior": xr.Dataset(_posterior(posterior, image, sites), of_draws),
         "class_posterior": xr.Dataset(_probabilities(posterior, image, sites, known), names),
         "log_likelihood": xr.Dataset(contrast),
         "prior": xr.Dataset(prior, detector),
@@ -105,7 +108,7 @@ def build_tree(
         "observed_data": xr.Dataset(
             {"intensity": (inputs.dims, inputs.observed, {"units": "counts"})}, detector
         ),
-        "constant_data": _constants(sites, rings, image).assign_coords(detector),
+        "constant_data": _constants(posterior, sites, rings, image).assign_coords(detector),
     })  # fmt: skip
     tree.attrs = {
         "package": "bayesctx",
@@ -179,6 +182,8 @@ def _probabilities(
         found["dopant_at_site"] = _of_image(
             posterior.dopant_at_site, image, "patch", "dopant_class"
         )
+    if posterior.outcome is not None:
+        found["outcome"] = _of_image(posterior.outcome, image, "patch", "outcome")
     if sites is not None:
         found["assignment"] = _of_image(posterior.assignment, image, "assignment_class")
     return found
@@ -219,13 +224,19 @@ def _statistics(
     return xr.Dataset(statistics, coordinates)
 
 
-def _constants(sites: Sites | None, rings: Rings, image: tuple[str, ...]) -> xr.Dataset:
+def _constants(
+    posterior: Posterior, sites: Sites | None, rings: Rings, image: tuple[str, ...]
+) -> xr.Dataset:
     """The observed context and the sites of a micrograph."""
     variables = {
         n: (image if isinstance(v, np.ndarray) else (), _written(v), {"units": _unit(n)})
         for n, v in rings.shared.items()
         if isinstance(v, float | str | np.ndarray | None)
     }
+    if posterior.dopant_given_host is not None:
+        dims = "host_class", "dopant_class"
+        before = _of_image(posterior.dopant_given_host, image, *dims)
+        variables["dopant_given_host"] = before
     for name in OF_DETECTOR if rings.names else ():
         values = [own.get(name) for own in rings.own]
         if all(isinstance(v, float) for v in values):
@@ -238,7 +249,8 @@ def _constants(sites: Sites | None, rings: Rings, image: tuple[str, ...]) -> xr.
         crystal = {"units": "1", "long_name": "whether there is crystal at the site"}
         variables["crystal"] = ("patch", sites.crystal.astype(np.int8), crystal)
         variables["sampling"] = ((), sites.sampling, {"units": _unit("sampling")})
-    return xr.Dataset(variables)
+    names = {"host_class": list(HOSTS), "dopant_class": list(METALS)}
+    return xr.Dataset(variables, names if "dopant_given_host" in variables else {})
 
 
 def _written(value: object) -> object:
@@ -251,14 +263,12 @@ def _written(value: object) -> object:
 def _plain(value: object) -> object:
     """A context value as JSON."""
     if isinstance(value, Mapping):
-        return {n: _plain(v) if isinstance(v, Mapping) else _share(v) for n, v in value.items()}
-    if isinstance(value, torch.distributions.Distribution):
-        return str(value)
-    return value.tolist() if isinstance(value, np.ndarray) else value
+        return {n: _plain(v) for n, v in value.items()}
+    return value.tolist() if isinstance(value, np.ndarray) else _share(value)
 
 
 def _share(value: object) -> object:
-    """A share, with the parameters of a distribution where the package can write them."""
+    """A value, with the parameters of a distribution where the package can write them."""
     try:
         return encode(value)
     except ValueError:

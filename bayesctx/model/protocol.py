@@ -20,17 +20,19 @@ class Table(Protocol):
     def shape(self) -> tuple[int, ...]:
         """Sizes (*batch, draw, host, ...) of the table."""
 
-    def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, features: Tensor, *, by_hypothesis: bool = False) -> tuple[Tensor, Tensor]:
         """Density of patches relative to its peak.
 
         Parameters
         ----------
         features : Tensor, shape (*batch, patch, feature)
             From ``PatchModel.encode``.
+        by_hypothesis : bool
+            Keep the hypotheses of a class apart; each is times its share of the class.
 
         Returns
         -------
-        density : Tensor, shape (*batch, patch, draw, host, outcome)
+        density : Tensor, shape (*batch, patch, draw, host, outcome or hypothesis)
             Density over exp(peak).
         peak : Tensor, shape (*batch, patch)
             Log of the largest density.

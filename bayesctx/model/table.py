@@ -19,10 +19,13 @@ __all__ = [
     "LikelihoodTable",
     "Materials",
     "NUM_PLAIN",
+    "NUM_UNDOPED",
     "UNDOPED_HYPOTHESES",
     "add_alternatives",
     "class_members",
+    "hypothesis_classes",
     "outcome_classes",
+    "outcomes_of_hypotheses",
 ]
 
 
@@ -113,6 +116,8 @@ NUM_PLAIN = len(UNDOPED)
 
 UNDOPED_HYPOTHESES = tuple(i for i, h in enumerate(HYPOTHESES) if not h.holds_dopant)
 DOPED_HYPOTHESIS = next(i for i, h in enumerate(HYPOTHESES) if h.holds_dopant)
+NUM_UNDOPED = len(UNDOPED_HYPOTHESES)
+"""Hypotheses without the dopant, which come first; the doped one follows once for every dopant."""
 
 
 def class_members(columns: Sequence[Species]) -> list[slice]:
@@ -182,17 +187,19 @@ class LikelihoodTable:
             log_sum_exp(mixture_log_prob(features, self.slopes)), CLASS_MEMBERS, log_sum_exp
         )
 
-    def density(self, features: Tensor) -> tuple[Tensor, Tensor]:
+    def density(self, features: Tensor, *, by_hypothesis: bool = False) -> tuple[Tensor, Tensor]:
         """Density of the features relative to that of the best component of each patch.
 
         Parameters
         ----------
         features : Tensor, shape (*batch, patch, feature)
             Contrast features.
+        by_hypothesis : bool
+            Keep the hypotheses of a class apart; each is times its share of the class.
 
         Returns
         -------
-        density : Tensor, shape (*batch, patch, draw, host, outcome)
+        density : Tensor, shape (*batch, patch, draw, host, outcome or hypothesis)
             Density over exp(peak).
         peak : Tensor, shape (*batch, patch)
             Largest log density of a component.
@@ -200,8 +207,10 @@ class LikelihoodTable:
         components = mixture_log_prob(features, self.slopes)
         peak = components.flatten(features.ndim - 1).amax(-1)
         components -= peak.reshape(*peak.shape, *[1] * (components.ndim - peak.ndim))
-        by_hypothesis = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
-        return add_alternatives(by_hypothesis, CLASS_MEMBERS, lambda v: v.sum(-1)), peak
+        found = components.clamp_(min=UNDERFLOW).exp_().sum(-1)
+        if by_hypothesis:
+            return found, peak
+        return add_alternatives(found, CLASS_MEMBERS, lambda v: v.sum(-1)), peak
 
     def map(self, function: Callable[[Tensor], Tensor]) -> LikelihoodTable:
         """Apply a function of the leading dimensions to every array.
@@ -261,3 +270,36 @@ def outcome_classes(num_dopants: int) -> Tensor:
         Index into ``DEFECTS``: the classes without the dopant, then its class for every dopant.
     """
     return torch.tensor([DEFECTS.index(d) for d in (*UNDOPED, *[DOPED] * num_dopants)])
+
+
+def outcomes_of_hypotheses(num_dopants: int) -> Tensor:
+    """Outcome of every hypothesis.
+
+    Parameters
+    ----------
+    num_dopants : int
+        Dopants that are enumerated.
+
+    Returns
+    -------
+    Tensor of int, shape (hypothesis,)
+        Of the hypotheses without the dopant, then of the doped one for every dopant.
+    """
+    plain = [UNDOPED.index(HYPOTHESES[i].defect) for i in UNDOPED_HYPOTHESES]
+    return torch.tensor(plain + list(range(NUM_PLAIN, NUM_PLAIN + num_dopants)))
+
+
+def hypothesis_classes(num_dopants: int) -> Tensor:
+    """Class of every hypothesis.
+
+    Parameters
+    ----------
+    num_dopants : int
+        Dopants that are enumerated.
+
+    Returns
+    -------
+    Tensor of int, shape (hypothesis,)
+        Index into ``DEFECTS``, in the order of ``outcomes_of_hypotheses``.
+    """
+    return outcome_classes(num_dopants)[outcomes_of_hypotheses(num_dopants)]

@@ -1,4 +1,4 @@
-"""Information in bits: entropy of posteriors, and their log score if the truth is known."""
+"""Entropy and log score of one variable of a posterior, and their change by further context."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import numpy as np
 import xarray as xr
 from scipy.special import entr
 
-from .metrics import log_score
+from ..metrics import log_score
+from .resampling import NUM_RESAMPLES, bootstrap
 
 __all__ = ["entropy", "entropy_reduction"]
 
@@ -62,27 +63,33 @@ def entropy(
 def entropy_reduction(
     before: xr.DataTree,
     after: xr.DataTree,
-    truth: xr.DataArray | np.ndarray | None = None,
+    truth: xr.DataArray | np.ndarray,
     *,
     variable: str = "defect",
+    num_resamples: int = NUM_RESAMPLES,
+    seed: int = 0,
 ) -> xr.Dataset:
-    """Reduction of the posterior entropy by additional context.
+    """Reduction of the posterior entropy by additional context, with the gain of the log score.
 
     Parameters
     ----------
     before, after : DataTree
         From ``infer`` on the same image or patches, with less and with more context.
-    truth : DataArray or ndarray, optional
-        True values, by name or by index.
+    truth : DataArray or ndarray
+        True values, by name or by index. It is required: an overconfident posterior reduces the
+        entropy as well, which only the log score shows.
     variable : str
         A variable of ``class_posterior``.
+    num_resamples, seed : int
+        Of the paired bootstrap over images; over sites where there is one image.
 
     Returns
     -------
     Dataset
-        ``entropy_reduction`` in bits and, with the truth, ``log_score_gain`` in bits. Both may be
-        negative for a single patch. The difference of a mean reduction and a smaller mean gain is
-        due to overconfidence.
+        In bits: ``entropy_reduction`` and ``log_score_gain`` of every patch, which may be negative
+        for a single one, and over the images ``mean_reduction``, ``mean_gain`` and
+        ``overconfidence``, the difference of these two, each with its standard error
+        (``mean_reduction_error`` and so on).
 
     Raises
     ------
@@ -91,20 +98,30 @@ def entropy_reduction(
         compared and, where both results have them, the observed intensities (missing pixels
         included) and the positions of the sites (to 1 px).
     """
-    first, second = (
-        entropy(before, truth, variable=variable),
-        entropy(after, truth, variable=variable),
-    )
-    difference = _differ(before, after, first.entropy, second.entropy)
+    widths = (entropy(r, variable=variable).entropy for r in (before, after))
+    difference = _differ(before, after, *widths)
     if difference:
         raise ValueError(
             f"two results on the same patches were expected, got {difference}; "
             "infer both from the same image or patches"
         )
-    values = {"entropy_reduction": (first.entropy - second.entropy).assign_attrs(units="bit")}
-    if truth is not None:
-        values["log_score_gain"] = (second.log_score - first.log_score).assign_attrs(units="bit")
-    return xr.Dataset(values)
+    first, second = (entropy(r, truth, variable=variable) for r in (before, after))
+    reduction, gain = first.entropy - second.entropy, second.log_score - first.log_score
+    values = np.stack([reduction.values, gain.values], -1)
+    if reduction.dims == ("image", "patch"):
+        values = values[0] if len(values) == 1 else values.mean(1)
+    estimate, error = bootstrap(
+        values.reshape(-1, 2),
+        statistic=lambda mean: np.concatenate([mean, mean[..., :1] - mean[..., 1:]], -1),
+        num_resamples=num_resamples,
+        seed=seed,
+    )
+    found = {"entropy_reduction": reduction, "log_score_gain": gain}
+    for name, value, own in zip(
+        ("mean_reduction", "mean_gain", "overconfidence"), estimate, error, strict=True
+    ):
+        found |= {name: xr.DataArray(value), f"{name}_error": xr.DataArray(own)}
+    return xr.Dataset({n: v.assign_attrs(units="bit") for n, v in found.items()})
 
 
 def _differ(

@@ -8,13 +8,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 
 import numpy as np
-import pyro.distributions as dist
 import torch
-from pyro.distributions import TorchDistribution as Distribution
 from torch import Tensor
 
-from .checks import check_keys, check_mapping
-from .composition import (
+from ..checks import check_keys, check_mapping
+from ..composition import (
     CONTINUOUS,
     DIRICHLET_ALPHA,
     check_abundance,
@@ -26,14 +24,14 @@ from .composition import (
     choose_classes,
     choose_materials,
 )
-from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
-from .crystal import DOPANTS, HOSTS
-from .defects import DEFECTS, DOPED
-from .distributions import decode, encode, log_uniform, quantile
-from .evidence import check_context, condition_on
-from .nuisances import NUISANCES, check_nuisances
+from ..context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
+from ..crystal import DOPANTS, HOSTS
+from ..defects import DEFECTS, DOPED
+from ..distributions import decode, encode, quantile
+from ..evidence import check_context, condition_on
+from ..nuisances import NUISANCES, check_nuisances
 
-__all__ = ["CONTINUOUS", "MAX_TRIES", "Prior", "limit_prior", "reference_prior", "tmd_prior"]
+__all__ = ["MAX_TRIES", "Prior"]
 
 MAX_TRIES = 16  # draws of a condition until the detector lies outside of the probe's cone
 
@@ -315,82 +313,3 @@ class Prior:
             for name in ("nuisances", "abundance")
         }
         return cls(**values | decoded | {"conditions": conditions})
-
-
-def tmd_prior() -> Prior:
-    """Prior of the 576 cases: 12 hosts with 8 dopants each under 6 imaging conditions.
-
-    Returns
-    -------
-    Prior
-        Beam energies of 60, 80 and 200 keV, each with a medium-angle (60-200 mrad) and a
-        high-angle detector (80-250 mrad, 80-200 at 200 keV).
-
-    References
-    ----------
-    Dan et al., arXiv 2606.09419 (2026).
-    """
-    detectors = [
-        (e, inner, outer)
-        for e in (60e3, 80e3, 200e3)
-        for inner, outer in ((60.0, 200.0), (80.0, 250.0 if e < 2e5 else 200.0))
-    ]
-    return Prior(tuple(_probe(dist.Uniform(20.0, 36.0)) | {
-        "beam_energy": energy, "inner_collection_angle": inner, "outer_collection_angle": outer,
-    } for energy, inner, outer in detectors))  # fmt: skip
-
-
-def reference_prior() -> Prior:
-    """Prior of the reference model: all materials, annular dark field between 40 and 300 keV.
-
-    Returns
-    -------
-    Prior
-        With continuous beam energy, convergence and collection angles.
-    """
-    return Prior((_probe(dist.Uniform(18.0, 38.0)) | {
-        "beam_energy": log_uniform(40e3, 300e3),
-        "inner_collection_angle": log_uniform(25.0, 120.0),
-        "outer_collection_angle": log_uniform(55.0, 300.0),
-    },))  # fmt: skip
-
-
-def limit_prior(*, between: bool = False) -> Prior:
-    """Prior of the 576 cases with few nuisances, for which ``ExactModel`` can be evaluated.
-
-    Parameters
-    ----------
-    between : bool
-        Take any condition between those of the cases instead of them: 60 to 200 keV,
-        convergence 20 to 36 mrad, inner angle 45 to 100 mrad, outer angle 200 to 250 mrad.
-
-    Returns
-    -------
-    Prior
-        One defect in a perfect crystal in focus, at 1e4, 1e5 or 1e6 e/Å² and, unless
-        ``between``, a convergence of 28 mrad. Rotation, offset, source size, background, gain and
-        dark level are unknown. There are no aberrations; scan and patch have the same pixels.
-    """
-    free = {"rotation", "offset_x", "offset_y", "source_size", "background", "gain", "dark_level"}
-    held = {"vibration": 1.0, "focal_spread": 30.0, "scan_step": 0.25, "readout": 0.5}
-    probe = {"convergence_semiangle": 28.0, "defocus": 0.0, "dose": (1e4, 1e5, 1e6)}
-    anywhere = {
-        "beam_energy": log_uniform(60e3, 200e3),
-        "convergence_semiangle": dist.Uniform(20.0, 36.0),
-        "inner_collection_angle": log_uniform(45.0, 100.0),
-        "outer_collection_angle": dist.Uniform(200.0, 250.0),
-    }
-    return Prior(
-        (probe | anywhere,) if between else tuple(dict(c) | probe for c in tmd_prior().conditions),
-        dirichlet_alpha={d: float(d in ("M", "X2", "hollow")) for d in DEFECTS},
-        nuisances={name: d for name, (_, d) in NUISANCES.items() if name in free} | held,
-    )
-
-
-def _probe(convergence_semiangle: Distribution) -> dict[str, object]:
-    """Convergence, focus and dose of a condition."""
-    return {
-        "convergence_semiangle": convergence_semiangle,
-        "defocus": dist.Uniform(-60.0, 60.0),
-        "dose": log_uniform(1e3, 1e6),
-    }
