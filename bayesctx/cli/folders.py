@@ -27,10 +27,18 @@ from .answer import Answer
 from .arguments import RESULTS, SERIES_FLAGS
 from .sources import read_choice, read_context, wrap
 
-__all__ = ["infer_folder", "read_model", "refuse_series_options", "summarise_folder"]
+__all__ = [
+    "OF_ONE_IMAGE",
+    "infer_folder",
+    "read_model",
+    "refuse_series_options",
+    "summarise_folder",
+]
 
 SOME_REFUSED = 3  # exit code
 OF_ONE_IMAGE = {"plot": "--plot", "report": "--report"}
+"""Flags of files that show one image, by the name of the argument."""
+
 SHOWN = 20  # images that are listed
 
 

@@ -24,7 +24,7 @@ from ..tables import check_format, export
 from ..training import process_group, train
 from .answer import Answer
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
-from .folders import infer_folder, read_model, refuse_series_options, summarise_folder
+from .folders import OF_ONE_IMAGE, infer_folder, read_model, refuse_series_options, summarise_folder
 from .numbers import list_numbers
 from .sources import describe_source, read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
@@ -172,8 +172,7 @@ def _infer(arguments: argparse.Namespace) -> Answer:
     if arguments.plot:
         save_figure(draw_result(result), arguments.plot)
     parts = (describe_source(image), describe_result(result), describe_files(arguments))
-    written = [str(p) for p in (*arguments.out, arguments.plot) if p is not None]
-    data = {"written": written} | list_numbers(result)
+    data = {"written": list(map(str, _written(arguments)))} | list_numbers(result)
     return Answer("\n\n".join(filter(None, parts)), data)
 
 
@@ -213,7 +212,7 @@ def describe_files(arguments: argparse.Namespace) -> str:
     str
         Some lines.
     """
-    lines = [f"written: {path}" for path in (*arguments.out, arguments.plot) if path is not None]
+    lines = [f"written: {path}" for path in _written(arguments)]
     whole = next((out for out in arguments.out if out.suffix.lower() == ".nc"), None)
     name = repr(str(whole or "result.nc"))
     lines.append(f"next: result = bayesctx.load({name}); bayesctx.sites(result)")
@@ -222,6 +221,12 @@ def describe_files(arguments: argparse.Namespace) -> str:
     if not arguments.plot:
         lines.append("      add --plot result.png for a picture")
     return "\n".join(lines)
+
+
+def _written(arguments: argparse.Namespace) -> list[Path]:
+    """Files that infer has written."""
+    others = (getattr(arguments, name, None) for name in OF_ONE_IMAGE)
+    return [*arguments.out, *(path for path in others if path is not None)]
 
 
 VERBS = {
