@@ -1,91 +1,26 @@
-"""Options of the verbs, and conversion of their values to numbers and paths."""
+"""Options of the verbs, and checks of the files that they write."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from ..checks import shorten
 from ..context import LIKELIHOODS
+from .numerals import number, whole_number
 
 __all__ = [
     "FOLDER_FLAGS",
     "OPTIONS",
     "RESULTS",
     "file_to_write",
-    "number",
     "picture_to_write",
     "result_to_write",
     "stream_to_write",
-    "whole_number",
 ]
-
-
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers, also written as 10e6.
-
-    Parameters
-    ----------
-    least, most : int
-        Bounds, both allowed.
-
-    Returns
-    -------
-    callable
-        From str to int; raises ArgumentTypeError for anything else.
-
-    Examples
-    --------
-    >>> whole_number(1, 10**12)("10e6")
-    10000000
-    """
-
-    def read(text: str) -> int:
-        try:
-            value = Decimal(text)
-        except InvalidOperation:
-            value = Decimal("NaN")
-        if not (value.is_finite() and least <= value <= most and value == int(value)):
-            raise argparse.ArgumentTypeError(
-                f"a whole number from {least} to {most}, such as 1000 or 10e3, was expected, "
-                f"got {shorten(text)}; correct it"
-            )
-        return int(value)
-
-    return read
-
-
-def number(low: float, high: float) -> Callable[[str], float]:
-    """Return a reader of finite numbers.
-
-    Parameters
-    ----------
-    low, high : float
-        Bounds, both allowed.
-
-    Returns
-    -------
-    callable
-        From str to float; raises ArgumentTypeError for anything else.
-    """
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"a number from {low:g} to {high:g} was expected, got {shorten(text)}; correct it"
-            )
-        return value
-
-    return read
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], Path]:
