@@ -724,6 +724,16 @@ def test_options_of_folders_and_images_are_not_mixed(
     assert names_in(files) == before
 
 
+def test_a_scheduler_needs_an_extra(files, scans, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = series_words(files, scans, tmp_path / "results")
+    assert run(*words, "--scheduler", "tcp://127.0.0.1:8786") == 1
+    assert "pip install 'bayesctx[dask]'" in capsys.readouterr().err
+    # the folder is begun: the same command goes on
+    assert names_in(tmp_path / "results") == ["series.json"]
+    assert run(*words) == 3
+
+
 def test_a_folder_without_results_is_refused(scans, capsys):
     assert run("summarise", scans) == 1
     assert "there is no series.json" in capsys.readouterr().err
