@@ -368,10 +368,11 @@ deviations of the prior: less is better.
 {table(GAIN, gains(found))}
 
 The learned prior narrows the instrument in further images. The scores improve on average, each by
-less than two standard errors of these few sessions. The errors of the prior are common to the further image too, so that its intervals hold the truth less often than those under
-the reference prior, which few effective draws make too narrow already. All of this is of the
-network; for results of the simulator, which infers the probe, the same correlation is used and was
-not measured."""
+less than two standard errors of these few sessions. The errors of the prior are common to the
+further image too, so that its intervals hold the truth less often than those under the reference
+prior, which few effective draws make too narrow already. All of this is of the network; for
+results of the simulator, which infers the probe, the same correlation is used and was not
+measured."""
 
 
 COVERAGE = ["variable", "sessions", "rms score", "in 50 %", "in 90 %", "width"]
