@@ -4,14 +4,15 @@
 PYTHON ?= python3
 TORCH_INDEX ?=
 BIN := .venv/bin
-# errors only: what a step does is said by STEP
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# what a step does is said by STEP; pip tells of errors only, but for the largest download
+PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STEP := @echo "bayesctx set-up, step"
 
 .PHONY: demo test lint slow matrix clean
 
 demo: .venv/ready
-	$(BIN)/bayesctx demo
+	@echo "bayesctx demo: simulates a micrograph of WSe2:Ti and infers it twice, some 20 s"
+	@$(BIN)/bayesctx demo
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -31,10 +32,10 @@ matrix:
 	$(STEP) "1 of 3: an empty environment in .venv"
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later was expected, got " + sys.version.split()[0])'
 	@$(PYTHON) -m venv .venv
-	$(STEP) "2 of 3: torch, 0.2 GB to download without CUDA, up to 3 GB with it"
+	$(STEP) "2 of 3: torch, 0.2 GB to download without CUDA, up to 3 GB with it (some minutes)"
 	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
-	$(STEP) "3 of 3: the other libraries, 0.2 GB to download, and bayesctx itself"
-	@$(PIP) -c constraints.txt -e ".[plot,test]"
+	$(STEP) "3 of 3: the other libraries, 0.2 GB, and bayesctx itself (a minute or two, in silence)"
+	@$(PIP) --quiet -c constraints.txt -e ".[plot,test]"
 	@echo "bayesctx set-up: done, $$(du -sh .venv | cut -f1) in .venv"
 	@touch $@
 

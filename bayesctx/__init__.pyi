@@ -31,6 +31,7 @@ from . import (
     report as report,
     responses as responses,
     scan as scan,
+    series as series,
     simulation as simulation,
     storage as storage,
     tables as tables,
@@ -80,6 +81,13 @@ from .prior import (
     tmd_prior as tmd_prior,
 )
 from .report import write_report as write_report
+from .series import (
+    infer_blocks as infer_blocks,
+    infer_series as infer_series,
+    open_series as open_series,
+    session_prior as session_prior,
+    summarise as summarise,
+)
 from .simulation import simulate as simulate, simulate_micrograph as simulate_micrograph
 from .tables import (
     compare as compare,

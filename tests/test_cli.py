@@ -1,8 +1,10 @@
+import json
 import os
 import signal
 import subprocess
 import sys
 import warnings
+from contextlib import contextmanager
 
 import netCDF4
 import numpy as np
@@ -12,8 +14,9 @@ import xarray as xr
 
 import bayesctx as bc
 from bayesctx.cli import arguments as options, main, verbs
+from bayesctx.cli.answer import Answer
 from bayesctx.cli.commands import HELP, delayed_interrupt
-from bayesctx.cli.sources import describe_source, read_context
+from bayesctx.cli.sources import describe_source, read_context, wrap
 from bayesctx.cli.summaries import describe_result
 
 GIVEN = [
@@ -586,9 +589,10 @@ def test_sites_without_crystal_are_not_counted(files, tmp_path):
         (["simulate"], "[e/Å²]"),
         (["train"], "in nats"),
         (["infer"], "[mrad]"),
+        (["summarise"], "[eV]"),
         (["demo"], "in bits"),
     ],
-    ids=["bayesctx", "simulate", "train", "infer", "demo"],
+    ids=["bayesctx", "simulate", "train", "infer", "summarise", "demo"],
 )
 def test_help_has_units_and_examples(words, unit, capsys):
     with pytest.raises(SystemExit) as stop:
@@ -638,3 +642,194 @@ def test_a_summary_says_what_was_given_of_the_abundances(untrained):
         "none (given)",
         "Y_X 0, M_X 0 (given)",
     ]
+
+
+@pytest.fixture(scope="module")
+def scans(files, tmp_path_factory):
+    """A folder with a micrograph and a file that is none."""
+    folder = tmp_path_factory.mktemp("scans")
+    (folder / "good.npy").write_bytes((files / "image.npy").read_bytes())
+    (folder / "bad.tif").write_bytes(b"II*\0 cut")
+    return folder
+
+
+def series_words(files, scans, out):
+    """Words of the inference of a folder with the small model."""
+    model = ["--model", files / "model.safetensors", "--num-draws", 64, "--likelihood", "network"]
+    return ["infer", scans, *model, "--context", *GIVEN, "--out", out]
+
+
+def test_infer_takes_a_folder_and_tells_of_bad_files(files, scans, tmp_path, capsys):
+    out = tmp_path / "results"
+    assert run(*series_words(files, scans, out)) == 3
+    assert names_in(out) == ["good.npy.nc", "series.json"]
+    shown = capsys.readouterr().out
+    assert shown.startswith("1 of 2 images inferred")
+    assert "bad.tif: an image was expected" in shown
+    assert "next: mend these files and repeat the command" in shown
+    assert max(map(len, shown.splitlines())) <= 80 + len(str(tmp_path))  # paths are not broken
+    (scans / "bad.tif").rename(tmp_path / "bad.tif")
+    try:
+        assert run(*series_words(files, scans, out), "--json") == 0
+    finally:
+        (tmp_path / "bad.tif").rename(scans / "bad.tif")
+    found = json.loads(capsys.readouterr().out)
+    assert [(r["image"], r["status"]) for r in found["images"]] == [("good.npy", "done")]
+
+
+def test_summarise_writes_a_table_and_the_prior_of_the_session(files, scans, tmp_path, capsys):
+    out, session = tmp_path / "results", tmp_path / "session.json"
+    run(*series_words(files, scans, out))
+    capsys.readouterr()
+    assert run("summarise", out, "--out", tmp_path / "s.csv", "--session", session) == 0
+    shown = capsys.readouterr().out
+    assert max(map(len, shown.splitlines())) <= 80 + len(str(tmp_path))
+    assert (tmp_path / "s.csv").read_text().splitlines()[1].startswith("M,")
+    assert run("summarise", out, "--out", tmp_path / "s.nc", "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    with xr.open_dataset(tmp_path / "s.nc") as table:
+        mean = float(table["mean"].sel(defect_class="V_X"))
+    assert found["concentrations"]["V_X"]["mean"] == pytest.approx(mean)
+    learned = bc.Prior.from_dict(json.loads(session.read_text()))
+    assert learned.hosts == bc.reference_prior().hosts
+    one = ["infer", files / "image.npy", "--model", files / "model.safetensors", "--num-draws", 64]
+    one += ["--likelihood", "network", "--session", session, "--context", *GIVEN[:1]]
+    assert run(*one, "--out", tmp_path / "next.nc") == 0
+    session.write_text("{}")
+    assert run(*one, "--out", tmp_path / "next.nc") == 1
+    assert "a prior written by bayesctx summarise --session" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "match"),
+    [
+        ("infer scans --out new.nc", "a folder was expected as --out"),
+        ("infer scans --out new --plot new.png", "--plot belongs to one image"),
+        ("infer scans scans --out new", "one folder of images and one of results"),
+        ("infer image.npy --out new", "a file that ends in .nc, .csv, .parquet, .xyz was expected"),
+        ("infer image.npy --out new.nc --workers 2", "--workers belongs to a folder of images"),
+        ("infer image.npy --out new.nc --scheduler x", "--scheduler belongs to a folder"),
+        ("summarise scans --out new.xyz", "a file that ends in .nc or .csv was expected"),
+    ],
+)
+def test_options_of_folders_and_images_are_not_mixed(
+    words, match, files, scans, monkeypatch, capsys
+):
+    monkeypatch.chdir(files)
+    before = names_in(files)
+    assert run(*(scans if word == "scans" else word for word in words.split())) == 2
+    shown = capsys.readouterr()
+    assert match in shown.err
+    assert not shown.out
+    assert names_in(files) == before
+
+
+def test_a_scheduler_needs_an_extra(files, scans, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "distributed", None)
+    words = series_words(files, scans, tmp_path / "results")
+    assert run(*words, "--scheduler", "tcp://127.0.0.1:8786") == 1
+    assert "pip install 'bayesctx[dask]'" in capsys.readouterr().err
+    # the folder is begun: the same command goes on
+    assert names_in(tmp_path / "results") == ["series.json"]
+    assert run(*words) == 3
+
+
+def test_a_folder_without_results_is_refused(scans, capsys):
+    assert run("summarise", scans) == 1
+    assert "there is no series.json" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("default")
+def test_json_is_all_that_is_printed(files, tmp_path, monkeypatch, capsys):
+    def doubtful(*arguments, **options):
+        warnings.warn("few effective\ndraws", UserWarning, stacklevel=2)
+        return bc.infer(*arguments, **options)
+
+    monkeypatch.setattr(verbs, "infer", doubtful)
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors", "--json"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--context", *GIVEN]
+    assert run(*words, "--out", tmp_path / "new.nc") == 0
+    shown = capsys.readouterr()
+    found, result = json.loads(shown.out), bc.load(tmp_path / "new.nc")
+    assert "few effective draws" in found["warnings"]
+    assert "bayesctx: warning: few effective draws" in shown.err
+    assert found["written"] == [str(tmp_path / "new.nc")]
+    assert found["num_sites"] == result["class_posterior"].sizes["patch"]
+    assert found["context"]["host"] == {"value": "WSe2"}
+    inner = found["context"]["inner_collection_angle"]
+    assert inner["mean"] == pytest.approx(float(result["posterior"].inner_collection_angle.mean()))
+    assert sum(found["context"]["assignment"]["probability"].values()) == pytest.approx(1)
+
+
+def test_json_has_no_number_that_other_programs_refuse():
+    answer = Answer("", {"a": np.float32(np.nan), "b": [np.int64(3), float("inf")]})
+    assert json.loads(answer.as_json([])) == {"a": None, "b": [3, None], "warnings": []}
+
+
+@pytest.mark.parametrize("name", ["none", "undoped"])
+def test_a_crystal_without_dopant_can_be_stated(name):
+    assert bc.check_context(read_context([f"dopant={name}"]))["dopant"] is None
+
+
+def test_a_summary_fits_a_terminal_and_says_what_to_do_next(files, tmp_path, capsys):
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--out", tmp_path / "new.nc"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        assert run(*words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    at = next(k for k, line in enumerate(lines) if line.startswith("written: "))
+    assert max(map(len, lines[:at])) <= 80
+    assert lines[at + 1].startswith("next: result = bayesctx.load(")
+
+
+def test_long_lines_are_wrapped_and_words_are_not_broken():
+    text = wrap("  name  " + "value " * 20 + "x" * 90, 6)
+    lines = text.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines[-1] == " " * 6 + "x" * 90
+    assert wrap("short", 4) == "short"
+
+
+def test_the_demo_starts_with_a_result_and_no_warning(tmp_path, capsys):
+    assert run("demo", "--out-dir", tmp_path) == 0
+    shown = capsys.readouterr()
+    assert "warning" not in shown.err
+    assert shown.out.startswith("788 sites were found")
+    assert max(map(len, shown.out.partition("the posterior with")[0].splitlines())) <= 80
+    assert shown.out.splitlines()[-1].startswith("next: bayesctx infer")
+
+
+@contextmanager
+def small_disk(num_bytes):
+    """No file may be larger, as on a disk that is full."""
+    resource = pytest.importorskip("resource", reason="limits of file sizes belong to Unix")
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (num_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("name", ["new.nc", "new.csv", "new.xyz", "new.png"])
+def test_a_full_disk_leaves_nothing_half_written(name, files, tmp_path, capsys):
+    words = ["infer", files / "image.npy", "--model", files / "model.safetensors"]
+    words += ["--num-draws", 64, "--likelihood", "network", "--context", *GIVEN]
+    written = ["--out", tmp_path / "old.nc", "--plot"] if name == "new.png" else ["--out"]
+    size = {"new.png": 200_000, "new.xyz": 50}.get(name, 2_000)
+    with small_disk(size):
+        assert run(*words, *written, tmp_path / name) == 1
+    assert names_in(tmp_path) == (["old.nc"] if name == "new.png" else [])
+    assert f"room for {tmp_path / name} was expected" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["new.nc", "new.csv", "new.json"])
+def test_a_full_disk_leaves_no_half_summary(name, files, scans, tmp_path, capsys):
+    run(*series_words(files, scans, tmp_path / "results"))
+    capsys.readouterr()
+    flag = "--session" if name == "new.json" else "--out"
+    with small_disk(1_000):
+        assert run("summarise", tmp_path / "results", flag, tmp_path / name) == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["results"]
+    assert f"room for {tmp_path / name} was expected" in capsys.readouterr().err

@@ -37,6 +37,7 @@ ORDER = (
     "training",
     "information",
     "tables",
+    "series",
     "plots",
     "report",
     "cli",

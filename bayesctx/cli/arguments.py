@@ -1,91 +1,27 @@
-"""Options of the verbs, and conversion of their values to numbers and paths."""
+"""Options of the verbs, and checks of the files that they write."""
 
 from __future__ import annotations
 
 import argparse
-import math
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
 from ..checks import shorten
 from ..context import LIKELIHOODS
+from .numerals import number, whole_number
 
 __all__ = [
     "FOLDER_FLAGS",
     "OPTIONS",
     "RESULTS",
     "file_to_write",
-    "number",
     "picture_to_write",
     "report_to_write",
+    "result_to_write",
     "stream_to_write",
-    "whole_number",
 ]
-
-
-def whole_number(least: int, most: int) -> Callable[[str], int]:
-    """Return a reader of whole numbers, also written as 10e6.
-
-    Parameters
-    ----------
-    least, most : int
-        Bounds, both allowed.
-
-    Returns
-    -------
-    callable
-        From str to int; raises ArgumentTypeError for anything else.
-
-    Examples
-    --------
-    >>> whole_number(1, 10**12)("10e6")
-    10000000
-    """
-
-    def read(text: str) -> int:
-        try:
-            value = Decimal(text)
-        except InvalidOperation:
-            value = Decimal("NaN")
-        if not (value.is_finite() and least <= value <= most and value == int(value)):
-            raise argparse.ArgumentTypeError(
-                f"a whole number from {least} to {most}, such as 1000 or 10e3, was expected, "
-                f"got {shorten(text)}; correct it"
-            )
-        return int(value)
-
-    return read
-
-
-def number(low: float, high: float) -> Callable[[str], float]:
-    """Return a reader of finite numbers.
-
-    Parameters
-    ----------
-    low, high : float
-        Bounds, both allowed.
-
-    Returns
-    -------
-    callable
-        From str to float; raises ArgumentTypeError for anything else.
-    """
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise argparse.ArgumentTypeError(
-                f"a number from {low:g} to {high:g} was expected, got {shorten(text)}; correct it"
-            )
-        return value
-
-    return read
 
 
 def file_to_write(*suffixes: str) -> Callable[[str], Path]:
@@ -167,6 +103,33 @@ def stream_to_write(text: str) -> Path:
     )
 
 
+def result_to_write(text: str) -> Path:
+    """Check that a result, or a folder of results, can be written.
+
+    Parameters
+    ----------
+    text : str
+        A file with an ending of ``RESULTS``, or a folder.
+
+    Returns
+    -------
+    Path
+        The same.
+
+    Raises
+    ------
+    ArgumentTypeError
+        If it cannot be written, or has the ending of another kind of file.
+    """
+    path = Path(text)
+    if path.suffix[1:2].isalpha() and not path.is_dir():
+        return file_to_write(*RESULTS)(text)
+    if path.is_dir() and path.suffix.lower() not in RESULTS:
+        file_to_write()(str(path / "series.json"))
+        return path
+    return file_to_write()(text)
+
+
 def picture_to_write(text: str) -> Path:
     """Check that a picture can be written, and in what format.
 
@@ -227,6 +190,9 @@ def report_to_write(text: str) -> Path:
 RESULTS = (".nc", ".csv", ".parquet", ".xyz")
 """Endings of files that a result can be written to: those of ``tables.FORMATS``."""
 
+SUMMARIES = (".nc", ".csv")
+"""Endings of files that the summary of a series can be written to."""
+
 PRIORS = ("reference", "tmd", "limit", "between")
 
 # Limits far above useful values, so that a typing error is refused at once instead of exhausting
@@ -241,6 +207,11 @@ PIXELS = whole_number(1, 4096)
 
 CONTEXT = {"nargs": "+", "action": "extend", "metavar": "NAME=VALUE"}
 MODEL = {"type": Path, "metavar": "FILE"}
+
+JSON = "print one JSON object instead of the summary, and nothing else, on standard output"
+
+SERIES_FLAGS = {"num_workers": "--workers", "scheduler": "--scheduler"}
+"""Flags that belong to a folder of images, by the name of the argument."""
 
 FOLDER_FLAGS = {
     "patches_per_image": "--patches-per-image",
@@ -315,7 +286,7 @@ def _train(add: Callable) -> None:
 
 def _infer(add: Callable) -> None:
     """Options of infer."""
-    image = "file of a microscope, see above; several are the detectors of one scan"
+    image = "file of a microscope, see above; several are the detectors of one scan; or a folder"
     add("image", type=Path, nargs="+", metavar="IMAGE", help=image)
     variable = "variable or image of the file, where several could be meant"
     add("--variable", metavar="NAME", help=variable)
@@ -332,15 +303,37 @@ def _infer(add: Callable) -> None:
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)
     out = (
-        "files to write, by their ending: .nc the posterior, .csv or .parquet the sites, .xyz atoms"
+        "files to write, by their ending: .nc the posterior, .csv or .parquet the sites, .xyz "
+        "atoms; of a folder of images a folder"
     )
-    kind = file_to_write(*RESULTS)
     several = {"nargs": "+", "action": "extend", "required": True}
-    add("--out", type=kind, metavar="FILE", help=out, **several)
+    add("--out", type=result_to_write, metavar="FILE", help=out, **several)
     plot = "picture of sites and context to write, e.g. result.png"
     add("--plot", type=picture_to_write, metavar="FILE", help=plot)
     report = "page to write for people, result.html: image, sites, numbers, context, checks"
     add("--report", type=report_to_write, metavar="FILE", help=report)
+    session = "prior of the instrument, from bayesctx summarise --session"
+    add("--session", type=Path, metavar="FILE", help=session)
+    _series(add)
+    add("--json", action="store_true", help=JSON)
+
+
+def _series(add: Callable) -> None:
+    """Options of infer for a folder of images; those not given are left to the library."""
+    workers = "images of a folder that are inferred at a time, a process each (default: 1)"
+    add(SERIES_FLAGS["num_workers"], type=PROCESSES, dest="num_workers", metavar="N", help=workers)
+    scheduler = "scheduler of Dask, whose workers infer the images of a folder"
+    add(SERIES_FLAGS["scheduler"], metavar="ADDRESS", help=scheduler)
+
+
+def _summarise(add: Callable) -> None:
+    """Options of summarise."""
+    add("results", type=Path, metavar="FOLDER", help="written by bayesctx infer FOLDER")
+    out = "file to write: .nc all numbers, .csv the table of the classes"
+    add("--out", type=file_to_write(*SUMMARIES), metavar="FILE", help=out)
+    session = "prior of further images of the session to write, for bayesctx infer --session"
+    add("--session", type=file_to_write(".json"), metavar="FILE", help=session)
+    add("--json", action="store_true", help=JSON)
 
 
 def _demo(add: Callable) -> None:
@@ -348,6 +341,13 @@ def _demo(add: Callable) -> None:
     folder = "folder of demo.nc and demo.png (default: this one)"
     add("--out-dir", type=Path, default=Path(), metavar="DIR", help=folder)
     add("--model", **MODEL, help="from train (default: the reference model of the package)")
+    add("--json", action="store_true", help=JSON)
 
 
-OPTIONS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}
+OPTIONS = {
+    "simulate": _simulate,
+    "train": _train,
+    "infer": _infer,
+    "summarise": _summarise,
+    "demo": _demo,
+}

@@ -28,11 +28,13 @@ known context is conditioned on, the rest of it is inferred.
 {UNITS}
 
 exit code:
-  0 done, 1 input refused, 2 wrong usage, 130 interrupted
+  0 done, 1 input refused, 2 wrong usage, 3 done but for some images of a folder,
+  130 interrupted
 
 examples:
   bayesctx demo
   bayesctx infer scan.nc --context host=WSe2 beam_energy=80e3 --out result.nc
+  bayesctx infer scans --context host=WSe2 --out results
   bayesctx infer --help""",
     "simulate": f"""Simulate labelled patches, or a labelled micrograph, and write them as netCDF.
 
@@ -76,9 +78,15 @@ A context value is
   a number or a name   observed                   host=WSe2 beam_energy=80e3
   a comma list         one of these               dopant=Ti,V
   low..high            anywhere between the two   inner_collection_angle=60..110
-  none                 an undoped crystal         dopant=none
+  none or undoped      a crystal without dopant   dopant=undoped
   a share              of the sites of its kind   abundance.V_X=0.03 abundance.Y_X=0
 and other variables are inferred.
+
+IMAGE may be a folder of micrographs: --out is then a folder too, with NAME.nc for every image NAME
+and series.json, the record of what became of each. The same command resumes a run that was killed.
+Images that cannot be read are reported and skipped; the exit code is then 3. --workers infers
+several at a time, --scheduler takes the workers of Dask (pip install 'bayesctx[dask]'). The results
+are summarised by bayesctx summarise, whose --session file is the prior of further images.
 
 {UNITS}
 
@@ -88,7 +96,21 @@ examples:
   bayesctx infer HAADF.dm4 MAADF.dm4 --context host=WSe2 --out result.nc
   bayesctx infer image.nc --context host=WSe2 --out result.nc sites.csv atoms.xyz
   bayesctx infer scan.nc --select detector=ADF1 --context host=WSe2 dose=1e4..1e5 --out result.nc
-  bayesctx infer image.npy --context sampling=0.2 dopant=Ti,V --num-draws 4000 --out result.nc""",
+  bayesctx infer image.npy --context sampling=0.2 dopant=Ti,V --num-draws 4000 --out result.nc
+  bayesctx infer scans --context host=WSe2 --workers 4 --out results
+  bayesctx infer scans --context host=WSe2 --scheduler tcp://127.0.0.1:8786 --out results
+  bayesctx infer next.dm4 --context host=WSe2 --session session.json --out next.nc""",
+    "summarise": """Summarise the results of a folder of micrographs.
+
+Prints the concentrations of the defect classes, as shares of the sites of their kind: the mean over
+images, the standard deviation between images, and what a further image may have, with 90 %
+intervals. Their prior enters once, not once per image. --session writes what the images tell of the
+instrument (beam energy and angles in [eV] and [mrad], by the simulator also the probe) as the prior
+of further images of the same session, for bayesctx infer --session.
+
+examples:
+  bayesctx summarise results
+  bayesctx summarise results --out series.csv --session session.json""",
     "demo": """Simulate a micrograph, infer its defects twice, and compare both with the truth.
 
 WSe2 doped with Ti, on a detector (35-90 mrad) with which a pair of selenium atoms is brighter than
@@ -184,18 +206,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns
     -------
     int
-        Exit code: 0, 1 for input that was refused, 2 for wrong usage, 130 for an interrupt.
+        Exit code: 0, 1 for input that was refused, 2 for wrong usage, 3 if some images of a folder
+        were refused, 130 for an interrupt.
     """
+    told: list[str] = []
     with warnings.catch_warnings(), tolerant_streams():
-        warnings.showwarning = lambda message, *_: _say("warning", message)
+        warnings.showwarning = lambda message, *_: told.append(_say("warning", message))
         try:
             arguments = _parser().parse_args(argv)
             with delayed_interrupt():
                 # imported when a verb runs, since torch and Pyro take seconds and --help needs none
                 from .verbs import VERBS
-            summary = VERBS[arguments.verb](arguments)
-            if summary is not None:
-                print(summary, flush=True)
+            answer = VERBS[arguments.verb](arguments)
+            if answer is not None:
+                is_json = getattr(arguments, "json", False)
+                print(answer.as_json(told) if is_json else answer.text, flush=True)
+                return answer.code
         except argparse.ArgumentTypeError as error:
             _say("error", error)
             return 2
@@ -213,9 +239,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _say(kind: str, message: object) -> None:
-    """Print a message as one line."""
-    print(f"bayesctx: {kind}:", " ".join(str(message).split()), file=sys.stderr)
+def _say(kind: str, message: object) -> str:
+    """Print a message as one line, and return it."""
+    line = " ".join(str(message).split())
+    print(f"bayesctx: {kind}:", line, file=sys.stderr)
+    return line
 
 
 def _is_out_of_memory(error: Exception) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from collections.abc import Sequence
 
 import numpy as np
@@ -10,8 +11,12 @@ import pyro.distributions as dist
 import xarray as xr
 
 from ..checks import shorten
+from ..context import NO_DOPANT
 
-__all__ = ["describe_source", "read_choice", "read_context"]
+__all__ = ["describe_source", "read_choice", "read_context", "wrap"]
+
+UNDOPED = "undoped"  # for NO_DOPANT, which reads like a name that is missing
+WIDTH = 80  # columns of a terminal
 
 
 def read_context(texts: Sequence[str] | None) -> dict[str, object]:
@@ -21,8 +26,8 @@ def read_context(texts: Sequence[str] | None) -> dict[str, object]:
     ----------
     texts : sequence of str, optional
         NAME=VALUE, the value a number, a name, a comma list of candidates, or low..high for a
-        uniform distribution. ``dopant=none`` is an undoped crystal, ``abundance.CLASS=VALUE`` the
-        share of a defect class.
+        uniform distribution. ``dopant=none`` or ``undoped`` is a crystal without dopant,
+        ``abundance.CLASS=VALUE`` the share of a defect class.
 
     Returns
     -------
@@ -75,6 +80,8 @@ def _pairs(texts: Sequence[str] | None) -> dict[str, str]:
 
 def _value(name: str, text: str) -> object:
     """Read one context value."""
+    if name == "dopant" and text == UNDOPED:
+        return NO_DOPANT
     parts = [part.strip() for part in text.split(",")]
     if len(parts) == 1:
         return _range(name, *text.split("..")) if text.count("..") == 1 else _scalar(text)
@@ -154,9 +161,38 @@ def describe_source(image: xr.DataArray) -> str:
     for detector, angles in known.get("detector", {}).items():
         rows += [(f" of {detector}", name, entry) for name, entry in angles.items()]
     lines = [
-        f"  {name}{of}  {entry['value']:.5g} {entry['unit']}  ({entry['origin']})"
+        wrap(f"  {name}{of}  {entry['value']:.5g} {entry['unit']}  ({entry['origin']})", 6)
         for of, name, entry in rows
     ]
     if not lines:
         return ""
-    return "\n".join([f"recorded by {image.attrs['source']}, {image.attrs['format']}:", *lines])
+    head = wrap(f"recorded by {image.attrs['source']}, {image.attrs['format']}:", 2)
+    return "\n".join([head, *lines])
+
+
+def wrap(line: str, indent: int) -> str:
+    """Break a line that is wider than a terminal.
+
+    Parameters
+    ----------
+    line : str
+        The line.
+    indent : int
+        Columns by which the lines after the first are indented.
+
+    Returns
+    -------
+    str
+        Lines of at most ``WIDTH`` columns, but for single words that are longer.
+    """
+    if len(line) <= WIDTH:
+        return line
+    start = line[: len(line) - len(line.lstrip())]
+    return textwrap.fill(
+        line.strip(),
+        WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

@@ -17,6 +17,7 @@ from ..nuisances import NUISANCES
 from ..plots import new_figure, on_crystal, plot_change, plot_context, plot_defects
 from ..storage import replacing
 from ..tables import counts
+from .sources import wrap
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -91,7 +92,12 @@ def _context(result: xr.DataTree) -> list[str]:
     if given:
         shares = (f"{n} {v:g}" if isinstance(v, float) else f"{n} {v}" for n, v in given.items())
         rows["abundance"], labels["abundance"] = f"{', '.join(shares)} (given)", "abundance"
-    return [f"{labels[name]:<32}{text}" for name, text in rows.items() if text]
+    # wrapped as a whole: the column between label and text is kept
+    return [
+        f"{labels[name]:<32}" + wrap(" " * 32 + text, 32)[32:]
+        for name, text in rows.items()
+        if text
+    ]
 
 
 def _describe_variable(result: xr.DataTree, name: str) -> str:
@@ -177,23 +183,24 @@ def describe_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> s
     rows = [
         f"{found} of a true one",
         "",
-        f"{'given':<32}{'accuracy':>10}{'log score [bit]':>20}{'entropy [bit]':>20}",
+        f"{'given':<30}{'accuracy':>10}{'log score [bit]':>20}{'entropy [bit]':>20}",
     ]
     trees = []
     for label, result in (("host", blind), ("host, dopant, energy, angles", aware)):
         tree, accuracy = score_matched(result, matched, truth)
         bits = entropy(tree, truth)
         score, width = _mean(bits.log_score), _mean(bits.entropy)
-        rows.append(f"{label:<32}{accuracy:>10.1%}{score:>20}{width:>20}")
+        rows.append(f"{label:<30}{accuracy:>10.1%}{score:>20}{width:>20}")
         trees.append(tree)
     gain = entropy_reduction(*trees, truth)
     score, width = _mean(gain.log_score_gain), _mean(gain.entropy_reduction)
     rows += [
-        f"{'bits gained per site':<42}{score:>20}{width:>20}",
+        f"{'bits gained per site':<40}{score:>20}{width:>20}",
         "",
-        "Mean ± standard error over the sites of this image, which share one context. Over many",
-        "images the entropy of a calibrated posterior equals minus its log score; an entropy that",
-        "falls while the log score does not rise shows overconfidence.",
+        "Mean ± standard error over the sites of this image, which share one context.",
+        "Over many images the entropy of a calibrated posterior equals minus its log",
+        "score; an entropy that falls while the log score does not rise shows",
+        "overconfidence.",
     ]
     return "\n".join(rows)
 

@@ -22,7 +22,10 @@ from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
 from ..tables import check_format, export
 from ..training import process_group, train
+from .answer import Answer
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
+from .folders import OF_ONE_IMAGE, infer_folder, read_model, refuse_series_options, summarise_folder
+from .numbers import list_numbers
 from .reports import heard_warnings, report_result
 from .sources import describe_source, read_choice, read_context
 from .summaries import describe_demo, describe_result, draw_demo, draw_result, save_figure
@@ -47,6 +50,8 @@ DEMO = {
     "defocus": 0.0,
     "dose": 1e4,
 }
+# with 1000 draws about 10 carry the posterior given the host alone: too few, and infer would warn
+DEMO_DRAWS = 4000
 RECORDED = tuple(name for name in DEMO if name not in ("defocus", "dose"))
 
 
@@ -141,8 +146,11 @@ def _usable_device(name: str) -> torch.device:
     return device
 
 
-def _infer(arguments: argparse.Namespace) -> str:
+def _infer(arguments: argparse.Namespace) -> Answer:
     """Infer an image; the result and the picture are written before anything is printed."""
+    if any(path.is_dir() for path in arguments.image):
+        return infer_folder(arguments)
+    refuse_series_options(arguments)
     for out, path in itertools.product(map(check_format, arguments.out), arguments.image):
         if out.exists() and path.exists() and out.samefile(path):
             raise argparse.ArgumentTypeError(
@@ -152,7 +160,7 @@ def _infer(arguments: argparse.Namespace) -> str:
     choice = read_choice(arguments.select)
     with heard_warnings() as notes:
         image = read(arguments.image, variable=arguments.variable, select=choice)
-        model = load_model(arguments.model)
+        model = read_model(arguments)
         result = infer(
             image,
             context,
@@ -167,10 +175,12 @@ def _infer(arguments: argparse.Namespace) -> str:
         save_figure(draw_result(result), arguments.plot)
     if arguments.report:
         report_result(arguments.report, image, context, model, result, notes)
-    return "\n\n".join(filter(None, (describe_source(image), describe_result(result))))
+    parts = (describe_source(image), describe_result(result), describe_files(arguments))
+    data = {"written": list(map(str, _written(arguments)))} | list_numbers(result)
+    return Answer("\n\n".join(filter(None, parts)), data)
 
 
-def _demo(arguments: argparse.Namespace) -> str:
+def _demo(arguments: argparse.Namespace) -> Answer:
     """Simulate a micrograph and infer it with the host and with the recorded context."""
     folder = make_folder(arguments.out_dir)
     out = file_to_write(".nc")(str(folder / "demo.nc"))
@@ -179,15 +189,62 @@ def _demo(arguments: argparse.Namespace) -> str:
     data = simulate_micrograph(reference_prior().given(DEMO), seed=0, num_pixels=256, sampling=0.2)
     given = {"sampling": 0.2} | {name: DEMO[name] for name in RECORDED}
     host = {name: given[name] for name in ("host", "sampling")}
-    blind = infer(data.intensity, host, model, likelihood="network")
-    aware = infer(data.intensity, given, model, likelihood="network")
+    options = {"likelihood": "network", "num_draws": DEMO_DRAWS}
+    blind = infer(data.intensity, host, model, **options)
+    aware = infer(data.intensity, given, model, **options)
     save(aware, out)
     save_figure(draw_demo(data, blind, aware), picture)
-    written = f"the posterior with the context: {out}\nthe picture: {picture}"
-    return f"{describe_demo(data, blind, aware)}\n\n{written}"
+    written = (
+        f"the posterior with the context: {out}\nthe picture: {picture}\n"
+        "next: bayesctx infer YOUR_IMAGE --context host=WSe2 --out result.nc --plot result.png"
+    )
+    numbers = {"written": [str(out), str(picture)]}
+    numbers |= {n: list_numbers(r) for n, r in (("host", blind), ("recorded_context", aware))}
+    return Answer(f"{describe_demo(data, blind, aware)}\n\n{written}", numbers)
 
 
-VERBS = {"simulate": _simulate, "train": _train, "infer": _infer, "demo": _demo}
+def describe_files(arguments: argparse.Namespace) -> str:
+    """Say what infer has written, and what to do next.
+
+    Parameters
+    ----------
+    arguments : Namespace
+        Of infer.
+
+    Returns
+    -------
+    str
+        Some lines.
+    """
+    lines = [f"written: {path}" for path in _written(arguments)]
+    whole = next((out for out in arguments.out if out.suffix.lower() == ".nc"), None)
+    name = repr(str(whole or "result.nc"))
+    lines.append(f"next: result = bayesctx.load({name}); bayesctx.sites(result)")
+    if not whole:
+        lines.append("      add --out result.nc for the whole posterior")
+    if not arguments.plot:
+        lines.append("      add --plot result.png for a picture")
+    return "\n".join(lines)
+
+
+def _written(arguments: argparse.Namespace) -> list[Path]:
+    """Files that infer has written."""
+    others = (getattr(arguments, name, None) for name in OF_ONE_IMAGE)
+    return [*arguments.out, *(path for path in others if path is not None)]
+
+
+VERBS = {
+    "simulate": lambda arguments: _answer(_simulate(arguments)),
+    "train": lambda arguments: _answer(_train(arguments)),
+    "infer": _infer,
+    "summarise": summarise_folder,
+    "demo": _demo,
+}
+
+
+def _answer(text: str | None) -> Answer | None:
+    """A text that is printed, or nothing."""
+    return None if text is None else Answer(text)
 
 
 def refuse_shard_options(arguments: argparse.Namespace) -> None:
