@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from ..crystal import MONOLAYER_1H
 from ..model import PatchModel, SitePrior
@@ -266,7 +267,15 @@ class Micrograph:
             solved, weight = solve_by_pixels(
                 *given, self.model.prior, self.num_draws, self.seed, progress=way.progress
             )
-            return solved, conflict_by_pixels(rings, weight, self.weigh)
+            hidden = None if way.progress is None else not way.progress
+            with tqdm(desc="claims", unit=" contexts", disable=hidden) as bar:
+
+                def weigh(*given: object) -> Weight:
+                    found = self.weigh(*given)
+                    bar.update()
+                    return found
+
+                return solved, conflict_by_pixels(rings, weight, weigh)
         except torch.linalg.LinAlgError as error:
             refuse_pixels(way, error, must=bool(rings.names))
             return None

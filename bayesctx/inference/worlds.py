@@ -139,7 +139,8 @@ def _sample(lattices: Lattices, num_draws: int, seed: int, progress: bool | None
     every = math.ceil(len(lattices.sites) / MANY)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
-    with tqdm(total=number * NUM_CHAINS, disable=None if progress is None else not progress) as bar:
+    hidden = None if progress is None else not progress
+    with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
         return sample_scan(
             lattices.candidates,
             num_chains=NUM_CHAINS,
