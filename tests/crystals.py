@@ -157,7 +157,7 @@ def log_posterior(scan, world, variance):
     )
     moving = scan.updated & HAS_ATOMS[world.species]
     spread = spread_of_sites(world).double()
-    covariance = covariance_of_excess(world)[moving].double()
+    covariance = covariance_of_excess(world.scatter, world.is_coarse)[moving].double()
     excess = world.excess[moving].double()
     own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (

@@ -139,7 +139,10 @@ def log_joint(scan, world):
     others = ~_counted(scan, world)
     own = (world.shift - scan.basis @ world.drift)[others]
     value = value - Normal(0.0, spread_of_sites(world)[others, None]).log_prob(own).sum()
-    excess, covariance = world.excess[others], covariance_of_excess(world)[others]
+    excess, covariance = (
+        world.excess[others],
+        covariance_of_excess(world.scatter, world.is_coarse)[others],
+    )
     value = value - MultivariateNormal(0 * excess, covariance).log_prob(excess).sum()
     view = look(scan, world)
     unused = torch.ones(world.errors.shape[1], dtype=torch.bool)

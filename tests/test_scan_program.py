@@ -197,8 +197,8 @@ def _log_evidence(scan, world, view, site, species):
     held[site] = species
     spread, totals = spread_of_sites(world)[site].double(), []
     for is_coarse, share in ((False, 1 - world.share_coarse), (True, world.share_coarse)):
-        alike = replace(world, is_coarse=torch.full_like(world.is_coarse, is_coarse))
-        width = torch.linalg.cholesky(covariance_of_excess(alike)[site].double())
+        covariance = covariance_of_excess(world.scatter.double(), torch.tensor(is_coarse))
+        width = torch.linalg.cholesky(covariance)
         scale = torch.block_diag(spread * torch.eye(2), width)
 
         def density(point, scale=scale):

@@ -248,7 +248,7 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     wide, coarse = counted & world.is_wide, counted & world.is_coarse
     own = (world.shift - scan.basis @ world.drift)[wide] / spread[wide, None]
     value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
-    covariance = covariance_of_excess(world)
+    covariance = covariance_of_excess(world.scatter, world.is_coarse)
     law = MultivariateNormal(torch.zeros_like(world.excess), covariance, validate_args=False)
     return float(value + law.log_prob(world.excess)[coarse].sum())
 

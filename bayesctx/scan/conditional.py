@@ -31,6 +31,9 @@ __all__ = [
 
 WIDE = 0.1  # Å, displacement of columns beside defects
 COARSE = 0.2  # relative excess, the same on all detectors, of columns that are not as simulated
+# of the scatter on two detectors of one scan: that of the intensities of columns of two real images
+# is 0.51 to 0.57 (docs/model.md)
+CORRELATION = 0.5
 KINDS = MONOLAYER_1H.sites
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind]) for kind in KINDS
@@ -55,7 +58,7 @@ class _Amplitudes:
     def of(cls, world: World) -> _Amplitudes:
         """Under the scales of a world."""
         share = torch.tensor([1 - world.share_coarse, world.share_coarse])
-        covariance = _covariance(world, torch.tensor([False, True]))
+        covariance = covariance_of_excess(world.scatter, torch.tensor([False, True]))
         return cls(spread_of_sites(world), covariance, share.log())
 
     def precision(self, sites: Tensor) -> Tensor:
@@ -226,21 +229,26 @@ def spread_of_sites(world: World) -> Tensor:
     return torch.where(world.is_wide, wide, world.disorder)
 
 
-def covariance_of_excess(world: World) -> Tensor:
-    """Prior covariance of the excess of every site on all detectors.
+def covariance_of_excess(scatter: Tensor, is_coarse: Tensor) -> Tensor:
+    """Prior covariance of the excess of columns on all detectors.
 
     Parameters
     ----------
-    world : World
-        The world.
+    scatter : Tensor, shape (*batch, detector)
+        Of the amplitudes.
+    is_coarse : Tensor of bool, shape (*batch,)
+        Whether a column is off by more.
 
     Returns
     -------
-    Tensor, shape (site, detector, detector)
-        The scatter is independent on every detector. What a coarse column has beside it is not: a
-        column that is thinner, covered or vibrates more is off on all detectors.
+    Tensor, shape (*batch, detector, detector)
+        A column that is covered, thinner or vibrates more is off on all detectors: the scatter has
+        the correlation ``CORRELATION``, and what a coarse column has beside it is the same.
     """
-    return _covariance(world, world.is_coarse)
+    pairs = scatter[..., :, None] * scatter[..., None, :]
+    own = torch.eye(scatter.shape[-1]).to(scatter)
+    pairs = pairs * (CORRELATION + (1 - CORRELATION) * own)
+    return pairs + (COARSE**2 * is_coarse)[..., None, None]
 
 
 def precision_of_sites(world: World) -> Tensor:
@@ -256,12 +264,8 @@ def precision_of_sites(world: World) -> Tensor:
     Tensor, shape (site, unknown, unknown)
         Displacement along x and y, and excess on each detector.
     """
-    return _precision(spread_of_sites(world), covariance_of_excess(world))
-
-
-def _covariance(world: World, is_coarse: Tensor) -> Tensor:
-    """Prior covariance of the excess of columns that are coarse or not."""
-    return torch.diag(world.scatter.square()) + (COARSE**2 * is_coarse)[..., None, None]
+    covariance = covariance_of_excess(world.scatter, world.is_coarse)
+    return _precision(spread_of_sites(world), covariance)
 
 
 def _precision(spread: Tensor, covariance: Tensor) -> Tensor:

@@ -98,7 +98,7 @@ def _sample_sites(scan: Scan, world: World, num: int) -> World:
         world = replace(world, species=species, is_wide=is_wide.bool(), is_coarse=is_coarse.bool())
         spread = spread_of_sites(world)[:, None].expand(-1, 2)
         own = pyro.sample("own", dist.Normal(0.0, spread).to_event(1))
-        covariance = covariance_of_excess(world)
+        covariance = covariance_of_excess(world.scatter, world.is_coarse)
         law = dist.MultivariateNormal(covariance.new_zeros(covariance.shape[:-1]), covariance)
         excess = pyro.sample("excess", law)
     return replace(world, shift=scan.basis @ world.drift + own, excess=excess)

@@ -237,7 +237,9 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     """Values that follow, their slopes (value, parameter), and their standard deviations."""
     spread = spread_of_sites(world)
     own = (world.shift - scan.basis @ world.drift) * HAS_ATOMS[world.species, None]
-    white = torch.linalg.inv(torch.linalg.cholesky(covariance_of_excess(world)))
+    white = torch.linalg.inv(
+        torch.linalg.cholesky(covariance_of_excess(world.scatter, world.is_coarse))
+    )
     excess = (white @ world.excess[..., None]).flatten()
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),

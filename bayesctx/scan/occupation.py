@@ -12,12 +12,12 @@ from ..defects import SPECIES
 from .canvas import Canvas
 from .conditional import (
     ALLOWED,
-    COARSE,
     HAS_ATOMS,
     KINDS,
     NUM_ALIKE,
     WIDE,
     Sites,
+    covariance_of_excess,
     precision_of_sites,
 )
 from .kernels import Kernels, gram_of_unknowns, solve_upper
@@ -210,18 +210,15 @@ def _draw_scatter(
 ) -> Tensor:
     """Scatter of the amplitudes on every detector, given that on the others."""
     scatter, excess = world.scatter.double(), world.excess.double()
-    fine, coarse = (excess[counted & c] for c in (~world.is_coarse, world.is_coarse))
     for k in range(len(scatter)):
-        variance = scatter.square().repeat(len(prior.nodes), 1)
-        variance[:, k] = prior.nodes.square()
-        precision = 1 / variance
-        log_likelihood = -0.5 * (len(fine) + len(coarse)) * variance[:, k].log()
-        log_likelihood -= 0.5 * fine[:, k].square().sum() * precision[:, k]
-        # what coarse columns share is integrated out, see ``covariance_of_excess``
-        left = 1 + COARSE**2 * precision.sum(-1)
-        common = COARSE**2 / left * (coarse @ precision.mT).square().sum(0)
-        log_likelihood -= 0.5 * (coarse.square().sum(0) @ precision.mT - common)
-        log_likelihood -= 0.5 * len(coarse) * left.log()
+        nodes, log_likelihood = scatter.repeat(len(prior.nodes), 1), 0.0
+        nodes[:, k] = prior.nodes
+        for mine, is_coarse in ((~world.is_coarse, False), (world.is_coarse, True)):
+            own = excess[counted & mine]
+            covariance = covariance_of_excess(nodes, torch.full((len(nodes),), is_coarse))
+            square = (torch.linalg.inv(covariance) * (own.mT @ own)).sum((-2, -1))
+            log_likelihood = log_likelihood - 0.5 * square
+            log_likelihood = log_likelihood - 0.5 * len(own) * torch.logdet(covariance)
         scatter[k] = float(prior.draw(log_likelihood, generator))
     return scatter.float()
 
