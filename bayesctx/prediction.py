@@ -154,7 +154,9 @@ class Columns:
         sublattice = constants.sublattice.values.astype(int)
         shape = result["observed_data"].intensity.shape[-2:]
         spacing = float(np.median(cKDTree(places).query(places, 2)[0][:, 1]))
-        beyond, kind = _continue(places, sublattice, shape, spacing, float(constants.sampling))
+        geometry = constants.get("lattice_site", constants.sublattice).values
+        given = places, sublattice, geometry, shape, spacing, float(constants.sampling)
+        beyond, kind = _continue(*given)
         present = constants.crystal.values if "crystal" in constants else np.ones(len(places))
         inside = np.flatnonzero(present)
         names = [str(a).split("-") for a in result["class_posterior"].assignment_class.values]
@@ -198,13 +200,14 @@ class Columns:
 def _continue(
     places: np.ndarray,
     sublattice: np.ndarray,
+    geometry: np.ndarray,
     shape: tuple[int, int],
     spacing: float,
     sampling: float,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sites beyond the border, by translations of those near it, with their sublattices."""
     limits, margin = np.array(shape[::-1]), PADDING / sampling
-    own = sublattice == sublattice[np.argmin(np.linalg.norm(places - limits / 2, axis=1))]
+    own = geometry == geometry[np.argmin(np.linalg.norm(places - limits / 2, axis=1))]
     middle = np.argmin(np.where(own, np.linalg.norm(places - limits / 2, axis=1), np.inf))
     reach = 1.25 * 3**0.5 * spacing
     near = cKDTree(places[own]).query_ball_point(places[middle], reach)

@@ -72,7 +72,9 @@ def test_the_crystal_goes_on_beyond_the_border():
     limits, margin = np.array([90, 120]), PADDING / 0.2
     inside = ((places > -0.5) & (places < limits - 0.5)).all(1)
     spacing = LATTICE / 3**0.5
-    found, kind = _continue(places[inside], sublattice[inside], (120, 90), spacing, 0.2)
+    found, kind = _continue(
+        places[inside], sublattice[inside], sublattice[inside], (120, 90), spacing, 0.2
+    )
     _, far = draw_crystal(1, shape=(120, 90))[1:]
     wide, kinds = draw_sites((120, 90), LATTICE)
     wide = wide[:, ::-1]

@@ -110,6 +110,8 @@ def list_candidates(
     image = torch.from_numpy(np.nan_to_num(np.stack([p.image for p in placements])))
     finest = min(_implied(placement, names[host]) for host, _ in found)
     positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
+    if placement.domains is not None:
+        sublattice = placement.domains.relabel(positions, sublattice)
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []

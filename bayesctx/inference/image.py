@@ -11,7 +11,7 @@ from ..model import NUM_PLAIN, Materials, SitePrior, Table
 from .joint import DOPED_CLASS, PLAIN_CLASSES, Cells, ClassProbabilities, classify
 from .patches import BUDGET
 
-__all__ = ["ImagePosterior", "log_evidence", "log_marginal", "one_image"]
+__all__ = ["ImagePosterior", "log_density_of_kinds", "log_evidence", "log_marginal", "one_image"]
 
 # sites that the evidence for the context is computed from; since all share their nuisances, more
 # of them add hardly any
@@ -181,6 +181,25 @@ def log_marginal(
     """
     log_prior, tempered, _ = _joint(table, features, materials, possible, sites, correlation)
     return _normalise((log_prior + tempered).flatten().logsumexp(0), possible, sites)
+
+
+def log_density_of_kinds(found: ImagePosterior, sites: SitePrior) -> Tensor:
+    """Log density of the contrast of every site for each kind that it may be of.
+
+    Parameters
+    ----------
+    found : ImagePosterior
+        Of the image; its most probable combination of context and material is taken.
+    sites : SitePrior
+        Gives the abundances expected on each kind of site.
+
+    Returns
+    -------
+    Tensor, shape (patch, kind)
+        Up to a constant of the site.
+    """
+    density, _ = found.cells.density(found.weight.argmax()[None])
+    return (density[0] @ sites.mean.T + FLOOR).log()
 
 
 def log_evidence(table: Table, features: Tensor, sites: SitePrior) -> Tensor:

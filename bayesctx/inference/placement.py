@@ -27,6 +27,7 @@ from ..micrograph import (
 )
 from ..prior import Prior
 from ..storage import warn
+from .domains import Domains
 
 __all__ = ["Placement", "cut_patches", "place_sites"]
 
@@ -55,6 +56,8 @@ class Placement:
         What was done to the image, as far as it is usable: see ``diagnose``.
     unit : float
         Counts, as they were handed in, per unit of ``image``.
+    domains : Domains or None
+        By which the sublattices are named, if the crystal has several.
     """
 
     image: np.ndarray
@@ -64,6 +67,7 @@ class Placement:
     crystal: np.ndarray
     doubts: tuple[str, ...] = ()
     unit: float = 1.0
+    domains: Domains | None = None
 
 
 def place_sites(values: np.ndarray, valid: np.ndarray) -> list[Placement]:

@@ -18,6 +18,7 @@ from ..model import PatchModel, SitePrior
 from ..nuisances import NUISANCES
 from .arrays import Posterior
 from .detectors import OF_DETECTOR, Rings
+from .domains import Domains
 from .inputs import Inputs
 from .outcomes import outcome_labels
 
@@ -42,6 +43,8 @@ class Sites:
         Size of a pixel in Å.
     assignments : tuple of tuple of str
         Kinds of site of the sublattices under each assignment.
+    domains : Domains or None
+        If the crystal has several.
     """
 
     positions: np.ndarray
@@ -49,6 +52,7 @@ class Sites:
     crystal: np.ndarray
     sampling: float
     assignments: tuple[tuple[str, ...], ...]
+    domains: Domains | None = None
 
 
 def build_tree(
@@ -246,6 +250,11 @@ def _constants(
         variables["site_y"] = ("patch", y, {"units": "px"})
         variables["site_x"] = ("patch", x, {"units": "px"})
         variables["sublattice"] = ("patch", sites.sublattice.astype(np.int8), {"units": "1"})
+        if sites.domains is not None:
+            domain = {"units": "1", "long_name": "domain of the crystal, 0 is the largest"}
+            place = {"units": "1", "long_name": "position in the cell, the same in all domains"}
+            variables["domain"] = ("patch", sites.domains.label.astype(np.int8), domain)
+            variables["lattice_site"] = "patch", sites.domains.sublattice.astype(np.int8), place
         crystal = {"units": "1", "long_name": "whether there is crystal at the site"}
         variables["crystal"] = ("patch", sites.crystal.astype(np.int8), crystal)
         variables["sampling"] = ((), sites.sampling, {"units": _unit("sampling")})

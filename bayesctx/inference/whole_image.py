@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from tqdm import tqdm
 from ..crystal import MONOLAYER_1H
 from ..model import PatchModel, SitePrior
 from ..scan import Weight, weigh_scan
+from ..storage import warn
 from .arrays import Alternative, Posterior, describe_image, latent_names, with_conflict
 from .candidates import list_candidates
 from .cases import encode, group_images, tabulate
@@ -21,7 +22,8 @@ from .choice import Way, check_detectors, is_by_pixels, refuse_pixels
 from .claims import conflict_by_pixels, warn_of_claims, weigh_lattices
 from .conflict import conflict_with, warn_of_conflict
 from .detectors import Rings
-from .image import one_image
+from .domains import Domains, find_domains
+from .image import log_density_of_kinds, one_image
 from .inputs import Inputs
 from .placement import Placement, cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
@@ -80,6 +82,11 @@ def solve_micrograph(
     check_detectors(way.likelihood, rings.names)
     image = Micrograph.of(inputs, rings, model, num_draws, seed)
     readings = image.by_patches(rings)
+    domains = image.find_domains(readings)
+    if domains is not None:
+        _warn_of_domains(domains)
+        image = image.divided(domains)
+        readings = image.by_patches(rings)
     best = [max(r, key=lambda reading: reading.alternative.log_posterior) for r in readings]
     first = [reading.alternative for reading in readings[0]]
     latent = latent_names(rings.own[0])
@@ -103,6 +110,7 @@ def solve_micrograph(
         crystal=placement.crystal,
         sampling=best[0].alternative.sampling,
         assignments=MONOLAYER_1H.assignments,
+        domains=domains,
     )
     surprise = None
     if best[0].surprise is not None:
@@ -111,6 +119,16 @@ def solve_micrograph(
     posterior = with_conflict(posterior, _joined(conflicts) if rings.names else conflicts[0])
     solved = add_absent_sites(posterior, surprise, placement.crystal, image.every, seed)
     return *solved, sites
+
+
+def _warn_of_domains(domains: Domains) -> None:
+    """Say that there are several domains, of which the boundaries are not modelled."""
+    sizes = np.bincount(domains.label).tolist()
+    warn(
+        f"one crystal was expected, got {len(sizes)} domains in which the sublattices hold other "
+        f"kinds of site (of {' and '.join(map(str, sizes))} sites); constant_data.domain names "
+        "that of every site, and classes beside the boundaries are not reliable"
+    )
 
 
 def _joined(conflicts: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
@@ -214,6 +232,45 @@ class Micrograph:
         found = one_image(table, features, *enumerated, self.crystal, float(model.correlation))
         alternative = Alternative(case, found, scale.log_weight, scale.sampling)
         return _Reading(alternative, features, surprise)
+
+    def find_domains(self, readings: Sequence[Sequence[_Reading]]) -> Domains | None:
+        """Find regions in which the sublattices hold other kinds of site.
+
+        Parameters
+        ----------
+        readings : sequence of sequence of _Reading
+            Of every detector, by patches.
+
+        Returns
+        -------
+        Domains or None
+            None of a single crystal.
+        """
+        total = 0
+        for own in readings:
+            best = max(own, key=lambda reading: reading.alternative.log_posterior)
+            total = total + log_density_of_kinds(best.alternative.found, self.crystal)
+        place = self.placements[0]
+        given = place.positions, place.sublattice, total.double().numpy()
+        return find_domains(*given, self.every.assignments.numpy(), place.crystal)
+
+    def divided(self, domains: Domains) -> Micrograph:
+        """Name the sublattices by those of the largest domain that hold the same kind of site.
+
+        Parameters
+        ----------
+        domains : Domains
+            Of this micrograph.
+
+        Returns
+        -------
+        Micrograph
+            One assignment holds for all of its domains.
+        """
+        named = domains.relabel(self.placements[0].positions, self.placements[0].sublattice)
+        placements = [replace(p, sublattice=named, domains=domains) for p in self.placements]
+        every = replace(self.every, sublattice=torch.from_numpy(named).long())
+        return replace(self, placements=placements, every=every)
 
     def conflict(self, known: Mapping[str, object], reading: _Reading) -> dict[str, float]:
         """Weigh the claims about the image of one detector by the network.

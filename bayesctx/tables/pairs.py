@@ -87,7 +87,8 @@ def pair_correlations(
             f"got {limit:g}; enlarge it"
         )
     crystal = crystal_of(result)
-    sublattice = result["constant_data"].sublattice.values[crystal]
+    constants = result["constant_data"].to_dataset()
+    sublattice = constants.get("lattice_site", constants.sublattice).values[crystal]
     near = _adjacency(positions[crystal], spacing.metric, sublattice, num_shells)
     rng = np.random.default_rng(seed)
     found = [_compare(worlds.defect, worlds.kind, near, *p, rng) for p in pairs.values()]

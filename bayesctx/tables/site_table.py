@@ -32,7 +32,8 @@ def sites(result: xr.DataTree) -> xr.Dataset:
     -------
     Dataset, dimensions (patch,) or (image, patch)
         Of a micrograph the position ``x_px``, ``y_px`` [px] and ``x_nm``, ``y_nm`` [nm], the
-        ``sublattice``, and the most probable kind of site ``site`` with ``site_probability``;
+        ``sublattice``, the ``domain`` of a crystal with several, and the most probable kind of
+        site ``site`` with ``site_probability``;
         ``defect``, the most probable class, its ``probability``, and the probability of each class
         as ``p_M``, ``p_D_M`` ...; ``entropy`` of the classes [bit]; ``species``, the most probable
         column of atoms of this class, with ``species_probability`` of both; ``surprise`` [nat], of
@@ -95,6 +96,8 @@ def _places(result: xr.DataTree) -> dict[str, tuple]:
             place = constants[f"site_{axis}"].values.astype(float) * factor
             table[f"{axis}_{unit}"] = ("patch", place, {"units": unit})
     table["sublattice"] = ("patch", constants.sublattice.values, {"units": "1"})
+    if "domain" in constants:
+        table["domain"] = ("patch", constants.domain.values, {"units": "1"})
     kinds = kinds_of(result)
     if kinds is not None:
         share = result["class_posterior"].assignment.values
