@@ -147,7 +147,8 @@ def test_conditional_of_a_site_sums_out_displacement_and_amplitude():
     )
     mean = torch.tensor([[0.3, -0.2, 0.0]], dtype=torch.float64)
     precision = torch.tensor([[4.0, 4.0, 100.0]], dtype=torch.float64)
-    found, location, factor = site_conditional(kernels, rest, weight, mean, precision[:, None])
+    held = torch.diag_embed(precision)[:, None]
+    found, location, factor = site_conditional(kernels, rest, weight, mean, held)
     found, location = found[:, 0], location[:, 0]
     wanted, order = [], [1, 2, 0]
     for k in range(3):
