@@ -236,19 +236,22 @@ def test_the_grid_takes_the_best_on_the_validation_stream(tmp_path, monkeypatch,
 
     def fit(source, clock, seed, checkpoint, scale):
         assert clock.budget == 60.0
+        assert not checkpoint.exists()
+        checkpoint.write_text("begun")
         return Scaled(scale), 0
 
-    grid = [{"scale": s} for s in (1.0, 3.0, 2.0)]
+    grid = [{"scale": s} for s in (0.5, 2.5, 1.5)]
     monkeypatch.setitem(registry.METHODS, "scaled", registry.Method("scaled", fit, grid))
     monkeypatch.setattr(peers, "VALIDATION", 40)
-    assert peers.tuned("scaled", 600.0, tmp_path) == {"scale": 3.0}
-    assert not list((tmp_path / "peers").glob("*.npz"))
+    assert peers.tuned("scaled", 600.0, tmp_path) == {"scale": 2.5}
+    assert not list((tmp_path / "peers").iterdir())
 
 
 @pytest.mark.parametrize("name", [n for n, m in registry.METHODS.items() if m.is_trained])
 def test_methods_can_be_told_whether_they_are_installed(name):
     assert registry.is_installed(registry.METHODS[name]) in (True, False)
-    assert 1 <= len(registry.METHODS[name].grid) <= 5
+    method = registry.METHODS[name]
+    assert 1 <= len(registry.METHODS[method.tuned_as or name].grid) <= 5
 
 
 def test_masks_cover_nothing_and_everything():
@@ -258,4 +261,4 @@ def test_masks_cover_nothing_and_everything():
     assert (~known.any(1)).mean() == pytest.approx(0.2, abs=4 * (0.16 / 4000) ** 0.5)
     assert known.mean() == pytest.approx(0.45, abs=0.02)
     assert json.dumps(encoding.COLUMNS.tolist())
-    assert own.RESERVE < 1
+    assert own.FOR_TRAINING < 1

@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 import bayesctx as bc
+from bayesctx.simulation import BLOCK
 from bayesctx.training import fit_width
 
 from .budget import Clock
@@ -16,11 +17,10 @@ from .stream import SEEDS
 
 __all__ = ["Posterior", "fit_own", "load_shipped"]
 
-TRIAL = 4096  # patches that measure the rate
+TRIAL = 8192  # patches that measure the rate
 CHECKPOINT = 300  # steps between checkpoints
-RESERVE = 0.97  # of the budget that is planned for
-FOR_WIDTH = 0.03  # share of the budget for the width of the likelihood
-WIDTH_SECONDS = 1 / 200  # CPU seconds per patch of fit_width, about
+FOR_TRAINING = 0.85  # of the budget, since the rate varies; the rest is for the width
+MOST_FOR_WIDTH = 9600  # patches
 
 
 class Posterior:
@@ -93,19 +93,23 @@ def fit_own(
     if plan is not None and plan.exists():
         num_patches = int(plan.read_text())
     else:
+        run(begin(), 512, None)  # tables are loaded once
         start = clock.own
         run(begin(), TRIAL, None)
         seconds = (clock.own - start) / TRIAL
-        planned = RESERVE * clock.left - FOR_WIDTH * clock.budget
-        num_patches = max(512, int(planned / seconds))
+        num_patches = max(512, int(FOR_TRAINING * clock.left / seconds))
         if plan is not None:
             plan.write_text(str(num_patches))
             clock.save()
     model = begin()
     with clock.saving():
         run(model, num_patches, checkpoint)
-    num = int(FOR_WIDTH * clock.budget / WIDTH_SECONDS)
-    fit_width(model, num_patches=max(num, 256), seed=SEEDS["training"] + 1, progress=False)
+    start = clock.own
+    fit_width(model, num_patches=BLOCK, seed=SEEDS["training"] + 1, progress=False)
+    num = int(clock.left / (clock.own - start) * BLOCK)
+    if num > BLOCK:
+        num = min(num, MOST_FOR_WIDTH)
+        fit_width(model, num_patches=num, seed=SEEDS["training"] + 1, progress=False)
     return Posterior(model), num_patches
 
 

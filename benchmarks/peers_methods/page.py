@@ -42,8 +42,8 @@ def _number(value: float, error: float, scale: float = 1.0, digits: int = 3) -> 
 
 def _load(row: Mapping, runs: Path) -> Mapping[str, np.ndarray]:
     """Probabilities of a unit."""
-    path = runs / "peers" / f"{row['method']}-{row['budget']:g}-{row['seed']}-final.npz"
-    with np.load(path) as found:
+    name = f"{row['method']}-{row['budget']:g}-{row['seed']}-final".replace(".", "p")
+    with np.load(runs / "peers" / f"{name}.npz") as found:
         return dict(found)
 
 
@@ -52,7 +52,8 @@ def _cells(row: Mapping, subset: str, mine: Mapping, reference: Mapping | None) 
     cells = []
     difference = None
     if reference is not None and row["method"] != REFERENCE:
-        difference = np.array(compare(mine[subset], reference[subset], mine["truth"])).T
+        truth = mine["truth"][: len(mine[subset])]
+        difference = np.array(compare(mine[subset], reference[subset], truth)).T
     for i, name in enumerate(COLUMNS):
         is_share = name in ("accuracy", "balanced_accuracy", "calibration_error")
         scale, digits = (100.0, 1) if is_share else (1.0, 3)

@@ -11,6 +11,7 @@ import torch
 
 from .budget import Clock
 from .ensemble import fit_ensemble
+from .image_libraries import fit_atomai, fit_pyroved
 from .networks import Classifier, fit_network
 from .own import fit_own, load_shipped
 from .simulation_based import fit_bayesflow, fit_sbi
@@ -41,6 +42,8 @@ class Method:
         What ``predict`` takes.
     is_trained : bool
         Whether it is trained within the budget.
+    tuned_as : str
+        Method whose grid is run instead of its own, of the same networks.
     """
 
     title: str
@@ -49,6 +52,7 @@ class Method:
     needs: str = "torch"
     reads: str = "patches"
     is_trained: bool = True
+    tuned_as: str = ""
 
 
 def is_installed(method: Method) -> bool:
@@ -95,12 +99,14 @@ METHODS = {
     "bayesctx": Method(
         "bayesctx",
         _own,
-        _rates(2.5e-3, 5e-3, 1e-2, num_passes=4, partly_known=0.0, width=320),
+        _rates(3e-3, 6e-3, 1.2e-2, num_passes=4, partly_known=0.0, width=320),
         reads="data",
     ),
-    "cnn_context": Method("CNN, context concatenated", _network("mean"), _rates(*RATES, epochs=2)),
     "cnn_dropout": Method("CNN, context dropout", _network("mask"), _rates(*RATES, epochs=2)),
-    "cnn_image": Method("CNN, image alone", _network("none"), _rates(*RATES, epochs=2)),
+    "cnn_context": Method(
+        "CNN, context concatenated", _network("mean"), [], tuned_as="cnn_dropout"
+    ),
+    "cnn_image": Method("CNN, image alone", _network("none"), [], tuned_as="cnn_dropout"),
     "trees": Method(
         "boosted trees on Zernike moments",
         _by_name(fit_trees),
@@ -108,12 +114,14 @@ METHODS = {
         needs="lightgbm",
     ),
     "ensemble": Method(
-        "5 CNNs with dropout, temperature", _by_name(fit_ensemble), _rates(*RATES, epochs=2)
+        "5 CNNs with dropout, temperature", _by_name(fit_ensemble), [], tuned_as="cnn_dropout"
     ),
     "sbi": Method("sbi, NPE", _by_name(fit_sbi), _rates(5e-4, 1e-3, 2e-3), needs="sbi"),
     "bayesflow": Method(
         "BayesFlow 2", _by_name(fit_bayesflow), _rates(5e-4, 1.5e-3, 5e-3), needs="bayesflow"
     ),
+    "atomai": Method("AtomAI", _by_name(fit_atomai), _rates(3e-4, 1e-3, 3e-3), needs="atomai"),
+    "pyroved": Method("pyroVED", _by_name(fit_pyroved), _rates(3e-4, 1e-3, 3e-3), needs="pyroved"),
     "shipped": Method("bayesctx, shipped weights", _shipped, [{}], reads="data", is_trained=False),
 }
 """The methods by name; ``SEEDS`` keeps what they are scored on apart from what they see."""

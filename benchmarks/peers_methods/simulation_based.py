@@ -146,23 +146,24 @@ def fit_sbi(
     def epoch(inference: object, number: int) -> nn.Module:
         return inference.train(
             training_batch_size=256, learning_rate=learning_rate, max_num_epochs=number,
-            validation_fraction=0.05, resume_training=number > 0,
+            validation_fraction=0.05, resume_training=number > 1,
         )  # fmt: skip
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         trial, _ = begin(stream.load(FIRST))
         start = clock.own
-        epoch(trial, 0)
-        seconds = (clock.own - start) / FIRST
+        epoch(trial, 1)  # the library trains one more than its number
+        seconds = (clock.own - start) / FIRST / 2
         num_patches = _planned(stream, clock, seconds)
         inference, scale = begin(stream.load(num_patches))
-        number = 0
+        number = 1
         # an epoch is begun only where it is expected to fit
-        while number == 0 or clock.left > num_patches * seconds:
+        while number == 1 or clock.left > num_patches * seconds:
             start = clock.own
             estimator = epoch(inference, number)
-            seconds, number = (clock.own - start) / num_patches, number + 1
+            seconds = (clock.own - start) / num_patches / (2 if number == 1 else 1)
+            number += 1
     return SbiPosterior(estimator, scale), num_patches
 
 
