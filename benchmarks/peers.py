@@ -32,7 +32,7 @@ SUBSETS = {
     "nothing": (),
     **{f"all but {n}": tuple(m for m in KNOWN if m != n) for n in KNOWN},
 }
-FEWER = {"host and dopant": 3000, "nothing": 3000} | {f"all but {n}": 1000 for n in CONTINUOUS}
+FEWER = {"host and dopant": 2000, "nothing": 2000} | {f"all but {n}": 1000 for n in CONTINUOUS}
 """Patches for the parts of the context under which bayesctx sums over many draws: it is slow."""
 TUNED_ON = ("everything", "all but host")
 QUICK = 60.0

@@ -20,11 +20,12 @@ INTRODUCTION = """\
 {num} held-out patches of `simulate(tmd_prior(), ..., seed={seed})`, each from an image of its own:
 thirteen equally probable classes, dose 1e3 to 1e6 e/Å², all nuisances. Every method has the same
 stream of patches (16 of each image) and the same budget of CPU seconds of one core, simulation
-included: `bayesctx.train` simulates its own patches, the others are charged what the patches
-that they use had cost when they were simulated for all. Learning rates are the best of three on
-2000 other patches at a tenth of the budget, for each method, bayesctx included; this choice is not
-charged. CPU seconds are not equally long: other processes share the caches and the memory of the
-machine, so that the number of patches in a budget varies by up to a third from run to run.
+included: `bayesctx.train` simulates its own patches, the others are charged what the patches that
+they use had cost when they were simulated for all. Learning rates are the best of two or three on
+2000 other patches at a tenth of the budget, the three kinds of CNN and their ensemble together;
+this choice is not charged. CPU seconds are not equally long: other processes share the caches and
+the memory of the machine, so that the work done in a budget varies by up to a third from run to
+run.
 
 Entropy and log score in bits, errors by the paired bootstrap over the patches. In brackets: the
 difference from bayesctx trained within the same budget, with its paired error; a negative
@@ -52,8 +53,9 @@ def _cells(row: Mapping, subset: str, mine: Mapping, reference: Mapping | None) 
     cells = []
     difference = None
     if reference is not None and row["method"] != REFERENCE:
-        truth = mine["truth"][: len(mine[subset])]
-        difference = np.array(compare(mine[subset], reference[subset], truth)).T
+        num = min(len(mine[subset]), len(reference[subset]))
+        arrays = (values[:num] for values in (mine[subset], reference[subset], mine["truth"]))
+        difference = np.array(compare(*arrays)).T
     for i, name in enumerate(COLUMNS):
         is_share = name in ("accuracy", "balanced_accuracy", "calibration_error")
         scale, digits = (100.0, 1) if is_share else (1.0, 3)
