@@ -16,7 +16,7 @@ from bayesctx import (
     train,
 )
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import PatchStream
+from bayesctx.simulation import PatchStream, draw_block
 from bayesctx.training import ask, conditional_log_score, fit, fit_width
 from bayesctx.training.objective import DISCRETE, log_scores_among_images
 
@@ -408,3 +408,23 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     assert float(model.likelihood.width) < best
     # a wider softplus is not quite a common factor
     assert abs(score[0] - score[1]) < 0.01
+
+
+@torch.no_grad()
+def test_scores_of_widths_are_those_of_the_model_with_that_width():
+    model = small().eval()
+    found = fit_width(model, num_patches=256, num_draws=8, seed=3, progress=False)
+    batch = draw_block(model.prior, 3, 0, patches_per_image=16)
+    features = model.encoder(batch.intensity)
+    for width, score in zip(found.width.values, found.log_score.values, strict=True):
+        model.likelihood.width.fill_(width)
+        expected = [
+            conditional_log_score(
+                model,
+                features,
+                batch.defect,
+                ask(batch, model.prior, known, torch.Generator().manual_seed(0), 8),
+            ).mean()
+            for known in (EVERY, frozenset(["host"]), frozenset())
+        ]
+        assert score == pytest.approx(float(np.mean(expected)), abs=1e-5)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import xarray as xr
@@ -18,7 +20,7 @@ from ..inference.image import log_evidence
 from ..metrics import log_score
 from ..model import DefectModel, Materials, SitePrior
 from ..simulation import BLOCK, draw_block, simulate
-from .objective import EVERYTHING, ask, conditional_log_score
+from .objective import EVERYTHING, ask, log_score_of_table
 from .outlier_head import fit_outliers
 
 __all__ = ["calibrate", "fit_conflict", "fit_correlation", "fit_width", "score_model"]
@@ -119,6 +121,7 @@ def fit_width(
     width at the maximum of a cubic polynomial through the scores is taken.
     """
     likelihood, totals = model.likelihood, np.zeros(len(WIDTHS))
+    likelihood.width.fill_(1.0)
     num_blocks = max(1, num_patches // BLOCK)
     for block in tqdm(range(num_blocks), disable=not progress, unit="block"):
         batch = draw_block(model.prior, seed, block, patches_per_image=PATCHES_PER_IMAGE)
@@ -127,12 +130,13 @@ def fit_width(
             ask(batch, model.prior, s, torch.Generator().manual_seed(block), num_draws)
             for s in SUBSETS
         ]
-        for i, width in enumerate(WIDTHS):
-            likelihood.width.fill_(float(width))
-            totals[i] += sum(
-                float(conditional_log_score(model, features, batch.defect, q).mean())
-                for q in questions
-            )
+        for question in questions:
+            table = model.tabulate(question.context, question.materials)
+            for i, width in enumerate(WIDTHS):
+                # the network is evaluated once: the width is a factor of its scales
+                wider = replace(table, scale=float(width) * table.scale)
+                scores = log_score_of_table(wider, features, batch.defect, question)
+                totals[i] += float(scores.mean())
     score = totals / (num_blocks * len(SUBSETS))
     curve = np.polynomial.Polynomial.fit(WIDTHS, score, 3)
     fine = np.linspace(WIDTHS[0], WIDTHS[-1], 301)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Collection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -149,7 +151,7 @@ def fit_sbi(
             validation_fraction=0.05, resume_training=number > 1,
         )  # fmt: skip
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), TemporaryDirectory() as logs, contextlib.chdir(logs):
         warnings.simplefilter("ignore")
         trial, _ = begin(stream.load(FIRST))
         start = clock.own
