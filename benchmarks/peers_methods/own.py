@@ -9,7 +9,6 @@ import numpy as np
 import xarray as xr
 
 import bayesctx as bc
-from bayesctx.simulation import BLOCK
 from bayesctx.training import fit_width
 
 from .budget import Clock
@@ -19,8 +18,8 @@ __all__ = ["Posterior", "fit_own", "load_shipped"]
 
 TRIAL = 8192  # patches that measure the rate
 CHECKPOINT = 300  # steps between checkpoints
-FOR_TRAINING = 0.85  # of the budget, since the rate varies; the rest is for the width
-MOST_FOR_WIDTH = 9600  # patches
+FOR_TRAINING = 0.9  # of the budget that is left: the rate varies, and the width follows
+FOR_WIDTH = 4096  # patches
 
 
 class Posterior:
@@ -104,12 +103,7 @@ def fit_own(
     model = begin()
     with clock.saving():
         run(model, num_patches, checkpoint)
-    start = clock.own
-    fit_width(model, num_patches=BLOCK, seed=SEEDS["training"] + 1, progress=False)
-    num = int(clock.left / (clock.own - start) * BLOCK)
-    if num > BLOCK:
-        num = min(num, MOST_FOR_WIDTH)
-        fit_width(model, num_patches=num, seed=SEEDS["training"] + 1, progress=False)
+    fit_width(model, num_patches=FOR_WIDTH, seed=SEEDS["training"] + 1, progress=False)
     return Posterior(model), num_patches
 
 
