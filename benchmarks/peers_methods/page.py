@@ -74,7 +74,7 @@ def _spent(rows: Sequence[Mapping]) -> str:
     body = [
         [
             METHODS[r["method"]].title,
-            ", ".join(f"{k} {v:g}" for k, v in r["settings"].items()) or "—",
+            _settings(r),
             f"{r['spent']:.0f}" if METHODS[r["method"]].is_trained else "—",
             r["num_patches"] or "—",
             f"{r['rate']['everything']:.0f}", f"{r['rate']['nothing']:.0f}",
@@ -82,6 +82,24 @@ def _spent(rows: Sequence[Mapping]) -> str:
         for r in rows
     ]  # fmt: skip
     return table(header, body)
+
+
+def _tried(rows: Sequence[Mapping]) -> str:
+    """The settings that were tried on the validation stream."""
+    trials = [r for r in rows if r["tried"] is not None]
+    names = list(trials[0]["scores"]) if trials else []
+    body = [
+        [METHODS[r["method"]].title, _settings(r), f"{r['budget']:.0f}", f"{r['spent']:.0f}"]
+        + [_number(*r["scores"][n]["log_score"]) for n in names]
+        for r in trials
+    ]
+    header = ["method", "settings", "budget (CPU s)", "spent", *(f"log score, {n}" for n in names)]
+    return table(header, body)
+
+
+def _settings(row: Mapping) -> str:
+    """Settings of a unit in one cell."""
+    return ", ".join(f"{k} {v:g}" for k, v in row["settings"].items()) or "—"
 
 
 def write_page(rows: Sequence[Mapping], runs: Path, subsets: Sequence[str]) -> None:
@@ -116,5 +134,6 @@ def write_page(rows: Sequence[Mapping], runs: Path, subsets: Sequence[str]) -> N
                 for r in chosen
             ]
             body += f"\nKnown: {subset}\n\n{table(header, lines)}\n"
+    body += f"\n## Settings that were tried\n\n{_tried(rows)}\n"
     body += "\n## What is not in the tables\n\n" + ABSENT
     write("peers", "Beside other methods, at equal time", body, SEEDS["training"])
