@@ -146,6 +146,14 @@ def test_scores_are_those_of_the_package():
     assert not of_difference.any()
 
 
+def test_calibration_error_of_a_perfect_posterior_is_that_of_the_bins():
+    """One bin with n patches right with probability 0.75: sqrt(2 p (1 - p) / (pi n))."""
+    p = np.tile([0.75, 0.25], (400, 1))
+    mean, deviation = scoring.perfect_calibration_error(p, num_draws=400)
+    expected = (2 * 0.75 * 0.25 / (np.pi * 400)) ** 0.5
+    assert mean == pytest.approx(expected, abs=4 * deviation / 20)
+
+
 def test_temperature_is_found_again():
     """Of logits that are twice as large as those the classes were drawn from."""
     rng = np.random.default_rng(1)

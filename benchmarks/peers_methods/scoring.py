@@ -6,7 +6,7 @@ import numpy as np
 
 from bayesctx.information.resampling import bootstrap
 
-__all__ = ["COLUMNS", "compare", "scores"]
+__all__ = ["COLUMNS", "compare", "perfect_calibration_error", "scores"]
 
 COLUMNS = ("accuracy", "balanced_accuracy", "entropy", "log_score", "calibration_error")
 """Names of the scores; entropy and log score in bits, the others as shares."""
@@ -85,3 +85,32 @@ def compare(
         return _of_means(mine) - _of_means(other)
 
     return bootstrap(np.concatenate(both, -1), statistic=statistic, seed=seed)
+
+
+def perfect_calibration_error(
+    probabilities: np.ndarray, *, num_draws: int = 200, seed: int = 0
+) -> tuple[float, float]:
+    """Calibration error where the truth is drawn from the posterior itself.
+
+    Parameters
+    ----------
+    probabilities : ndarray, shape (patch, class)
+        Posterior probabilities.
+    num_draws : int
+        Draws of the truth of all patches.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    mean, deviation : float
+        Over the draws.
+    """
+    rng = np.random.default_rng(seed)
+    edges = np.cumsum(np.asarray(probabilities, np.float64), -1)
+    errors = []
+    for _ in range(num_draws):
+        u = rng.random((len(edges), 1)) * edges[:, -1:]
+        truth = (edges < u).sum(-1)
+        errors.append(_of_means(_terms(probabilities, truth).mean(0))[-1])
+    return float(np.mean(errors)), float(np.std(errors))
