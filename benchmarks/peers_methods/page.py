@@ -139,6 +139,9 @@ def write_page(rows: Sequence[Mapping], runs: Path, subsets: Sequence[str]) -> N
         chosen = [found[n] for n in METHODS if n in found]
         values = {r["method"]: _load(r, runs) for r in chosen}
         body += f"\n## {budget / 60:g} minutes\n\n{_spent(chosen)}\n"
+        absent = [m.title for n, m in METHODS.items() if n not in found]
+        if absent:
+            body += f"\nNot run yet: {', '.join(absent)}.\n"
         for subset in subsets:
             lines = [
                 [METHODS[r["method"]].title]
