@@ -80,7 +80,7 @@ def fit_atomai(
     seed: int,
     checkpoint: Path | None = None,
 ) -> tuple[ImageClassifier, int]:
-    """Train AtomAI's ``Classifier`` with its MobileNet and averaged weights (swa).
+    """Train AtomAI's ``Classifier`` with its MobileNet.
 
     Parameters
     ----------
@@ -111,7 +111,7 @@ def fit_atomai(
         test = slice(0, BATCH)
         model.fit(
             image[BATCH:], patches.defect[BATCH:], image[test], patches.defect[test],
-            training_cycles=cycles, batch_size=BATCH, full_epoch=False, swa=cycles > TRIAL,
+            training_cycles=cycles, batch_size=BATCH, full_epoch=False,
             optimizer=lambda p: torch.optim.Adam(p, learning_rate), print_loss=10**9,
             plot_training_history=False, memory_alloc=1e-3,
         )  # fmt: skip
@@ -140,8 +140,8 @@ class _Softmax(nn.Module):
         self.head = nn.LazyLinear(len(DEFECTS))
 
     def forward(self, image: Tensor) -> Tensor:
-        """Probabilities of the classes of images of shape (patch, y, x)."""
-        return self.head(self.body(image[:, None])).softmax(-1)
+        """Probabilities of the classes of images of shape (patch, pixel)."""
+        return self.head(self.body(image.reshape(-1, 1, 32, 32))).softmax(-1)
 
 
 def fit_pyroved(
@@ -183,13 +183,13 @@ def fit_pyroved(
             sampler_d="gaussian", sigmoid_d=False, seed=seed,
         )  # fmt: skip
         classifier = _Softmax()
-        classifier(torch.zeros(2, 32, 32))
+        classifier(torch.zeros(2, 1024))
         model.set_classifier(classifier)
         trainer = pyroved.trainers.auxSVItrainer(model, lr=learning_rate, seed=seed)
         return model, trainer
 
     def run(trainer: object, patches: Labelled) -> None:
-        image = torch.from_numpy(patches.image.astype(np.float32))
+        image = torch.from_numpy(patches.image.astype(np.float32)).flatten(1)
         label = torch.nn.functional.one_hot(torch.from_numpy(patches.defect), len(DEFECTS)).float()
         loaders = pyroved.utils.init_ssvae_dataloaders(
             image, (image, label), (image[:2], label[:2]), batch_size=BATCH
@@ -211,4 +211,6 @@ def fit_pyroved(
         while clock.left > PIECE * seconds:
             run(trainer, data.take(rng.choice(len(data), PIECE, replace=False)))
     model.eval()
-    return ImageClassifier(lambda x: model.encoder_y(x).clamp(min=1e-38).log()), len(data)
+    return ImageClassifier(lambda x: model.encoder_y(x.flatten(1)).clamp(min=1e-38).log()), len(
+        data
+    )

@@ -134,7 +134,7 @@ def fit_sbi(
 
     def build(theta: Tensor, x: Tensor) -> nn.Module:
         return build_categoricalmassestimator(
-            theta, x, z_score_y="none", num_hidden=128, num_layers=2, embedding_net=Embedding(),
+            theta, x, z_score_y="none", num_hidden=128, num_layers=2, embedding_net=Embedding().eval(),
             num_categories_per_variable=torch.tensor([len(DEFECTS)]),
         )  # fmt: skip
 
