@@ -14,8 +14,8 @@ ABSENT = """\
 - AtomAI 0.8.1 and pyroVED 0.3.0 import torchvision, of which the registry has builds for CUDA only:
   beside a torch for the CPU the import ends with "operator torchvision::nms does not exist". They
   need only its Python part, so that the benchmark declares two operators
-  (`peers_methods/image_libraries.py`), with which both are imported. AtomAI's `predict` returns classes; the
-  probabilities are those of its `net`.
+  (`peers_methods/image_libraries.py`), with which both are imported. AtomAI's
+  `predict` returns classes; the probabilities are those of its `net`.
 - The network of the paper: its code is not public. "CNN, context concatenated" is that method as
   far as it can be read.
 """

@@ -134,7 +134,8 @@ def fit_sbi(
 
     def build(theta: Tensor, x: Tensor) -> nn.Module:
         return build_categoricalmassestimator(
-            theta, x, z_score_y="none", num_hidden=128, num_layers=2, embedding_net=Embedding().eval(),
+            theta, x, z_score_y="none", num_hidden=128, num_layers=2,
+            embedding_net=Embedding().eval(),  # it is called with one row before the training
             num_categories_per_variable=torch.tensor([len(DEFECTS)]),
         )  # fmt: skip
 
