@@ -1,4 +1,5 @@
 import multiprocessing
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -15,9 +16,14 @@ from bayesctx import (
     train,
 )
 from bayesctx.prior import CONTINUOUS
-from bayesctx.simulation import PatchStream
-from bayesctx.training import ask, conditional_log_score, fit_width
+from bayesctx.simulation import PatchStream, draw_block
+from bayesctx.training import ask, conditional_log_score, fit, fit_width
 from bayesctx.training.objective import DISCRETE, log_scores_among_images
+
+
+@dataclass(frozen=True)
+class Images:
+    host: torch.Tensor
 
 
 def small(prior=None):
@@ -165,10 +171,12 @@ def test_training_goes_on_from_a_model_and_drops_what_was_fitted_to_it():
     assert again.card["prior"] == tmd_prior().to_dict()
 
 
-def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
+@pytest.mark.parametrize("num_passes", [1, 2])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch, num_passes):
     arguments = {
-        "num_patches": 64 * 6,
+        "num_patches": 64 * 6 // num_passes,
         "batch_size": 64,
+        "num_passes": num_passes,
         "num_workers": 0,
         "num_held_out": 0,
         "progress": False,
@@ -176,9 +184,7 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     whole = small()
     train(whole, **arguments)
     killed = small()
-    from bayesctx.training import fit as training
-
-    steps, original = [], training._step
+    steps, original = [], fit._step
 
     def interrupted(*args, **loss):
         if len(steps) == 4:
@@ -186,10 +192,10 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
         steps.append(1)
         return original(*args, **loss)
 
-    monkeypatch.setattr(training, "_step", interrupted)
+    monkeypatch.setattr(fit, "_step", interrupted)
     with pytest.raises(KeyboardInterrupt):
         train(killed, **arguments, checkpoint=tmp_path / "run", checkpoint_interval=2)
-    monkeypatch.setattr(training, "_step", original)
+    monkeypatch.setattr(fit, "_step", original)
     resumed = small()
     history = train(resumed, **arguments, checkpoint=tmp_path / "run", checkpoint_interval=2)
     assert history.sizes["step"] == 6
@@ -205,6 +211,53 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(tmp_path, monkeypatch):
     (tmp_path / "foreign").write_text("no checkpoint")
     with pytest.raises(ValueError, match="foreign is truncated or foreign"):
         train(small(), **arguments, checkpoint=tmp_path / "foreign")
+
+
+def test_patches_are_used_as_often_as_asked_and_not_twice_in_a_batch():
+    """Batches of new images and earlier ones; a stream that goes on has the same ones."""
+    images = [torch.arange(4 * i, 4 * i + 4) for i in range(200)]
+
+    def batches(first):
+        start = max(0, first - 20)
+        return [
+            b.host.tolist()
+            for b in fit._reuse(
+                (Images(host=h) for h in images[start:]), 3, 20, start, first, seed=5
+            )
+        ]
+
+    found = batches(0)
+    assert all(set(images[i].tolist()) <= set(b) for i, b in enumerate(found))
+    assert all(len(set(b)) == len(b) == 12 for b in found[2:])
+    # of 200 steps with 12 images each, the last 20 new batches are not drawn from for as long
+    uses = np.bincount(np.concatenate(found), minlength=800)[:720]
+    assert abs(uses.mean() - 3) < 4 * (2 / 720) ** 0.5
+    assert batches(50) == found[50:]
+
+
+def test_passes_fit_the_batch():
+    with pytest.raises(ValueError, match="a multiple of 16 num_passes was expected, got 64 for 3"):
+        train(small(), num_patches=64, batch_size=64, num_passes=3)
+    with pytest.raises(ValueError, match="num_passes was expected to be at least 1"):
+        train(small(), num_patches=64, batch_size=64, num_passes=0)
+
+
+def test_a_part_of_the_context_is_scored_in_the_steps_asked_for(monkeypatch):
+    """Not in any step where the share is zero, and in all where it is one."""
+    calls, original = [], fit._score_partly_known
+
+    def counted(*args):
+        calls.append(1)
+        return original(*args)
+
+    monkeypatch.setattr(fit, "_score_partly_known", counted)
+    options = {"num_patches": 64 * 3, "batch_size": 64, "num_workers": 0, "num_held_out": 0}
+    for share, number in ((0.0, 0), (1.0, 3)):
+        calls.clear()
+        train(small(), **options, partly_known=share, progress=False)
+        assert len(calls) == number
+    with pytest.raises(ValueError, match="partly_known"):
+        train(small(), num_patches=64, batch_size=64, partly_known=1.5)
 
 
 def test_batches_are_whole_images():
@@ -344,7 +397,7 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
         num_held_out=0,
         progress=False,
     )
-    size = {"num_patches": 512, "num_draws": 32, "progress": False}
+    size = {"num_patches": 512, "progress": False}
     fit_width(model, **size)
     best = float(model.likelihood.width)
     score = [float(fit_width(model, **size).log_score.max())]
@@ -355,3 +408,23 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     assert float(model.likelihood.width) < best
     # a wider softplus is not quite a common factor
     assert abs(score[0] - score[1]) < 0.01
+
+
+@torch.no_grad()
+def test_scores_of_widths_are_those_of_the_model_with_that_width():
+    model = small().eval()
+    found = fit_width(model, num_patches=256, seed=3, progress=False)
+    batch = draw_block(model.prior, 3, 0, patches_per_image=16)
+    features = model.encoder(batch.intensity)
+    for width, score in zip(found.width.values, found.log_score.values, strict=True):
+        model.likelihood.width.fill_(width)
+        expected = [
+            conditional_log_score(
+                model,
+                features,
+                batch.defect,
+                ask(batch, model.prior, known, torch.Generator(), 1),
+            ).mean()
+            for known in (EVERY, EVERY - {"host"}, EVERY - {"host", "dopant"})
+        ]
+        assert score == pytest.approx(float(np.mean(expected)), abs=1e-5)

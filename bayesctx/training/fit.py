@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections import deque
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -26,7 +27,7 @@ from ..model import DefectModel
 from ..simulation import BLOCK, Latents, Patches, PatchStream, rank_of_process, render_patches
 from ..simulation.rendering import LARGE_GROUP
 from ..storage import as_path
-from ..tensors import take
+from ..tensors import join, pick, take
 from .calibration import MOST_HELD_OUT, calibrate
 from .checkpoint import resume, write_checkpoint
 from .distributed import average, together
@@ -41,8 +42,9 @@ from .objective import (
 __all__ = ["train"]
 
 PATCHES_PER_IMAGE = 16
-PARTLY_KNOWN = 0.25  # share of steps that score with a random part of the context known as well
-OPEN_HOST = 4  # in these steps, if the host is unknown, every fourth image is used
+OPEN_HOST = 4  # of steps with a part known, if the host is not: every fourth image is used
+MEMORY = 2**16  # patches from which those that are used again are drawn, 4 kB each
+MOST_PASSES = 64
 MOST_PATCHES, MOST_BATCH = 10**12, 2**20  # of a stream, and of a step
 BYTES_PER_PATCH = 400_000  # of memory in a step on the CPU, measured with the default sizes
 
@@ -57,6 +59,8 @@ def train(
     context_weight: float = 3.0,
     contrast_images: int = 16,
     generative_weight: float = 0.02,
+    partly_known: float = 0.25,
+    num_passes: int = 1,
     num_held_out: int = 9600,
     checkpoint: str | os.PathLike | None = None,
     checkpoint_interval: int = 200,
@@ -87,6 +91,13 @@ def train(
         multiple. More of them distinguish finer differences of the context, and take more time.
     generative_weight : float
         Weight of the log density of the features.
+    partly_known : float
+        Share of the steps that score with a random part of the context known as well, in [0, 1].
+        They take twice the time of the others.
+    num_passes : int
+        How often a patch is used on average, at most 64. With more than one, every batch has
+        ``batch_size / num_passes`` new patches, whose number is a multiple of 16, and others of
+        the last 65 536: worth it where the simulation is slower than the steps.
     num_held_out : int
         Patches for the calibration that follows, see ``calibrate``, at most 1e6; 0 leaves it out.
     checkpoint : path-like, optional
@@ -121,22 +132,28 @@ def train(
     steps are those of one process up to the order of sums. The first rank writes the checkpoint,
     which all must be able to read, and calibrates the model.
     """
-    loss = _check_loss(context_weight, contrast_images, generative_weight)
+    loss = _check_loss(context_weight, contrast_images, generative_weight, partly_known)
     run = _check_run(model, seed, num_patches, batch_size, learning_rate, loss)
     seed, batch_size = run["seed"], run["batch_size"]
+    num_new = batch_size // _check_passes(num_passes, batch_size)
+    if num_new < batch_size:
+        run["num_passes"] = batch_size // num_new
     num_workers = check_workers(num_workers)
     num_held_out = check_whole_number("num_held_out", num_held_out, 0, MOST_HELD_OUT)
     interval = check_whole_number("checkpoint_interval", checkpoint_interval, 1, MAX_SEED)
     checkpoint = None if checkpoint is None else as_path(checkpoint)
     if "training" in model.card:
         run["start"] = model.card["training"]
-    num_steps = max(1, run["num_patches"] // batch_size)
+    num_steps = max(1, run["num_patches"] // num_new)
     optimizer, schedule = _optimizer(model, run["learning_rate"], num_steps)
     history: list[tuple[float, float, float]] = []
     if checkpoint is not None and checkpoint.exists():
         history = resume(checkpoint, model, optimizer, schedule, run)
     first, leads = len(history), rank_of_process()[0] == 0
-    loader = _load(model, seed, first * batch_size, num_steps * batch_size, batch_size, num_workers)
+    kept = max(0, first - MEMORY // num_new) if num_new < batch_size else first
+    loader = _load(model, seed, kept * num_new, num_steps * num_new, num_new, num_workers)
+    if num_new < batch_size:
+        loader = _reuse(loader, batch_size // num_new, MEMORY // num_new, kept, first, seed)
     model.train()
     model.likelihood.width.fill_(1.0)
     size = {"total": num_steps * batch_size, "initial": first * batch_size}
@@ -184,11 +201,28 @@ def _calibrate_on_cpu(model: DefectModel, num_patches: int, seed: int, progress:
     model.to(device)
 
 
+def _check_passes(num_passes: int, batch_size: int) -> int:
+    """Passes that leave whole new images for a batch of one process."""
+    num_passes = check_whole_number("num_passes", num_passes, 1, MOST_PASSES)
+    if batch_size % (num_passes * PATCHES_PER_IMAGE):
+        raise ValueError(
+            f"a batch_size that is a multiple of {PATCHES_PER_IMAGE} num_passes was expected, got "
+            f"{batch_size} for {num_passes} passes; use another number of them"
+        )
+    if num_passes > 1 and rank_of_process()[1] > 1:
+        raise ValueError(
+            f"num_passes=1 was expected with several processes, got {num_passes}; leave it out, or "
+            "train in one process"
+        )
+    return num_passes
+
+
 def _check_loss(
-    context_weight: float, contrast_images: int, generative_weight: float
+    context_weight: float, contrast_images: int, generative_weight: float, partly_known: float
 ) -> dict[str, float]:
     """The settings of the loss."""
     return {
+        "partly_known": check_number(partly_known, "partly_known", (0.0, 1.0)),
         "context_weight": check_number(context_weight, "context_weight", (0.0, 1e6)),
         "contrast_images": check_whole_number("contrast_images", contrast_images, 1, MOST_BATCH),
         "generative_weight": check_number(generative_weight, "generative_weight", (0.0, 1e6)),
@@ -281,6 +315,21 @@ def _load(
         skipped = 0
 
 
+def _reuse(
+    batches: Iterator[Patches], num_passes: int, size: int, start: int, first: int, seed: int
+) -> Iterator[Patches]:
+    """Join every batch from the first one on with earlier ones, drawn from the last ``size``."""
+    memory: deque[Patches] = deque(maxlen=max(1, size))
+    for step, new in enumerate(batches, start):
+        if step >= first:
+            rng = np.random.default_rng([seed, step])
+            again = rng.permutation(len(memory))[: num_passes - 1]
+            chosen = join([new, *(memory[i] for i in again)])
+            # images that are compared with each other are new ones and old ones
+            yield pick(chosen, torch.from_numpy(rng.permutation(len(chosen.host))))
+        memory.append(new)
+
+
 def _without_nuisances(batch: Patches | Latents) -> Patches | Latents:
     """Drop the nuisances, which the loss does not use: every tensor takes a file descriptor."""
     return replace(batch, nuisances={}) if isinstance(batch, Patches) else batch
@@ -295,6 +344,7 @@ def _step(
     context_weight: float,
     contrast_images: int,
     generative_weight: float,
+    partly_known: float,
 ) -> tuple[float, float, float]:
     """One step of the optimizer: loss, log score of the class, and of class and image."""
     features = model.encoder(batch.intensity)
@@ -304,7 +354,7 @@ def _step(
     )
     loss = -of_class / 2 - context_weight * of_both
     loss = loss - generative_weight * generative_log_score(model, features, batch).mean()
-    if float(torch.rand((), generator=generator, dtype=torch.float32)) < PARTLY_KNOWN:
+    if float(torch.rand((), generator=generator, dtype=torch.float32)) < partly_known:
         loss = loss - _score_partly_known(model, features, batch, generator) / 2
     optimizer.zero_grad(set_to_none=True)
     loss.backward()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..context import Detector, is_annular_dark_field
 from ..defects import HYPOTHESIS_OF_SPECIES
 from ..likelihood import describe, log_sum_exp
-from ..model import NUM_PLAIN, DefectModel, Materials, outcome_classes
+from ..model import NUM_PLAIN, DefectModel, LikelihoodTable, Materials, outcome_classes
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..simulation import Patches
 
@@ -21,6 +21,7 @@ __all__ = [
     "ask",
     "conditional_log_score",
     "generative_log_score",
+    "log_score_of_table",
     "log_scores_among_images",
     "random_subset",
 ]
@@ -156,11 +157,35 @@ def conditional_log_score(
     Tensor, shape (image, patch)
         log p(defect | features, known context) in nats.
     """
+    table = model.tabulate(question.context, question.materials)
+    return log_score_of_table(table, features, defect, question)
+
+
+def log_score_of_table(
+    table: LikelihoodTable, features: Tensor, defect: Tensor, question: Question
+) -> Tensor:
+    """Log probability of the true class given a table of the likelihood.
+
+    Parameters
+    ----------
+    table : LikelihoodTable
+        Of the context and the materials of the question.
+    features : Tensor, shape (image, patch, feature)
+        Contrast features.
+    defect : Tensor of int, shape (image, patch)
+        True classes.
+    question : Question
+        What is known, and draws of the rest.
+
+    Returns
+    -------
+    Tensor, shape (image, patch)
+        log p(defect | features, known context) in nats.
+    """
     materials = question.materials
-    outcomes = model.tabulate(question.context, materials)
     shared = len(next(iter(question.context.values()))) == 1 and len(features) > 1
     rows = features.flatten(0, 1)[None] if shared else features
-    log_prob = outcomes.log_prob(rows)
+    log_prob = table.log_prob(rows)
     num_dopants = materials.dopant.shape[-1]
     doped = (materials.dopant_weight * materials.host_weight[..., None]).log()
     plain = materials.host_weight.log()[..., None].expand(*materials.host_weight.shape, NUM_PLAIN)

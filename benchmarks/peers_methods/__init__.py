@@ -1,0 +1,1 @@
+"""The methods of ``benchmarks/peers.py``, their common stream, budget and scores."""
