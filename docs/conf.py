@@ -1,8 +1,11 @@
 """Sphinx builds the site of documents by this; ``make docs`` also fails for any warning."""
 
 import os
+import re
 from importlib import metadata
 from pathlib import Path
+
+from sphinx.application import Sphinx
 
 project = "bayesctx"
 author = "The bayesctx developers"
@@ -17,6 +20,7 @@ extensions = [
     "sphinx.ext.viewcode",
 ]
 exclude_patterns = ["_build"]
+templates_path = ["_templates"]
 
 # pages: anchors of headings as code hosts make them, so that links hold in both places
 myst_heading_anchors = 4
@@ -40,10 +44,27 @@ os.environ["PYTHONWARNINGS"] = "ignore:IProgress not found"
 autosummary_generate = True
 autodoc_typehints = "none"
 napoleon_google_docstring = False
-napoleon_use_ivar = True
+autodoc_member_order = "bysource"
 napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"bayesctx {release}"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+
+
+def escape_docstring(
+    app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
+) -> None:
+    """Escape stars of shapes and bars of magnitudes, which reStructuredText takes for markup."""
+    lines[:] = [re.sub(r"\(\*(?=\w)|(?<!\w)\|(?=\w)|(?<=\w)\|(?!\w)", _escaped, x) for x in lines]
+
+
+def _escaped(found: re.Match) -> str:
+    """What was found, with a backslash before its last character."""
+    return found[0][:-1] + "\\" + found[0][-1]
+
+
+def setup(app: Sphinx) -> None:
+    """Register what is done to docstrings, before napoleon reads their sections."""
+    app.connect("autodoc-process-docstring", escape_docstring, priority=400)
