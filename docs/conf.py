@@ -49,6 +49,7 @@ napoleon_use_rtype = False
 
 html_theme = "furo"
 html_title = f"bayesctx {release}"
+html_sourcelink_suffix = ""  # so that the source of the tutorial is a notebook
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
