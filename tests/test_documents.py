@@ -130,10 +130,11 @@ def plates(monkeypatch):
 
 
 def program():
-    """A chain a -> b -> c, a factor of a, and data in a plate."""
+    """A chain a -> b -> c, factors, one of which shows b only where a is positive, and data."""
     a = pyro.sample("a", dist.Normal(0.0, 1.0))
     pyro.factor("limit", -(a**2))
     b = pyro.sample("b", dist.Normal(pyro.deterministic("twice", 2 * a), 1.0))
+    pyro.factor("gate", a.clamp(min=0) * b)
     with pyro.plate("row", 3):
         c = pyro.sample("c", dist.Normal(b, 1.0))
         pyro.sample("data", dist.Normal(c, 1.0), obs=torch.zeros(3))
@@ -144,16 +145,24 @@ def test_dependencies_are_those_of_the_program(plates):
     sites, edges = plates.find_dependencies(program)
     assert torch.equal(torch.random.get_rng_state(), state)
     # nothing leads through b from a to c, since b is held
-    assert edges == {("a", "limit"), ("a", "b"), ("b", "c"), ("c", "data")}
-    assert list(sites) == ["a", "limit", "b", "c", "data"]
-    assert [n for n, s in sites.items() if s.is_factor] == ["limit"]
+    gate = {("a", "gate"), ("b", "gate")}
+    assert edges == {("a", "limit"), ("a", "b"), ("b", "c"), ("c", "data")} | gate
+    assert list(sites) == ["a", "limit", "b", "gate", "c", "data"]
+    assert [n for n, s in sites.items() if s.is_factor] == ["limit", "gate"]
     assert sites["data"].is_observed
     assert sites["c"].plates == ("row",)
 
 
 def test_a_figure_of_other_sites_is_refused(plates):
     sites, edges = plates.find_dependencies(program)
-    places = {"a": (0, 2), "limit": (1, 2), "b": (0, 1), "c": (0, 0), "data": (1, 0)}
+    places = {
+        "a": (0, 2),
+        "limit": (1, 2),
+        "gate": (1, 1),
+        "b": (0, 1),
+        "c": (0, 0),
+        "data": (1, 0),
+    }
     nodes = [plates.Node(name, (name,), at) for name, at in places.items()]
     ax = Figure().subplots()
     plates.draw_plates(ax, nodes, sites, edges)

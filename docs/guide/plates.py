@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Ellipse, FancyArrowPatch, FancyBboxPatch, Rectangle
 from pyro.poutine import Trace
 
-NUM_TRIES = 6  # values of a site that are tried: some of them may change nothing
+NUM_RUNS, NUM_TRIES = 6, 2  # of the program, and of each site in each: some change nothing
 INK, OBSERVED, FRAME = "#333333", "#b9cde4", "#999999"
 WIDTH, HEIGHT, FACTOR, MARGIN = 1.5, 0.62, 0.16, 0.22  # of ellipses, factors and plates
 
@@ -100,28 +100,43 @@ def find_dependencies(
         Pairs of a site and one whose density, at a fixed value, changes with the value of the
         first one while all others are held.
     """
+    edges = set()
     # validation would stop at values that are tried and are impossible
     with torch.random.fork_rng(), pyro.validation_enabled(False):
         pyro.set_rng_seed(seed)
-        log_density = torch.tensor(-torch.inf)
-        while not torch.isfinite(log_density):
-            trace = pyro.poutine.trace(program).get_trace(*args, **kwargs)
-            log_density = trace.log_prob_sum()
-        sites, nodes = sites_of(trace), trace.nodes
-        values = {n: nodes[n]["value"] for n, s in sites.items() if not s.is_factor}
+        for _ in range(NUM_RUNS):
+            trace = _possible_run(program, *args, **kwargs)
+            edges |= _edges_at(trace, program, *args, **kwargs)
+    return sites_of(trace), edges
 
-        def densities(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-            run = pyro.poutine.trace(pyro.condition(program, data=values))
-            found = run.get_trace(*args, **kwargs).nodes
-            return {n: found[n]["fn"].log_prob(found[n]["value"]).nan_to_num() for n in sites}
 
-        before, edges = densities(values), set()
-        for name in (n for n in values if not sites[n].is_observed):
-            for _ in range(NUM_TRIES):
-                after = densities(values | {name: nodes[name]["fn"].sample()})
-                changed = (n for n in sites if not torch.equal(before[n], after[n]))
-                edges |= {(name, n) for n in changed if n != name}
-    return sites, edges
+def _possible_run(program: Callable, *args: object, **kwargs: object) -> Trace:
+    """A run of the program whose density is not zero."""
+    while True:
+        trace = pyro.poutine.trace(program).get_trace(*args, **kwargs)
+        if torch.isfinite(trace.log_prob_sum()):
+            return trace
+
+
+def _edges_at(
+    trace: Trace, program: Callable, *args: object, **kwargs: object
+) -> set[tuple[str, str]]:
+    """Dependencies that show when one value of a run after the other is replaced."""
+    sites, nodes = sites_of(trace), trace.nodes
+    values = {n: nodes[n]["value"] for n, s in sites.items() if not s.is_factor}
+
+    def densities(values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        run = pyro.poutine.trace(pyro.condition(program, data=values))
+        found = run.get_trace(*args, **kwargs).nodes
+        return {n: found[n]["fn"].log_prob(found[n]["value"]).nan_to_num() for n in sites}
+
+    before, edges = densities(values), set()
+    for name in (n for n in values if not sites[n].is_observed):
+        for _ in range(NUM_TRIES):
+            after = densities(values | {name: nodes[name]["fn"].sample()})
+            changed = (n for n in sites if not torch.equal(before[n], after[n]))
+            edges |= {(name, n) for n in changed if n != name}
+    return edges
 
 
 def draw_plates(
@@ -160,7 +175,8 @@ def draw_plates(
         _draw_node(ax, node, sites[node.sites[0]])
     x, y = zip(*(n.at for n in nodes), strict=True)
     wide = WIDTH / 2 + MARGIN * (len(plates) + 1)
-    ax.set(xlim=(min(x) - wide, max(x) + wide), ylim=(min(y) - wide, max(y) + wide))
+    tall = HEIGHT / 2 + MARGIN * (len(plates) + 2)
+    ax.set(xlim=(min(x) - wide, max(x) + wide), ylim=(min(y) - tall, max(y) + tall))
     ax.set_aspect("equal")
     ax.axis("off")
 
@@ -189,10 +205,9 @@ def _outline(node: Node, site: Site, **style: object) -> Ellipse | Rectangle:
 def _draw_node(ax: Axes, node: Node, site: Site) -> None:
     """One node with its text."""
     ax.add_patch(_outline(node, site, zorder=3))
-    below = FACTOR if site.is_factor else 0.0
-    at = node.at[0], node.at[1] - below
-    style = {"ha": "center", "va": "top" if site.is_factor else "center", "fontsize": 8}
-    ax.text(*at, node.label, color=INK, zorder=4, **style)
+    left = FACTOR if site.is_factor else 0.0
+    style = {"ha": "right" if site.is_factor else "center", "va": "center", "fontsize": 8}
+    ax.text(node.at[0] - left, node.at[1], node.label, color=INK, zorder=4, **style)
 
 
 def _arrow(ax: Axes, start: Node, end: Node, sites: Mapping[str, Site]) -> None:
