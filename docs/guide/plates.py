@@ -87,10 +87,12 @@ def find_dependencies(
     ----------
     program : callable
         A Pyro program.
-    *args, **kwargs : object
+    *args : object
         Its arguments.
     seed : int
         Of the values that are tried.
+    **kwargs : object
+        Its arguments by name.
 
     Returns
     -------
