@@ -54,7 +54,7 @@ html_static_path = ["_static"]
 html_css_files = ["site.css"]
 
 
-def escape_docstring(
+def _escape_docstring(
     app: Sphinx, what: str, name: str, value: object, options: object, lines: list[str]
 ) -> None:
     """Escape stars of shapes and bars of magnitudes, which reStructuredText takes for markup."""
@@ -67,5 +67,11 @@ def _escaped(found: re.Match) -> str:
 
 
 def setup(app: Sphinx) -> None:
-    """Register what is done to docstrings, before napoleon reads their sections."""
-    app.connect("autodoc-process-docstring", escape_docstring, priority=400)
+    """Register what is done to docstrings, before napoleon reads their sections.
+
+    Parameters
+    ----------
+    app : Sphinx
+        Calls this by its name.
+    """
+    app.connect("autodoc-process-docstring", _escape_docstring, priority=400)
