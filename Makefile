@@ -1,5 +1,6 @@
 # make demo: a simulated micrograph to its posterior. make test: lint and tests. make matrix: the
-# tests on other versions of Python and of the libraries. Each sets up what it needs, once.
+# tests on other versions of Python and of the libraries. make docs: the site of documents, in
+# docs/_build/html. Each sets up what it needs, once.
 # TORCH_INDEX=URL takes torch from another package index, e.g. one of builds without CUDA.
 PYTHON ?= python3
 TORCH_INDEX ?=
@@ -8,7 +9,7 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STEP := @echo "bayesctx set-up, step"
 
-.PHONY: demo test lint slow matrix clean
+.PHONY: demo test lint slow docs matrix clean
 
 demo: .venv/ready
 	@echo "bayesctx demo: simulates a micrograph of WSe2:Ti and infers it twice, some 20 s"
@@ -25,6 +26,16 @@ lint: .venv/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/numpydoc lint $$(git ls-files "bayesctx/*.py" 2>/dev/null || find bayesctx -name "*.py")
 
+# runs the notebooks of the site, and fails for any warning
+docs: .venv/docs
+	@rm -rf docs/generated
+	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
+	@echo "bayesctx docs: docs/_build/html/index.html"
+
+.venv/docs: .venv/ready
+	@$(PIP) --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
 matrix:
 	TORCH_INDEX="$(TORCH_INDEX)" bash .ci/matrix $(TESTS)
 
@@ -40,4 +51,4 @@ matrix:
 	@touch $@
 
 clean:
-	rm -rf .venv .venv-matrix demo.nc demo.png
+	rm -rf .venv .venv-matrix demo.nc demo.png docs/_build docs/generated
