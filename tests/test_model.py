@@ -208,3 +208,15 @@ def test_the_program_draws_the_abundances_that_were_given(untrained):
     assert abs(float(oxygen.mean()) - 0.05) < 4 * 0.1 / 12**0.5 / 400**0.5
     assert float(oxygen.std()) == pytest.approx(0.1 / 12**0.5, rel=0.15)
     assert (trace.nodes["defect"]["value"] != DEFECTS.index("Y_X")).all()
+
+
+def test_the_program_can_be_run_where_angles_do_not_go_with_each_other(untrained):
+    """Such draws have no density, and all that follows from them is finite."""
+    model = untrained.with_prior(reference_prior())
+    with torch.random.fork_rng(), torch.no_grad(), pyro.validation_enabled(True):
+        pyro.set_rng_seed(0)
+        trace = poutine.trace(model).get_trace(num_images=200)
+    allowed = trace.nodes["annular_dark_field"]["fn"].log_factor
+    assert allowed.isinf().any()
+    assert allowed.isfinite().any()
+    assert trace.nodes["contrast"]["value"].isfinite().all()

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..abundance import Abundance
 from ..checks import check_memory, check_seed, check_whole_number, shorten
-from ..context import Detector, is_annular_dark_field
+from ..context import MIN_ANGLE_RATIO, Detector, is_annular_dark_field
 from ..defects import HYPOTHESES
 from ..encoder import Encoder
 from ..likelihood import CLASS_OF_HYPOTHESIS, ContrastLikelihood, describe
@@ -317,7 +317,11 @@ class DefectModel(nn.Module):
                 )
         possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
         pyro.factor("annular_dark_field", possible.to(context["dose"]).log())
-        return context
+        # angles that do not go with each other have no density; what follows must be finite
+        inner = torch.maximum(context["inner_collection_angle"], context["convergence_semiangle"])
+        outer = torch.maximum(context["outer_collection_angle"], MIN_ANGLE_RATIO * inner)
+        rings = {"inner_collection_angle": inner, "outer_collection_angle": outer}
+        return context | rings
 
     def hash(self) -> str:
         """Return the first sixteen hexadecimal digits of the SHA-256 of the weights.
