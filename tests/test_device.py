@@ -53,8 +53,6 @@ def test_patches_are_the_same_on_another_device(prior, patches_per_image, noise)
 
 def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
     asked, draw = [], fit.random_subset
-    # score with a random part of the context in every step, instead of in some of them
-    monkeypatch.setattr(fit, "PARTLY_KNOWN", 1.0)
     monkeypatch.setattr(
         fit, "random_subset", lambda generator: asked.append(draw(generator)) or asked[-1]
     )
@@ -72,6 +70,7 @@ def test_training_steps_are_the_same_on_another_device(swapping, monkeypatch):
             device=device,
         )
         loss = {"context_weight": 3.0, "contrast_images": 16, "generative_weight": 0.02}
+        loss["partly_known"] = 1.0  # score with a random part of the context in every step
         return [
             fit._step(model, b, optimizer, torch.Generator().manual_seed(i), **loss)
             for i, b in enumerate(stream)
