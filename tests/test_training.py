@@ -332,9 +332,6 @@ def test_a_step_sees_its_part_of_the_stream_wherever_the_run_starts(batch_size):
 
 def _train_as(rank, size, file, results):
     """Train as one of several processes; every step has a part of the context known."""
-    from bayesctx.training import fit
-
-    fit.PARTLY_KNOWN = 1.0
     torch.set_num_threads(1)
     if size > 1:
         distributed.init_process_group(
@@ -345,8 +342,9 @@ def _train_as(rank, size, file, results):
         for value in model.parameters():
             value.add_(rank)  # the weights of the first must win
     history = train(
-        model, num_patches=512 * 6, batch_size=512, num_workers=0, num_held_out=0, progress=False
-    )
+        model, num_patches=512 * 6, batch_size=512, partly_known=1.0, num_workers=0,
+        num_held_out=0, progress=False,
+    )  # fmt: skip
     results.put((rank, history.loss.values, history.log_score.values, history.joint_score.values))
     if size > 1:
         distributed.destroy_process_group()
