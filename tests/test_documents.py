@@ -69,6 +69,35 @@ def value_of(names):
     return value
 
 
+def exists(names):
+    """Whether the package has what the names stand for."""
+    try:
+        value_of(names)
+    except AttributeError:
+        return False
+    return True
+
+
+def takes(called, node):
+    """Whether a function of the package takes the arguments of a call."""
+    arguments = {k.arg: None for k in node.keywords}
+    module = getattr(called, "__module__", None) or ""
+    if not module.startswith("bayesctx") or None in arguments:
+        return True
+    try:
+        inspect.signature(called).bind(*[None] * len(node.args), **arguments)
+    except TypeError:
+        return False
+    return True
+
+
+def test_wrong_calls_are_noticed():
+    assert not exists(["no_such_name"])
+    call = ast.parse("bc.infer(image, nonsense=1)").body[0].value
+    assert not takes(bc.infer, call)
+    assert takes(bc.infer, ast.parse("bc.infer(image, context)").body[0].value)
+
+
 @pytest.mark.parametrize("page", [*PAGES, TUTORIAL], ids=lambda p: str(p.relative_to(ROOT)))
 def test_every_link_leads_to_a_file_and_a_heading(page):
     for link in links_of(page):
@@ -82,15 +111,10 @@ def test_every_link_leads_to_a_file_and_a_heading(page):
 def test_code_calls_what_there_is_with_the_arguments_that_it_takes(page):
     for block in code_of(page):
         for node in ast.walk(ast.parse(block)):
-            if name_of(node):
-                value_of(name_of(node))
+            names = name_of(node)
+            assert not names or exists(names), ".".join(names)
             if isinstance(node, ast.Call) and name_of(node.func):
-                called = value_of(name_of(node.func))
-                arguments = {k.arg: None for k in node.keywords}
-                if (getattr(called, "__module__", None) or "").startswith(
-                    "bayesctx"
-                ) and None not in arguments:
-                    inspect.signature(called).bind(*[None] * len(node.args), **arguments)
+                assert takes(value_of(name_of(node.func)), node), ast.unparse(node)
 
 
 def public_names():

@@ -126,8 +126,10 @@ def test_the_mouse_shows_a_site_as_long_as_it_rests_on_it(page, files):
     top = y - width / 2 + (float(place.site_y[index]) + 0.5) * scale
     page.mouse("mouseMoved", left, top)
     page.wait(f"{SELECTED} === {index}")
+    assert page.run(SELECTED) == index
     page.mouse("mouseMoved", 2, 2)
     page.wait(f"{SELECTED} === {before}")
+    assert page.run(SELECTED) == before
 
 
 def test_layers_and_maps_change_the_picture(page):

@@ -150,10 +150,7 @@ def train(
     if checkpoint is not None and checkpoint.exists():
         history = resume(checkpoint, model, optimizer, schedule, run)
     first, leads = len(history), rank_of_process()[0] == 0
-    kept = max(0, first - MEMORY // num_new) if num_new < batch_size else first
-    loader = _load(model, seed, kept * num_new, num_steps * num_new, num_new, num_workers)
-    if num_new < batch_size:
-        loader = _reuse(loader, batch_size // num_new, MEMORY // num_new, kept, first, seed)
+    loader = _batches(model, seed, first, num_steps, num_new, batch_size, num_workers)
     model.train()
     model.likelihood.width.fill_(1.0)
     size = {"total": num_steps * batch_size, "initial": first * batch_size}
@@ -313,6 +310,24 @@ def _load(
         for first in range(skipped, len(drawn.host), images):
             yield take(drawn, first, first + images)
         skipped = 0
+
+
+def _batches(
+    model: DefectModel,
+    seed: int,
+    first: int,
+    num_steps: int,
+    num_new: int,
+    batch_size: int,
+    num_workers: int,
+) -> Iterator[Patches]:
+    """Batches from the first one on, of which ``num_new`` patches are new."""
+    again = num_new < batch_size
+    start = max(0, first - MEMORY // num_new) if again else first
+    loader = _load(model, seed, start * num_new, num_steps * num_new, num_new, num_workers)
+    if not again:
+        return loader
+    return _reuse(loader, batch_size // num_new, MEMORY // num_new, start, first, seed)
 
 
 def _reuse(
