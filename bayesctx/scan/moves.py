@@ -237,9 +237,9 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     """Values that follow, their slopes (value, parameter), and their standard deviations."""
     spread = spread_of_sites(world)
     own = (world.shift - scan.basis @ world.drift) * HAS_ATOMS[world.species, None]
-    white = torch.linalg.inv(
-        torch.linalg.cholesky(covariance_of_excess(world.scatter, world.is_coarse))
-    )
+    # there are two kinds of columns only, and this is part of every gradient
+    covariance = covariance_of_excess(world.scatter, torch.tensor([False, True]))
+    white = torch.linalg.inv(torch.linalg.cholesky(covariance))[world.is_coarse.long()]
     excess = (white @ world.excess[..., None]).flatten()
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
