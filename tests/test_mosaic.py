@@ -12,7 +12,7 @@ from bayesctx.defects import SPECIES
 from bayesctx.scan import mosaic as mosaic_module, sampling, windows
 from bayesctx.scan.chain import Draw, log_prob_of_pixels
 from bayesctx.scan.dopants import best_dopant
-from bayesctx.scan.levels import Levels
+from bayesctx.scan.levels import Levels, draw_brightness
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.search import Candidate
 from bayesctx.scan.signal import regress
@@ -131,27 +131,49 @@ def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
         assert (rest.std(-1) < 1.3 * world.floor.sqrt()).all()
 
 
-def test_what_is_linear_in_two_windows_has_one_signal_and_two_films(noisy):
+def test_what_is_linear_in_two_windows_has_one_signal(noisy):
     scan, world, view = noisy
     brighter = replace(scan, image=scan.image + 0.3)
     one = Levels.of([(scan, view)], world.signal, world.additivity)
     two = Levels.of([(scan, view), (brighter, view)], world.signal, world.additivity)
     # the film takes the offset
     assert float(two.mean[0, 0]) == pytest.approx(float(one.mean[0, 0]), rel=1e-3)
+
+
+def test_signal_and_film_of_a_window_are_drawn_given_the_errors(noisy):
+    scan, world, _ = noisy
+    errors = 0.1 * torch.linspace(-1, 1, len(SPECIES))[None]
+    world = replace(world, errors=errors)
+    view = look(scan, world)
+    columns = ((1 + errors[0, view.used])[:, None, None] * view.images[0]).sum(0)
+    design = torch.cat([columns[None], scan.film_columns]).flatten(1).double()
+    precision = (design / view.variance[0].flatten().double()) @ design.T
+    pull = (design / view.variance[0].flatten().double()) @ scan.image[0].flatten().double()
+    mean, covariance = torch.linalg.solve(precision, pull), torch.linalg.inv(precision)
     generator = torch.Generator().manual_seed(0)
-    drawn = [two.draw([world, world], generator) for _ in range(400)]
-    film = torch.tensor([[float(w.film[0, 0]) for w in pair] for pair in drawn])
-    error = film.std(0) / len(drawn) ** 0.5
-    assert float((film[:, 1] - film[:, 0]).mean()) == pytest.approx(
-        0.3, abs=4 * float(error.norm())
-    )
-    signal = torch.tensor([pair[0].signal for pair in drawn], dtype=torch.float64)
-    spread_of = torch.linalg.inv(two.factor @ two.factor.mT)[0, 0, 0].sqrt()
-    assert float(signal.mean()) == pytest.approx(
-        float(two.mean[0, 0]), abs=4 * float(spread_of) / len(drawn) ** 0.5
-    )
-    assert float(signal.std()) == pytest.approx(float(spread_of), rel=0.15)
-    assert all(a.signal == b.signal for a, b in drawn)
+    drawn = [draw_brightness(scan, world, view, generator) for _ in range(400)]
+    values = torch.stack([torch.cat([w.signal, w.film[0]]) for w in drawn]).double()
+    width = covariance.diagonal().sqrt()
+    assert ((values.mean(0) - mean).abs() < 4 * width / len(drawn) ** 0.5).all()
+    # relative error of a standard deviation by 400 draws: 1 / sqrt(2 x 400) = 3.5 %
+    assert torch.allclose(values.std(0), width, rtol=0.15)
+    assert all(torch.equal(w.errors, errors) for w in drawn)
+
+
+def test_the_signal_of_a_window_follows_its_brightness(narrow, noisy, monkeypatch):
+    """Brightness that varies over a scan is not read as another class."""
+    monkeypatch.setattr(mosaic_module, "WARMUP", 4)
+    scan, world, _ = noisy
+    half = scan.field.shape[1] // 2
+    image = scan.image.clone()
+    image[..., half:] *= 1.1
+    uneven = replace(scan, image=image)
+    mosaic = cover(uneven, tile(uneven), world, 0, world.species)
+    (found,) = spread(mosaic, [draw_of(uneven, world)], 0)
+    signals = torch.stack([w.signal[0] for w in mosaic.worlds])
+    assert float(signals.max() / signals.min()) == pytest.approx(1.1, abs=0.05)
+    same = (found.world.species == world.species)[scan.inside]
+    assert float(same.float().mean()) > 0.93
 
 
 def test_worlds_in_windows_are_those_of_the_whole_scan(noisy, monkeypatch):

@@ -1,8 +1,8 @@
-"""Signal and errors of additivity from several windows of one scan."""
+"""What the images of windows of one scan are linear in."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import torch
@@ -12,32 +12,29 @@ from ..defects import SPECIES
 from .signal import NUM_FILM, WEAK, columns_of, error_size
 from .world import Scan, View, World
 
-__all__ = ["Levels"]
+__all__ = ["Levels", "draw_brightness"]
 
 NUM_SHARED = 1 + len(SPECIES)
 
 
 @dataclass(frozen=True, eq=False)
 class Levels:
-    """Gaussian posterior of signal, errors of additivity (times the signal) and the films.
+    """Gaussian posterior of signal and errors of additivity (times the signal).
 
     Attributes
     ----------
     evidence : float
-        Log of the density of the image with these summed out, up to a constant.
+        Log of the density of the image with these and the films of the windows summed out, up to a
+        constant.
     mean : Tensor, shape (detector, parameter)
         Of the signal and the errors of all species.
     factor : Tensor, shape (detector, parameter, parameter)
         Cholesky factors of the precision.
-    films : list of tuple of Tensor
-        Of every window the Cholesky factors of the precision of its films given signal and errors,
-        what the images give for them, and their dependence on these.
     """
 
     evidence: float
     mean: Tensor
     factor: Tensor
-    films: list[tuple[Tensor, Tensor, Tensor]]
 
     @classmethod
     def of(cls, seen: Iterable[tuple[Scan, View]], signal: Tensor, additivity: float) -> Levels:
@@ -58,7 +55,7 @@ class Levels:
             Given the rest.
         """
         precision = torch.zeros(len(signal), NUM_SHARED, NUM_SHARED, dtype=torch.float64)
-        dot, evidence, films, size = precision.new_zeros(len(signal), NUM_SHARED), 0.0, [], signal
+        dot, evidence, size = precision.new_zeros(len(signal), NUM_SHARED), 0.0, signal
         for scan, view in seen:
             index = torch.tensor([0, *(1 + k for k in view.used)])
             gram, own = _normal_equations(scan, view)
@@ -73,39 +70,45 @@ class Levels:
             dot[:, index] += own[:, :num]
             dot -= (half.mT @ given)[..., 0]
             evidence += 0.5 * float(given.square().sum()) - _log_volume(factor)
-            films.append((factor, own[:, num:], cross))
             size = error_size(view.values, additivity)
         prior = (size * signal)[:, None].expand(-1, NUM_SHARED) ** -2
         prior[:, 0] = WEAK
         factor = torch.linalg.cholesky(precision + torch.diag_embed(prior))
         mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
         evidence += 0.5 * float((dot * mean).sum()) - _log_volume(factor)
-        return cls(evidence, mean, factor, films)
+        return cls(evidence, mean, factor)
 
-    def draw(self, worlds: Sequence[World], generator: torch.Generator) -> list[World]:
-        """Draw signal, errors and films.
 
-        Parameters
-        ----------
-        worlds : sequence of World
-            Of the windows.
-        generator : torch.Generator
-            Source of randomness.
+def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+    """Draw signal and film given the errors of additivity.
 
-        Returns
-        -------
-        list of World
-            All with the same signal and errors.
-        """
-        values = self.mean + _noise(self.factor, generator)
-        signal = values[:, 0].float()
-        errors = (values[:, 1:] / values[:, :1]).float()
-        found = []
-        for world, (factor, own, cross) in zip(worlds, self.films, strict=True):
-            mean = torch.cholesky_solve(own[..., None] - cross @ values[..., None], factor)[..., 0]
-            film = (mean + _noise(factor, generator)).float()
-            found.append(replace(world, signal=signal, errors=errors, film=film))
-        return found
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    World
+        With the new values.
+    """
+    amplitude = 1 + world.errors[:, view.used]
+    columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)
+    signal, film = world.signal.clone(), world.film.clone()
+    for k, image in enumerate(scan.image):
+        design = torch.cat([columns[k, None], scan.film_columns]).flatten(1).double()
+        weighted = design * (1 / view.variance[k]).flatten().double()
+        precision = weighted @ design.T + WEAK * torch.eye(len(design), dtype=torch.float64)
+        factor = torch.linalg.cholesky(precision)
+        mean = torch.cholesky_solve(weighted @ image.flatten().double()[:, None], factor)
+        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
+        found = mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
+        signal[k], film[k] = found[0, 0], found[1:, 0]
+    return replace(world, signal=signal, film=film)
 
 
 def _normal_equations(scan: Scan, view: View) -> tuple[Tensor, Tensor]:
@@ -118,9 +121,3 @@ def _normal_equations(scan: Scan, view: View) -> tuple[Tensor, Tensor]:
 def _log_volume(factor: Tensor) -> float:
     """Half the log determinant of matrices with some Cholesky factors."""
     return float(factor.diagonal(dim1=-2, dim2=-1).log().sum())
-
-
-def _noise(factor: Tensor, generator: torch.Generator) -> Tensor:
-    """Normal variables whose precisions have some Cholesky factors."""
-    noise = torch.randn(*factor.shape[:-1], 1, generator=generator, dtype=torch.float64)
-    return torch.linalg.solve_triangular(factor.mT, noise, upper=True)[..., 0]

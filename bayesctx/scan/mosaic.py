@@ -12,7 +12,7 @@ from torch import Tensor
 from ..defects import SPECIES
 from .chain import Draw, log_prob_of_pixels
 from .dopants import best_dopant
-from .levels import Levels
+from .levels import Levels, draw_brightness
 from .occupation import draw_occupation
 from .signal import accepts, draw_noise, draw_rows
 from .windows import Tile
@@ -21,6 +21,7 @@ from .world import Scan, View, World, begin, look, spectra_of
 __all__ = ["Mosaic", "cover", "spread"]
 
 WARMUP = 10  # rounds
+GIVEN = "z", "additivity", "errors"
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
 WIDTHS, SHARES = ("disorder", "jitter"), ("share_wide", "share_coarse")
 SCALES = "floor", "slope", "scatter", *WIDTHS, *SHARES
@@ -118,15 +119,19 @@ def spread(
     Yields
     ------
     Draw
-        One for each. Signal, errors of additivity, abundances and dopant are drawn given all
-        windows; sites, rows, film, noise and scales given one; the shared variables and the dose
-        are those of the given draw. In its world the arrays of the sites and the scales are those
-        of the whole scan; rows, film, drift, signal and noise are those of the given draw.
+        One for each. Abundances and dopant are drawn given all windows; sites, rows, signal, film,
+        noise and scales given one; the shared variables, the errors of additivity and the dose are
+        those of the given draw. In its world the arrays of the sites and the scales are those of
+        the whole scan; rows, film, drift, signal and noise are those of the given draw.
 
     Notes
     -----
     The shared variables learn nothing from the pixels outside of the given window: their posterior
     is cut, see Plummer, Statistics and Computing 25, 37 (2015), doi:10.1007/s11222-014-9503-z.
+    So are the errors of additivity: where thousands of sites determined them, a species that hardly
+    occurs would take the brightness and then the place of another one, as far as its columns look
+    more like what the shared variables of the window leave unexplained. Every window has a signal
+    of its own, since the brightness of real images varies over a scan.
     """
     generator = torch.Generator().manual_seed(seed)
     for draw in draws:
@@ -136,7 +141,7 @@ def spread(
 
 def _with_best_dopant(mosaic: Mosaic, dopants: Sequence[int]) -> Mosaic:
     """The same with the dopant that explains all metal sites best, each given the other sites."""
-    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
+    shared = _spectra(mosaic)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     seen = ((t.scan, w, look(t.scan, w, shared)) for t, w in pairs)
     return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(seen, dopants)))
@@ -160,10 +165,10 @@ def _advance(
     mosaic: Mosaic, world: World, dopants: Sequence[int], generator: torch.Generator
 ) -> Mosaic:
     """Draw everything once, given the shared variables of a world."""
-    worlds = [replace(w, z=world.z, additivity=world.additivity) for w in mosaic.worlds]
-    mosaic = replace(mosaic, worlds=worlds)
-    mosaic, shared, levels = _draw_dopant(mosaic, world.signal, dopants, generator)
-    pairs = zip(mosaic.tiles, levels.draw(worlds, generator), strict=True)
+    given = {name: getattr(world, name) for name in GIVEN}
+    mosaic = replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
+    mosaic, shared = _draw_dopant(mosaic, world.signal, dopants, generator)
+    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
     worlds, probability, log_prob = zip(*found, strict=True)
     counts = sum(
@@ -177,26 +182,30 @@ def _advance(
 
 def _draw_dopant(
     mosaic: Mosaic, signal: Tensor, dopants: Sequence[int], generator: torch.Generator
-) -> tuple[Mosaic, tuple, Levels]:
-    """Propose another metal as the dopant; spectra and what is linear under the one taken."""
-    shared, levels = _level(mosaic, signal)
+) -> tuple[Mosaic, tuple]:
+    """Propose another metal as the dopant; the spectra under the one taken."""
     others = [d for d in dopants if d != mosaic.tiles[0].scan.material.dopant]
     if not others:
-        return mosaic, shared, levels
+        return mosaic, _spectra(mosaic)
     other = others[int(torch.randint(len(others), (1,), generator=generator))]
     changed = replace(mosaic, tiles=_with_dopant(mosaic.tiles, other))
+    shared, levels = _level(mosaic, signal)
     shared_then, levels_then = _level(changed, signal, (mosaic, shared))
     if accepts(levels_then.evidence - levels.evidence, generator):
-        return changed, shared_then, levels_then
-    return mosaic, shared, levels
+        return changed, shared_then
+    return mosaic, shared
+
+
+def _spectra(mosaic: Mosaic) -> tuple:
+    """Shared variables with their spectra: all windows have the same size."""
+    return spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
 
 
 def _level(
     mosaic: Mosaic, signal: Tensor, noisy: tuple[Mosaic, tuple] | None = None
 ) -> tuple[tuple, Levels]:
     """Shared variables with their spectra, and what is linear, at the noise of another dopant."""
-    # all windows have the same size
-    shared = spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
+    shared = _spectra(mosaic)
 
     def seen() -> Iterator[tuple[Scan, View]]:
         for k, (tile, world) in enumerate(zip(mosaic.tiles, mosaic.worlds, strict=True)):
@@ -212,9 +221,11 @@ def _level(
 def _sweep(
     tile: Tile, world: World, shared: tuple, generator: torch.Generator
 ) -> tuple[World, Tensor, float]:
-    """Draw noise, sites and rows of a window; probability of species, density of its own pixels."""
+    """Draw a window given what all share; probability of species, density of its own pixels."""
     scan = tile.scan
     view = look(scan, world, shared)
+    world = draw_brightness(scan, world, view, generator)
+    view = look(scan, world, shared, view.factors)
     world = draw_noise(scan, world, view, generator)
     view = look(scan, world, shared, view.factors)
     world, probability = draw_occupation(scan, world, view, tile.colours, generator)
