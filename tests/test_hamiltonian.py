@@ -99,6 +99,8 @@ def test_trajectories_leave_the_posterior_invariant():
         sd = float(density @ (grid[:, k] - mean).square()) ** 0.5
         ess = diagnose_chains({"along": draws[1:, k].numpy()}, 1)["along"][0]
         assert ess > 80
+        # the estimate for draws that alternate, which exceeds their number, is itself uncertain
+        ess = min(ess, len(draws))
         assert float(middle[k]) == pytest.approx(mean, abs=3.5 * sd / ess**0.5)
         # of a normal density the standard deviation is known to 1 / sqrt(2 n)
         assert float(width[k]) == pytest.approx(sd, rel=3.5 / (2 * ess) ** 0.5)
