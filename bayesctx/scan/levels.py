@@ -28,13 +28,10 @@ class Levels:
         constant.
     mean : Tensor, shape (detector, parameter)
         Of the signal and the errors of all species.
-    factor : Tensor, shape (detector, parameter, parameter)
-        Cholesky factors of the precision.
     """
 
     evidence: float
     mean: Tensor
-    factor: Tensor
 
     @classmethod
     def of(cls, seen: Iterable[tuple[Scan, View]], signal: Tensor, additivity: float) -> Levels:
@@ -58,7 +55,8 @@ class Levels:
         dot, evidence, size = precision.new_zeros(len(signal), NUM_SHARED), 0.0, signal
         for scan, view in seen:
             index = torch.tensor([0, *(1 + k for k in view.used)])
-            gram, own = _normal_equations(scan, view)
+            design = torch.stack([columns_of(scan, images) for images in view.images])
+            gram, own = _normal_equations(scan, view, design)
             num = len(index)
             cross = precision.new_zeros(len(signal), NUM_FILM, NUM_SHARED)
             cross[..., index] = gram[:, num:, :num]
@@ -76,7 +74,7 @@ class Levels:
         factor = torch.linalg.cholesky(precision + torch.diag_embed(prior))
         mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
         evidence += 0.5 * float((dot * mean).sum()) - _log_volume(factor)
-        return cls(evidence, mean, factor)
+        return cls(evidence, mean)
 
 
 def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -96,24 +94,20 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     World
         With the new values.
     """
-    amplitude = 1 + world.errors[:, view.used]
-    columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)
-    signal, film = world.signal.clone(), world.film.clone()
-    for k, image in enumerate(scan.image):
-        design = torch.cat([columns[k, None], scan.film_columns]).flatten(1).double()
-        weighted = design * (1 / view.variance[k]).flatten().double()
-        precision = weighted @ design.T + WEAK * torch.eye(len(design), dtype=torch.float64)
-        factor = torch.linalg.cholesky(precision)
-        mean = torch.cholesky_solve(weighted @ image.flatten().double()[:, None], factor)
-        noise = torch.randn(mean.shape, generator=generator, dtype=torch.float64)
-        found = mean + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
-        signal[k], film[k] = found[0, 0], found[1:, 0]
-    return replace(world, signal=signal, film=film)
+    columns = torch.einsum("dk,dkyx->dyx", 1 + world.errors[:, view.used], view.images)
+    film = scan.film_columns.expand(len(columns), -1, -1, -1)
+    design = torch.cat([columns[:, None], film], 1).flatten(2).double()
+    gram, dot = _normal_equations(scan, view, design)
+    factor = torch.linalg.cholesky(gram + WEAK * torch.eye(1 + NUM_FILM))
+    noise = torch.randn(*dot.shape, 1, generator=generator, dtype=torch.float64)
+    values = torch.cholesky_solve(dot[..., None], factor)
+    values = values + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
+    signal, film = values[..., 0].float().split([1, NUM_FILM], -1)
+    return replace(world, signal=signal[:, 0], film=film)
 
 
-def _normal_equations(scan: Scan, view: View) -> tuple[Tensor, Tensor]:
+def _normal_equations(scan: Scan, view: View, design: Tensor) -> tuple[Tensor, Tensor]:
     """Gram matrix and right-hand side of what is linear, of every detector."""
-    design = torch.stack([columns_of(scan, images) for images in view.images])
     weighted = design * (1 / view.variance).flatten(1)[:, None].double()
     return weighted @ design.mT, (weighted @ scan.image.flatten(1)[..., None].double())[..., 0]
 

@@ -21,7 +21,7 @@ from .world import Scan, View, World, begin, look, spectra_of
 __all__ = ["Mosaic", "cover", "spread"]
 
 WARMUP = 10  # rounds
-GIVEN = "z", "additivity", "errors"
+GIVEN = "z", "additivity", "errors"  # of the window by which the shared variables are sampled
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
 WIDTHS, SHARES = ("disorder", "jitter"), ("share_wide", "share_coarse")
 SCALES = "floor", "slope", "scatter", *WIDTHS, *SHARES
