@@ -105,10 +105,15 @@ def as_tuple(value: object) -> tuple:
 
 
 DIRICHLET_ALPHA = {
-    "M": 20.0, "D_M": 1.5, "V_M": 0.3, "X_M": 0.3, "X2_M": 0.3, "X2": 20.0, "V_X": 2.0,
-    "V_X2": 0.4, "O_X": 0.8, "Y_X": 0.4, "M_X": 0.3, "hollow": 20.0, "adatom_M": 0.3,
+    "M": 15.0, "D_M": 0.3, "V_M": 0.15, "X_M": 0.1, "X2_M": 0.1, "X2": 15.0, "V_X": 0.7,
+    "V_X2": 0.2, "O_X": 0.3, "Y_X": 0.2, "M_X": 0.1, "hollow": 15.0, "adatom_M": 0.1,
 }  # fmt: skip
-"""Parameters of the Dirichlet distribution of the abundance of the classes in a crystal."""
+"""Parameters of the Dirichlet distribution of the abundance of the classes in a crystal.
+
+Real abundances run over three decades, so the parameters of defects are below one: the share of a
+dopant has its median at .5 % and 90 % of its mass between 2e-6 and 9 %, that of V_X at 2.6 % and
+between .08 and 14 %.
+"""
 
 
 def check_materials(

@@ -27,7 +27,12 @@ from bayesctx.simulation.latents import draw_images, generators
 from bayesctx.simulation.scene import place_crystal
 
 GIVEN = {"host": "WSe2", "dopant": "Ti", "dose": 1e5}
-PRIOR = reference_prior().given(GIVEN)
+# rich in defects, so that a small crystal holds most classes
+ALPHA = {
+    "M": 20.0, "D_M": 1.5, "V_M": 0.3, "X_M": 0.3, "X2_M": 0.3, "X2": 20.0, "V_X": 2.0,
+    "V_X2": 0.4, "O_X": 0.8, "Y_X": 0.4, "M_X": 0.3, "hollow": 20.0, "adatom_M": 0.3,
+}  # fmt: skip
+PRIOR = replace(reference_prior().given(GIVEN), dirichlet_alpha=ALPHA)
 COORDINATES = Coordinates(PRIOR.conditions[0], PRIOR.nuisances)
 MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
 KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}

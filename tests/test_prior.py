@@ -145,7 +145,7 @@ def test_a_prior_keeps_what_it_was_made_of():
     alpha = dict(reference_prior().dirichlet_alpha)
     prior = Prior((POINT,), dirichlet_alpha=alpha)
     alpha["M"] = -1.0
-    assert prior.dirichlet_alpha["M"] == 20.0
+    assert prior.dirichlet_alpha["M"] == 15.0
 
 
 NUISANCE = {"gain": 1.0}
