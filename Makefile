@@ -1,15 +1,18 @@
 # make demo: a simulated micrograph to its posterior. make test: lint and tests. make matrix: the
 # tests on other versions of Python and of the libraries. make docs: the site of documents, in
-# docs/_build/html. Each sets up what it needs, once.
+# docs/_build/html. make bench: all pages of docs/benchmarks, resumable; make bench-quick: some of
+# them small, in five minutes. Each sets up what it needs, once.
+# BENCH="--list" and others are options of benchmarks/suite.py.
 # TORCH_INDEX=URL takes torch from another package index, e.g. one of builds without CUDA.
 PYTHON ?= python3
 TORCH_INDEX ?=
+BENCH ?=
 BIN := .venv/bin
 # what a step does is said by STEP; pip tells of errors only, but for the largest download
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
 STEP := @echo "bayesctx set-up, step"
 
-.PHONY: demo test lint slow docs matrix clean
+.PHONY: demo test lint slow docs bench bench-quick matrix clean
 
 demo: .venv/ready
 	@echo "bayesctx demo: simulates a micrograph of WSe2:Ti and infers it twice, some 20 s"
@@ -31,6 +34,12 @@ docs: .venv/docs
 	@rm -rf docs/generated
 	OMP_NUM_THREADS=1 $(BIN)/python -m sphinx -E -W --keep-going -q -b html docs docs/_build/html
 	@echo "bayesctx docs: docs/_build/html/index.html"
+
+bench: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/suite.py $(BENCH)
+
+bench-quick: .venv/ready
+	@OMP_NUM_THREADS=1 $(BIN)/python benchmarks/suite.py --quick $(BENCH)
 
 .venv/docs: .venv/ready
 	@$(PIP) --quiet -c constraints.txt -e ".[docs]"

@@ -16,7 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from report import origin, table
+from report import table, write
 
 TRAIN = """
 import sys
@@ -133,7 +133,6 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kills", type=int, default=50)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--out", type=Path, help="file for the page, docs/benchmarks/kills.md")
     arguments = parser.parse_args()
     rows = []
     for name, script in (("train", TRAIN), ("simulate", SIMULATE)):
@@ -144,13 +143,7 @@ def main() -> None:
         rows.append([name, found.kills, found.runs, found.unfinished, found.differing])
     header = ["command", "kills", "runs", "kills that left an unfinished file", "runs that differ"]
     body = INTRODUCTION.format(kills=arguments.kills) + table(header, rows)
-    text = (
-        f"# Killed runs\n\n{body}\n\n{origin(arguments.seed)}.\n"
-        "Made by `python benchmarks/kills.py --out docs/benchmarks/kills.md`, see its `--help`.\n"
-    )
-    print(text)
-    if arguments.out:
-        arguments.out.write_text(text)
+    write("kills", "Killed runs", body, arguments.seed)
 
 
 if __name__ == "__main__":
