@@ -3,11 +3,13 @@
 import base64
 import json
 import zlib
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pyro.distributions as dist
 import xarray as xr
+from crystals import ALPHA
 
 import bayesctx as bc
 
@@ -22,6 +24,7 @@ HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window
 def infer_micrograph(context=None, *, seed=3, num_pixels=112, **attrs):
     """A result of a small micrograph by the network."""
     prior = bc.reference_prior().given(GIVEN | {"host": "WSe2", "dopant": "Ti", "dose": 1e5})
+    prior = replace(prior, dirichlet_alpha=ALPHA)
     data = bc.simulate_micrograph(prior, seed=seed, num_pixels=num_pixels, sampling=0.2)
     soft = {"host": "WSe2", "dopant": ["Ti", "V"], "convergence_semiangle": dist.Uniform(20, 35)}
     context = GIVEN | soft if context is None else context

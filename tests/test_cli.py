@@ -795,7 +795,7 @@ def test_the_demo_starts_with_a_result_and_no_warning(tmp_path, capsys):
     assert run("demo", "--out-dir", tmp_path) == 0
     shown = capsys.readouterr()
     assert "warning" not in shown.err
-    assert shown.out.startswith("788 sites were found")
+    assert shown.out.startswith("826 sites were found")
     assert max(map(len, shown.out.partition("the posterior with")[0].splitlines())) <= 80
     assert shown.out.splitlines()[-1].startswith("next: bayesctx infer")
 

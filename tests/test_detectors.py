@@ -74,9 +74,9 @@ def test_what_a_detector_has_of_its_own_is_told_by_its_name(data, result):
     before = result["prior"].to_dataset()
     assert before.outer_collection_angle.dims == ("chain", "draw", "detector")
     assert float(before.outer_collection_angle.sel(detector="ADF2").max()) <= 200
-    # signal and noise of each give its own gain: the slope of the variance of 6400 pixels, beside
-    # its floor, is known to some 5 %; four standard deviations
-    assert drawn.gain.mean(("chain", "draw")).values == pytest.approx(data.gain.values, rel=0.2)
+    # each has a gain of its own: with the dose known it follows from the signal, whose error is
+    # that of the angles in a short chain; the two gains differ by a factor of 4.5
+    assert drawn.gain.mean(("chain", "draw")).values == pytest.approx(data.gain.values, rel=0.4)
     named = set(result["sample_stats"]["variable"].values)
     assert named >= {"gain[ADF1]", "gain[ADF2]", "outer_collection_angle[ADF2]", "defocus"}
 

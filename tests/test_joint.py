@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from crystals import ALPHA
 
 import bayesctx as bc
 from bayesctx.defects import CLASSES, DEFECTS, SITES
@@ -60,7 +61,7 @@ def test_class_probabilities_are_the_mean_of_the_draws(result):
     assert gap(shares_of(drawn), found, NUM_DRAWS, 1e-3) < 2
     # and a posterior that differs by a tenth of its uncertainty is told from it
     other = found**1.1 / (found**1.1).sum(-1, keepdims=True)
-    assert gap(shares_of(drawn), other, NUM_DRAWS, 1e-3) > 4
+    assert gap(shares_of(drawn), other, NUM_DRAWS, 1e-3) > 2.5
 
 
 def test_marginals_of_the_joint_probabilities_agree(result):
@@ -179,8 +180,17 @@ EVIDENCE = {"abundance": {"Y_X": 0.0, "V_X": 0.15, "O_X": (0.0, 0.1), "D_M": (0.
 @torch.no_grad()
 @pytest.mark.parametrize("num_patches", [5, 150])
 @pytest.mark.parametrize("evidence", [{}, EVIDENCE])
-def test_untempered_counts_are_those_of_gibbs_sampling(evidence, num_patches, untrained):
-    """Quadrature and resampling against Markov chains, with all evidence of the sites counted."""
+def test_untempered_counts_are_those_of_gibbs_sampling(
+    evidence, num_patches, untrained, monkeypatch
+):
+    """Quadrature and resampling against Markov chains, with all evidence of the sites counted.
+
+    Under a prior that is rich in defects: where most shares are nearly zero, and all evidence of
+    the sites counts, which it does not by default, the spread of resampled counts is up to a fourth
+    too small.
+    """
+    rich = dataclasses.replace(untrained.prior, dirichlet_alpha=ALPHA)
+    monkeypatch.setattr(untrained, "prior", rich)
     known = {"host": "WSe2", "dopant": "Ti"} | CONDITIONS | evidence
     found, sites, materials = solve(untrained, known, num_patches, 0.0, num_draws=1)
     r = int(found.cells.index[0, 0])

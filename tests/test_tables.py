@@ -1,10 +1,13 @@
 """Tables of sites and counts, and their files."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
 from crystal_results import SAMPLING, draw_crystal, index, make_result, perfect_classes
+from crystals import ALPHA
 
 import bayesctx as bc
 from bayesctx.crystal import HOSTS, METALS
@@ -15,7 +18,8 @@ from bayesctx.tables.counting import interval
 
 @pytest.fixture(scope="module")
 def micrograph():
-    data = bc.simulate_micrograph(bc.reference_prior(), seed=1, num_pixels=128, sampling=0.2)
+    prior = replace(bc.reference_prior(), dirichlet_alpha=ALPHA)  # so that there are dopants
+    data = bc.simulate_micrograph(prior, seed=1, num_pixels=128, sampling=0.2)
     known = {n: data[n].item() for n in bc.CONTEXT if n in data and n != "dopant"}
     known["dopant"] = ["Ti", "V"]
     return bc.infer(data.intensity, known, likelihood="network", num_draws=64)

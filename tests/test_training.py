@@ -387,7 +387,7 @@ def test_a_likelihood_that_is_too_wide_or_too_narrow_is_mended():
     model = small()
     train(
         model,
-        num_patches=64 * 100,
+        num_patches=64 * 200,
         batch_size=64,
         context_weight=0.0,
         generative_weight=0.1,

@@ -50,6 +50,7 @@ DEMO = {
     "defocus": 0.0,
     "dose": 1e4,
 }
+DEMO_IMAGE = {"seed": 5, "num_pixels": 256, "sampling": 0.2}  # one with dopants and vacancies
 # with 1000 draws about 10 carry the posterior given the host alone: too few, and infer would warn
 DEMO_DRAWS = 4000
 RECORDED = tuple(name for name in DEMO if name not in ("defocus", "dose"))
@@ -186,7 +187,7 @@ def _demo(arguments: argparse.Namespace) -> Answer:
     out = file_to_write(".nc")(str(folder / "demo.nc"))
     picture = picture_to_write(str(folder / "demo.png"))
     model = load_model(arguments.model)
-    data = simulate_micrograph(reference_prior().given(DEMO), seed=0, num_pixels=256, sampling=0.2)
+    data = simulate_micrograph(reference_prior().given(DEMO), **DEMO_IMAGE)
     given = {"sampling": 0.2} | {name: DEMO[name] for name in RECORDED}
     host = {name: given[name] for name in ("host", "sampling")}
     options = {"likelihood": "network", "num_draws": DEMO_DRAWS}
