@@ -83,6 +83,7 @@ BENCHMARKS = (
     Benchmark("cases", 15, "--exact 24"),
     Benchmark("claims", 3, "--num-images 16", "--num-images 1 --num-pixels 128", 7),
     Benchmark("counts", 1, quick="--num-images 4", seconds=6),
+    Benchmark("curves", 100, "--file {work}/curves.jsonl"),
     Benchmark("design", 11.7, measured=True),
     Benchmark("files", 1, quick="", seconds=4, takes={"vendor": "--vendor"}),
     Benchmark("fuzz", 15, "--workers 1", measured=True),
