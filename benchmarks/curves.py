@@ -29,7 +29,6 @@ from curves_points.scoring import MEASURES, Finished, Points
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from PIL import Image
 from report import FOLDER, commit, machine, table, write
 
 import bayesctx as bc
@@ -89,8 +88,9 @@ def table_of(curve: Curve) -> str:
     """Means with standard errors."""
     rows = []
     for (reading, x), scores in sorted(curve.points.items(), key=lambda item: item[0][1]):
-        entropy, log_score = ("{:.4f} ± {:.4f}".format(*_mean(v)) for v in scores[:2])
-        gap = "" if reading == curve.limit else "{:.4f} ± {:.4f}".format(*curve.below(reading, x))
+        entropy, log_score = (_plus(_mean(v)) for v in scores[:2])
+        below = curve.below(reading, x)
+        gap = "" if reading == curve.limit or np.isnan(below[0]) else _plus(below)
         right = "{:.1f} ± {:.1f}".format(*(100 * v for v in _mean(scores[2])))
         rows.append([short(x), reading, log_score, entropy, right, gap])
     header = [curve.label, "reading", "log score", "entropy", "right (%)", f"below {curve.limit}"]
@@ -152,7 +152,8 @@ def figure(curves: Sequence[Curve]) -> Figure:
     axes[4].set_xticks(places, [f"{x:g}" for x in places])
     axes[4].minorticks_off()
     axes[3].set_xticks(range(len(VARIABLES) + 1))
-    keys = [Line2D([], [], color=COLOURS[r], linewidth=3, label=t) for r, t in LABELS.items()]
+    labels = {r: LABELS[r] for r in LABELS if any(r == q for c in curves for q, _ in c.points)}
+    keys = [Line2D([], [], color=COLOURS[r], linewidth=3, label=t) for r, t in labels.items()]
     plain = {"color": "#555555", "markersize": 5}
     keys.append(Line2D([], [], marker="o", label="minus the log score", **plain))
     keys.append(Line2D([], [], marker="s", linestyle="--", markerfacecolor="white",
@@ -189,9 +190,9 @@ sites](curves.png)
   is kept there; means over all sets of as many of the four variables host, dopant, beam energy and
   detector (inner and outer angle). Errors are standard errors over the patches. The figure is at
   {dose} e/Å².
-- e: {images}. Standard errors over the images, of which there are few; a larger field of one
-  index shares its world with the smaller ones. Below: over the images that both have read. Fields
-  below six lattice constants (about 125 sites) are refused by `infer`: no lattice can be fitted.
+- e: {images}.
+  Standard errors over the images, of which there are few; a larger field of one index shares its world with the smaller ones. Below: over the images that both have read. Fields below
+  six lattice constants (about 125 sites) are refused by `infer`: no lattice can be fitted.
 - network of this prior: `limit.safetensors`, trained on the same simulation at 1e4, 1e5 and 1e6
   e/Å² and pixels of {step:g} Å, and shown there only.
 - shipped: the reference model, trained on all nuisances (aberrations, tilt, defects beside the site
@@ -202,10 +203,11 @@ sites](curves.png)
 SAMPLING = """\
 The patch keeps its width and the dose per Å², so that smaller pixels share the same electrons.
 Three things limit this curve. The readout noise (0.5 electrons in each pixel) grows with the number
-of pixels. Pixels are samples: those above wavelength / (4 x 28 mrad), which is {nyquist}, cannot
-hold all that the probe transmits. The networks read 32 x 32 pixels of {step:g} Å: `infer` resamples
-other patches to them by a cubic kernel, which averages smaller pixels over the width of one of its
-own, and interpolates larger ones. The exact model takes the pixels as they are.
+of pixels. Pixels are samples: those above wavelength / (4 x 28 mrad), which is
+{nyquist}, cannot hold all that the probe transmits. The
+networks read 32 x 32 pixels of {step:g} Å: `infer` resamples other patches to them by a cubic
+kernel, which averages smaller pixels over the width of one of its own, and interpolates larger
+ones. The exact model takes the pixels as they are.
 """
 
 
@@ -224,6 +226,7 @@ def short(x: float) -> str:
 
 
 def _plus(values: tuple[float, float]) -> str:
+    """A mean with its error."""
     return "{:.4f} ± {:.4f}".format(*values)
 
 
@@ -260,13 +263,14 @@ def tested(curves: Sequence[Curve]) -> str:
         if r not in (curve.limit, TOLD) and curve.below(r, x)[1] > 0
     ]
     (gap, error), reading, place = min(gaps, key=lambda g: g[0][0] / g[0][1])
-    above = [_mean(s[0] + s[1]) for c in curves for (r, _), s in c.points.items() if r == EXACT]
-    worst = max(abs(a / e) for a, e in above)
+    exact = [(c, x, s) for c in curves for (r, x), s in c.points.items() if r == EXACT]
+    off = [(_mean(s[0] + s[1]), f"{c.title}, {short(x)}") for c, x, s in exact]
+    more, at = max(off, key=lambda o: abs(o[0][0] / o[0][1]))
     found = "never above the limit" if gap >= 0 else f"at most {-gap / error:.1f} errors above it"
     return (
         f"In {len(gaps)} comparisons a reading is {found} (least distance in errors: "
-        f"{gap:.4f} ± {error:.4f} bits, {reading}, {place}). Entropy and minus the log score of "
-        f"the exact posterior differ by at most {worst:.1f} errors at its {len(above)} points."
+        f"{gap:.4f} ± {error:.4f} bits, {reading}, {place}). The entropy of the exact posterior "
+        f"differs most from minus its log score at {at}, by {_plus(more)} bits."
     )
 
 
@@ -297,7 +301,7 @@ def statements(curves: Mapping[str, Curve]) -> str:
     ]
     lines.append(f"All four variables add to the log score at {'; at '.join(worth)} bits.")
     sites = curves.get("sites")
-    if sites and "nan" not in along(sites, "oracle"):
+    if sites and {ORACLE, PIXELS} <= {r for r, _ in sites.points}:
         lines.append(
             f"From the fewest to the most sites the log score of the oracle goes from "
             f"{along(sites, 'oracle')}, by all pixels from {along(sites, 'all pixels')}, and by "
@@ -341,10 +345,7 @@ def publish(curves: Mapping[str, Curve], body: str, seed: int) -> None:
     at_dose = next(n for n, c in curves.items() if short(DOSE) in c.title)
     FOLDER.mkdir(parents=True, exist_ok=True)
     drawn = [curves[n] for n in ("dose", "sampling", "source", at_dose, "sites") if n in curves]
-    figure(drawn).savefig(FOLDER / "curves.png", dpi=110, metadata={"Software": None})
-    with Image.open(FOLDER / "curves.png") as image:  # a palette takes a third of the bytes
-        small = image.convert("RGB").quantize(64, dither=Image.Dither.NONE)
-    small.save(FOLDER / "curves.png", optimize=True)
+    figure(drawn).savefig(FOLDER / "curves.png", dpi=100, pil_kwargs={"optimize": True})
     command = " ".join(["python", "benchmarks/curves.py", *sys.argv[1:]])
     about = {"seed": seed, "commit": commit(), "machine": machine(), "command": command}
     tree = {"/": xr.Dataset(attrs=about)} | {n: dataset_of(c) for n, c in curves.items()}
@@ -356,15 +357,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--num-cases", type=int, default=24, help="of 576 (default: 24)")
     parser.add_argument("--each", type=int, default=12, help="patches of a case (default: 12)")
-    parser.add_argument(
-        "--num-images", type=int, default=3, help="of each field by all pixels (default: 3)"
-    )
+    parser.add_argument("--num-images", type=int, default=3, help="by all pixels (default: 3)")
     parser.add_argument("--seed", type=int, default=9100)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--file", type=Path, default=Path("runs/curves.jsonl"), help="is gone on")
-    parser.add_argument(
-        "--quick", action="store_true", help="a few patches, no images; prints and writes nothing"
-    )
+    parser.add_argument("--quick", action="store_true", help="a few patches; writes nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     sizes = {"num_cases": arguments.num_cases, "each": arguments.each}
@@ -375,13 +372,15 @@ def main() -> None:
     seed, num_patches = arguments.seed, BLOCK if arguments.quick else FINISHED
     points, least = curves_of_patches(finished, plans(**ranges), **sizes, seed=seed)
     context = curves_of_context(num_patches)
-    images, counts = (
-        ({}, {}) if arguments.quick else curve_of_images(finished, arguments.num_images, seed)
-    )
+    images, counts = {}, {}
+    if not arguments.quick:
+        images, counts = curve_of_images(finished, arguments.num_images, seed)
     curves = curves_of(points, context, images)
     said = {"width": WIDTH, "dose": short(DOSE), "step": STEP, "draws": NUM_DRAWS, "case": CASE}
     said |= {"cases": sizes["num_cases"], "each": sizes["each"], "finished": num_patches}
-    text = ", ".join(f"{r}: {n} images read, {lost} not" for r, (n, lost) in counts.items())
+    text = ", ".join(f"{r}: {n} images read, {lost} not" for r, (n, lost) in counts.items() if n)
+    if not arguments.num_images:
+        text += ".\n  The oracle and the readings by all pixels were left out"
     parts = [INTRODUCTION.format(**said, images=text)]
     for curve in curves.values():
         parts.append(f"## {curve.title[0].upper()}{curve.title[1:]}\n")
