@@ -190,8 +190,8 @@ sites](curves.png)
   is kept there; means over all sets of as many of the four variables host, dopant, beam energy and
   detector (inner and outer angle). Errors are standard errors over the patches. The figure is at
   {dose} e/Å².
-- e: {images}.
-  Standard errors over the images, of which there are few; a larger field of one index shares its world with the smaller ones. Below: over the images that both have read. Fields below
+- e: {images}. Standard errors over the images, of which there are few; a larger field of one index
+  shares its world with the smaller ones. Below: over the images that both have read. Fields below
   six lattice constants (about 125 sites) are refused by `infer`: no lattice can be fitted.
 - network of this prior: `limit.safetensors`, trained on the same simulation at 1e4, 1e5 and 1e6
   e/Å² and pixels of {step:g} Å, and shown there only.
