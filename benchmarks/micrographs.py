@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 import warnings
 from dataclasses import replace
@@ -13,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from report import table, write
+from report import table, with_error, write
+from rows import append_row, read_rows
 from tqdm import tqdm
 
 import bayesctx as bc
@@ -78,8 +78,6 @@ def read(data: xr.Dataset, known: tuple[str, ...], likelihood: str) -> dict[str,
         result = bc.infer(data.intensity.values, context, model, likelihood=way)
     seconds = time.perf_counter() - start
     found = bc.compare(data, result)
-    kinds, truth = bc.sites(result).site.values[found.in_result], found.true.values
-    read_right = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)])
     posterior = result["posterior"].to_dataset()
     coverage = {
         name: [bool(_holds(posterior[name].values, float(data[name]), level)) for level in LEVELS]
@@ -90,10 +88,17 @@ def read(data: xr.Dataset, known: tuple[str, ...], likelihood: str) -> dict[str,
         "log score": found.log_score.item() * np.log(2),
         "entropy": found.entropy.item() * np.log(2),
         "right": found.accuracy.item(),
-        "assignment": bool(read_right > 0.5),
+        "assignment": is_assigned(result, found),
         "seconds": seconds,
         "coverage": coverage,
     }
+
+
+def is_assigned(result: xr.DataTree, found: xr.Dataset) -> bool:
+    """Whether the sublattices hold the right kinds of site, by a comparison with the truth."""
+    kinds, truth = bc.sites(result).site.values[found.in_result], found.true.values
+    right = [t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)]
+    return bool(np.mean(right) > 0.5)
 
 
 def _told(prior: bc.Prior, data: xr.Dataset) -> bc.Prior:
@@ -112,7 +117,7 @@ def measure(
     file: Path, num_images: int, num_pixels: int, seed: int, readings: list[str]
 ) -> list[dict[str, object]]:
     """Read every image in every way; what the file holds already is not done again."""
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = read_rows(file)
     tasks = itertools.product(range(num_images), CASES, DOSES, readings)
     names = "index", "case", "dose", "reading"
     finished = {tuple(row[n] for n in names) for row in done}
@@ -129,8 +134,7 @@ def measure(
         except ValueError as error:  # no lattice is found
             row |= {"lost": str(error)[:100]}
         done.append(row)
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        append_row(file, row)
     return done
 
 
@@ -147,21 +151,14 @@ def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
         below = [oracle[i]["log score"] - r["log score"] for i, r in mine.items() if oracle[i]]
         rows.append([
             case, f"{dose:.0e}", reading, str(len(mine)),
-            _with_error(score),
+            with_error(score),
             f"{entropy.mean():.4f}",
-            _with_error(np.array(below)) if below else "",
+            with_error(np.array(below)) if below else "",
             f"{100 * np.mean([r['right'] for r in mine.values()]):.1f}",
             f"{sum(r['assignment'] for r in mine.values())} of {len(mine)}",
             f"{np.median([r['seconds'] for r in mine.values()]):.0f}",
         ])  # fmt: skip
     return rows
-
-
-def _with_error(values: np.ndarray) -> str:
-    """Mean, with its standard error where there are several values."""
-    if len(values) == 1:
-        return f"{values[0]:.4f}"
-    return f"{values.mean():.4f} ± {values.std(ddof=1) / len(values) ** 0.5:.4f}"
 
 
 def coverage_of(done: list[dict[str, object]]) -> list[list[str]]:

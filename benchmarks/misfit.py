@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
 import time
 import warnings
@@ -19,7 +18,9 @@ from pathlib import Path
 import numpy as np
 import torch
 import xarray as xr
-from report import table, write
+from micrographs import is_assigned
+from report import table, with_error, write
+from rows import append_row, read_rows
 from torch import Tensor
 from tqdm import tqdm
 
@@ -245,15 +246,13 @@ def read(data: xr.Dataset, way: str) -> dict[str, object]:
         warnings.simplefilter("always", UserWarning)
         result = bc.infer(data.intensity.values, context, likelihood=way)
     found = bc.compare(data, result)
-    kinds, truth = bc.sites(result).site.values[found.in_result], found.true.values
-    right = np.mean([t in bc.defects.SITES[k] for t, k in zip(truth, kinds, strict=True)])
     statistics = result["sample_stats"].to_dataset()
     return {
         "sites": found.num_matched.item(),
         "log score": found.log_score.item(),
         "entropy": found.entropy.item(),
         "right": found.accuracy.item(),
-        "assignment": bool(right > 0.5),
+        "assignment": is_assigned(result, found),
         "conflict": any("speaks against" in str(w.message) for w in caught),
         "r_hat": float(statistics.r_hat.max()) if "r_hat" in statistics else None,
         "seconds": time.perf_counter() - start,
@@ -264,7 +263,7 @@ def measure(
     file: Path, num_images: int, num_pixels: int, dose: float, seed: int
 ) -> list[dict[str, object]]:
     """Read every image in every way; what the file holds already is not done again."""
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = read_rows(file)
     names = "index", "misfit", "way", "pixels", "dose"
     finished = {tuple(row[n] for n in names) for row in done}
     tasks = itertools.product(range(num_images), MISFITS, WAYS, [num_pixels], [dose])
@@ -277,8 +276,7 @@ def measure(
         except ValueError as error:  # no lattice is found
             row |= {"lost": str(error)[:100]}
         done.append(row)
-        with file.open("a") as out:
-            out.write(json.dumps(row) + "\n")
+        append_row(file, row)
     return done
 
 
@@ -292,20 +290,13 @@ def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
         score, entropy = (np.array([r[n] for r in mine]) for n in ("log score", "entropy"))
         found.append([
             name, way, str(len(mine)),
-            _with_error(score), _with_error(entropy), _with_error(score + entropy),
+            *(with_error(v, 3) for v in (score, entropy, score + entropy)),
             f"{100 * np.mean([r['right'] for r in mine]):.1f}",
             f"{sum(r['assignment'] for r in mine)} of {len(mine)}",
             f"{sum(r['conflict'] for r in mine)} of {len(mine)}",
             f"{np.median([r['seconds'] for r in mine]):.0f}",
         ])  # fmt: skip
     return found
-
-
-def _with_error(values: np.ndarray) -> str:
-    """Mean, with its standard error where there are several values."""
-    if len(values) == 1:
-        return f"{values[0]:.3f}"
-    return f"{values.mean():.3f} ± {values.std(ddof=1) / len(values) ** 0.5:.3f}"
 
 
 def main() -> None:

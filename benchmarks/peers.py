@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from peers_methods.page import write_page
 from peers_methods.registry import METHODS, is_installed
 from peers_methods.scoring import COLUMNS, scores
 from peers_methods.stream import KNOWN, SEEDS, Stream, single_patches
+from rows import append_row, read_rows
 
 from bayesctx.prior import CONTINUOUS
 
@@ -36,29 +36,6 @@ FEWER = {"host and dopant": 2000, "nothing": 2000} | {f"all but {n}": 1000 for n
 """Patches for the parts of the context under which bayesctx sums over many draws: it is slow."""
 TUNED_ON = ("everything", "all but host")
 QUICK = 60.0
-
-
-def rows_of(path: Path) -> list[dict]:
-    """Rows that were written so far; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text().splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def append(path: Path, row: Mapping[str, object]) -> None:
-    """Add one row, on the disk when this returns."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    broken = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with path.open("a") as file:
-        file.write(("\n" if broken else "") + json.dumps(row) + "\n")
-        file.flush()
-        os.fsync(file.fileno())
 
 
 def probabilities(
@@ -90,7 +67,7 @@ def run_unit(
     """Train one method and score it, unless its row exists."""
     method, path = METHODS[name], runs / "peers.jsonl"
     key = key_of(name, budget, seed, dict(settings) if is_trial else None)
-    done = [r for r in rows_of(path) if {k: r[k] for k in key} == key]
+    done = [r for r in read_rows(path) if {k: r[k] for k in key} == key]
     if done:
         return done[-1]
     folder = runs / "peers"
@@ -116,7 +93,7 @@ def run_unit(
     row["rate"] = rate
     if not is_trial:
         np.savez(stem.with_suffix(".npz"), truth=truth, **found)
-    append(path, row)
+    append_row(path, row)
     for file in folder.glob(f"{stem.name}.*"):
         if file.suffix != ".npz":
             file.unlink()
@@ -166,7 +143,7 @@ def main() -> None:
             for seed in arguments.seed:
                 run_unit(name, budget, seed, arguments.runs, settings, is_trial=False)
     if arguments.table or not arguments.quick:
-        write_page(rows_of(arguments.runs / "peers.jsonl"), arguments.runs, list(SUBSETS))
+        write_page(read_rows(arguments.runs / "peers.jsonl"), arguments.runs, list(SUBSETS))
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import time
 import warnings
 from collections.abc import Mapping, Sequence
@@ -21,6 +20,7 @@ import pyro.distributions as dist
 import torch
 import xarray as xr
 from report import FOLDER, table, write
+from rows import append_row, read_rows
 
 import bayesctx as bc
 
@@ -125,7 +125,7 @@ def assigned(result: xr.DataTree, truth: xr.Dataset) -> float:
 def run(files: Sequence[Path], runs: Path) -> list[dict[str, object]]:
     """Read every file in every way; results and rows that exist are kept."""
     rows = runs / "real.jsonl"
-    done = [json.loads(line) for line in rows.read_text().splitlines()] if rows.exists() else []
+    done = read_rows(rows)
     finished = {(r["file"], r["detector"], r["way"]) for r in done}
     (runs / "real").mkdir(parents=True, exist_ok=True)
     units = [(f, d, w) for w, ds in reversed(WAYS.items()) for d in ds for f in files]
@@ -134,11 +134,10 @@ def run(files: Sequence[Path], runs: Path) -> list[dict[str, object]]:
             continue
         truth = labelled(path)
         result, told = read(truth, detector, way)
-        result.to_netcdf(result_of(runs, path.stem, detector, way))
+        bc.save(result, result_of(runs, path.stem, detector, way))
         row = {"file": path.stem, "detector": detector, "way": way}
         done.append(row | score(result, truth) | told)
-        with rows.open("a") as out:
-            out.write(json.dumps(done[-1]) + "\n")
+        append_row(rows, done[-1])
         print(done[-1], flush=True)
     return done
 
@@ -257,11 +256,11 @@ def pictures(files: Sequence[Path], runs: Path) -> str:
     for path in files:
         kept = {d: result_of(runs, path.stem, d, "simulator") for d in WAYS["simulator"]}
         if all(kept[d].exists() for d in SOFT):
-            draw({d: xr.open_datatree(kept[d]) for d in SOFT}, FOLDER / f"{path.stem}.png")
+            draw({d: bc.load(kept[d]) for d in SOFT}, FOLDER / f"{path.stem}.png")
         if not kept[BOTH].exists():
             continue
         truth = labelled(path)
-        found = doubted(xr.open_datatree(kept[BOTH]), truth)
+        found = doubted(bc.load(kept[BOTH]), truth)
         name = f"{path.stem}_doubted.png"
         draw_doubted(truth, found, FOLDER / name)
         kinds = [f"{label} read as {named}" for _, label, named, _ in found]
@@ -278,7 +277,7 @@ def body_of(done: Sequence[Mapping[str, object]]) -> str:
     """Tables of the scores and of the confusions."""
     keys = {k: i for i, k in enumerate(itertools.chain(*WAYS.values()))}
     done = sorted(done, key=lambda r: (r["file"], r["way"] != "simulator", keys[r["detector"]]))
-    scores = [[f"{r[n]:{f}}" if f else r[n] for n, f in SCORES.items()] for r in done]
+    scores = [[_cell(r[n], f) for n, f in SCORES.items()] for r in done]
     confusions = [[r["file"], r["detector"], r["way"], *c] for r in done for c in r["confusion"]]
     warned = [
         f"- {r['file']}, {r['detector']}: {w}"
@@ -294,6 +293,11 @@ def body_of(done: Sequence[Mapping[str, object]]) -> str:
         + "\n\nWarnings of the readings by all pixels:\n\n"
         + "\n".join(warned)
     )
+
+
+def _cell(value: object, form: str) -> str:
+    """A value in its format; nothing where there is none, as of chains by the network."""
+    return "" if value != value else f"{value:{form}}"
 
 
 def main() -> None:

@@ -72,6 +72,14 @@ def table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     return "\n".join([lines[0], "|" + "---|" * len(header), *lines[1:]])
 
 
+def with_error(values: np.ndarray, digits: int = 4) -> str:
+    """Mean, with its standard error where there are several values."""
+    if len(values) == 1:
+        return f"{values[0]:.{digits}f}"
+    error = values.std(ddof=1) / len(values) ** 0.5
+    return f"{values.mean():.{digits}f} ± {error:.{digits}f}"
+
+
 def write(name: str, title: str, body: str, seed: int) -> None:
     """Print a result, write it to docs/benchmarks/<name>.md, and its tables as netCDF."""
     made = f"Made by `python benchmarks/{name}.py`, see its `--help`."

@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib.util
-import json
 import os
 import resource
 import shlex
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from report import ROOT, git
+from rows import append_row, read_rows
 
 PEERS = ("lightgbm", "sbi", "bayesflow", "atomai", "pyroved")
 INPUTS = {
@@ -136,25 +136,6 @@ def spoken(minutes: float) -> str:
     return f"{minutes:.0f} min" if minutes < 90 else f"{minutes / 60:.1f} h"
 
 
-def rows_of(path: Path) -> list[dict]:
-    """Rows that were written so far; one that was cut off is left out."""
-    rows = []
-    for line in path.read_text().splitlines() if path.exists() else []:
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return rows
-
-
-def append(path: Path, row: Mapping[str, object]) -> None:
-    """Add one row, after one that was cut off too."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    broken = path.exists() and path.read_bytes()[-1:] not in (b"", b"\n")
-    with path.open("a") as file:
-        file.write(("\n" if broken else "") + json.dumps(row) + "\n")
-
-
 def state_of_checkout() -> str:
     """The commit, with a digest of what was changed since, but for the pages."""
     changes = git("diff", "HEAD", "--full-index", "--", "bayesctx", "benchmarks")
@@ -209,7 +190,7 @@ class Suite:
     def finished(self, benchmark: Benchmark, state: str | None = None) -> list[dict]:
         """Records of runs that went well, of one commit or of any."""
         key = self.key_of(benchmark) | ({"commit": state} if state else {})
-        rows = [r for r in rows_of(self.records) if r.get("status") == 0]
+        rows = [r for r in read_rows(self.records) if r.get("status") == 0]
         return [r for r in rows if {k: r.get(k) for k in key} == key]
 
     def minutes(self, benchmark: Benchmark) -> float:
@@ -248,7 +229,7 @@ class Suite:
         cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
         row = self.key_of(benchmark) | {"commit": state, "status": done.returncode}
         row |= {"seconds": round(time.perf_counter() - start, 1), "cpu": round(cpu, 1)}
-        append(self.records, row)
+        append_row(self.records, row)
         return row
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import warnings
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 from claims import KNOWN_SIZE, MATERIALS, TRUTH, WRONG
 from report import table, write
+from rows import append_row, read_rows
 from tqdm import tqdm
 
 import bayesctx as bc
@@ -69,7 +69,7 @@ def gain(image: object, claims: dict[str, object], model: bc.DefectModel) -> flo
 
 def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dict[str, object]]:
     """Weigh every context of every image; what the file holds already is not done again."""
-    done = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    done = read_rows(file)
     model = bc.load_model().frozen()
     for i in tqdm(range(len(done), num_images)):
         host, dopant = MATERIALS[i % len(MATERIALS)]
@@ -79,8 +79,7 @@ def measure(file: Path, num_images: int, num_pixels: int, seed: int) -> list[dic
             prior, seed=seed, index=i, num_pixels=num_pixels, sampling=0.25
         ).intensity
         done.append({name: gain(image, claims, model) for name, claims in given.items()})
-        with file.open("a") as out:
-            out.write(json.dumps(done[-1]) + "\n")
+        append_row(file, done[-1])
     return done
 
 

@@ -227,7 +227,7 @@ def test_a_unit_is_run_once_and_its_row_is_kept(tmp_path, monkeypatch, capsys):
     path = tmp_path / "peers.jsonl"
     path.write_text(path.read_text() + '{"method": "fix')
     peers.run_unit("fixed", 60.0, 4, tmp_path, {"a": 1}, is_trial=False)
-    assert [r["seed"] for r in peers.rows_of(path)] == [3, 4]
+    assert [r["seed"] for r in peers.read_rows(path)] == [3, 4]
     assert [c[0] for c in calls] == [3, 4]
     with np.load(tmp_path / "peers" / "fixed-60-4-final.npz") as found:
         assert set(found) == {*peers.SUBSETS, "truth"}

@@ -105,7 +105,7 @@ def test_a_run_goes_on_where_it_ended(fake, capsys):
     assert "finished by this commit already: first" in said
     assert "1 to run, some 2 min" in said
     assert [len(calls_of(fake, n)) for n in ("first", "second", "broken")] == [1, 1, 2]
-    assert [r["name"] for r in suite.rows_of(fake.records)] == [
+    assert [r["name"] for r in suite.read_rows(fake.records)] == [
         *(r["name"] for r in rows),
         "broken",
     ]
@@ -132,7 +132,7 @@ def test_again_forgets_what_a_script_has_kept(fake):
 
 def test_a_time_is_that_of_the_last_run(fake):
     assert fake.minutes(LISTED[0]) == 3
-    suite.append(fake.records, fake.key_of(LISTED[0]) | {"status": 0, "seconds": 30.0})
+    suite.append_row(fake.records, fake.key_of(LISTED[0]) | {"status": 0, "seconds": 30.0})
     assert fake.minutes(LISTED[0]) == 0.5
     assert [suite.spoken(m) for m in (0.5, 12.4, 240)] == ["30 s", "12 min", "4.0 h"]
 

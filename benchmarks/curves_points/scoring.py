@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from suite import append, rows_of
+from rows import append_row, read_rows
 
 MEASURES = {"entropy": "bit", "log_score": "bit", "accuracy": "1"}
 LEAST = 1e-12  # probability of a class that the exact model left out
@@ -31,7 +31,7 @@ class Finished:
 
     def __init__(self, file: Path | None) -> None:
         self.file = file
-        rows = [] if file is None else rows_of(file)
+        rows = [] if file is None else read_rows(file)
         self.found = {json.dumps(r["task"], sort_keys=True): r["found"] for r in rows}
 
     def get(
@@ -42,5 +42,5 @@ class Finished:
         if key not in self.found:
             self.found[key] = work()
             if self.file is not None:
-                append(self.file, {"task": task, "found": self.found[key]})
+                append_row(self.file, {"task": task, "found": self.found[key]})
         return self.found[key]
