@@ -277,6 +277,18 @@ def test_workers_write_the_same_bytes(written, tmp_path):
     assert contents(tmp_path / "new") == contents(written)
 
 
+def test_the_number_of_threads_changes_no_bit(truth):
+    num = torch.get_num_threads()
+    torch.set_num_threads(4)
+    try:
+        again = join([draw_block(tmd_prior(), 4, b, patches_per_image=8) for b in (0, 1)])
+        assert torch.get_num_threads() == 4
+    finally:
+        torch.set_num_threads(num)
+    first = WINDOW["start"] // 8
+    assert_same(take(again, first, 2 * BLOCK // 8), take(truth, 0, 2 * BLOCK // 8 - first))
+
+
 STALLING = """
 import sys, time
 from bayesctx.cli import main

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..threads import side_by_side
 from .hamiltonian import draw_jointly
 from .moves import FIRST_SIZE, Joint, heated, linearise_jointly
 from .occupation import (
@@ -20,7 +21,6 @@ from .occupation import (
 )
 from .shared import climb
 from .signal import draw_rows, draw_signal, fit_noise, regress, slope_along_x
-from .threads import side_by_side
 from .world import MIRROR, Scan, View, World, look
 
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]

@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
+from ..threads import side_by_side, single_threads
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .mosaic import Mosaic, cover, spread
 from .search import Candidate, Start, Weight, find_starts, log_volume, weigh_middles
-from .threads import side_by_side, single_threads
 from .windows import crop, tile
 from .world import Scan, World, look
 

@@ -11,12 +11,12 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
+from ..threads import side_by_side
 from .dopants import best_dopant
 from .fits import anneal, fit_world, log_density
 from .moves import linearise_jointly
 from .shared import climb, evaluate
 from .signal import draw_signal
-from .threads import side_by_side
 from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
 

@@ -70,7 +70,7 @@ class PatchStream(IterableDataset):
     -----
     All ranks take the same number of batches only if their number divides the number of batches;
     choose ``stop`` accordingly where ranks wait for each other. Patches are bit-identical for one
-    version of torch on one type of CPU; others round differently.
+    version of torch on one type of CPU, with any number of threads; others round differently.
 
     Examples
     --------
