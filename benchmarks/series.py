@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 import time
@@ -90,22 +91,36 @@ def copies(source: Path, folder: Path) -> Path:
     return folder
 
 
-def in_own_process(folder: Path, num_images: int) -> dict:
-    """What ``measure_run`` prints in a new process."""
-    for file in (folder / f"results_{num_images}").glob("*"):
-        file.unlink()
-    command = [sys.executable, __file__, "--one", str(folder), str(num_images)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout.splitlines()[-1])
+def in_own_processes(folders: Sequence[Path], num_images: int) -> list[dict]:
+    """What ``measure_run`` prints in new processes, one for each folder, that run side by side."""
+    running = []
+    for folder in folders:
+        for file in (folder / f"results_{num_images}").glob("*"):
+            file.unlink()
+        command = [sys.executable, __file__, "--one", str(folder), str(num_images)]
+        running.append(subprocess.Popen(command, stdout=subprocess.PIPE, text=True))
+    printed = [process.communicate()[0] for process in running]
+    if any(process.returncode for process in running):
+        raise RuntimeError("a process of a run failed; its message stands above")
+    return [json.loads(text.splitlines()[-1]) for text in printed]
+
+
+def limit_of_machine(folder: Path, work: Path, num_images: int) -> float:
+    """Ratio of one process to two that know nothing of each other, each with all images."""
+    twins = [work / f"twin_{k}" for k in range(2)]
+    for twin in twins:
+        shutil.copytree(folder / "images", twin / "images", dirs_exist_ok=True)
+    alone = in_own_processes(twins[:1], num_images)[0]["wall"]
+    return 2 * alone / max(found["wall"] for found in in_own_processes(twins, num_images))
 
 
 def archive(work: Path, sizes: Sequence[int]) -> dict:
     """Time and memory against the number of images, and the concentrations of the largest run."""
     folder = work / "archive"
     shares = with_shares(folder, max(sizes))
-    runs = {n: in_own_process(folder, n) for n in sizes}
+    runs = {n: in_own_processes([folder], n)[0] for n in sizes}
     repeated = copies(folder, work / "repeated")
-    runs[REPEATS * max(sizes)] = in_own_process(repeated, REPEATS * max(sizes))
+    runs[REPEATS * max(sizes)] = in_own_processes([repeated], REPEATS * max(sizes))[0]
     began = time.perf_counter()
     summary = bc.summarise(folder / f"results_{max(sizes)}")
     seconds = time.perf_counter() - began
@@ -136,6 +151,7 @@ def dask_workers(work: Path, num_images: int) -> dict:
     images = sorted((folder / "images").iterdir())[:num_images]
     seconds: dict[int, list[float]] = {1: [], 2: []}
     busy: dict[int, list[float]] = {1: [], 2: []}
+    apart = []
     load = os.getloadavg()[0]
     for turn in range(2):
         for n in (1, 2):
@@ -157,7 +173,10 @@ def dask_workers(work: Path, num_images: int) -> dict:
                 wall = time.perf_counter() - began
                 seconds[n].append(wall)
                 busy[n].append(sum(r.seconds for r in records) / (n * wall))
-    return {"seconds": seconds, "busy": busy, "images": num_images, "load": load}
+        apart.append(limit_of_machine(folder, work, num_images))
+    return {
+        "seconds": seconds, "busy": busy, "apart": apart, "images": num_images, "load": load
+    }  # fmt: skip
 
 
 def session(seed: int) -> tuple[bc.Prior, dict[str, float]]:
@@ -327,18 +346,22 @@ def of_workers(found: dict) -> str:
     """Ratio of one to two workers."""
     one, two = (found["seconds"][n] for n in ("1", "2"))
     rows = [
-        [k + 1, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{100 * found['busy']['2'][k]:.1f} %"]
+        [
+            k + 1, f"{a:.1f}", f"{b:.1f}", f"{a / b:.2f}", f"{found['apart'][k]:.2f}",
+            f"{100 * found['busy']['2'][k]:.1f} %",
+        ]
         for k, (a, b) in enumerate(zip(one, two, strict=True))
-    ]
+    ]  # fmt: skip
     return f"""\
 ## Workers of Dask
 
 {found["images"]} of these images by `infer_series(..., scheduler=ADDRESS)`, the scheduler and its
 workers of one thread each on two cores; the load before the first turn was {found["load"]:.1f}, of
-programs that are not part of this. Busy is the share of the time in which the two workers infer:
-with a core for each the ratio is at most twice that.
+programs that are not part of this. Limit is the ratio of one process to two that read all of these
+images side by side and know nothing of each other or of Dask: what the cores share, caches and
+memory, allows no more. Busy is the share of the time in which the two workers infer.
 
-{table(["turn", "1 worker [s]", "2 workers [s]", "ratio", "busy"], rows)}"""
+{table(["turn", "1 worker [s]", "2 workers [s]", "ratio", "limit", "busy"], rows)}"""
 
 
 def of_sessions(found: list[dict]) -> str:
