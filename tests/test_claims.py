@@ -9,9 +9,11 @@ import pytest
 import torch
 from crystals import noisy_crystal
 
+from bayesctx import log_uniform
 from bayesctx.inference.candidates import Lattices
 from bayesctx.inference.claims import (
     CLAIMS,
+    DOSE_SPREAD,
     PIXEL_LIMIT,
     SCREENED,
     conflict_by_pixels,
@@ -33,6 +35,7 @@ KNOWN = {
 }
 RINGS = Rings(KNOWN, (KNOWN,))
 BEST = {"defocus": 3.0}  # of the given context
+PRIOR = reference_prior()
 
 
 def weigh_as(values, seen):
@@ -48,10 +51,13 @@ def weigh_as(values, seen):
 
 
 def test_nothing_is_weighed_where_nothing_is_claimed():
-    unclaimed = {"dose": 1e5, "sampling": 0.2, "dopant": None, "abundance": {"Y_X": 0.0}}
+    unclaimed = {"sampling": 0.2, "dopant": None, "abundance": {"Y_X": 0.0}}
     assert (
         conflict_by_pixels(
-            Rings(unclaimed, (unclaimed,)), Weight(0.0, 0.0), weigh_as(lambda c: 1 / 0, [])
+            Rings(unclaimed, (unclaimed,)),
+            Weight(0.0, 0.0),
+            weigh_as(lambda c: 1 / 0, []),
+            PRIOR,
         )
         == {}
     )
@@ -60,7 +66,9 @@ def test_nothing_is_weighed_where_nothing_is_claimed():
 def test_all_claims_are_left_open_together_first():
     seen = []
     weigh = weigh_as(lambda context: Weight(90.0, -30.0), seen)
-    assert conflict_by_pixels(RINGS, Weight(100.0, -10.0, BEST), weigh) == {"context": -10.0}
+    found = conflict_by_pixels(RINGS, Weight(100.0, -10.0, BEST, 1e5), weigh, PRIOR)
+    assert found.pop("dose") < 0
+    assert found == {"context": -10.0}
     assert seen == [frozenset({"dose", "sampling", "dopant"})]
 
 
@@ -71,7 +79,9 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
         density = 100.0 if "beam_energy" in context else 300.0
         return Weight(density, -40.0 + 5 * len(context))
 
-    found = conflict_by_pixels(RINGS, Weight(100.0, -5.0, BEST), weigh_as(values, seen))
+    given = Weight(100.0, -5.0, BEST, 1e5)
+    found = conflict_by_pixels(RINGS, given, weigh_as(values, seen), PRIOR)
+    del found["dose"]
     # densities for all together, evidence for each alone
     assert found == {
         "context": 200.0,
@@ -89,7 +99,7 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
 def test_a_single_claim_is_weighed_once():
     seen = []
     known, weigh = {"host": "WSe2"}, weigh_as(lambda context: Weight(1e3, -3.0), seen)
-    found = conflict_by_pixels(Rings(known, (known,)), Weight(0.0, 0.0, BEST), weigh)
+    found = conflict_by_pixels(Rings(known, (known,)), Weight(0.0, 0.0, BEST), weigh, PRIOR)
     assert found == {"context": 1e3, "host": 1e3 - 3}
     assert len(seen) == 1
 
@@ -105,6 +115,45 @@ def test_angles_of_all_detectors_are_left_open_together():
     conflict = {"context": 50.0, "host": 0.0, "detector": 40.0}
     with pytest.warns(UserWarning, match="wrong is detector = .*ADF1.*60.*ADF2.*30"):
         warn_of_claims(conflict, rings)
+
+
+@pytest.mark.parametrize(
+    ("stated", "implied", "contradicted"),
+    [
+        (1e5, 1e5, False),
+        (1e5, 1.4e5, False),
+        (1e5, 5e5, True),
+        (1e5, 2e4, True),
+        (torch.distributions.Uniform(1e5, 3e5), 2e5, False),
+        (torch.distributions.Uniform(1e5, 3e5), 3e4, True),
+        ((1e4, 1e5), 1e5, False),
+        ((1e4, 1e5), 1e6, True),
+    ],
+)
+def test_the_dose_is_weighed_by_signal_and_noise(stated, implied, contradicted):
+    known = {"dose": stated}
+    rings, weight = Rings(known, (known,)), Weight(0.0, 0.0, BEST, implied)
+    found = conflict_by_pixels(rings, weight, weigh_as(lambda c: 1 / 0, []), PRIOR)
+    assert set(found) == {"dose"}
+    assert (found["dose"] > PIXEL_LIMIT) == contradicted
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        warn_of_claims(found, rings)
+    assert [str(w.message)[:50] for w in caught] == (
+        ["signal and noise of the image speak against dose ="] * contradicted
+    )
+
+
+def test_the_evidence_against_a_dose_is_that_of_the_prior_and_of_a_normal_density():
+    """Of an implied dose that is the stated one: analytic where the prior is log-uniform."""
+    known, limits = {"dose": 1e5}, (1e3, 1e7)
+    prior = PRIOR.given({"dose": log_uniform(*limits)})
+    weight = Weight(0.0, 0.0, BEST, 1e5)
+    found = conflict_by_pixels(Rings(known, (known,)), weight, weigh_as(None, []), prior)
+    free = -math.log(math.log(limits[1] / limits[0]))
+    own = -math.log(DOSE_SPREAD * math.sqrt(2 * math.pi))
+    # sixty-four nodes, .96 of a standard deviation apart
+    assert found["dose"] == pytest.approx(free - own, abs=1e-3)
 
 
 def test_the_culprit_is_named_with_its_probability():

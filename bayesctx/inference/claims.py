@@ -5,9 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 
+import torch
 from scipy.special import logsumexp, softmax
+from torch.distributions import Normal
 
-from ..prior import CONTINUOUS
+from ..context import CONTEXT
+from ..distributions import quantile
+from ..prior import CONTINUOUS, Prior
 from ..scan import Weight
 from ..storage import warn
 from .candidates import Lattices
@@ -16,6 +20,7 @@ from .detectors import Rings
 __all__ = ["PIXEL_LIMIT", "SCREENED", "conflict_by_pixels", "warn_of_claims", "weigh_lattices"]
 
 WHOLE, SEVERAL = "context", "several"  # all claims together
+DOSE = "dose"
 CLAIMS = {
     "host": ("host",),
     "dopant": ("dopant",),
@@ -23,11 +28,15 @@ CLAIMS = {
 } | {
     name: (name,) for name in CONTINUOUS if name != "dose" and not name.endswith("collection_angle")
 }
-"""Variables that are freed together. The dose follows from the noise, to which fits are blind."""
+"""Variables that are freed together. The dose is weighed by itself: fits are blind to it."""
 # nats: gain of the best fit from which claims are weighed one by one, and log Bayes factors that
 # are warned of; fits have errors of some 8 nats, and misfit of a real image is explained by no
 # single claim but by all of them together (22 nats on one)
 SCREENED, PIXEL_LIMIT, LIMIT_OF_ALL = 15.0, 15.0, 60.0
+# relative, of the dose that the noise of a fit implies: what is not fitted counts as noise, and a
+# detector adds some of its own
+DOSE_SPREAD = 0.15
+NODES = 64  # quantiles by which a prior of the dose is represented
 
 
 def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
@@ -50,12 +59,12 @@ def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
     densities = [w.log_density + p for w, p in zip(weights.values(), prior, strict=True)]
     evidence = [w.log_evidence + p for w, p in zip(weights.values(), prior, strict=True)]
     best = max(densities)
-    values = list(weights.values())[densities.index(best)].values
-    return Weight(best, float(logsumexp(evidence)) - best, values)
+    fit = list(weights.values())[densities.index(best)]
+    return Weight(best, float(logsumexp(evidence)) - best, fit.values, fit.dose, fit.dose_spread)
 
 
 def conflict_by_pixels(
-    rings: Rings, given: Weight, weigh: Callable[..., Weight]
+    rings: Rings, given: Weight, weigh: Callable[..., Weight], prior: Prior
 ) -> dict[str, float]:
     """What speaks in an image against what is claimed of it, exactly or softly.
 
@@ -68,13 +77,16 @@ def conflict_by_pixels(
     weigh : callable
         Weight of another context, and of values at which its search also begins: a wider context
         is never explained worse.
+    prior : Prior
+        Where the dose may be if it is left open.
 
     Returns
     -------
     dict of str to float
         In nats: "context", the log density that the best fit gains if all claims are left open; and
         if that exceeds ``SCREENED`` the log Bayes factor of leaving each claim alone open
-        against taking it as given, and of "several" for all of them. Empty if nothing is claimed.
+        against taking it as given, and of "several" for all of them. "dose" is the log Bayes factor
+        of the dose, by itself, since fits do not know it. Empty if nothing is claimed.
 
     Notes
     -----
@@ -82,11 +94,15 @@ def conflict_by_pixels(
     that one that is wrong can hide behind the others. The density at the best fit has none: if the
     claims are true it grows by half of their number, and by the errors of the fits.
     """
+    stated, found = rings.shared.get(DOSE), {}
+    if stated is not None:
+        free = [condition[DOSE] for condition in prior.conditions]
+        found[DOSE] = _log_evidence_of_dose(given, free) - _log_evidence_of_dose(given, [stated])
     claims = {c: names for c, names in CLAIMS.items() if _is_claim(rings, names)}
     if not claims:
-        return {}
+        return found
     everything = weigh(rings.without(sum(claims.values(), ())), given.values)
-    found = {WHOLE: everything.log_density - given.log_density}
+    found[WHOLE] = everything.log_density - given.log_density
     if found[WHOLE] > SCREENED:
         alone = dict.fromkeys(claims, everything)  # as it is for a single claim
         if len(claims) > 1:
@@ -95,6 +111,14 @@ def conflict_by_pixels(
             alone[SEVERAL] = everything
         found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}
     return found
+
+
+def _log_evidence_of_dose(fit: Weight, priors: Sequence[object]) -> float:
+    """Log density of the logarithm of the dose that a fit implies, under priors of the dose."""
+    u = (torch.arange(NODES, dtype=torch.float64) + 0.5) / NODES
+    nodes = torch.cat([quantile(prior, u, CONTEXT[DOSE].domain) for prior in priors])
+    law = Normal(nodes.log(), math.hypot(DOSE_SPREAD, fit.dose_spread))
+    return float(law.log_prob(torch.tensor(math.log(fit.dose))).logsumexp(0)) - math.log(len(nodes))
 
 
 def _is_claim(rings: Rings, names: Sequence[str]) -> bool:
@@ -120,6 +144,12 @@ def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence
         If a claim is contradicted by more than ``PIXEL_LIMIT``, or all of them by more than
         ``LIMIT_OF_ALL``.
     """
+    if conflict.get(DOSE, -math.inf) > PIXEL_LIMIT:
+        cause = f"was the image processed ({', '.join(doubts)})" if doubts else "was it processed"
+        warn(
+            f"signal and noise of the image speak against dose = {rings.shared[DOSE]} by "
+            f"{conflict[DOSE]:.0f} nats; check it, or leave it out ({cause}?)"
+        )
     total = conflict.get(WHOLE, -math.inf)
     alone = max((v for c, v in conflict.items() if c in CLAIMS), default=-math.inf)
     if alone <= PIXEL_LIMIT and conflict.get(SEVERAL, -math.inf) <= LIMIT_OF_ALL:

@@ -332,7 +332,7 @@ class Micrograph:
                     bar.update()
                     return found
 
-                return solved, conflict_by_pixels(rings, weight, weigh)
+                return solved, conflict_by_pixels(rings, weight, weigh, self.model.prior)
         except torch.linalg.LinAlgError as error:
             refuse_pixels(way, error, must=bool(rings.names))
             return None

@@ -13,9 +13,10 @@ from torch import Tensor
 
 from ..threads import side_by_side
 from .dopants import best_dopant
+from .dose import dose_of
 from .fits import anneal, fit_world, log_density
-from .moves import linearise_jointly
-from .shared import climb, evaluate
+from .moves import Joint, linearise_jointly
+from .shared import climb, evaluate, image_slopes
 from .signal import draw_signal
 from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
@@ -46,11 +47,18 @@ class Weight:
         prior, by Laplace's approximation.
     values : dict of str to float or list of float
         The shared variables at the best fit, angles of each detector.
+    dose : float
+        Electrons per Å² that signal and noise of the best fit imply, to which fits are blind.
+    dose_spread : float
+        Relative standard deviation of it, as far as shared variables that are not known make it: of
+        an open beam energy and open angles the absolute intensity is hardly known.
     """
 
     log_density: float
     log_volume: float
     values: dict[str, float | list[float]] = field(default_factory=dict)
+    dose: float = math.nan
+    dose_spread: float = 0.0
 
     @property
     def log_evidence(self) -> float:
@@ -187,8 +195,13 @@ def weigh_middles(
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
     """Weight of a fit of a density."""
-    values = {n: v[0].tolist() for n, v in middle.coordinates.values(world.z[None]).items()}
-    return Weight(value, log_volume(middle, world), values)
+    view, joint = look(middle, world), _without_dose(middle, world)
+    dose = dose_of(middle, world.signal, world.slope, view.values)
+    _, slopes = image_slopes(middle, world, view)
+    relative = slopes.mean(-1)[:-2]
+    spread = float((relative @ joint.factor[: len(relative)]).norm())
+    named = {n: v[0].tolist() for n, v in view.values.items()}
+    return Weight(value, joint.log_volume, named, dose, spread)
 
 
 def log_volume(scan: Scan, world: World) -> float:
@@ -207,8 +220,13 @@ def log_volume(scan: Scan, world: World) -> float:
         By Laplace's approximation, in units of the prior; without what is known of the dose, which
         the density of a fit does not know either.
     """
+    return _without_dose(scan, world).log_volume
+
+
+def _without_dose(scan: Scan, world: World) -> Joint:
+    """Shared variables around a fit, as they would be if nothing were known of the dose."""
     blind = replace(scan, log_dose=None)
-    return linearise_jointly(blind, world, look(blind, world)).log_volume
+    return linearise_jointly(blind, world, look(blind, world))
 
 
 def _fit_middles(
