@@ -171,7 +171,7 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     values = {n: v[0].tolist() for n, v in coordinates.values(middle).items()}
 
     def solve(placements, readings, by_patches, *arguments, **options):
-        return by_patches, Weight(0.0, 0.0, values)
+        return by_patches, Weight(0.0, 0.0, values, 1e5)
 
     def weigh(candidates, *, seed):
         free = candidates[0].scan.coordinates.free
