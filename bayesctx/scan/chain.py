@@ -29,8 +29,9 @@ __all__ = [
 ]
 
 STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
-DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 2  # factors of the variance of the noise, and draws at each
+DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 1  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
+EXPLORING_SIZE = 0.13  # of their first steps, in standard deviations
 LEARNT = (2, 4, 7)  # of these, before which the posterior is approximated anew
 
 
@@ -72,10 +73,13 @@ class Mode:
         The last world of the chain.
     near : Joint
         Of the trajectories, with steps of a size that most of them are taken.
+    log_volume : float
+        Of the shared variables around the fitted world, by Laplace's approximation.
     """
 
     world: World
     near: Joint
+    log_volume: float
 
 
 def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
@@ -96,9 +100,11 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         With the size of the steps adapted.
     """
     generator, colours = torch.Generator().manual_seed(seed), scan.colours()
+    near = linearise_jointly(scan, world, look(scan, world), EXPLORING_SIZE)
+    hessians, log_volume = [near.hessian], near.log_volume
+    # the fitted world is no typical one: near it longer steps would do
+    world = _heat_up(scan, world, near, colours, generator)
     view = look(scan, world)
-    near = linearise_jointly(scan, world, view)
-    hessians = [near.hessian]
     for k in range(EXPLORED):
         if k in LEARNT:
             near = linearise_jointly(scan, world, view, near.size)
@@ -109,7 +115,19 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
-    return Mode(world, near)
+    return Mode(world, near, log_volume)
+
+
+def _heat_up(
+    scan: Scan, world: World, near: Joint, colours: Sequence[Tensor], generator: torch.Generator
+) -> World:
+    """Draw a world at a noise that is too high and falls."""
+    for heat in DEPARTURES:
+        hot, wide = replace(scan, heat=heat), heated(near, heat)
+        view = look(hot, world)
+        for _ in range(PER_HEAT):
+            world, view, _, _ = advance(hot, world, view, wide, colours, generator)
+    return world
 
 
 def depart(scan: Scan, mode: Mode, seed: int) -> Mode:
@@ -134,15 +152,8 @@ def depart(scan: Scan, mode: Mode, seed: int) -> Mode:
     Gelman and Rubin, Statistical Science 7, 457 (1992), doi:10.1214/ss/1177011136: starts that are
     farther apart than the posterior is wide show whether chains have mixed.
     """
-    generator, colours = torch.Generator().manual_seed(seed), scan.colours()
-    world = mode.world
-    for heat in DEPARTURES:
-        hot = replace(scan, heat=heat)
-        near = heated(mode.near, heat)
-        view = look(hot, world)
-        for _ in range(PER_HEAT):
-            world, view, _, _ = advance(hot, world, view, near, colours, generator)
-    return replace(mode, world=world)
+    generator = torch.Generator().manual_seed(seed)
+    return replace(mode, world=_heat_up(scan, mode.world, mode.near, scan.colours(), generator))
 
 
 def sample_worlds(

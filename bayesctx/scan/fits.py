@@ -36,7 +36,7 @@ SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 TARGET_RATE, LEARNING = 0.75, 0.4  # of trajectories that are taken, and speed of the adaptation
 SMALLEST_STEP, LARGEST_STEP = 0.05, 1.2
 # steps at most of a trajectory of the shared variables between two sweeps over the sites
-MOVES, ANNEAL_MOVES = 12, 4
+MOVES, ANNEAL_MOVES = 24, 4
 # annealing begins at the noise of a dose at which modes are not apart, and ends near its own
 HOT_DOSE, LEAST_HEAT, LAST_HEAT = 1.2e3, 8.0, 2.0
 COOLING, DRAWS_PER_HEAT = 2.5, 5  # factor between two heats

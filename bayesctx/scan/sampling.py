@@ -245,7 +245,7 @@ def _sample_candidate(
         lambda k: explore_mode(scan, near[k][1], derived(seed, 0, k)), numbered, num_threads
     )
     # Laplace's approximation of what each mode holds
-    volume = [m.near.log_volume for m in modes]
+    volume = [m.log_volume for m in modes]
     weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
     numbers = np.array([
         _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
