@@ -1,6 +1,7 @@
 """Tables of sites and counts, and their files."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -114,8 +115,23 @@ def test_flags_name_what_is_wrong_with_a_site(drawn):
     constants = result["constant_data"].to_dataset()
     result["constant_data"] = constants.assign(crystal=("patch", np.arange(num) > 0))
     table = sites(result)
-    assert table.flags.values[:4].tolist() == ["no crystal; surprise", "surprise", "undecided", ""]
+    assert table.flag.values[:4].tolist() == ["no crystal; surprise", "surprise", "undecided", ""]
     assert table.surprise.values[:3].tolist() == [6.0, 6.0, 0.0]
+    frame = documented_filter(table.to_dataframe().assign(defect="V_X", probability=1.0))
+    assert frame.index.tolist() == list(range(3, num))
+
+
+def documented_filter(frame):
+    """Sites as the page of the interface selects them."""
+    page = (Path(__file__).parents[1] / "docs" / "api.md").read_text()
+    (line,) = [line for line in page.splitlines() if line.startswith("frame[")]
+    return eval(line, {"frame": frame})
+
+
+def test_columns_are_reached_as_attributes_of_a_frame(micrograph):
+    tables = sites(micrograph), counts(micrograph), bc.pair_correlations(micrograph)
+    columns = [c for table in tables for c in table.to_dataframe().columns]
+    assert not [c for c in columns if hasattr(pd.DataFrame, c)]
 
 
 def test_numbers_densities_and_fractions_are_those_of_the_draws(drawn):

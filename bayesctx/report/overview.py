@@ -166,7 +166,7 @@ def unsure_sites(result: xr.DataTree, table: xr.Dataset, num_shown: int) -> list
     shares = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))
     crystal = np.flatnonzero(crystal_of(result).ravel())
     order = crystal[np.argsort(shares[crystal].max(-1), kind="stable")][:MOST_UNSURE]
-    flags, bits = table.flags.values.ravel(), table.entropy.values.ravel()
+    flags, bits = table.flag.values.ravel(), table.entropy.values.ravel()
     found = []
     for i in order.tolist():
         second, first = np.argsort(shares[i], kind="stable")[-2:].tolist()

@@ -191,7 +191,7 @@ def _sites(
     num = len(place["x"])
     shares = result["class_posterior"].defect.values.reshape(-1, len(DEFECTS))
     best, crystal = shares.argmax(-1), crystal_of(result).ravel()
-    flags = table.flags.values.ravel()[:num]
+    flags = table.flag.values.ravel()[:num]
     code = sum(
         np.array([f in text.split("; ") for text in flags]).astype(int) << k
         for k, f in enumerate(FLAGS)

@@ -37,7 +37,7 @@ def sites(result: xr.DataTree) -> xr.Dataset:
         ``defect``, the most probable class, its ``probability``, and the probability of each class
         as ``p_M``, ``p_D_M`` ...; ``entropy`` of the classes [bit]; ``species``, the most probable
         column of atoms of this class, with ``species_probability`` of both; ``surprise`` [nat], of
-        several detectors the largest; ``flags``, those of ``FLAGS`` that apply, with semicolons
+        several detectors the largest; ``flag``, those of ``FLAGS`` that apply, with semicolons
         between. ``to_dataframe()`` gives a pandas frame with one row for every site.
 
     Raises
@@ -80,7 +80,7 @@ def sites(result: xr.DataTree) -> xr.Dataset:
         "surprise": np.zeros(best.shape, bool) if surprise is None else surprise > limit,
         "undecided": largest <= 0.5,
     }
-    table["flags"] = (dims, _join(is_so), {"long_name": "; ".join(FLAGS)})
+    table["flag"] = (dims, _join(is_so), {"long_name": "; ".join(FLAGS)})
     attributes = {n: result.attrs[n] for n in ("version", "model", "context") if n in result.attrs}
     return xr.Dataset(table, attrs=attributes)
 
