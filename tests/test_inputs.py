@@ -185,8 +185,9 @@ WRONG = {
     "unequal": (STEPS**2, "Å", "equally spaced coordinates were expected"),
     "inch": (STEPS, "inch", "a unit of length were expected, got 'inch'"),
     "a number": (STEPS, 5, "a unit of length were expected, got '5'"),
-    "far too small": (1e-300 * STEPS, "Å", "pixels of 0.02 to 0.6 Å were expected"),
-    "too large": (25 * STEPS, "nm", "pixels of 0.02 to 0.6 Å were expected"),
+    "far too small": (1e-300 * STEPS, "Å", "pixels of 0.02 to 0.6 Å were expected, .*do not show"),
+    "too large": (0.25 * STEPS, "nm", "the coordinates state 0.25 nm; state sampling=0.25 if a pow"),
+    "ten times": (2 * STEPS, "Å", "the coordinates state 2 Å; state sampling=0.2 if a power of ten"),
 }  # fmt: skip
 
 
@@ -202,5 +203,5 @@ def test_a_spacing_without_a_unit_is_said_not_to_be_used():
 
 
 def test_pixels_are_square():
-    with pytest.raises(ValueError, match="square pixels were expected, got 0.25 å and 0.3 å"):
+    with pytest.raises(ValueError, match="square pixels were expected, got 0.25 Å and 0.3 Å"):
         pixel_size(image_with(0.25 * STEPS, 0.3 * STEPS))

@@ -91,6 +91,15 @@ def test_a_lattice_that_no_host_has_is_refused(constant):
         scales(lattice_of(constant), {"sampling": SAMPLING})
 
 
+@pytest.mark.parametrize(("size", "factor"), [(0.02, "10 times too s"), (20, "100 times too l")])
+def test_a_pixel_size_whose_decimal_point_is_wrong_is_told_with_the_right_one(size, factor):
+    expected = rf"0.2 Å were expected by the lattice of WSe2, .* {factor}.*; state sampling=0.2$"
+    with pytest.raises(ValueError, match=expected):
+        scales(WSE2, {"host": "WSe2"}, size)
+    with pytest.raises(ValueError, match=r"; state sampling=0.2$"):
+        scales(WSE2, {}, size)
+
+
 def test_a_pixel_size_speaks_against_a_host_of_another_lattice_constant():
     lattice = lattice_of(HOSTS["MoS2"].lattice_constant)
 

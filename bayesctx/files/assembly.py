@@ -13,6 +13,7 @@ from ..checks import shorten
 from ..context import CONTEXT
 from ..storage import warn
 from .record import Entry, Signal, as_json
+from .units import remedy_of_size
 from .vendors import BRIGHT_FIELD
 
 __all__ = ["MOST_VALUES", "Choice", "assemble", "check_size", "label", "places_of"]
@@ -322,23 +323,11 @@ def places_of(sizes: Mapping, size: tuple[Entry, Entry]) -> dict[str, tuple]:
     }
 
 
-def _describe_power(size: float) -> str:
-    """Say which pixel size is meant where a power of ten is wrong."""
-    low, high = CONTEXT["sampling"].domain
-    powers = [k for k in (-1, 1, -2, 2, -3, 3) if low <= size * 10.0**k <= high]
-    if not powers:
-        return "such pixels do not show columns"
-    return (
-        "if a power of ten is wrong, as in some files of DigitalMicrograph, state "
-        f"sampling={size * 10.0 ** powers[0]:.4g}"
-    )
-
-
 def _check_sampling(entry: Entry, path: str) -> None:
     """Warn of a pixel size at which columns cannot be told apart."""
     low, high = CONTEXT["sampling"].domain
     if not low * (1 - UNEQUAL) <= entry.value <= high * (1 + UNEQUAL):
         warn(
             f"pixels of {low:g} to {high:g} Å were expected, {path} states {entry.value:.4g} Å "
-            f"({entry.origin}); {_describe_power(entry.value)}"
+            f"({entry.origin}); {remedy_of_size(entry.value)}"
         )

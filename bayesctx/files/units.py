@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["ANGSTROM", "FACTORS", "convert", "is_reciprocal", "length"]
+from ..context import CONTEXT
+
+__all__ = ["ANGSTROM", "FACTORS", "convert", "is_reciprocal", "length", "remedy_of_size"]
 
 ANGSTROM = {
     "å": 1.0, "a": 1.0, "ang": 1.0, "angstrom": 1.0, "angstroms": 1.0, "ångström": 1.0,
@@ -105,3 +107,31 @@ def is_reciprocal(unit: object) -> bool:
     """
     text = _plain(unit)
     return text.startswith("1/") or text.endswith(("^-1", "-1", "⁻¹")) or text in ("mrad", "rad")
+
+
+def remedy_of_size(size: float) -> str:
+    """Say what to state instead of a pixel size at which columns cannot be told apart.
+
+    Parameters
+    ----------
+    size : float
+        Pixel size in Å, above zero.
+
+    Returns
+    -------
+    str
+        The pixel size that is meant if a power of ten is wrong.
+
+    Examples
+    --------
+    >>> remedy_of_size(2.0)
+    'state sampling=0.2 if a power of ten is wrong, as in some files of DigitalMicrograph'
+    """
+    low, high = CONTEXT["sampling"].domain
+    powers = [k for k in (-1, 1, -2, 2, -3, 3) if low <= size * 10.0**k <= high]
+    if not powers:
+        return "state sampling if that is wrong: such pixels do not show columns"
+    return (
+        f"state sampling={size * 10.0 ** powers[0]:.4g} if a power of ten is wrong, as in some "
+        "files of DigitalMicrograph"
+    )

@@ -11,7 +11,7 @@ import torch
 import xarray as xr
 
 from ..context import CONTEXT
-from ..files.units import ANGSTROM
+from ..files.units import ANGSTROM, remedy_of_size
 from ..micrograph import check_image
 from ..prior import Prior
 from ..storage import warn
@@ -329,34 +329,34 @@ def pixel_size(image: xr.DataArray) -> float | None:
     if not found:
         return None
     sizes, units = zip(*found, strict=True)
-    if len(set(units)) > 1 or max(sizes) > (1 + UNEQUAL) * min(sizes):
+    if len(set(map(str.lower, units))) > 1 or max(sizes) > (1 + UNEQUAL) * min(sizes):
         text = " and ".join(f"{size:g} {unit}" for size, unit in found)
         raise ValueError(f"square pixels were expected, got {text}; resample the image")
     size, unit = found[0]
-    if unit in PIXEL_UNITS:
+    if unit.lower() in PIXEL_UNITS:
         if unit == "" and not math.isclose(size, 1.0, rel_tol=UNEQUAL):
             warn(
                 f"the coordinates of the image have a spacing of {size:g} and no unit, so they are "
                 "not used; set their attribute 'units' or give sampling [Å/px]"
             )
         return None
-    if unit not in ANGSTROM:
+    if unit.lower() not in ANGSTROM:
         raise ValueError(
             f"coordinates in a unit of length were expected, got {unit[:40]!r}; known are "
             f"{', '.join(ANGSTROM)}"
         )
     low, high = CONTEXT["sampling"].domain
-    sampling = size * ANGSTROM[unit]
+    sampling = size * ANGSTROM[unit.lower()]
     if not low * (1 - UNEQUAL) <= sampling <= high * (1 + UNEQUAL):
         raise ValueError(
             f"pixels of {low:g} to {high:g} Å were expected, the coordinates state {size:g} "
-            f"{unit}; check their unit"
+            f"{unit}; {remedy_of_size(sampling)}, or correct the coordinates and their unit"
         )
     return sampling
 
 
 def _spacing(image: xr.DataArray, axis: str) -> tuple[float, str]:
-    """Spacing of a coordinate and its unit in lower case."""
+    """Spacing of a coordinate and its unit."""
     places = np.asarray(image[axis].values)
     if places.dtype.kind not in "iuf":
         raise ValueError(
@@ -376,4 +376,4 @@ def _spacing(image: xr.DataArray, axis: str) -> tuple[float, str]:
             f"equally spaced coordinates were expected along {axis}, got steps from "
             f"{step.min():g} to {step.max():g}; resample the image or drop the coordinate"
         )
-    return float(mean), str(image[axis].attrs.get("units", "")).strip().lower()
+    return float(mean), str(image[axis].attrs.get("units", "")).strip()

@@ -134,12 +134,13 @@ def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constan
     nearest = min(apart, key=apart.get)
     size = f"the lattice of {nearest} implies pixels of {implied[nearest]:.4g} Å"
     if apart[nearest] > REFUSED:
+        _refuse_power_of_ten(middle, implied)
         constants = sorted({HOSTS[h].lattice_constant for h in implied})
         ends = " to ".join(f"{a:g}" for a in dict.fromkeys((constants[0], constants[-1])))
         raise ValueError(
             f"a lattice constant of {ends} Å was expected for {_listed(implied)}, got "
             f"{middle * lattice_constant:.2f} Å with pixels of {middle:.4g} Å; check sampling and "
-            f"host, {size}{_power_of_ten(middle, implied[nearest])}"
+            f"host, {size}"
         )
     if apart[nearest] > PUT_ASIDE:
         warn(
@@ -147,15 +148,18 @@ def _check_scale(evidence: object, implied: Mapping[str, float], lattice_constan
         )
 
 
-def _power_of_ten(stated: float, implied: float) -> str:
-    """What to do about a pixel size whose decimal point is wrong."""
-    power = math.log10(stated / implied)
-    if round(power) == 0 or abs(power - round(power)) * math.log(10) > REFUSED:
-        return ""
-    factor = f"{10.0 ** round(abs(power)):g} times too {'large' if power > 0 else 'small'}"
-    return (
-        f": the stated one is {factor}, a known error of files of DigitalMicrograph, so that "
-        f"sampling={implied:.4g} is meant"
+def _refuse_power_of_ten(stated: float, implied: Mapping[str, float]) -> None:
+    """Raise for a pixel size whose decimal point is wrong."""
+    power = round(math.log10(stated / min(implied.values())))
+    meant = stated / 10.0**power
+    host = min(implied, key=lambda h: abs(math.log(meant / implied[h])))
+    if power == 0 or abs(math.log(meant / implied[host])) > REFUSED:
+        return
+    factor = f"{10.0 ** abs(power):g} times too {'large' if power > 0 else 'small'}"
+    raise ValueError(
+        f"pixels of {implied[host]:.4g} Å were expected by the lattice of {host}, the stated ones "
+        f"of {stated:.4g} Å are {factor}, a known error of files of DigitalMicrograph; state "
+        f"sampling={meant:.4g}"
     )
 
 
