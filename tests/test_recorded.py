@@ -1,6 +1,7 @@
 """The context that a file records in infer: what is stated wins, and disagreement is told."""
 
 import json
+import re
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +12,13 @@ import pytest
 import xarray as xr
 
 import bayesctx as bc
+from bayesctx.files.electrons import electrons_of
 from bayesctx.files.recorded import join_context
+from bayesctx.inference.candidates import list_candidates
+from bayesctx.inference.detectors import check_rings
+from bayesctx.inference.inputs import read_inputs
+from bayesctx.inference.whole_image import Micrograph
+from bayesctx.report.context_rows import context_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
@@ -45,7 +52,8 @@ def test_infer_takes_what_the_file_records(counts, untrained, tmp_path):
     assert float(known.convergence_semiangle) == pytest.approx(25.0)
     assert float(known.inner_collection_angle) == pytest.approx(60.0)
     assert float(known.outer_collection_angle) == pytest.approx(200.0)
-    assert float(known.dose) == pytest.approx(79891.3, rel=1e-5)
+    assert float(known.dose) == pytest.approx(79891.3 * (0.2 / float(known.sampling)) ** 2)
+    assert float(known.dose) == pytest.approx(79891.3, rel=0.06)
     assert "beam_energy" not in tree["posterior"]
     assert tree.attrs["source"] == "scan.emd"
     assert json.loads(tree.attrs["recorded"])["beam_energy"]["origin"] == (
@@ -53,11 +61,13 @@ def test_infer_takes_what_the_file_records(counts, untrained, tmp_path):
     )
     bc.save(tree, tmp_path / "result.nc")
     assert bc.load(tmp_path / "result.nc").attrs["source"] == "scan.emd"
+    assert tree.attrs["stated"] == '["host"]'
     # the same as if it were stated
     plain = image.drop_attrs()
     for axis in ("y", "x"):
         plain[axis].attrs["units"] = "Å"
-    stated = infer(plain, {"host": "WSe2"} | bc.files.recorded_context(image), untrained)
+    recorded = bc.files.recorded_context(image) | {"dose": float(known.dose)}
+    stated = infer(plain, {"host": "WSe2"} | recorded, untrained)
     xr.testing.assert_allclose(stated["class_posterior"].ds, tree["class_posterior"].ds)
 
 
@@ -75,7 +85,7 @@ def test_what_is_stated_wins_and_is_told(tmp_path):
     image = read_velox(tmp_path, {"HAADF": np.ones((8, 8), "u2")}, HAADF)
     given = {"host": "WSe2", "beam_energy": 60e3, "inner_collection_angle": 61.0}
     with pytest.warns(UserWarning, match="what is stated is used") as caught:
-        _, joined = join_context(image, given)
+        joined = join_context(image, given).context
     assert joined["beam_energy"] == 60e3
     assert joined["inner_collection_angle"] == 61.0
     assert joined["outer_collection_angle"] == pytest.approx(200.0)
@@ -107,7 +117,7 @@ DISAGREE = {
 @pytest.mark.parametrize("case", AGREE)
 def test_stated_values_that_agree_are_taken_in_silence(case, tmp_path):
     image = read_velox(tmp_path, {"HAADF": np.ones((8, 8), "u2")}, HAADF)
-    _, joined = join_context(image, {"convergence_semiangle": AGREE[case]})
+    joined = join_context(image, {"convergence_semiangle": AGREE[case]}).context
     assert joined["convergence_semiangle"] is AGREE[case]
 
 
@@ -115,7 +125,7 @@ def test_stated_values_that_agree_are_taken_in_silence(case, tmp_path):
 def test_stated_values_that_disagree_are_told(case, tmp_path):
     image = read_velox(tmp_path, {"HAADF": np.ones((8, 8), "u2")}, HAADF)
     with pytest.warns(UserWarning, match="convergence_semiangle is stated as"):
-        _, joined = join_context(image, {"convergence_semiangle": DISAGREE[case]})
+        joined = join_context(image, {"convergence_semiangle": DISAGREE[case]}).context
     assert joined["convergence_semiangle"] is DISAGREE[case]
 
 
@@ -130,42 +140,107 @@ def test_recorded_values_outside_of_what_is_covered_are_refused_unless_replaced(
         join_context(image, {"host": "WSe2"})
     given = {"convergence_semiangle": dist.Uniform(15.0, 40.0)}
     with pytest.warns(UserWarning, match="convergence_semiangle is stated as"):
-        _, joined = join_context(image, given)
+        joined = join_context(image, given).context
     assert joined["convergence_semiangle"] is given["convergence_semiangle"]
 
 
-def test_a_stated_pixel_size_replaces_the_coordinates_and_scales_the_dose(tmp_path):
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_the_recorded_dose_is_that_of_the_pixels_that_are_used(counts, untrained, tmp_path):
+    """Of those that the lattice implies, not of those that are put aside."""
+    image = read_velox(tmp_path, {"HAADF": counts}, HAADF, pixel=2.16e-11)
+    with pytest.warns(UserWarning, match="dose is taken as .*, and not as the 68494 e/Å² of the p"):
+        tree = infer(image, {"host": "WSe2"}, untrained)
+    known, electrons = tree["constant_data"], 79891.3 * 0.2**2
+    assert float(known.dose) == pytest.approx(electrons / float(known.sampling) ** 2)
+    row = next(r for r in context_rows(tree) if r.name == "dose")
+    assert row.kind == "recorded"
+    assert row.note.endswith("; with the pixel size in the file 68494")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "error:the dose is taken as")
+def test_a_stated_dose_is_that_of_any_pixels(counts, untrained, tmp_path):
+    image = read_velox(tmp_path, {"HAADF": counts}, HAADF, pixel=2.16e-11)
+    tree = infer(image, {"host": "WSe2", "dose": 68494.0}, untrained)
+    assert float(tree["constant_data"].dose) == 68494.0
+    assert next(r for r in context_rows(tree) if r.name == "dose").kind == "given"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_every_host_has_the_dose_of_its_own_pixel_size(counts, untrained, tmp_path):
+    image = read_velox(tmp_path, {"HAADF": counts}, HAADF)
+    given = join_context(image, None)
+    rings = check_rings(given.context, (), None, given.electrons)
+    sizes = read_inputs(given.image, None, 16.0, 32, None)
+    image = Micrograph.of(sizes, rings, untrained, 20, 0)
+    found = [reading.alternative for reading in image.by_patches(rings)[0]]
+    sampling = np.array([a.sampling for a in found])
+    dose = np.array([a.case.context["dose"].mean().item() for a in found])
+    assert len(set(sampling)) > 1
+    np.testing.assert_allclose(dose * sampling**2, 79891.3 * 0.2**2, rtol=1e-5)
+    # and so it has by all pixels
+    given = image.placements, [found], image.every, rings.at(0.1), 0.2, untrained.prior
+    for candidate in list_candidates(*given, 0).candidates:
+        expected = 79891.3 * (0.2 / candidate.scan.field.sampling) ** 2
+        assert candidate.scan.log_dose(expected) == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_stated_pixel_size_replaces_the_coordinates(tmp_path):
     image = read_velox(tmp_path, {"HAADF": np.ones((8, 8), "u2")}, HAADF)
     dose = bc.files.recorded_context(image)["dose"]
-    _, joined = join_context(image, None)
-    assert joined["dose"] == dose
-    assert "sampling" not in joined
+    joined = join_context(image, None)
+    assert not {"dose", "sampling"} & joined.context.keys()
+    assert joined.electrons.dose_on(0.2) == pytest.approx(dose)
     with pytest.warns(UserWarning, match=r"sampling is stated as 0.4 Å/px, the file records 0.2"):
-        changed, joined = join_context(image, {"sampling": 0.4})
-    assert joined["dose"] == pytest.approx(dose / 4)
-    assert not changed.coords.keys() & {"y", "x"}
-    with pytest.warns(UserWarning, match="it is inferred, since no single sampling is stated"):
-        _, joined = join_context(image, {"sampling": dist.Uniform(0.19, 0.22)})
-    assert "dose" not in joined
-    _, joined = join_context(image, {"sampling": dist.Uniform(0.19, 0.22), "dose": dose})
-    assert joined["dose"] == dose
+        joined = join_context(image, {"sampling": 0.4})
+    assert joined.electrons.dose_on(0.4) == pytest.approx(dose / 4)
+    assert not joined.image.coords.keys() & {"y", "x"}
+    joined = join_context(image, {"sampling": dist.Uniform(0.19, 0.22), "dose": dose})
+    assert joined.context["dose"] == dose
+    assert joined.electrons is None
+
+
+def test_a_dose_that_a_file_states_does_not_follow_the_pixel_size(tmp_path):
+    places = {a: (a, np.arange(8) * 0.2, {"units": "Å"}) for a in "yx"}
+    image = xr.DataArray(np.ones((8, 8)), places, ("y", "x"), "adf", {"dose": 5e4})
+    image.to_dataset().to_netcdf(tmp_path / "a.nc")
+    joined = join_context(bc.read(tmp_path / "a.nc"), {"sampling": 0.2})
+    assert joined.context["dose"] == 5e4
+    assert joined.electrons is None
+
+
+@pytest.mark.parametrize(("sampling", "taken"), [(0.2, 1e4), (0.65, 1e3), (0.019, 1e6)])
+def test_a_recorded_dose_near_the_end_of_the_domain_is_taken_there(sampling, taken):
+    entry = {"value": 1e4, "origin": "Optics.Current", "pixel_area": 0.04}
+    electrons = electrons_of(entry, (1e3, 1e6))
+    assert electrons.dose_on(sampling) == pytest.approx(taken)
+    if sampling == 0.2:
+        electrons.check(sampling)
+        return
+    with pytest.warns(UserWarning, match=re.escape(f"is taken as {taken:g}, where the domain")):
+        electrons.check(sampling)
+
+
+def test_a_recorded_dose_far_from_the_domain_is_refused():
+    electrons = electrons_of({"value": 1e4, "origin": "A x B", "pixel_area": 0.04}, (1e3, 1e6))
+    with pytest.raises(ValueError, match=r"between 1000 and 1e\+06, .* 100 e/Å² on .* 2 Å \(A x B"):
+        electrons.check(2.0)
 
 
 def test_angles_of_several_detectors_are_joined_by_name(tmp_path):
     ones = np.ones((8, 8), "u2")
     image = read_velox(tmp_path, {"HAADF": ones, "DF4": ones}, HAADF | {"DF4": (0.03, 0.058)})
-    _, joined = join_context(image, {"host": "WSe2"})
+    joined = join_context(image, {"host": "WSe2"}).context
     assert joined["detector"]["DF4"] == pytest.approx(
         {"inner_collection_angle": 30.0, "outer_collection_angle": 58.0}
     )
     given = {"detector": {"HAADF": {"inner_collection_angle": 70.0}}}
     with pytest.warns(UserWarning, match="inner_collection_angle of HAADF is stated as 70.0 mrad"):
-        _, joined = join_context(image, given)
+        joined = join_context(image, given).context
     assert joined["detector"]["HAADF"] == pytest.approx(
         {"inner_collection_angle": 70.0, "outer_collection_angle": 200.0}
     )
     assert given == {"detector": {"HAADF": {"inner_collection_angle": 70.0}}}
-    _, joined = join_context(image.sel(detector="DF4"), None)
+    joined = join_context(image.sel(detector="DF4"), None).context
     assert joined["outer_collection_angle"] == pytest.approx(58.0)
     assert "detector" not in joined
 
@@ -176,20 +251,28 @@ def test_angles_of_several_detectors_are_joined_by_name(tmp_path):
 def test_attributes_of_other_software_are_no_context(text):
     image = xr.DataArray(np.ones((8, 8)), dims=("y", "x"), attrs={"context": text})
     assert bc.files.recorded_context(image) == {}
-    assert join_context(image, {"dose": 1e4})[1] == {"dose": 1e4}
+    assert join_context(image, {"dose": 1e4}).context == {"dose": 1e4}
 
 
 def test_images_without_a_record_pass_unchanged():
     image, context = np.ones((8, 8)), {"host": "WSe2"}
     found = join_context(image, context)
-    assert found[0] is image
-    assert found[1] is context
+    assert found.image is image
+    assert found.context is context
+    assert found.electrons is None
+    assert found.provenance == {}
 
 
 @pytest.mark.filterwarnings("ignore:dose is stated")
 def test_a_power_of_ten_is_told_by_the_lattice(counts, untrained, tmp_path):
     image = read_velox(tmp_path, {"HAADF": counts}, HAADF, pixel=2e-12)
-    with pytest.raises(ValueError, match=r"state dose \(or sampling, from which it is computed\)"):
+    for known in ({}, {"dose": 1e5}):
+        with pytest.raises(ValueError, match=r"of 0.02 Å are 10 times too .*; state sampling=0.2"):
+            infer(image, {"host": "WSe2"} | known, untrained)
+
+
+def test_a_pixel_size_is_refused_before_what_follows_from_it(counts, untrained, tmp_path):
+    with pytest.warns(UserWarning, match="pixels of 0.02 to 0.6 Å were expected"):
+        image = read_velox(tmp_path, {"HAADF": counts}, HAADF, pixel=2e-10)
+    with pytest.raises(ValueError, match="the coordinates state 2 Å; state sampling=0.2"):
         infer(image, {"host": "WSe2"}, untrained)
-    with pytest.raises(ValueError, match=r"of 0.02 Å are 10 times too small.*; state sampling=0.2"):
-        infer(image, {"host": "WSe2", "dose": 1e5}, untrained)

@@ -34,12 +34,15 @@ class Entry:
         The metadata entry of the file that it comes from.
     recorded : str
         As the file writes it, with its unit.
+    pixel_area : float, optional
+        In Å², of a dose that is computed by it.
     """
 
     value: float
     unit: str
     origin: str
     recorded: str
+    pixel_area: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -233,9 +236,10 @@ def dose(
     """
     if current is None or dwell is None or None in size:
         return {}
-    value = current.value * dwell.value / (ELECTRON * size[0].value * size[1].value)
+    area = size[0].value * size[1].value
+    value = current.value * dwell.value / (ELECTRON * area)
     origin = f"{current.origin} x {dwell.origin} / (e x pixel area)"
-    return {"dose": Entry(value, "e/Å²", origin, f"{current.recorded} x {dwell.recorded}")}
+    return {"dose": Entry(value, "e/Å²", origin, f"{current.recorded} x {dwell.recorded}", area)}
 
 
 def as_json(context: Mapping[str, object]) -> str:
@@ -251,4 +255,9 @@ def as_json(context: Mapping[str, object]) -> str:
     str
         JSON of one line.
     """
-    return json.dumps(context, ensure_ascii=False, default=asdict)
+    return json.dumps(context, ensure_ascii=False, default=_as_dict)
+
+
+def _as_dict(entry: Entry) -> dict[str, object]:
+    """What is known of an entry."""
+    return {name: value for name, value in asdict(entry).items() if value is not None}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 import xarray as xr
 
 from ..context import CONTEXT
 from ..storage import warn
+from .electrons import Electrons, electrons_of
 from .objects import as_image
 
-__all__ = ["join_context", "provenance", "recorded_context"]
+__all__ = ["Joined", "join_context", "recorded_context"]
 
 ANGLES = ("inner_collection_angle", "outer_collection_angle")
 ROUNDING = 0.01  # relative difference of a stated from a recorded value that is not told of
@@ -33,7 +35,8 @@ def recorded_context(image: object) -> dict[str, object]:
     -------
     dict
         Values by name; of several detectors their angles in ``detector``. The pixel size is that of
-        the coordinates. Empty for an image without such a record.
+        the coordinates, and the dose that on pixels of this size. Empty for an image without such a
+        record.
 
     Examples
     --------
@@ -83,11 +86,36 @@ def _valid(entries: object, names: object) -> Entries:
     }
 
 
+@dataclass(frozen=True, eq=False)
+class Joined:
+    """An image with all that is known of it.
+
+    Attributes
+    ----------
+    image : object
+        A DataArray where it was an image of another package; without coordinates y and x where the
+        user states the pixel size.
+    context : mapping or Dataset
+        What is stated, and what is recorded of everything else.
+    electrons : Electrons, optional
+        Of a recorded dose that is not in the context, since it follows from the pixel size.
+    provenance : dict of str to str
+        For the attributes of a result: ``source``, ``format``, ``history``, ``recorded``, JSON of
+        what the file records, and ``stated``, JSON of the names that the user states; empty for an
+        image that ``read`` did not make.
+    """
+
+    image: object
+    context: Mapping[str, object] | None
+    electrons: Electrons | None = None
+    provenance: Mapping[str, str] = field(default_factory=dict)
+
+
 def join_context(
     image: object,
     context: Mapping[str, object] | None,
     domains: Mapping[str, tuple] | None = None,
-) -> tuple[object, Mapping[str, object] | None]:
+) -> Joined:
     """Join the context that a file records with what the user states.
 
     Parameters
@@ -101,11 +129,8 @@ def join_context(
 
     Returns
     -------
-    image : object
-        A DataArray where it was an image of another package; without coordinates y and x where the
-        user states the pixel size.
-    context : mapping or Dataset
-        What is stated, and what is recorded of everything else.
+    Joined
+        The image, and what is known of it.
 
     Raises
     ------
@@ -121,54 +146,34 @@ def join_context(
     is_recorded = isinstance(image, xr.DataArray) and "context" in image.attrs
     # a context that is no mapping is refused by its own checks
     if not is_recorded or not isinstance(context, Mapping | None):
-        return image, context
+        return Joined(image, context)
     shared, own = _entries(image)
     stated = dict(context or {})
-    joined = dict(stated)
-    image, ratio = _state_sampling(image, stated)
-    if ratio != 1 and "dose" in shared and "dose" not in stated:
-        shared = _scale_dose(shared, ratio)
+    joined, electrons = dict(stated), None
     for name, entry in shared.items():
         _compare(name, stated, entry)
-        if name not in stated:
+        if name in stated:
+            continue
+        if name == "dose":
+            electrons = electrons_of(entry, (domains or {}).get(name, CONTEXT[name].domain))
+        if name != "dose" or electrons is None:
             joined[name] = _in_domain(name, entry, domains)
     given = stated.get("detector", {})
     if own and isinstance(given, Mapping):
         joined["detector"] = _join_angles(given, own, image, domains)
-    return image, joined
+    return Joined(_state_sampling(image, stated), joined, electrons, _provenance(image, stated))
 
 
-def provenance(image: object) -> dict[str, str]:
-    """Where an image comes from, for the attributes of a result.
-
-    Parameters
-    ----------
-    image : object
-        What was handed to ``infer``.
-
-    Returns
-    -------
-    dict of str to str
-        ``source``, ``format``, ``history``, and ``recorded``, JSON of what the file records; empty
-        for an image that ``read`` did not make.
-    """
-    attrs = image.attrs if isinstance(image, xr.DataArray) else {}
+def _provenance(image: xr.DataArray, stated: Mapping[str, object]) -> dict[str, str]:
+    """Where an image comes from, what its file records, and what the user states."""
     names = {"source": "source", "format": "format", "history": "history", "context": "recorded"}
-    if not set(names) <= set(attrs):
+    if not set(names) <= set(image.attrs):
         return {}
-    return {new: str(attrs[old]) for old, new in names.items()}
-
-
-def _scale_dose(shared: Entries, ratio: float | None) -> Entries:
-    """Dose on pixels of the stated size, which the file computes for those that it records."""
-    dose = shared["dose"]
-    if ratio is None:
-        warn(
-            f"the file records a dose of {dose['value']:.4g} e/Å² on pixels of its own size "
-            f"({dose['origin']}); it is inferred, since no single sampling is stated"
-        )
-        return {n: entry for n, entry in shared.items() if n != "dose"}
-    return shared | {"dose": dose | {"value": dose["value"] * ratio**2}}
+    angles = stated.get("detector", {})
+    own = angles.items() if isinstance(angles, Mapping) else ()
+    told = [n for n in stated if n != "detector"]
+    told += [f"{n} of {d}" for d, known in own for n in known]
+    return {new: str(image.attrs[old]) for old, new in names.items()} | {"stated": json.dumps(told)}
 
 
 def _join_angles(
@@ -188,22 +193,17 @@ def _join_angles(
     return {d: known for d, known in found.items() if known}
 
 
-def _state_sampling(
-    image: xr.DataArray, stated: Mapping[str, object]
-) -> tuple[xr.DataArray, float | None]:
-    """Without coordinates if a pixel size is stated; and recorded over stated pixel size."""
+def _state_sampling(image: xr.DataArray, stated: Mapping[str, object]) -> xr.DataArray:
+    """Without coordinates if a pixel size is stated."""
     steps = [
         abs(float(image[a][-1] - image[a][0])) / (image.sizes[a] - 1)
         for a in ("y", "x")
         if a in image.coords and a in image.dims and image.sizes[a] > 1
     ]
     if "sampling" not in stated or not steps:
-        return image, 1.0
-    origin = {"value": steps[-1], "origin": "coordinates"}
-    _compare("sampling", stated, origin)
-    value = stated["sampling"]
-    is_number = isinstance(value, int | float) and not isinstance(value, bool) and value > 0
-    return image.drop_vars(["y", "x"], errors="ignore"), steps[-1] / value if is_number else None
+        return image
+    _compare("sampling", stated, {"value": steps[-1], "origin": "coordinates"})
+    return image.drop_vars(["y", "x"], errors="ignore")
 
 
 def _compare(name: str, stated: Mapping[str, object], entry: dict, of: str = "") -> None:
@@ -240,10 +240,9 @@ def _in_domain(name: str, entry: dict, domains: Mapping | None, of: str = "") ->
     low, high = (domains or {}).get(name, variable.domain)
     margin = variable.margin
     if not low - margin * abs(low) <= value <= high + margin * abs(high):
-        other = " (or sampling, from which it is computed)" if name == "dose" else ""
         raise ValueError(
             f"{name} [{variable.unit}]{of} was expected between {low:g} and {high:g}, the file "
             f"records {value:.5g} ({entry.get('recorded', '')}; {entry['origin']}); if that is "
-            f"wrong, state {name}{other}: a value, or a range to infer it"
+            f"wrong, state {name}: a value, or a range to infer it"
         )
     return value

@@ -117,8 +117,9 @@ def list_candidates(
     candidates, assignments = [], []
     num_hosts = len(prior.given(_without(known, "sampling")).hosts)
     for host in dict.fromkeys(host for host, _ in found):
-        own = prior.given({**_without(known, "sampling"), "host": names[host]})
         sampling = _implied(placement, names[host])
+        of_host = {**_without(rings.at(sampling).shared, "sampling"), "host": names[host]}
+        own = prior.given(of_host)
         share = own.hosts.count(names[host]) / num_hosts
         log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])

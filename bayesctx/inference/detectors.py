@@ -10,6 +10,7 @@ import xarray as xr
 
 from ..checks import shorten
 from ..evidence import check_context
+from ..files.electrons import Electrons
 from .arrays import latent_names
 from .inputs import SEVERAL
 
@@ -32,12 +33,52 @@ class Rings:
         Of the detectors; empty for an image without a dimension of them.
     order : tuple of int
         Detectors from low to high angles, as far as they are known to be in an order.
+    electrons : Electrons, optional
+        For each pixel, where the dose follows from them.
     """
 
     shared: Mapping[str, object]
     own: Sequence[Mapping[str, object]]
     names: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
+    electrons: Electrons | None = None
+
+    def at(self, sampling: float) -> Rings:
+        """Take pixels to be of a size.
+
+        Parameters
+        ----------
+        sampling : float
+            In Å.
+
+        Returns
+        -------
+        Rings
+            With the dose on such pixels where the electrons for each pixel are known.
+        """
+        if self.electrons is None:
+            return self
+        dose = {"dose": self.electrons.dose_on(sampling)}
+        return replace(
+            self, shared={**self.shared, **dose}, own=[{**own, **dose} for own in self.own]
+        )
+
+    def settle(self, sampling: float) -> Rings:
+        """Take pixels to be of a size, and tell of what does not agree with it.
+
+        Parameters
+        ----------
+        sampling : float
+            In Å.
+
+        Returns
+        -------
+        Rings
+            As of ``at``; see ``Electrons.check`` for errors and warnings.
+        """
+        if self.electrons is not None:
+            self.electrons.check(sampling)
+        return self.at(sampling)
 
     def without(self, names: Collection[str]) -> Rings:
         """Leave some variables open.
@@ -57,7 +98,9 @@ class Rings:
             return {n: v for n, v in known.items() if n not in names or v is None}
 
         order = () if set(names) & set(OF_DETECTOR) else self.order
-        return replace(self, shared=left(self.shared), own=list(map(left, self.own)), order=order)
+        shared, own = left(self.shared), list(map(left, self.own))
+        electrons = None if "dose" in names else self.electrons
+        return replace(self, shared=shared, own=own, order=order, electrons=electrons)
 
     def latent(self) -> tuple[str, ...]:
         """Name the variables that are inferred: angles where those of one detector are.
@@ -125,6 +168,7 @@ def check_rings(
     context: Mapping[str, object] | None,
     names: tuple[str, ...],
     domains: Mapping[str, tuple] | None = None,
+    electrons: Electrons | None = None,
 ) -> Rings:
     """Check the context of an image whose detectors are named.
 
@@ -137,6 +181,8 @@ def check_rings(
         Of the detectors; empty for an image without a dimension of them.
     domains : mapping of str to tuple, optional
         Narrower domains: those of a model.
+    electrons : Electrons, optional
+        For each pixel, where the dose follows from them.
 
     Returns
     -------
@@ -153,7 +199,7 @@ def check_rings(
     if not names:
         _refuse_names(given)
         shared = check_context(given, domains)
-        return Rings(shared, (shared,))
+        return Rings(shared, (shared,), electrons=electrons)
     given = given or {}
     angles = _check_angles(given.pop("detector", {}), names)
     order = _check_order(given.pop("detector_order", ()), names)
@@ -165,7 +211,7 @@ def check_rings(
         )
     shared = check_context(given, domains)
     own = [check_context({**given, **angles.get(name, {})}, domains) for name in names]
-    return Rings(shared, own, names, order)
+    return Rings(shared, own, names, order, electrons)
 
 
 def _refuse_names(given: object) -> None:

@@ -17,7 +17,7 @@ from ..prior import Prior
 from ..storage import warn
 from ..tensors import interpolation_matrix
 
-__all__ = ["SEVERAL", "Inputs", "pixel_size", "read_inputs", "resample_patches"]
+__all__ = ["SEVERAL", "Inputs", "patch_sampling", "pixel_size", "read_inputs", "resample_patches"]
 
 LAYOUTS = {2: ("y", "x"), 3: ("patch", "y", "x"), 4: ("image", "patch", "y", "x")}
 SEVERAL = ("detector", "y", "x")  # one scan, recorded by several detectors
@@ -247,7 +247,7 @@ def resample_patches(
     ValueError
         If the patches are too small or have several pixel sizes.
     """
-    step = _patch_sampling(inputs, known, prior)
+    step = patch_sampling(inputs, known, prior)
     shape, num_pixels = inputs.values.shape[-2:], prior.num_pixels
     as_they_are = shape == (num_pixels, num_pixels) and abs(step / prior.sampling - 1) < 1e-3
     extent = min(shape) * step
@@ -278,8 +278,28 @@ def _in_single_precision(patches: np.ndarray) -> np.ndarray:
     return np.where(fits, patches, centred / spread).astype(np.float32)
 
 
-def _patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -> float:
-    """The one pixel size of patches in Å."""
+def patch_sampling(inputs: Inputs, known: Mapping[str, object], prior: Prior) -> float:
+    """Find the one pixel size of patches.
+
+    Parameters
+    ----------
+    inputs : Inputs
+        The patches.
+    known : mapping
+        The checked context.
+    prior : Prior
+        Of the model, whose pixel size is taken where none is stated.
+
+    Returns
+    -------
+    float
+        In Å.
+
+    Raises
+    ------
+    ValueError
+        If several pixel sizes are possible.
+    """
     given = known.get("sampling", inputs.sampling)
     if given is None:
         return prior.sampling

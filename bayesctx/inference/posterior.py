@@ -12,7 +12,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..checks import check_seed, check_whole_number, shorten
-from ..files.recorded import join_context, provenance
+from ..files.recorded import join_context
 from ..model import DefectModel, PatchModel, SitePrior, load_model
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -28,9 +28,9 @@ from .arrays import (
 from .cases import Case, check_images, encode, group_images, rows_of, tabulate
 from .choice import Way, check_likelihood, check_patches
 from .conflict import conflict_with, warn_of_conflict, warn_of_outliers
-from .detectors import check_rings, detector_names
+from .detectors import Rings, check_rings, detector_names
 from .image import one_image
-from .inputs import Inputs, read_inputs, resample_patches
+from .inputs import Inputs, patch_sampling, read_inputs, resample_patches
 from .patches import plan_draws, solve_patches
 from .tree import build_tree
 from .whole_image import solve_micrograph
@@ -165,21 +165,23 @@ def infer(
     seed = check_seed(seed)
     check_likelihood(likelihood)
     model = _as_model(model).frozen()
-    image, context = join_context(image, context, model.domains)
+    given = join_context(image, context, model.domains)
     extent = model.prior.num_pixels * model.prior.sampling
-    rings = check_rings(context, detector_names(image), model.domains)
-    known = rings.shared
-    inputs = read_inputs(image, valid, extent, model.prior.num_pixels, known.get("sampling"))
+    names = detector_names(given.image)
+    rings = check_rings(given.context, names, model.domains, given.electrons)
+    size = rings.shared.get("sampling")
+    inputs = read_inputs(given.image, valid, extent, model.prior.num_pixels, size)
     _check_shared_context(inputs, model)
     if inputs.is_micrograph:
         way = Way(likelihood, progress)
         found = solve_micrograph(inputs, rings, model, num_draws, seed, way)
     else:
-        known = check_images(known, inputs.values.shape[0], inputs.dims)
+        rings = _with_size(rings, inputs, model)
+        known = check_images(rings.shared, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
         check_patches(likelihood)
-        found = _solve_patches(inputs, known, model, num_draws, seed)
-    posterior, surprise, sites = found
+        found = *_solve_patches(inputs, known, model, num_draws, seed), rings
+    posterior, surprise, sites, rings = found
     _check_probabilities(posterior)
     if posterior.num_chains == 1:
         _warn_of_few_draws(posterior, num_draws)
@@ -188,7 +190,7 @@ def infer(
     on_crystal = None if surprise is None else surprise[..., crystal]
     warn_of_outliers(on_crystal, float(model.card.get("surprise_limit", math.inf)))
     tree = build_tree(posterior, surprise, inputs, sites, rings, model, seed)
-    tree.attrs |= provenance(image)
+    tree.attrs |= given.provenance
     return tree
 
 
@@ -258,6 +260,13 @@ def _warn_of_few_draws(posterior: Posterior, num_draws: int) -> None:
             f"the posterior rests on {np.median(posterior.ess):.0f} effective draws of the "
             "context; give more of it or raise num_draws"
         )
+
+
+def _with_size(rings: Rings, inputs: Inputs, model: PatchModel) -> Rings:
+    """What is known of patches, whose dose may follow from the size of their pixels."""
+    if rings.electrons is None:
+        return rings
+    return rings.settle(patch_sampling(inputs, rings.shared, model.prior))
 
 
 def _solve_patches(

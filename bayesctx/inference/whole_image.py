@@ -37,7 +37,7 @@ MOST_OPEN = 4  # pairs of host and assignment, of a context whose claims are lef
 
 def solve_micrograph(
     inputs: Inputs, rings: Rings, model: PatchModel, num_draws: int, seed: int, way: Way
-) -> tuple[Posterior, np.ndarray | None, Sites]:
+) -> tuple[Posterior, np.ndarray | None, Sites, Rings]:
     """Posterior of every site of a micrograph, over the pixel sizes that the hosts imply.
 
     Parameters
@@ -61,6 +61,8 @@ def solve_micrograph(
         Of every site.
     sites : Sites
         Where they are.
+    rings : Rings
+        What is known, given the pixel size.
 
     Raises
     ------
@@ -88,7 +90,8 @@ def solve_micrograph(
         image = image.divided(domains)
         readings = image.by_patches(rings)
     best = [max(r, key=lambda reading: reading.alternative.log_posterior) for r in readings]
-    first = [reading.alternative for reading in readings[0]]
+    first, sampling = [r.alternative for r in readings[0]], best[0].alternative.sampling
+    rings = rings.settle(sampling)
     latent = latent_names(rings.own[0])
     posterior = describe_image(first, image.crystal, latent, num_draws, seed)
     conflicts = [image.conflict(*pair) for pair in zip(rings.own, best, strict=True)]
@@ -108,7 +111,7 @@ def solve_micrograph(
         positions=placement.positions,
         sublattice=placement.sublattice,
         crystal=placement.crystal,
-        sampling=best[0].alternative.sampling,
+        sampling=sampling,
         assignments=MONOLAYER_1H.assignments,
         domains=domains,
     )
@@ -118,7 +121,7 @@ def solve_micrograph(
         surprise = surprise[None] if rings.names else surprise
     posterior = with_conflict(posterior, _joined(conflicts) if rings.names else conflicts[0])
     solved = add_absent_sites(posterior, surprise, placement.crystal, image.every, seed)
-    return *solved, sites
+    return *solved, sites, rings
 
 
 def _warn_of_domains(domains: Domains) -> None:
@@ -217,9 +220,11 @@ class Micrograph:
             Of every detector, at the pixel sizes that the hosts imply.
         """
         found = []
-        for placement, known in zip(self.placements, rings.own, strict=True):
-            scales = candidate_scales(placement.lattice, known, self.stated, self.model.prior)
-            found.append([self._read_at(scale, placement, known) for scale in scales])
+        for k, placement in enumerate(self.placements):
+            given = rings.own[k], self.stated, self.model.prior
+            scales = candidate_scales(placement.lattice, *given)
+            own = [(s, placement, rings.at(s.sampling).own[k]) for s in scales]
+            found.append([self._read_at(*of_scale) for of_scale in own])
         return found
 
     def _read_at(self, scale: Scale, placement: Placement, known: Mapping[str, object]) -> _Reading:

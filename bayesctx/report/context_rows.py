@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -101,10 +102,13 @@ def context_rows(result: xr.DataTree) -> list[Row]:
     """
     stated = _json(result.attrs.get("context"))
     recorded = _json(result.attrs.get("recorded"))
+    told = _json(result.attrs.get("stated"), list)
     rows = []
     for name, detector, part in _parts(result, [*CONTEXT, "assignment"]):
         known = _of_detector(stated, detector)
         entry = _of_detector(recorded, detector or _only(result)).get(name)
+        if _is_entry(entry) and "stated" in result.attrs:
+            entry = {**entry, "taken": (f"{name} of {detector}" if detector else name) not in told}
         rows += _row(part, name, detector, known.get(name), entry)
     given = stated.get("abundance")
     if isinstance(given, Mapping):
@@ -207,8 +211,10 @@ def _given(name: str, title: str, values: xr.DataArray, stated: object, entry: o
     kind, note = "given", "stated"
     if _is_entry(entry):
         note = f"the file records {entry['value']:.5g} ({entry['origin']})"
-        if stated is None or _agrees(stated, entry["value"]):
+        agrees = stated is None or _agrees(stated, entry["value"])
+        if entry.get("taken", agrees):
             kind, note = "recorded", _note(None, entry)
+            note += "" if agrees else f"; with the pixel size in the file {entry['value']:.5g}"
     return Row(name, title, unit, kind, text, note)
 
 
@@ -333,13 +339,13 @@ def _of_detector(values: Mapping[str, object], detector: str) -> dict[str, objec
     )
 
 
-def _json(text: object) -> dict[str, object]:
-    """A mapping that attributes hold as JSON; empty for anything else."""
+def _json(text: object, kind: type = dict) -> Any:
+    """A mapping, or a list, that attributes hold as JSON; empty for anything else."""
     try:
-        found = json.loads(text) if isinstance(text, str) else {}
+        found = json.loads(text) if isinstance(text, str) else None
     except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+        return kind()
+    return found if isinstance(found, kind) else kind()
 
 
 def _or_none(value: float) -> float | None:
