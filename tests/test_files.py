@@ -368,21 +368,24 @@ def test_hspy_keeps_the_original_metadata_of_velox(tmp_path):
     assert found["origin"] == "Acquisition_instrument.TEM.beam_energy"
 
 
+ORIGINAL = {
+    "Optics": {"LastMeasuredScreenCurrent": "3.2e-11"},
+    "Scan": {"DwellTime": "1.6e-05"},
+    "BinaryResult": {
+        "PixelSize": {"width": "2e-11", "height": "2e-11"},
+        "PixelUnitX": "m",
+        "PixelUnitY": "m",
+    },
+}
+
+
 @by_rosetta
-def test_the_dose_of_a_binned_signal_is_that_of_the_recorded_pixels(tmp_path):
-    original = {
-        "Optics": {"LastMeasuredScreenCurrent": "3.2e-11"},
-        "Scan": {"DwellTime": "1.6e-05"},
-        "BinaryResult": {
-            "PixelSize": {"width": "2e-11", "height": "2e-11"},
-            "PixelUnitX": "m",
-            "PixelUnitY": "m",
-        },
-    }
-    write_hspy(tmp_path / "a.hspy", COUNTS, nanometres=0.04, metadata={}, original=original)
+def test_the_dose_of_a_signal_is_that_of_one_frame_on_the_recorded_pixels(tmp_path):
+    write_hspy(tmp_path / "a.hspy", COUNTS, nanometres=0.04, metadata={}, original=ORIGINAL)
     image = bc.read(tmp_path / "a.hspy")
     assert step_of(image) == pytest.approx(0.4)
-    assert recorded_context(image)["dose"] == pytest.approx(DOSE)
+    assert "dose" not in recorded_context(image)
+    assert entries(image)["dose_of_frame"]["value"] == pytest.approx(DOSE)
 
 
 class Tree(SimpleNamespace):
@@ -395,7 +398,7 @@ class Tree(SimpleNamespace):
         return self.tree
 
 
-def signal_of_hyperspy(values, navigate=()):
+def signal_of_hyperspy(values, navigate=(), original=None):
     axes = [
         SimpleNamespace(name="", scale=0.02, units="nm", navigate=k in navigate)
         for k in range(values.ndim)
@@ -405,7 +408,7 @@ def signal_of_hyperspy(values, navigate=()):
         data=values,
         axes_manager=SimpleNamespace(_axes=axes),
         metadata=Tree({"General": {"title": "ADF"}, "Acquisition_instrument": {"TEM": mapped}}),
-        original_metadata=Tree({}),
+        original_metadata=Tree(original or {}),
     )
 
 
@@ -457,6 +460,16 @@ def test_images_of_other_packages_are_taken_as_they_are():
         bc.read(signal_of_hyperspy(stack, navigate=(0,)))
     with pytest.raises(TypeError, match="the path of a file was expected, got int"):
         bc.read(3)
+
+
+def test_objects_do_not_say_how_many_frames_they_sum():
+    """Of HyperSpy and sidpy: what was computed of frames keeps the metadata of the first."""
+    dataset = dataset_of_sidpy(COUNTS)
+    dataset.original_metadata = ORIGINAL
+    for signal in (signal_of_hyperspy(COUNTS, original=ORIGINAL), dataset):
+        image = bc.read(signal)
+        assert "dose" not in recorded_context(image)
+        assert entries(image)["dose_of_frame"]["value"] == pytest.approx(DOSE)
 
 
 def test_what_was_read_is_kept_when_it_is_saved(tmp_path):

@@ -12,6 +12,7 @@ import xarray as xr
 
 from ..context import CONTEXT
 from .assembly import Choice, check_size, places_of
+from .fingerprint import without_old_dose
 from .formats import reading
 from .record import Entry, as_json, find, pixel
 
@@ -55,7 +56,8 @@ def read_netcdf(path: Path, choice: Choice) -> xr.DataArray:
     attrs["context"] = as_json(found)
     attrs["history"] = f"variable {image.name} read from {path.name}, netCDF"
     kept = image.attrs if _is_ours(image.attrs) else {}
-    return image.assign_attrs({**image.attrs, **attrs, **kept}).rename("intensity")
+    found = image.assign_attrs({**image.attrs, **attrs, **kept}).rename("intensity")
+    return without_old_dose(found)
 
 
 def _with_size(

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from .assembly import Choice, assemble
-from .record import Entry, Signal, find, lookup, pixel
+from .record import Entry, Signal, find, lookup, pixel, with_dose_of_frame
 from .rosetta import signal_of
 from .units import is_reciprocal
 from .vendors import (
@@ -117,7 +117,7 @@ def _of_sidpy(source: object) -> Signal:
         Signal.of(found.detector or name, values),
         pixel=size,
         flaw=flaw or found.flaw,
-        context=context | found.context,
+        context=context | with_dose_of_frame(found.context),
         angles=found.angles,
         notes=found.notes,
     )

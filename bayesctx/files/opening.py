@@ -11,6 +11,7 @@ import xarray as xr
 
 from ..storage import as_path, existing_file, warn
 from .assembly import UNEQUAL, Choice
+from .fingerprint import with_fingerprint
 from .formats import SUFFIXES, identify
 from .objects import as_image
 
@@ -51,8 +52,10 @@ def read(
         Named ``intensity``; netCDF and .npy may also hold patches, see ``infer``. Coordinates y and
         x in Å where the file has a pixel size, and detector where it names them. Attributes:
         ``source``, the name of the file; ``format``; ``context``, JSON of what the file records,
-        each value with its unit, its origin in the file and as it was recorded; ``history``.
-        ``infer`` takes this context, and what is stated there wins.
+        each value with its unit, its origin in the file and as it was recorded; ``history``; with
+        a dose also ``fingerprint``, some of the intensities, by which an image is recognised that
+        is no longer the one that was read, as a sum of frames. ``infer`` takes this context, and
+        what is stated there wins.
 
     Raises
     ------
@@ -71,8 +74,10 @@ def read(
 
     Notes
     -----
-    The dose is beam current x dwell time / (elementary charge x area of a pixel). The focus that a
-    file records counts from where the operator set it to zero, and is not taken.
+    The dose is beam current x dwell time / (elementary charge x area of a pixel). Signals in memory
+    and HSPY files do not say how many frames they are the sum of: theirs is ``dose_of_frame``,
+    which is not taken. Nor is the focus that a file records, which counts from where the operator
+    set it to zero.
 
     Examples
     --------
@@ -84,11 +89,11 @@ def read(
     """
     chosen = {str(dim): str(label) for dim, label in (select or {}).items()}
     if isinstance(source, str | os.PathLike):
-        return _read_file(as_path(source), variable, chosen)
+        return with_fingerprint(_read_file(as_path(source), variable, chosen))
     if isinstance(source, Sequence) and source:
         paths = [as_path(path) for path in source]
         images = [_read_file(path, variable, chosen) for path in paths]
-        return images[0] if len(images) == 1 else _join(images, paths)
+        return with_fingerprint(images[0] if len(images) == 1 else _join(images, paths))
     found = as_image(source, Choice("", variable, chosen))
     if isinstance(found, xr.DataArray):
         return found

@@ -12,12 +12,27 @@ import numpy as np
 
 from .units import convert, length
 
-__all__ = ["Array", "ELECTRON", "Entry", "Signal", "as_json", "dose", "find", "lookup", "pixel"]
+__all__ = [
+    "Array",
+    "ELECTRON",
+    "Entry",
+    "OF_FRAME",
+    "Signal",
+    "as_json",
+    "dose",
+    "find",
+    "lookup",
+    "parse_record",
+    "pixel",
+    "with_dose_of_frame",
+]
 
 Array = Any
 """An array of numpy, h5py or dask."""
 
 ELECTRON = 1.602176634e-19  # charge in C
+OF_FRAME = "dose_of_frame"
+"""Name in a record of the dose of one frame, where it is not known how many were summed."""
 
 
 @dataclass(frozen=True)
@@ -261,3 +276,39 @@ def as_json(context: Mapping[str, object]) -> str:
 def _as_dict(entry: Entry) -> dict[str, object]:
     """What is known of an entry."""
     return {name: value for name, value in asdict(entry).items() if value is not None}
+
+
+def parse_record(attrs: Mapping[str, object]) -> dict[str, object]:
+    """Read the recorded context in the attributes of an image.
+
+    Parameters
+    ----------
+    attrs : mapping
+        The attributes, perhaps of other software.
+
+    Returns
+    -------
+    dict
+        As it was written by ``as_json``; empty if there is none.
+    """
+    try:
+        found = json.loads(attrs.get("context", "{}"))
+    except (TypeError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def with_dose_of_frame(context: Mapping[str, Any]) -> dict[str, Any]:
+    """Take a recorded dose for that of one frame of an image that may be the sum of several.
+
+    Parameters
+    ----------
+    context : mapping
+        Entries by name.
+
+    Returns
+    -------
+    dict
+        With ``dose_of_frame`` instead of ``dose``.
+    """
+    return {OF_FRAME if name == "dose" else name: entry for name, entry in context.items()}

@@ -13,7 +13,9 @@ import xarray as xr
 from ..context import CONTEXT
 from ..storage import warn
 from .electrons import Electrons, electrons_of
+from .fingerprint import without_old_dose
 from .objects import as_image
+from .record import OF_FRAME, parse_record
 
 __all__ = ["Joined", "join_context", "recorded_context"]
 
@@ -45,7 +47,7 @@ def recorded_context(image: object) -> dict[str, object]:
     >>> recorded_context(xr.DataArray([[0.0]], dims=("y", "x"), attrs={"context": entry}))
     {'beam_energy': 80000.0}
     """
-    shared, own = _entries(image)
+    shared, own = _entries(_checked(image))
     found: dict[str, object] = {name: entry["value"] for name, entry in shared.items()}
     angles = {d: {n: e["value"] for n, e in known.items()} for d, known in own.items() if known}
     return found | ({"detector": angles} if angles else {})
@@ -53,13 +55,7 @@ def recorded_context(image: object) -> dict[str, object]:
 
 def _entries(image: object) -> tuple[Entries, dict[str, Entries]]:
     """Entries of the scan, and of each detector; of one detector they are those of the scan."""
-    attrs = image.attrs if isinstance(image, xr.DataArray) else {}
-    try:
-        known = json.loads(attrs.get("context", "{}"))
-    except (TypeError, ValueError):
-        known = {}
-    if not isinstance(known, dict):
-        known = {}
+    known = parse_record(image.attrs if isinstance(image, xr.DataArray) else {})
     names = known.get("detector")
     own = {str(d): _valid(e, ANGLES) for d, e in names.items()} if isinstance(names, dict) else {}
     several = isinstance(image, xr.DataArray) and "detector" in image.dims
@@ -142,13 +138,14 @@ def join_context(
     UserWarning
         If a stated value disagrees with the recorded one by more than rounding.
     """
-    image = as_image(image)
+    image = _checked(as_image(image))
     is_recorded = isinstance(image, xr.DataArray) and "context" in image.attrs
     # a context that is no mapping is refused by its own checks
     if not is_recorded or not isinstance(context, Mapping | None):
         return Joined(image, context)
     shared, own = _entries(image)
     stated = dict(context or {})
+    _tell_of_frame(image, stated)
     joined, electrons = dict(stated), None
     for name, entry in shared.items():
         _compare(name, stated, entry)
@@ -162,6 +159,23 @@ def join_context(
     if own and isinstance(given, Mapping):
         joined["detector"] = _join_angles(given, own, image, domains)
     return Joined(_state_sampling(image, stated), joined, electrons, _provenance(image, stated))
+
+
+def _checked(image: object) -> object:
+    """An image whose recorded dose is its own, which it is not where frames were summed since."""
+    return without_old_dose(image) if isinstance(image, xr.DataArray) else image
+
+
+def _tell_of_frame(image: xr.DataArray, stated: Mapping[str, object]) -> None:
+    """Warn of a dose that is known for one frame only, and that is not stated."""
+    entry = _valid(parse_record(image.attrs), [OF_FRAME]).get(OF_FRAME)
+    if entry is not None and "dose" not in stated:
+        warn(
+            f"a dose of {entry['value']:.5g} e/Å² is recorded for one frame ({entry['origin']}), "
+            "and the image may be the sum of several, or have changed otherwise since, so that its "
+            f"dose is inferred; state dose={entry['value']:.5g} for one frame, or this times their "
+            "number"
+        )
 
 
 def _provenance(image: xr.DataArray, stated: Mapping[str, object]) -> dict[str, str]:

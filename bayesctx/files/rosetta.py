@@ -12,7 +12,7 @@ import xarray as xr
 
 from .assembly import Choice, assemble
 from .formats import EXTRA, reading
-from .record import Array, Entry, Signal, lookup, pixel
+from .record import Array, Entry, Signal, lookup, pixel, with_dose_of_frame
 from .units import is_reciprocal
 from .vendors import read_hyperspy
 
@@ -126,10 +126,12 @@ def signal_of(own: Mapping[str, object], title: str, kind: str = "") -> Signal:
     flaw = found.flaw or ("" if "S" in mode.upper() else "an image of a camera")
     if any(is_reciprocal(axis.get("units")) for axis in axes[-2:]):
         flaw = "a diffraction pattern or Fourier transform"
+    # a signal that was processed keeps the metadata of the microscope, and does not say so
+    is_raw = kind in ("dm", "ser", "emi")
     return replace(
         Signal.of(found.detector or name, values),
         pixel=size,
-        context=found.context,
+        context=found.context if is_raw else with_dose_of_frame(found.context),
         angles=found.angles,
         flaw=flaw,
         scan=_scan(original),
