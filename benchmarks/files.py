@@ -9,7 +9,7 @@ import re
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import torch
 import xarray as xr
 from PIL import Image
 from report import table, write
+from written.objects import dataset_of_sidpy, result_of_libertem, signal_of_hyperspy
 from written.others import (
     nion_tree,
     write_berkeley,
@@ -31,12 +32,12 @@ from written.others import (
 )
 from written.signals import write_hspy
 from written.tags import scan_tags, write_dm
-from written.velox import write_velox
+from written.velox import metadata, write_velox
 
 import bayesctx as bc
 
 COUNTS = np.random.default_rng(0).poisson(50, (64, 48)).astype(np.uint16)
-STACK = np.stack([COUNTS, COUNTS + 1])
+STACK = np.random.default_rng(0).poisson(50, (2, 64, 48)).astype(np.uint16)
 SIGNED = COUNTS.astype(np.int16)
 DOSE = 3.2e-11 * 1.6e-5 / (1.602176634e-19 * 0.2 * 0.2)  # 32 pA for 16 µs on 0.2 x 0.2 Å
 VARIABLES = (
@@ -64,16 +65,7 @@ FEI = {
 THERMO = {"HT": 8e4, "Pixel size X": 2e-11, "Pixel size Y": 2e-11, "STEM Detector name": b"HAADF"}
 TAGS = scan_tags(current=0.032, convergence=25.0, width=48, field_of_view=48 * 2e-5)
 ALL = dict(zip(VARIABLES, (8e4, 25.0, 60.0, 200.0, DOSE, 0.2), strict=True))
-ORIGINAL = {
-    "Optics": {"AccelerationVoltage": "80000", "BeamConvergence": "0.025"},
-    "BinaryResult": {"Detector": "HAADF"},
-    "Detectors": {
-        "Detector-3": {
-            "DetectorName": "HAADF",
-            "CollectionAngleRange": {"begin": "0.06", "end": "0.2"},
-        }
-    },
-}
+ORIGINAL = metadata("HAADF", {"HAADF": (0.06, 0.2)})
 
 
 def some(*names: str, **other: float) -> dict[str, float]:
@@ -161,8 +153,27 @@ MADE: dict[str, tuple[str, Callable, Mapping[str, float]]] = {
 }  # fmt: skip
 """A file of each format: how it is made, and what it records in the units of the package."""
 
+WITHOUT_DOSE = tuple(n for n in VARIABLES if n != "dose")
+OBJECTS: dict[str, tuple[Callable, Mapping[str, float]]] = {
+    "HyperSpy signal, of a Velox file": (
+        lambda: signal_of_hyperspy(COUNTS, original=ORIGINAL), some(*WITHOUT_DOSE),
+    ),
+    "HyperSpy signal, mapped metadata": (
+        lambda: signal_of_hyperspy(COUNTS),
+        some("sampling", beam_energy=6e4, convergence_semiangle=30.0),
+    ),
+    "sidpy Dataset, of a Velox file": (
+        lambda: dataset_of_sidpy(COUNTS, original=ORIGINAL), some(*WITHOUT_DOSE),
+    ),
+    "sidpy Dataset": (lambda: dataset_of_sidpy(COUNTS), some("beam_energy", "sampling")),
+    "LiberTEM result": (lambda: result_of_libertem(COUNTS), {}),
+}  # fmt: skip
+"""Objects in memory, which stand for those of packages that are not installed, and what of them is
+read: a signal does not say how many frames it sums, so that none has a dose.
+"""
 
-def read(path: Path, **choice: object) -> tuple[xr.DataArray | None, str]:
+
+def read(path: object, **choice: object) -> tuple[xr.DataArray | None, str]:
     """An image with the warnings; or None with the error."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -239,14 +250,23 @@ def differs(one: float, other: float) -> bool:
     return abs(one - other) > EXACT * abs(other)
 
 
-def compare_made(folder: Path) -> tuple[str, Counter]:
-    """Every made file: what was written, what was read, what RosettaSciIO says."""
-    rows, count = [], Counter()
+def made(folder: Path) -> Iterator[tuple[str, xr.DataArray, dict[str, float], Mapping]]:
+    """Title of every file and object, its image, values by RosettaSciIO, and what was written."""
     for name, (how, make, truth) in MADE.items():
         make(folder / name)
         image, _ = read(folder / name)
-        found = recorded(image)
         other, _ = by_rosetta(folder / name, image)
+        yield f"{how}: `{name}`", image, other, truth
+    for how, (make, truth) in OBJECTS.items():
+        image, _ = read(make())
+        yield how, image, {}, truth
+
+
+def compare_made(folder: Path) -> tuple[str, Counter]:
+    """Every made file and object: what was written, what was read, what RosettaSciIO says."""
+    rows, count = [], Counter()
+    for title, image, other, truth in made(folder):
+        found = recorded(image)
         same = np.array_equal(image.values, COUNTS)
         count["images"] += 1
         count["wrong images"] += not same
@@ -265,7 +285,7 @@ def compare_made(folder: Path) -> tuple[str, Counter]:
                 count["compared with RosettaSciIO"] += 1
                 count["different from RosettaSciIO"] += differs(reference, truth[variable])
             rows.append([
-                f"{how}: `{name}`" if first else "",
+                title if first else "",
                 variable,
                 f"{entry['recorded']}" if entry else "-",
                 f"{entry['value']:.6g} {UNITS[variable]}" if entry else "-",
@@ -275,7 +295,7 @@ def compare_made(folder: Path) -> tuple[str, Counter]:
             ])  # fmt: skip
             first = False
         if first:
-            rows.append([f"{how}: `{name}`", "nothing", "-", "-", "-", "-", ""])
+            rows.append([title, "nothing", "-", "-", "-", "-", ""])
     header = ["file", "variable", "as recorded", "read", "origin", "RosettaSciIO", ""]
     return table(header, rows), count
 
@@ -360,21 +380,41 @@ TRAPS: dict[str, tuple[str, Callable, dict]] = {
 """What goes wrong in practice: name, how it is made, and what is selected."""
 
 
+def both_frames(folder: Path) -> list[xr.DataArray]:
+    """The frames of the series among the traps."""
+    return [bc.read(folder / "h.emd", select={"frame": k}) for k in range(2)]
+
+
+COMPUTED = {
+    "the same, a part of one frame": lambda folder: both_frames(folder)[0][20:60, 8:40],
+    "the same, both frames added": lambda folder: sum(both_frames(folder)),
+    "the same, the mean in a copy of one": lambda folder: both_frames(folder)[0].copy(
+        data=np.mean(both_frames(folder), 0)
+    ),
+}
+"""What users make of frames that were read."""
+
+
 def show_traps(folder: Path) -> str:
     """What becomes of each trap."""
     rows = []
     for what, (name, make, choice) in TRAPS.items():
-        path = folder / name
-        make(path)
-        image, said = read(path, **choice)
-        if image is None:
-            rows.append([what, "refused", "", plain(said)])
-            continue
-        known = ", ".join(sorted(set(VARIABLES) - set(recorded(image)))) or "none"
-        if "detector" in image.dims:
-            known = f"detectors {', '.join(image.detector.values)}"
-        rows.append([what, str(image.shape), known, plain(said)])
+        make(folder / name)
+        rows.append(row_of_trap(what, *read(folder / name, **choice)))
+        if name == "h.emd":
+            rows += [row_of_trap(w, compute(folder), "") for w, compute in COMPUTED.items()]
     return table(["file", "outcome", "absent of the six, or detectors", "said"], rows)
+
+
+def row_of_trap(what: str, image: xr.DataArray | None, said: str) -> list[str]:
+    """What is read of it, or what it is refused as."""
+    if image is None:
+        return [what, "refused", "", plain(said)]
+    taken = set(bc.files.recorded_context(image)) | ({"sampling"} & set(recorded(image)))
+    known = ", ".join(sorted(set(VARIABLES) - taken)) or "none"
+    if "detector" in image.dims:
+        known = f"detectors {', '.join(image.detector.values)}"
+    return [what, str(image.shape), known, plain(said)]
 
 
 def plain(text: str) -> str:
@@ -464,7 +504,8 @@ def main() -> None:
 every format was made, by the library that writes it or byte by byte as specified, all of the same
 scan (80 kV, 25 mrad, 60 to 200 mrad, 32 pA for 16 µs on 0.2 Å) as far as the format holds it. The
 column RosettaSciIO has what its reader gives, mapped metadata included: of Velox it maps neither
-angles nor currents.
+angles nor currents. HyperSpy, sidpy and LiberTEM were not installed: their rows are of objects that
+have the attributes which `read` looks at, made for the tests, and not of objects of these packages.
 
 | | number | wrong |
 |---|---|---|

@@ -5,7 +5,6 @@ import json
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from bayesctx.files.record import ELECTRON
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from written.objects import dataset_of_sidpy, result_of_libertem, signal_of_hyperspy
 from written.others import (
     nion_tree,
     write_berkeley,
@@ -31,7 +31,7 @@ from written.others import (
 )
 from written.signals import write_hspy
 from written.tags import scan_tags, write_dm
-from written.velox import write_velox
+from written.velox import metadata, write_velox
 
 COUNTS = np.random.default_rng(0).poisson(50, (24, 16)).astype(np.uint16)
 # 32 pA for 16 µs on 0.2 x 0.2 Å
@@ -368,15 +368,7 @@ def test_hspy_keeps_the_original_metadata_of_velox(tmp_path):
     assert found["origin"] == "Acquisition_instrument.TEM.beam_energy"
 
 
-ORIGINAL = {
-    "Optics": {"LastMeasuredScreenCurrent": "3.2e-11"},
-    "Scan": {"DwellTime": "1.6e-05"},
-    "BinaryResult": {
-        "PixelSize": {"width": "2e-11", "height": "2e-11"},
-        "PixelUnitX": "m",
-        "PixelUnitY": "m",
-    },
-}
+ORIGINAL = metadata("HAADF", {"HAADF": (0.06, 0.2)})
 
 
 @by_rosetta
@@ -388,53 +380,6 @@ def test_the_dose_of_a_signal_is_that_of_one_frame_on_the_recorded_pixels(tmp_pa
     assert entries(image)["dose_of_frame"]["value"] == pytest.approx(DOSE)
 
 
-class Tree(SimpleNamespace):
-    """Metadata as HyperSpy keeps them."""
-
-    def __init__(self, tree):
-        super().__init__(tree=tree)
-
-    def as_dictionary(self):
-        return self.tree
-
-
-def signal_of_hyperspy(values, navigate=(), original=None):
-    axes = [
-        SimpleNamespace(name="", scale=0.02, units="nm", navigate=k in navigate)
-        for k in range(values.ndim)
-    ]
-    mapped = {"beam_energy": 60.0, "convergence_angle": 30.0}
-    return SimpleNamespace(
-        data=values,
-        axes_manager=SimpleNamespace(_axes=axes),
-        metadata=Tree({"General": {"title": "ADF"}, "Acquisition_instrument": {"TEM": mapped}}),
-        original_metadata=Tree(original or {}),
-    )
-
-
-def dataset_of_sidpy(values, kind="IMAGE"):
-    """As sidpy has it: x is the first dimension."""
-    array = np.asarray(values).T.view(type("Dataset", (np.ndarray,), {}))
-    for k, name in enumerate("xy"):
-        dim = (np.arange(array.shape[k]) * 0.02).view(type("Dimension", (np.ndarray,), {}))
-        dim.name, dim.units = name, "nm"
-        setattr(array, f"dim_{k}", dim)
-    array.data_type = SimpleNamespace(name=kind)
-    array.title, array.metadata = "HAADF", {"experiment": {"acceleration_voltage": 80000.0}}
-    array.original_metadata = {}
-    return array
-
-
-class Buffer:
-    """As a UDF of LiberTEM returns it: flat, and an array of the shape of the scan."""
-
-    def __init__(self, values, kind="nav"):
-        self.values, self.raw_data, self.kind = values, values.ravel(), kind
-
-    def __array__(self, dtype=None, copy=None):
-        return self.values
-
-
 def test_images_of_other_packages_are_taken_as_they_are():
     image = bc.read(signal_of_hyperspy(COUNTS))
     np.testing.assert_array_equal(image.values, COUNTS)
@@ -444,15 +389,15 @@ def test_images_of_other_packages_are_taken_as_they_are():
     np.testing.assert_array_equal(image.values, COUNTS)
     assert recorded_context(image) == {"beam_energy": 8e4}
     assert step_of(image) == pytest.approx(0.2)
-    image = bc.read(Buffer(COUNTS.astype(float)))
+    image = bc.read(result_of_libertem(COUNTS.astype(float)))
     np.testing.assert_array_equal(image.values, COUNTS)
     stack = np.stack([COUNTS, COUNTS])
     for other, what in (
         (signal_of_hyperspy(stack, navigate=(0, 1)), "a spectrum image or 4D-STEM data"),
         (signal_of_hyperspy(COUNTS, navigate=(0,)), "a spectrum or line profile"),
         (dataset_of_sidpy(COUNTS, "SPECTRUM"), "data of the type SPECTRUM"),
-        (Buffer(np.ones(3)), "data of shape"),
-        (Buffer(COUNTS, "sig"), "a diffraction pattern"),
+        (result_of_libertem(np.ones(3)), "data of shape"),
+        (result_of_libertem(COUNTS, "sig"), "a diffraction pattern"),
     ):
         with pytest.raises(ValueError, match=what):
             bc.read(other)
@@ -464,10 +409,8 @@ def test_images_of_other_packages_are_taken_as_they_are():
 
 def test_objects_do_not_say_how_many_frames_they_sum():
     """Of HyperSpy and sidpy: what was computed of frames keeps the metadata of the first."""
-    dataset = dataset_of_sidpy(COUNTS)
-    dataset.original_metadata = ORIGINAL
-    for signal in (signal_of_hyperspy(COUNTS, original=ORIGINAL), dataset):
-        image = bc.read(signal)
+    for make in (signal_of_hyperspy, dataset_of_sidpy):
+        image = bc.read(make(COUNTS, original=ORIGINAL))
         assert "dose" not in recorded_context(image)
         assert entries(image)["dose_of_frame"]["value"] == pytest.approx(DOSE)
 

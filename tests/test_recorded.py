@@ -4,7 +4,6 @@ import json
 import re
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pyro.distributions as dist
@@ -22,6 +21,7 @@ from bayesctx.report.context_rows import context_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
+from written.objects import signal_of_hyperspy
 from written.velox import write_velox
 
 PRIOR = bc.reference_prior().given({"host": "WSe2", "dopant": "Ti", "dose": 1e5})
@@ -73,11 +73,7 @@ def test_infer_takes_what_the_file_records(counts, untrained, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_infer_takes_images_of_other_packages(counts, untrained):
-    axes = [SimpleNamespace(name=n, scale=0.02, units="nm", navigate=False) for n in "yx"]
-    tree = SimpleNamespace(as_dictionary=lambda: {"Acquisition_instrument": {"TEM": mapped}})
-    mapped = {"beam_energy": 60.0}
-    signal = SimpleNamespace(data=counts, metadata=tree, axes_manager=SimpleNamespace(_axes=axes))
-    found = infer(signal, {"host": "WSe2"}, untrained)
+    found = infer(signal_of_hyperspy(counts), {"host": "WSe2"}, untrained)
     assert float(found["constant_data"].beam_energy) == 6e4
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import h5py
@@ -62,7 +62,7 @@ def write_velox(
             group = file.create_group(f"Data/Image/{key}")
             chunks = (*stack.shape[:2], 1) if stack.size else None
             group.create_dataset("Data", data=stack, chunks=chunks)
-            tree = _metadata(name, list(images), angles, pixel, unit, changes or {})
+            tree = metadata(name, angles, list(images), pixel, unit, changes)
             group["Metadata"] = _columns(tree, stack.shape[2])
             kind = (operations or {}).get(name, "StemInputOperation")
             settings = {"dataPath": f"/Data/Image/{key}", "detector": name}
@@ -80,15 +80,16 @@ def _columns(tree: dict, number: int) -> np.ndarray:
     return np.repeat(np.frombuffer(text.ljust(METADATA_BYTES, b"\0"), "u1")[:, None], number, 1)
 
 
-def _metadata(
+def metadata(
     name: str,
-    names: list[str],
     angles: Mapping[str, Detector],
-    pixel: float | None,
-    unit: str,
-    changes: Mapping[str, object],
+    names: Sequence[str] | None = None,
+    pixel: float | None = 2e-11,
+    unit: str = "m",
+    changes: Mapping[str, object] | None = None,
 ) -> dict:
-    """Metadata of one image."""
+    """Metadata of the image of one of some detectors."""
+    names = list(names or [name])
     tree = copy.deepcopy(RECORDED)
     detectors = {}
     for k, detector in enumerate(names):
@@ -112,7 +113,7 @@ def _metadata(
     }
     if pixel is not None:
         tree["BinaryResult"]["PixelSize"] = {"width": str(pixel), "height": str(pixel)}
-    for place, value in changes.items():
+    for place, value in (changes or {}).items():
         *groups, last = place.split("/")
         inner = tree
         for group in groups:
