@@ -124,7 +124,7 @@ def test_what_comes_from_files_is_escaped(results, tmp_path):
         "source": f"/data/{HOSTILE}", "format": HOSTILE, "history": HOSTILE,
         "recorded": json.dumps({"beam_energy": entry, "detector": {HOSTILE: {}}}),
         "context": json.dumps({"beam_energy": HOSTILE, "abundance": {HOSTILE: HOSTILE}}),
-        "version": HOSTILE, "model": HOSTILE, "seed": HOSTILE,
+        "version": HOSTILE, "model": HOSTILE, "seed": HOSTILE, "stated": json.dumps([HOSTILE]),
     }  # fmt: skip
     for group in result.children.values():
         if "detector" in group.coords:
@@ -143,7 +143,12 @@ def test_what_comes_from_files_is_escaped(results, tmp_path):
     assert page.data()["detectors"] == [HOSTILE, "]]> <!--"]
 
 
-@pytest.mark.parametrize("attrs", [{}, {"context": "[1"}, {"context": 3.5, "recorded": "[]"}])
+BROKEN = [
+    {}, {"context": "[1"}, {"context": 3.5, "recorded": "[]"}, {"recorded": "{}", "stated": "{"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("attrs", BROKEN)
 def test_a_result_without_its_attributes_is_reported_all_the_same(attrs, results, tmp_path):
     result = results["network"].copy()
     result.attrs = dict(attrs)
@@ -257,6 +262,31 @@ def test_values_that_a_file_records_are_told_from_stated_ones(results):
     # what is stated wins, and both are told
     assert rows["inner_collection_angle"].kind == "given"
     assert rows["inner_collection_angle"].note == "the file records 50 (Detector.Inner)"
+
+
+def test_a_value_that_was_stated_is_not_called_recorded(results):
+    """Where the user states what the file records, and where the recorded dose was adapted."""
+    result = results["network"].copy()
+    entries = {
+        "beam_energy": {"value": 80e3, "unit": "eV", "origin": "Optics.AccelerationVoltage"},
+        "inner_collection_angle": {"value": 55.0, "unit": "mrad", "origin": "Detector.Inner"},
+    }
+    result.attrs |= {"recorded": json.dumps(entries), "stated": json.dumps(["beam_energy"])}
+    rows = {r.name: r for r in context_rows(result)}
+    assert rows["beam_energy"].kind == "given"
+    assert rows["inner_collection_angle"].kind == "recorded"
+    expected = "Detector.Inner; with the pixel size in the file 55"
+    assert rows["inner_collection_angle"].note == expected
+
+
+def test_the_given_context_is_said_to_be_stated_or_recorded(pages, results, tmp_path):
+    assert "Given context (JSON)" in pages["network"].words()
+    result = results["network"].copy()
+    result.attrs |= {"recorded": "{}", "stated": json.dumps(["host", "dopant"])}
+    path = bc.write_report(result, tmp_path / "a.html")
+    words = Reader(path.read_text(encoding="utf-8")).words()
+    assert "Given context: stated, and recorded by the file (JSON)" in words
+    assert "Stated: host, dopant. The rest is what the file records." in words
 
 
 def test_abundances_that_were_given_are_listed(results):

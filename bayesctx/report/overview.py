@@ -238,7 +238,8 @@ def facts_of_method(result: xr.DataTree) -> dict[str, object]:
     Returns
     -------
     dict
-        ``facts`` as pairs of text, the version, and the context as text.
+        ``facts`` as pairs of text, the version, and as text the given context, the record of the
+        file, and the names of what was stated; None where the result does not say.
     """
     attrs, sizes = result.attrs, result["posterior"].sizes
     chains, draws = sizes["chain"], sizes["draw"]
@@ -263,7 +264,17 @@ def facts_of_method(result: xr.DataTree) -> dict[str, object]:
         "version": str(attrs.get("version", "unknown")),
         "context": _indented(attrs.get("context", "{}")),
         "recorded": _indented(attrs["recorded"]) if "recorded" in attrs else "",
+        "stated": _listed(attrs.get("stated")),
     }
+
+
+def _listed(text: object) -> str | None:
+    """Names of a JSON list in words; None where there is none."""
+    try:
+        names = json.loads(str(text))
+    except ValueError:
+        return None
+    return ", ".join(map(str, names)) if isinstance(names, list) else None
 
 
 def _indented(text: object) -> str:
