@@ -36,6 +36,7 @@ from . import (
     storage as storage,
     tables as tables,
     tensors as tensors,
+    threads as threads,
     training as training,
 )
 from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe

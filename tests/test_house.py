@@ -8,6 +8,7 @@ ORDER = (
     "checks",
     "storage",
     "tensors",
+    "threads",
     "crystal",
     "defects",
     "context",

@@ -36,11 +36,11 @@ from bayesctx.scan.signal import (
     fit_noise,
     regress,
 )  # fmt: skip
-from bayesctx.scan.threads import side_by_side, single_threads
 from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import MIRROR, begin, look
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, image_spectra
+from bayesctx.threads import side_by_side, single_threads
 
 
 def points(num, seed=0):
