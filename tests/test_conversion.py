@@ -76,6 +76,44 @@ def test_what_does_not_vary_is_a_constant(drawn):
     assert tree["constant_data"].assignment == "metal-chalcogen-hollow"
 
 
+def test_a_number_of_which_all_draws_are_equal_is_a_constant(drawn):
+    drawn["posterior"]["dose"] = xr.full_like(drawn["posterior"].dose, 2e4)
+    tree = arrange(drawn)
+    assert "dose" not in tree["posterior"]
+    assert tree["constant_data"].dose == 2e4
+
+
+@pytest.fixture
+def repeated(drawn):
+    """The result with 1000 draws that repeat 20 of the context, each as often, in random order."""
+    which = np.random.default_rng(1).permutation(np.repeat(np.arange(20), 50))
+    posterior = drawn["posterior"].to_dataset().isel(draw=which)
+    own = np.random.default_rng(2).dirichlet(np.ones(13), (1, 1000))
+    posterior["concentration"] = ("chain", "draw", "defect_class"), own
+    posterior = posterior.assign(beam_energy=posterior.dose * 2)
+    drawn["posterior"] = posterior.assign_coords(draw=np.arange(1000))
+    return drawn
+
+
+def test_copies_of_a_draw_count_once(repeated):
+    effective = arviz.ess(arrange(repeated)["posterior"].to_dataset())
+    assert arviz.ess(repeated["posterior"].dose.values) > 500
+    assert 10 < effective.dose < 50
+    assert 10 < effective.beam_energy < 50
+    # what each draw has of its own stays independent
+    assert (effective.concentration > 500).all()
+    # the draws are joint ones
+    before, after = repeated["posterior"], arrange(repeated, "context")["posterior"]
+    assert (after.beam_energy == 2 * after.dose).all()
+    assert after.draw.equals(before.draw)
+    assert sorted(after.dose.values[0]) == sorted(before.dose.values[0])
+
+
+def test_draws_of_markov_chains_keep_their_order(repeated):
+    repeated["sample_stats"]["r_hat"] = ("variable", [1.0])
+    assert arrange(repeated)["posterior"].dose.equals(repeated["posterior"].dose)
+
+
 def test_variables_are_chosen_by_name_or_kind(drawn):
     assert list(arrange(drawn, "context")["posterior"].data_vars) == ["dose"]
     assert set(arrange(drawn, ["C12", "material"])["posterior"].data_vars) == {

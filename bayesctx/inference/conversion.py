@@ -22,6 +22,8 @@ KINDS = {
     "abundance": ("concentration",),
 }
 DEFAULT = tuple(KINDS)
+# the size of a pixel follows from the host
+DRAWN_FROM_PRIOR = tuple(n for n in KINDS["context"] if n != "sampling")
 OTHERS = "others"
 SITE_CLASS = "site_class"  # not defect_class: the abundances may be of other classes
 NUM_PREDICTED = 10
@@ -62,12 +64,15 @@ def arrange_for_arviz(
         raise TypeError(
             f"a sequence of numbers of sites was expected, got {shorten(sites)}; write [site]"
         )
-    posterior, before = tree["posterior"].to_dataset(), tree["prior"].to_dataset()
+    posterior, before = _with_copies_together(tree), tree["prior"].to_dataset()
     names = _choose(posterior, variables)
     constants = tree["constant_data"].to_dataset()
     drawn, expected = {}, {}
     for name in names:
         if name not in ENUMERATED:
+            if _is_constant(posterior[name]):
+                constants[name] = posterior[name].isel(chain=0, draw=0, drop=True)
+                continue
             drawn[name] = _varying(posterior[name])
             if name in before:
                 expected[name] = before[name]
@@ -83,7 +88,7 @@ def arrange_for_arviz(
         if name in before:
             expected[name] = _indicate(before[name], f"{name}_class", labels, kept)
     if len(sites) or "defect" in names:
-        drawn["defect"] = _classes_of(tree, sites)
+        drawn["defect"] = _classes_of(posterior.defect, sites)
     groups = {n: c.to_dataset() for n, c in tree.children.items() if n != "log_likelihood"} | {
         "posterior": xr.Dataset(drawn),
         "prior": xr.Dataset(expected),
@@ -96,6 +101,23 @@ def arrange_for_arviz(
     arranged = xr.DataTree.from_dict({n: _number_sites(group) for n, group in groups.items()})
     arranged.attrs = dict(tree.attrs)
     return arranged
+
+
+def _with_copies_together(tree: xr.DataTree) -> xr.Dataset:
+    """Posterior in which draws of the same context follow each other, but for Markov chains."""
+    posterior = tree["posterior"].to_dataset()
+    names = [n for n in DRAWN_FROM_PRIOR if n in posterior]
+    is_markov = posterior.sizes["chain"] > 1 or "r_hat" in tree["sample_stats"]
+    if is_markov or not names or posterior[names[0]].dims != ("chain", "draw"):
+        return posterior
+    # few draws of the prior carry the posterior, each many times; in random order ArviZ takes the
+    # copies for independent draws, side by side for the autocorrelated ones that they are
+    values = np.stack([posterior[n].values[0] for n in names], -1)
+    group = np.unique(values, axis=0, return_inverse=True)[1].reshape(-1)
+    place = np.random.default_rng(0).permutation(group.max() + 1)[group]
+    order = np.argsort(place, kind="stable")
+    # without their coordinates, so that the draws are still numbered from 0
+    return posterior.assign({n: v.variable.isel(draw=order) for n, v in posterior.items()})
 
 
 def _num_predicted(tree: xr.DataTree) -> int:
@@ -121,6 +143,11 @@ def _labels(tree: xr.DataTree, name: str) -> tuple[str, ...]:
     if name == "assignment":
         return tuple(map(str, tree["class_posterior"].assignment_class.values))
     return ENUMERATED[name]
+
+
+def _is_constant(variable: xr.DataArray) -> bool:
+    """Whether all draws of a single number are equal."""
+    return variable.dims == ("chain", "draw") and bool(variable.min() == variable.max())
 
 
 def _varying(variable: xr.DataArray) -> xr.DataArray:
@@ -158,9 +185,8 @@ def _number_sites(group: xr.Dataset) -> xr.Dataset:
     return group.assign_coords(patch=np.arange(group.sizes["patch"]))
 
 
-def _classes_of(tree: xr.DataTree, sites: Sequence[int]) -> xr.DataArray:
+def _classes_of(draws: xr.DataArray, sites: Sequence[int]) -> xr.DataArray:
     """Indicators of the classes of some sites, or of all."""
-    draws = tree["posterior"].defect
     num = draws.sizes["patch"]
     chosen = [check_whole_number("sites", s, 0, num - 1) for s in sites] or list(range(num))
     draws = draws.isel(patch=chosen).assign_coords(patch=chosen)

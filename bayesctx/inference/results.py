@@ -76,6 +76,11 @@ def to_arviz(
     are together "others". A variable of which all draws are equal is a constant and is moved to
     ``constant_data``.
 
+    The network reads an image by draws from the prior, of which few carry the posterior
+    (``sample_stats.ess``) and are repeated among its draws. Copies are put side by side here, so
+    that ArviZ takes them for autocorrelated: ``ess_bulk`` and the errors of the means (``mcse``)
+    then tell how many differ. Below some five effective draws ``ess_bulk`` is still too large.
+
     There is no ``log_likelihood``, since leave-one-out validation has no meaning for these results:
     patches of a micrograph overlap; patches of one image count with a power below one, which the
     importance weights of ``loo`` do not know; independent images and whole micrographs have one
