@@ -14,6 +14,8 @@ from bayesctx.crystal import METALS
 from bayesctx.defects import DEFECTS
 from bayesctx.inference.conversion import DEFAULT, arrange_for_arviz
 
+IS_NEW = int(importlib.metadata.version("arviz").split(".")[0]) >= 1
+
 
 @pytest.fixture(scope="module")
 def micrograph():
@@ -40,14 +42,15 @@ def drawn():
         "concentration": (("chain", "draw", "defect_class"), shares),
     }
     posterior = result["posterior"].to_dataset().assign(continuous)
-    result["posterior"] = posterior.assign_coords(defect_class=list(DEFECTS))
+    coordinates = {"chain": [0], "draw": np.arange(200), "defect_class": list(DEFECTS)}
+    result["posterior"] = posterior.assign_coords(coordinates)
     result["prior"] = xr.Dataset({n: posterior[n] for n in ("dose", "C12", "dopant")})
     result["log_likelihood"] = xr.Dataset({"image": (("chain", "draw"), np.zeros((1, 200)))})
     return result
 
 
-def arrange(result, variables=DEFAULT, sites=(), num_predicted=0):
-    return arrange_for_arviz(result, variables, sites, num_predicted)
+def arrange(result, variables=DEFAULT, sites=(), num_predicted=0, as_quantiles=False):
+    return arrange_for_arviz(result, variables, sites, num_predicted, as_quantiles)
 
 
 def test_codes_become_indicators_of_names(drawn):
@@ -150,25 +153,110 @@ def test_a_site_is_one_of_the_result(drawn):
         arrange(drawn, sites=[10**6])
 
 
-def test_the_installed_arviz_summarises_and_plots_by_default(micrograph):
-    plt = pytest.importorskip("matplotlib.pyplot")
+def test_quantiles_of_the_prior_fit_on_one_axis(drawn):
+    tree = arrange(drawn, ["context", "C12", "abundance"], as_quantiles=True)
+    posterior = tree["posterior"]
+    # the prior of this result has the same draws
+    for name in ("dose", "C12"):
+        assert posterior[name].mean() == pytest.approx(0.5)
+        assert posterior[name].min() > 0
+        assert posterior[name].max() < 1
+        assert np.sort(tree["prior"][name]) == pytest.approx(np.sort(posterior[name]))
+    order = drawn["prior"].dose.values.argsort()
+    assert tree["prior"].dose.values[..., order[0, 50]] == pytest.approx(50.5 / 200)
+    # shares are on this axis already
+    assert posterior.concentration.max() == drawn["posterior"].concentration.max()
+    # what has no prior has no quantile
+    del drawn["prior"]["C12"]
+    assert "C12" not in arrange(drawn, "C12", as_quantiles=True)["posterior"]
+
+
+def test_quantiles_are_those_of_each_detector(drawn):
+    tilted = xr.DataArray(np.arange(200.0)[None], dims=("chain", "draw"))
+    angles = xr.concat([tilted, 1000 + 2 * tilted], "detector").transpose("chain", "draw", ...)
+    drawn["posterior"]["inner_collection_angle"] = angles
+    drawn["prior"]["inner_collection_angle"] = angles
+    found = arrange(drawn, as_quantiles=True)["posterior"].inner_collection_angle
+    assert found.dims == ("chain", "draw", "detector")
+    assert found[..., 0].equals(found[..., 1])
+
+
+@pytest.fixture
+def quiet():
+    """ArviZ 0 uses what newer versions of matplotlib deprecate."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PendingDeprecationWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield
+
+
+def test_the_installed_arviz_summarises_by_default(micrograph):
     data = bc.to_arviz(micrograph)
-    is_new = int(importlib.metadata.version("arviz").split(".")[0]) >= 1
-    assert isinstance(data, xr.DataTree if is_new else arviz.InferenceData)
+    assert isinstance(data, xr.DataTree if IS_NEW else arviz.InferenceData)
     summary = arviz.summary(data, kind="stats")
     assert {"dose", "dopant[Ti]", "concentration[V_X]"} <= set(summary.index)
     assert len(summary) < 30
     share = micrograph["posterior"].dopant.values == METALS.index("Ti")
     assert summary.loc["dopant[Ti]", "mean"] == pytest.approx(share.mean(), abs=0.01)
-    names = ["plot_forest", "plot_trace"]
-    names += ["plot_dist", "plot_ppc_dist"] if is_new else ["plot_posterior", "plot_ppc"]
-    for name in names:
-        with warnings.catch_warnings():
-            # ArviZ 0 uses what newer versions of matplotlib deprecate
-            warnings.simplefilter("ignore", PendingDeprecationWarning)
-            warnings.simplefilter("ignore", DeprecationWarning)
-            getattr(arviz, name)(data)
-        plt.close("all")
+
+
+CLASSES = {"defect_class": ["X2", "V_X", "O_X"]}
+CALLS = [
+    ("plot_forest", "plot_forest", {}),
+    ("plot_posterior", "plot_dist", {}),
+    ("plot_trace", "plot_trace", {}),
+    ("plot_pair", "plot_pair", {"coords": CLASSES}),
+]
+
+
+@pytest.mark.parametrize(("name", "new_name", "options"), CALLS)
+def test_the_installed_arviz_draws_the_abundances(name, new_name, options, micrograph, quiet):
+    data = bc.to_arviz(micrograph, num_predicted=0)
+    axes = drawn_axes(new_name if IS_NEW else name, data, var_names=["concentration"], **options)
+    most = 3 if options else len(micrograph["posterior"].defect_class)
+    assert sum(len(ax.lines) + len(ax.collections) for ax in axes) >= most
+    if name == "plot_forest":
+        assert span_of(axes) == pytest.approx((0, 1), abs=0.2)
+
+
+def drawn_axes(name, data, **options):
+    """Axes of a picture of ArviZ that show something."""
+    plt = pytest.importorskip("matplotlib.pyplot")
+    getattr(arviz, name)(data, **options)
+    axes = [ax for ax in plt.gcf().axes if ax.axison and ax.has_data()]
+    plt.close("all")
+    return axes
+
+
+def span_of(axes):
+    """Limits of all axes together."""
+    limits = np.array([ax.get_xlim() for ax in axes if ax.lines])
+    return limits.min(), limits.max()
+
+
+@pytest.mark.parametrize(("name", "new_name"), [row[:2] for row in CALLS])
+def test_the_installed_arviz_draws_the_context(name, new_name, drawn, quiet):
+    is_forest = name == "plot_forest"
+    data = bc.to_arviz(drawn, variables=["context", "C12"], as_quantiles=is_forest, num_predicted=0)
+    axes = drawn_axes(new_name if IS_NEW else name, data, var_names=["dose", "C12"])
+    assert axes
+    if is_forest:
+        assert span_of(axes) == pytest.approx((0, 1), abs=0.2)
+
+
+def test_the_installed_arviz_ranks_the_draws_of_chains(drawn, quiet):
+    posterior = drawn["posterior"].to_dataset()
+    four = {n: (v.dims, v.values.reshape(4, 50, *v.shape[2:])) for n, v in posterior.items()}
+    coordinates = {"chain": np.arange(4), "defect_class": posterior.defect_class}
+    drawn["posterior"] = xr.Dataset(four, coordinates)
+    data = bc.to_arviz(drawn, variables=["context", "C12"], num_predicted=0)
+    assert len(drawn_axes("plot_rank", data, var_names=["dose", "C12"])) == 2
+
+
+def test_the_installed_arviz_draws_predicted_images(micrograph, quiet):
+    name = "plot_ppc_dist" if IS_NEW else "plot_ppc"
+    options = {"num_samples": 10} if IS_NEW else {}
+    assert len(drawn_axes(name, bc.to_arviz(micrograph), **options)) == 1
 
 
 def test_images_are_predicted_of_micrographs_alone(micrograph):

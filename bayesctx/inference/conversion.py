@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import xarray as xr
@@ -36,6 +36,7 @@ def arrange_for_arviz(
     variables: str | Sequence[str],
     sites: Sequence[int],
     num_predicted: int | None,
+    as_quantiles: bool = False,
 ) -> xr.DataTree:
     """Choose the variables of a result, and replace codes by indicators of names.
 
@@ -49,6 +50,8 @@ def arrange_for_arviz(
         Sites whose classes are added.
     num_predicted : int, optional
         Images of ``posterior_predictive``; default: see ``to_arviz``.
+    as_quantiles : bool
+        Numbers as quantiles of their prior.
 
     Returns
     -------
@@ -66,33 +69,15 @@ def arrange_for_arviz(
         )
     posterior, before = _with_copies_together(tree), tree["prior"].to_dataset()
     names = _choose(posterior, variables)
-    constants = tree["constant_data"].to_dataset()
-    drawn, expected = {}, {}
-    for name in names:
-        if name not in ENUMERATED:
-            if _is_constant(posterior[name]):
-                constants[name] = posterior[name].isel(chain=0, draw=0, drop=True)
-                continue
-            drawn[name] = _varying(posterior[name])
-            if name in before:
-                expected[name] = before[name]
-            continue
-        if name == "defect":
-            continue
-        labels = _labels(tree, name)
-        kept = _frequent(posterior[name].values, len(labels))
-        if len(kept) == 1 and (posterior[name].values == kept[0]).all():
-            constants[name] = labels[kept[0]]
-            continue
-        drawn[name] = _indicate(posterior[name], f"{name}_class", labels, kept)
-        if name in before:
-            expected[name] = _indicate(before[name], f"{name}_class", labels, kept)
+    drawn, expected, constants = _by_name(tree, posterior, names)
+    if as_quantiles:
+        drawn, expected = _as_quantiles(drawn, before), _as_quantiles(expected, before)
     if len(sites) or "defect" in names:
         drawn["defect"] = _classes_of(posterior.defect, sites)
     groups = {n: c.to_dataset() for n, c in tree.children.items() if n != "log_likelihood"} | {
         "posterior": xr.Dataset(drawn),
         "prior": xr.Dataset(expected),
-        "constant_data": constants,
+        "constant_data": tree["constant_data"].to_dataset().assign(constants),
     }
     if num_predicted is None:
         num_predicted = _num_predicted(tree)
@@ -101,6 +86,33 @@ def arrange_for_arviz(
     arranged = xr.DataTree.from_dict({n: _number_sites(group) for n, group in groups.items()})
     arranged.attrs = dict(tree.attrs)
     return arranged
+
+
+def _by_name(
+    tree: xr.DataTree, posterior: xr.Dataset, names: Sequence[str]
+) -> tuple[dict[str, xr.DataArray], dict[str, xr.DataArray], dict[str, object]]:
+    """Draws of posterior and prior with names instead of codes, and what does not vary."""
+    before = tree["prior"].to_dataset()
+    drawn, expected, constants = {}, {}, {}
+    for name in (n for n in names if n != "defect"):
+        values = posterior[name]
+        if name not in ENUMERATED:
+            if _is_constant(values):
+                constants[name] = values.isel(chain=0, draw=0, drop=True)
+                continue
+            drawn[name] = _varying(values)
+            if name in before:
+                expected[name] = before[name]
+            continue
+        labels = _labels(tree, name)
+        kept = _frequent(values.values, len(labels))
+        if len(kept) == 1 and (values.values == kept[0]).all():
+            constants[name] = labels[kept[0]]
+            continue
+        drawn[name] = _indicate(values, f"{name}_class", labels, kept)
+        if name in before:
+            expected[name] = _indicate(before[name], f"{name}_class", labels, kept)
+    return drawn, expected, constants
 
 
 def _with_copies_together(tree: xr.DataTree) -> xr.Dataset:
@@ -136,6 +148,31 @@ def _choose(posterior: xr.Dataset, variables: str | Sequence[str]) -> list[str]:
         found = [n for n in KINDS[name] if n in posterior] if name in KINDS else [name]
         names += [n for n in found if n not in names]
     return names
+
+
+def _as_quantiles(drawn: Mapping[str, xr.DataArray], before: xr.Dataset) -> dict[str, xr.DataArray]:
+    """Numbers as quantiles of their prior, without those that have none; shares as they are."""
+    found = {}
+    for name, draws in drawn.items():
+        if name in ENUMERATED or name in KINDS["abundance"]:
+            found[name] = draws
+        elif name in before:
+            found[name] = xr.apply_ufunc(
+                _share_below,
+                draws,
+                before[name].rename(chain="prior_chain", draw="prior_draw"),
+                input_core_dims=[["chain", "draw"], ["prior_chain", "prior_draw"]],
+                output_core_dims=[["chain", "draw"]],
+                vectorize=True,
+            )
+            found[name] = found[name].transpose(*draws.dims).assign_attrs(units="1")
+    return found
+
+
+def _share_below(values: np.ndarray, before: np.ndarray) -> np.ndarray:
+    """Share of draws of the prior below each value, interpolated: one half at their median."""
+    share = (np.arange(before.size) + 0.5) / before.size
+    return np.interp(values, np.sort(before.ravel()), share)
 
 
 def _labels(tree: xr.DataTree, name: str) -> tuple[str, ...]:

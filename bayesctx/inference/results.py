@@ -39,6 +39,7 @@ def to_arviz(
     variables: str | Sequence[str] = DEFAULT,
     sites: Sequence[int] = (),
     num_predicted: int | None = None,
+    as_quantiles: bool = False,
 ) -> arviz.InferenceData | xr.DataTree:
     """Convert a result for the installed version of ArviZ, with few variables and names as labels.
 
@@ -56,6 +57,10 @@ def to_arviz(
     num_predicted : int, optional
         Number of images in ``posterior_predictive``, see ``predict_images``. Default: of a
         micrograph 10, fewer if it has more than 512 x 512 pixels; of patches none.
+    as_quantiles : bool
+        Give what is continuous as a quantile of its prior, 0.5 at the median: variables of all
+        units then fit on one axis, and fill it from 0 to 1 where the image told nothing. What has
+        no draws in ``prior`` (``sampling``) is left out.
 
     Returns
     -------
@@ -91,10 +96,12 @@ def to_arviz(
     >>> data = to_arviz(result)  # doctest: +SKIP
     >>> az.summary(data)  # doctest: +SKIP
     >>> az.plot_forest(data, var_names=["concentration"])  # doctest: +SKIP
-    >>> az.plot_pair(to_arviz(result, variables="context"))  # doctest: +SKIP
+    >>> quantiles = to_arviz(result, variables="context", as_quantiles=True)  # doctest: +SKIP
+    >>> az.plot_forest(quantiles)  # doctest: +SKIP
+    >>> az.plot_pair(data, var_names=["inner_collection_angle", "dose"])  # doctest: +SKIP
     """
     _check_tree(tree)
-    arranged = arrange_for_arviz(tree, variables, sites, num_predicted)
+    arranged = arrange_for_arviz(tree, variables, sites, num_predicted, as_quantiles)
     if int(importlib.metadata.version("arviz").split(".")[0]) >= 1:
         return arranged
     import arviz
