@@ -9,6 +9,7 @@ import xarray as xr
 from matplotlib.colors import to_rgb
 from mpl_toolkits.axes_grid1.anchored_artists import AnchoredSizeBar
 
+from bayesctx.cli.summaries import draw_result
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS
 from bayesctx.information import entropy
@@ -104,9 +105,14 @@ def counts_of(result):
     }
 
 
+def labels_of(ax):
+    """Labels in the legend, those of several lines as one."""
+    return [" ".join(t.get_text().split()) for t in ax.get_legend().get_texts()]
+
+
 def legend_of(ax):
     """Counts of the classes in the legend, whose labels may be short."""
-    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    labels = labels_of(ax)
     found = [re.fullmatch(r"(?:.*\()?(\w+)\)?: (\d+)", label) for label in labels]
     return {m[1]: int(m[2]) for m in found if m and m[1] in DEFECTS}
 
@@ -315,12 +321,38 @@ def test_classes_have_shapes_of_their_own():
 
 def test_the_legend_spells_classes_out_and_says_what_the_opacity_means(micrograph):
     ax = plot_defects(micrograph)
-    labels = [t.get_text() for t in ax.get_legend().get_texts()]
+    labels = labels_of(ax)
     for name, count in counts_of(micrograph).items():
         assert f"{TITLES[name]} ({name}): {count}" in labels
     assert labels[-3:] == ["probability 1", "probability 0.7", "probability 0.4"]
     keys = ax.get_legend().legend_handles[-3:]
     assert [k.get_alpha() for k in keys] == [1.0, 0.7, 0.4]
+
+
+def test_the_picture_of_the_command_line_spells_classes_out(micrograph):
+    figure = draw_result(micrograph)
+    figure.draw_without_rendering()
+    ax = figure.axes[0]
+    for name, count in counts_of(micrograph).items():
+        assert f"{TITLES[name]} ({name}): {count}" in labels_of(ax)
+    legend, image = ax.get_legend().get_window_extent(), ax.get_window_extent()
+    assert image.width > 1.5 * legend.width
+    assert all(t.get_fontsize() > 7 for t in ax.get_legend().get_texts())
+    # neither covers the image nor the context
+    right = [a.get_tightbbox() for a in figure.axes[1:] if a.get_visible()]
+    assert image.x1 <= legend.x0
+    assert legend.x1 <= min(box.x0 for box in right)
+
+
+def test_labels_are_broken_into_lines_before_they_are_short(micrograph):
+    figure = plt.figure(figsize=(14, 6), layout="constrained")
+    texts = [plot_defects(micrograph, ax=ax) for ax in figure.subplots(1, 2)][0].get_legend()
+    labels = [t.get_text() for t in texts.get_texts()]
+    assert any("\n" in label for label in labels)
+    assert not any(re.search(r":\n", label) for label in labels)
+    assert "probability 0.7" in labels
+    narrow = plot_defects(micrograph, ax=plt.figure(figsize=(3, 2.5), layout="constrained").gca())
+    assert labels_of(narrow)[-1] == "p = 0.4"
 
 
 def test_legend_and_scale_bar_follow_the_view(micrograph):
@@ -480,13 +512,13 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
     assert labels == [
         "host (given)",
         "dopant",
-        "beam energy [eV]",
+        "beam energy [keV]",
         "inner collection angle [mrad]",
         "dose [e/Å²]",
         "assignment of the sublattices",
     ]
     by_label = dict(zip(labels, axes, strict=True))
-    assert by_label["beam energy [eV]"].lines[0].get_xdata() == [80e3, 80e3]
+    assert by_label["beam energy [keV]"].lines[0].get_xdata() == [80e3, 80e3]
     assert by_label["inner collection angle [mrad]"].lines[-1].get_xdata() == [62.0, 62.0]
     assert by_label["dose [e/Å²]"].get_xscale() == "log"
     assert not by_label["dose [e/Å²]"].lines
@@ -503,6 +535,18 @@ def test_context_shows_what_is_given_and_what_is_inferred_with_units(micrograph)
             assert len(density) == 12
         assert posterior.get_data().values.max() > 2 * prior.get_data().values.max()
     axes[0].figure.canvas.draw()
+
+
+def test_large_values_are_in_thousands_without_a_factor_in_the_corner(micrograph):
+    energy = xr.DataArray(np.linspace(40e3, 300e3, 200)[None], dims=("chain", "draw"))
+    for group in ("posterior", "prior"):
+        micrograph[group]["beam_energy"] = energy
+    micrograph["constant_data"] = micrograph["constant_data"].to_dataset().drop_vars("beam_energy")
+    (ax,) = plot_context(micrograph, variables=["beam_energy"])
+    ax.figure.canvas.draw()
+    assert ax.get_xlabel() == "beam energy [keV]"
+    assert ax.xaxis.get_offset_text().get_text() == ""
+    assert {"100", "200"} <= {t.get_text() for t in ax.get_xticklabels()}
 
 
 def test_context_takes_axes_and_a_dataset_as_truth(micrograph):

@@ -227,8 +227,9 @@ def draw_result(result: xr.DataTree) -> Figure:
         figure = new_figure((8, 7))
         plot_defects(result, ax=figure.subplots())
         return figure
-    figure = new_figure((15, 6.5))
-    left, right = figure.subfigures(1, 2)
+    # on the left the height of the image, and its legend in words
+    figure = new_figure((16.2, 6.5))
+    left, right = figure.subfigures(1, 2, width_ratios=(8.7, 7.5))
     plot_defects(result, ax=left.subplots())
     axes = right.subplots(3, 3).ravel()
     for unused in axes[len(plot_context(result, axes=axes)) :]:
@@ -252,7 +253,7 @@ def draw_demo(data: xr.Dataset, blind: xr.DataTree, aware: xr.DataTree) -> Figur
         Pictures above, the last a map of what the context changed; prior and posterior of the
         context below.
     """
-    figure = new_figure((21, 7.4))
+    figure = new_figure((23, 7.4))
     above, below = figure.subfigures(2, 1, height_ratios=(2.1, 1))
     image, left, right, change = above.subplots(1, 4)
     plot_defects(blind, ax=image, defects=()).set_title("the image")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
@@ -27,8 +28,12 @@ __all__ = [
 
 CERTAINTIES = (1.0, 0.7, 0.4)
 FONT_SIZES = (8.5, 7.5, 6.5, 5.5, 4.5, 3.5)
-BESIDE, INSIDE = (0.5, 1.0), (0.45, 0.6)
+LEGIBLE = FONT_SIZES[:3]  # in which words are still read; below, names are
+LINE = 26  # characters of a line of a label where there is little room
+BESIDE, INSIDE = (0.6, 1.0), (0.45, 0.6)
 """Shares of the width and height of a panel that a legend may take."""
+
+MOST_UNBROKEN = 0.45  # of the width, by labels of one line: more would shrink the image
 
 BACKGROUND = "#404040"
 
@@ -147,9 +152,9 @@ def place_legend(ax: Axes, keys: Sequence[Line2D], *, inside: bool = False) -> L
     Returns
     -------
     Legend or None
-        Right of the axes where the layout of the figure makes room for it, else inside of the axes;
-        in a smaller font, and then with short labels, where there is little room. None without
-        entries.
+        Right of the axes where the layout of the figure makes room for it, else inside of the axes.
+        Where there is little room labels are broken into lines, then in a smaller font, and at last
+        short. None without entries.
     """
     if not keys:
         return None
@@ -167,13 +172,24 @@ def place_legend(ax: Axes, keys: Sequence[Line2D], *, inside: bool = False) -> L
         ax.set_anchor("E")
     style = {"facecolor": BACKGROUND, "framealpha": 0.85, "borderpad": 0.6, "handletextpad": 0.4}
     words, names = [k.get_label() for k in keys], [k.get_gid() for k in keys]
-    for labels, size in [(words, s) for s in FONT_SIZES[:3]] + [(names, s) for s in FONT_SIZES]:
+    lines = [_break(word) for word in words]
+    tried = [
+        (labels, size, share)
+        for size in LEGIBLE
+        for labels, share in ((words, MOST_UNBROKEN), (lines, limits[0]))
+    ]
+    for labels, size, widest in tried + [(names, size, limits[0]) for size in FONT_SIZES]:
         legend = ax.legend(keys, labels, fontsize=size, labelcolor="white", **place, **style)
         extent = legend.get_window_extent()
-        share = extent.width / room.width, extent.height / room.height
-        if share[0] <= limits[0] and share[1] <= limits[1]:
+        is_low = extent.height <= limits[1] * room.height
+        if is_low and extent.width <= widest * room.width:
             break
     return legend
+
+
+def _break(label: str) -> str:
+    """Break a label into lines, but not between the name of a class and its number."""
+    return textwrap.fill(label.replace(": ", ":\xa0"), LINE).replace("\xa0", " ")
 
 
 def scale_bar(ax: Axes, sampling: float) -> Artist:

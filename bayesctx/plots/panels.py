@@ -20,6 +20,7 @@ __all__ = ["plot_class_reliability", "plot_context", "plot_reliability"]
 
 SHORT = {"metal": "M", "chalcogen": "X", "hollow": "–"}
 MOST_BINS = 40
+THOUSANDS = 1e4  # from where on the ticks of an axis are in thousands
 
 
 def plot_context(
@@ -127,13 +128,18 @@ def _draw_density(ax: Axes, result: xr.DataTree, name: str, true: float | None) 
         ax.axvline(true, color=TRUTH, linestyle=(0, (3, 2)), linewidth=1.5)
     if low == high:
         low, high = low - 0.5, high + 0.5
-    ax.set(xlabel=f"{variable.title} [{variable.unit}]", yticks=[], xlim=(low, high))
+    unit = variable.unit
+    ax.set(yticks=[], xlim=(low, high))
     ax.set_ylim(bottom=0)
     if is_log:
         ax.set_xscale("log")
     else:
         ax.locator_params("x", nbins=5)
-        ax.ticklabel_format(axis="x", scilimits=(3, 3) if high > 1e4 else (-9, 9))
+        if max(-low, high) > THOUSANDS:
+            # ticks stay short, without a factor in the corner of the axes
+            ax.xaxis.set_major_formatter(lambda value, _: f"{value / 1000:g}")
+            unit = "keV" if unit == "eV" else f"10³ {unit}"
+    ax.set_xlabel(f"{variable.title} [{unit}]")
     ax.spines[["left", "right", "top"]].set_visible(False)
 
 
