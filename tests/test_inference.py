@@ -426,6 +426,27 @@ def test_a_wrong_claim_is_told(reference):
     assert float(other.sel(claim="detector")) > 10
 
 
+@pytest.mark.parametrize("kind", ["patches", "micrograph"])
+@pytest.mark.parametrize(("progress", "is_shown"), [(True, True), (False, False), (None, False)])
+def test_progress_of_the_network_is_shown_where_asked_for(
+    kind, progress, is_shown, untrained, capsys
+):
+    if kind == "patches":
+        data = bc.simulate(untrained.prior, 3, seed=1)
+    else:
+        bright = untrained.prior.given({"host": "WSe2", "dose": 1e5})
+        data = bc.simulate_micrograph(bright, seed=1, num_pixels=128, sampling=0.2)
+    options = {"likelihood": "auto" if kind == "patches" else "network", "progress": progress}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bc.infer(data.intensity, {"host": "WSe2"}, untrained, num_draws=16, **options)
+    shown = capsys.readouterr()
+    # standard error is no terminal here
+    assert (("patches:" if kind == "patches" else "sites:") in shown.err) == is_shown
+    assert is_shown or not shown.err
+    assert not shown.out
+
+
 def test_the_limit_of_conflicts_is_what_true_claims_hardly_exceed(untrained):
     model = untrained.with_prior(untrained.prior)
     model.card = {}

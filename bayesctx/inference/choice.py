@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from tqdm import tqdm
 
 from ..checks import shorten
 from ..context import LIKELIHOODS
@@ -22,6 +23,7 @@ __all__ = [
 ]
 
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
+DELAY = 1.0  # s, before which no bar is shown
 MOST_SITES = 100_000  # that are read by all pixels without being asked to: half an hour
 
 
@@ -39,6 +41,26 @@ class Way:
 
     likelihood: str
     progress: bool | None
+
+    def bar(self, total: int, what: str, unit: str) -> tqdm:
+        """Progress of the network, which is quick: shown after a second, removed at the end.
+
+        Parameters
+        ----------
+        total : int
+            Number of steps.
+        what, unit : str
+            Names of the work and of a step.
+
+        Returns
+        -------
+        tqdm
+            Of no steps yet.
+        """
+        hidden = None if self.progress is None else not self.progress
+        # an explicit wish shows it at once
+        wait = 0 if self.progress else DELAY
+        return tqdm(total=total, desc=what, unit=unit, disable=hidden, delay=wait, leave=False)
 
 
 def check_likelihood(likelihood: object) -> None:

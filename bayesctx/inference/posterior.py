@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import torch
@@ -106,7 +106,8 @@ def infer(
         by the network) and for more than 100 000 sites. Patches are always read by the network,
         several detectors always by the simulator.
     progress : bool, optional
-        Show a progress bar of the simulator's draws; default: in a terminal.
+        Show progress bars: of the network, and of the simulator's draws; default: in a terminal,
+        that of the network after a second.
 
     Returns
     -------
@@ -172,15 +173,15 @@ def infer(
     size = rings.shared.get("sampling")
     inputs = read_inputs(given.image, valid, extent, model.prior.num_pixels, size)
     _check_shared_context(inputs, model)
+    way = Way(likelihood, progress)
     if inputs.is_micrograph:
-        way = Way(likelihood, progress)
         found = solve_micrograph(inputs, rings, model, num_draws, seed, way)
     else:
         rings = _with_size(rings, inputs, model)
         known = check_images(rings.shared, inputs.values.shape[0], inputs.dims)
         _check_abundance(known)
         check_patches(likelihood)
-        found = *_solve_patches(inputs, known, model, num_draws, seed), rings
+        found = *_solve_patches(inputs, known, model, num_draws, seed, way), rings
     posterior, surprise, sites, rings = found
     _check_probabilities(posterior)
     if posterior.num_chains == 1:
@@ -270,7 +271,12 @@ def _with_size(rings: Rings, inputs: Inputs, model: PatchModel) -> Rings:
 
 
 def _solve_patches(
-    inputs: Inputs, known: Mapping[str, object], model: PatchModel, num_draws: int, seed: int
+    inputs: Inputs,
+    known: Mapping[str, object],
+    model: PatchModel,
+    num_draws: int,
+    seed: int,
+    way: Way,
 ) -> tuple[Posterior, np.ndarray | None, None]:
     """Posterior of independent images of one patch each, or of images with several patches."""
     shape = inputs.values.shape[:2]
@@ -281,13 +287,18 @@ def _solve_patches(
         cases = group_images(model.prior, known, shape[0], plan[-1], seed)
         given = cases, features[:, 0], model, plan
         solved = solve_patches(*given, num_draws=num_draws, seed=seed)
-        parts = [
+        found = (
             describe_patches(*case_and_found, latent_names(known)) for case_and_found in solved
-        ]
+        )
     else:
         cases = group_images(model.prior, known, shape[0], num_draws, seed)
         rest = features, known, model, num_draws, seed
-        parts = [p for case in cases for p in _images_of_case(case, *rest)]
+        found = (p for case in cases for p in _images_of_case(case, *rest))
+    parts = []
+    with way.bar(shape[0], "patches", " images") as bar:
+        for part in found:
+            parts.append(part)
+            bar.update(len(part.images))
     surprise = None if surprise is None else surprise.reshape(shape)
     return join_images(parts), surprise, None
 
@@ -299,15 +310,13 @@ def _images_of_case(
     model: PatchModel,
     num_draws: int,
     seed: int,
-) -> list[Posterior]:
+) -> Iterator[Posterior]:
     """Posterior of images of several patches, one after the other."""
-    parts = []
     for i, at in enumerate(case.images):
         own = rows_of(case, torch.tensor([i]))
         claims = {n: v.tolist()[at] if isinstance(v, np.ndarray) else v for n, v in known.items()}
         sites = SitePrior.of_patches(model.prior, features.shape[1]).given(model.prior, claims)
-        parts.append(_solve_image(own, features[at], sites, claims, model, num_draws, seed))
-    return parts
+        yield _solve_image(own, features[at], sites, claims, model, num_draws, seed)
 
 
 def _solve_image(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -32,6 +32,8 @@ from .worlds import solve_by_pixels
 
 __all__ = ["Micrograph", "solve_micrograph"]
 
+UNSEEN = Way("network", progress=False)
+STEPS = 3  # of progress for each pixel size
 MOST_OPEN = 4  # pairs of host and assignment, of a context whose claims are left open
 
 
@@ -83,12 +85,12 @@ def solve_micrograph(
         )
     check_detectors(way.likelihood, rings.names)
     image = Micrograph.of(inputs, rings, model, num_draws, seed)
-    readings = image.by_patches(rings)
+    readings = image.by_patches(rings, way)
     domains = image.find_domains(readings)
     if domains is not None:
         _warn_of_domains(domains)
         image = image.divided(domains)
-        readings = image.by_patches(rings)
+        readings = image.by_patches(rings, way)
     best = [max(r, key=lambda reading: reading.alternative.log_posterior) for r in readings]
     first, sampling = [r.alternative for r in readings[0]], best[0].alternative.sampling
     rings = rings.settle(sampling)
@@ -206,35 +208,49 @@ class Micrograph:
         """Prior of the sites with crystal."""
         return self.every.take(torch.from_numpy(self.placements[0].crystal))
 
-    def by_patches(self, rings: Rings) -> list[list[_Reading]]:
+    def by_patches(self, rings: Rings, way: Way = UNSEEN) -> list[list[_Reading]]:
         """Read by patches.
 
         Parameters
         ----------
         rings : Rings
             What is known.
+        way : Way
+            Whether progress is shown; default: not.
 
         Returns
         -------
         list of list of _Reading
             Of every detector, at the pixel sizes that the hosts imply.
         """
+        scales = [
+            candidate_scales(placement.lattice, known, self.stated, self.model.prior)
+            for placement, known in zip(self.placements, rings.own, strict=True)
+        ]
         found = []
-        for k, placement in enumerate(self.placements):
-            given = rings.own[k], self.stated, self.model.prior
-            scales = candidate_scales(placement.lattice, *given)
-            own = [(s, placement, rings.at(s.sampling).own[k]) for s in scales]
-            found.append([self._read_at(*of_scale) for of_scale in own])
+        with way.bar(STEPS * sum(map(len, scales)), "sites", " steps") as bar:
+            for k, (own, placement) in enumerate(zip(scales, self.placements, strict=True)):
+                given = [(s, placement, rings.at(s.sampling).own[k]) for s in own]
+                found.append([self._read_at(*of_scale, bar.update) for of_scale in given])
         return found
 
-    def _read_at(self, scale: Scale, placement: Placement, known: Mapping[str, object]) -> _Reading:
+    def _read_at(
+        self,
+        scale: Scale,
+        placement: Placement,
+        known: Mapping[str, object],
+        tick: Callable[[], object],
+    ) -> _Reading:
         """Posterior given that the host is one of those that imply a pixel size."""
         model, seed = self.model, self.seed
         features, surprise = encode(cut_patches(placement, scale.sampling, model.prior), model)
+        tick()
         context = {**known, "host": scale.hosts}
         (case,) = group_images(model.prior, context, 1, self.num_draws, seed)
         enumerated, table = (case.materials.row(0), case.possible[0]), tabulate(model, case)
+        tick()
         found = one_image(table, features, *enumerated, self.crystal, float(model.correlation))
+        tick()
         alternative = Alternative(case, found, scale.log_weight, scale.sampling)
         return _Reading(alternative, features, surprise)
 

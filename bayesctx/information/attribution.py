@@ -177,7 +177,8 @@ def _infer(
         chosen = data.isel(image=images)
         known = [v for k, g in enumerate(groups.values()) if subset >> k & 1 for v in g]
         context = {v: chosen[v] for v in known}
-        result = infer(chosen.intensity, context, model, num_draws=num_draws, seed=seed)
+        own = {"num_draws": num_draws, "seed": seed, "progress": False}
+        result = infer(chosen.intensity, context, model, **own)
         scored = score(result, chosen, target)
         worth[subset] = np.full((data.sizes["image"], 2), np.nan)
         worth[subset][images] = np.stack([scored.log_score, -scored.entropy], -1)[:, 0]

@@ -136,7 +136,7 @@ def _check(images: object, likelihood: str) -> None:
 def _infer(image: xr.DataArray, options: Mapping[str, object]) -> xr.DataTree:
     """Result of one image."""
     context, model = options["context"], options["model"] or shipped()
-    own = {n: options[n] for n in ("num_draws", "seed", "likelihood")}
+    own = {n: options[n] for n in ("num_draws", "seed", "likelihood")} | {"progress": False}
     if image.sizes["y"] * image.sizes["x"] == 0:
         raise ValueError("an image with pixels was expected, got none; check the stack")
     with ONE_AT_A_TIME:

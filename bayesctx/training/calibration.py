@@ -293,7 +293,7 @@ def score_model(
     subsets = {"everything": [n for n in CONTEXT if n in data], "host": ["host"], "nothing": []}
     rows = []
     for names in subsets.values():
-        result = infer(data.intensity, data[names], model, num_draws=num_draws)
+        result = infer(data.intensity, data[names], model, num_draws=num_draws, progress=False)
         p = result["class_posterior"].defect[:, 0]
         score = log_score(p, truth) / np.log(2)
         bits = -(p * np.log2(p.clip(min=1e-38))).sum("defect_class")
