@@ -17,6 +17,7 @@ STEP := @echo "bayesctx set-up, step"
 demo: .venv/ready
 	@echo "bayesctx demo: simulates a micrograph of WSe2:Ti and infers it twice, some 20 s"
 	@$(BIN)/bayesctx demo
+	@echo "bayesctx is in $(BIN); 'source $(BIN)/activate' makes it a command"
 
 test: .venv/ready lint
 	$(BIN)/python -m pytest -q -m "not slow"
@@ -56,7 +57,7 @@ matrix:
 	@$(PIP) -c constraints.txt $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
 	$(STEP) "3 of 3: the other libraries, 0.2 GB, and bayesctx itself (a minute or two, in silence)"
 	@$(PIP) --quiet -c constraints.txt -e ".[plot,test]"
-	@echo "bayesctx set-up: done, $$(du -sh .venv | cut -f1) in .venv"
+	@echo "bayesctx set-up: done, $$(du -sh .venv | cut -f1) in .venv; 'source $(BIN)/activate' to use it"
 	@touch $@
 
 clean:

@@ -14,7 +14,7 @@ import xarray as xr
 
 import bayesctx as bc
 from bayesctx.cli import arguments as options, main, verbs
-from bayesctx.cli.answer import Answer
+from bayesctx.cli.answer import Answer, propose
 from bayesctx.cli.commands import HELP, delayed_interrupt
 from bayesctx.cli.sources import describe_source, read_context, wrap
 from bayesctx.cli.summaries import describe_result
@@ -797,7 +797,37 @@ def test_the_demo_starts_with_a_result_and_no_warning(tmp_path, capsys):
     assert "warning" not in shown.err
     assert shown.out.startswith("826 sites were found")
     assert max(map(len, shown.out.partition("the posterior with")[0].splitlines())) <= 80
-    assert shown.out.splitlines()[-1].startswith("next: bayesctx infer")
+    *_, first, last = shown.out.splitlines()
+    assert first.startswith("next: bayesctx infer")
+    assert first.endswith("\\")
+    assert len(last) <= 80
+
+
+@pytest.mark.parametrize(
+    ("called", "is_found", "expected"),
+    [
+        (".venv/bin/bayesctx", False, ".venv/bin/bayesctx"),
+        ("my folder/bayesctx", False, "'my folder/bayesctx'"),
+        (".venv/bin/bayesctx", True, "bayesctx"),
+        ("site-packages/bayesctx/__main__.py", False, "python -m bayesctx"),
+        ("bin/pytest", False, "bayesctx"),
+    ],
+)
+def test_proposed_commands_are_those_that_the_shell_finds(called, is_found, expected, monkeypatch):
+    monkeypatch.setattr(sys, "argv", [called])
+    monkeypatch.setattr("shutil.which", lambda name: f"/bin/{name}" if is_found else None)
+    assert propose("infer", "--help") == f"{expected} infer --help"
+
+
+def test_proposed_commands_are_continued_within_80_columns(monkeypatch):
+    monkeypatch.setattr("shutil.which", lambda name: name)
+    words = [f"--option{k} value" for k in range(20)]
+    lines = f"next: {propose('infer', *words)}".splitlines()
+    assert len(lines) > 3
+    assert max(map(len, lines)) <= 80
+    assert all(line.endswith(" \\") for line in lines[:-1])
+    joined = " ".join(line.removesuffix(" \\").strip() for line in lines)
+    assert joined == f"next: bayesctx infer {' '.join(words)}"
 
 
 @contextmanager

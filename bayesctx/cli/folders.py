@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import shlex
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ from ..prior import CONTINUOUS, Prior
 from ..series import Record, infer_series, session_prior, summarise
 from ..series.members import prior_of
 from ..storage import existing_file, parse_json, replacing
-from .answer import Answer
+from .answer import Answer, propose
 from .arguments import RESULTS, SERIES_FLAGS
 from .sources import read_choice, read_context, wrap
 
@@ -183,7 +184,8 @@ def _describe(records: Sequence[Record], out: Path, seconds: float) -> str:
             "next: mend these files and repeat the command, which infers only what is left"
         )
     if num_done:
-        lines.append(f"next: bayesctx summarise {out} --out series.csv --session session.json")
+        options = shlex.quote(str(out)), "--out series.csv", "--session session.json"
+        lines.append(f"next: {propose('summarise', *options)}")
         lines.append(f'      in Python: bayesctx.open_series("{out}")')
     return "\n".join(lines)
 
@@ -260,10 +262,13 @@ def _describe_summary(table: xr.Dataset, changed: dict, arguments: argparse.Name
         lines.append("  nothing was learned: all of it is known, or the images say too little")
     lines += ["", *(f"written: {p}" for p in (arguments.out, arguments.session) if p is not None)]
     if arguments.session is None:
-        lines.append(f"next: bayesctx summarise {arguments.results} --session session.json, and")
-        lines.append("      bayesctx infer IMAGE --session session.json for images of this session")
+        results = shlex.quote(str(arguments.results))
+        lines.append(f"next: {propose('summarise', results, '--session session.json')}")
+        further = propose("infer", "IMAGE", "--session session.json", "--out next.nc")
+        lines += ["      then, for further images of this session:", f"      {further}"]
     else:
-        lines.append(f"next: bayesctx infer IMAGE --session {arguments.session} --out next.nc")
+        session = f"--session {shlex.quote(str(arguments.session))}"
+        lines.append(f"next: {propose('infer', 'IMAGE', session, '--out next.nc')}")
     return "\n".join(lines)
 
 

@@ -22,7 +22,7 @@ from ..simulation.datasets import MOST_PATCHES
 from ..storage import make_folder
 from ..tables import check_format, export
 from ..training import process_group, train
-from .answer import Answer
+from .answer import Answer, propose
 from .arguments import FOLDER_FLAGS, file_to_write, picture_to_write
 from .folders import OF_ONE_IMAGE, infer_folder, read_model, refuse_series_options, summarise_folder
 from .numbers import list_numbers
@@ -195,9 +195,10 @@ def _demo(arguments: argparse.Namespace) -> Answer:
     aware = infer(data.intensity, given, model, **options)
     save(aware, out)
     save_figure(draw_demo(data, blind, aware), picture)
+    options = ("--likelihood network", "--out result.nc", "--plot result.png", "--report scan.html")
     written = (
         f"the posterior with the context: {out}\nthe picture: {picture}\n"
-        "next: bayesctx infer YOUR_IMAGE --context host=WSe2 --out result.nc --plot result.png"
+        f"next: {propose('infer', 'YOUR_IMAGE', '--context host=WSe2', *options)}"
     )
     numbers = {"written": [str(out), str(picture)]}
     numbers |= {n: list_numbers(r) for n, r in (("host", blind), ("recorded_context", aware))}
