@@ -186,8 +186,8 @@ WRONG = {
     "inch": (STEPS, "inch", "a unit of length were expected, got 'inch'"),
     "a number": (STEPS, 5, "a unit of length were expected, got '5'"),
     "far too small": (1e-300 * STEPS, "Å", "pixels of 0.02 to 0.6 Å were expected, .*do not show"),
-    "too large": (0.25 * STEPS, "nm", "the coordinates state 0.25 nm; state sampling=0.25 if a pow"),
-    "ten times": (2 * STEPS, "Å", "the coordinates state 2 Å; state sampling=0.2 if a power of ten"),
+    "too large": (0.25 * STEPS, "nm", "the coordinates state 0.25 nm; state sampling=0.25 if a po"),
+    "ten times": (2 * STEPS, "Å", "the coordinates state 2 Å; state sampling=0.2 if a power of t"),
 }  # fmt: skip
 
 
