@@ -182,6 +182,7 @@ def test_what_was_done_to_the_image_is_a_plainer_cause():
         {"context": 40.0, "host": PIXEL_LIMIT, "detector": 0.0},
         # misfit, which no single claim explains
         {"context": 30.0, "host": 2.0, "detector": -8.0, "several": 22.0},
+        {"context": 42.0, "host": 12.0, "beam_energy": 23.0, "detector": 8.0, "several": 35.0},
     ],
 )
 def test_claims_that_agree_are_not_warned_of(conflict):

@@ -141,8 +141,8 @@ def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence
     Warns
     -----
     UserWarning
-        If a claim is contradicted by more than ``PIXEL_LIMIT``, or all of them by more than
-        ``LIMIT_OF_ALL``.
+        If the claim that explains most is contradicted by more than ``PIXEL_LIMIT``, or, where all
+        of them together explain more than one, these by more than ``LIMIT_OF_ALL``.
     """
     if conflict.get(DOSE, -math.inf) > PIXEL_LIMIT:
         cause = f"was the image processed ({', '.join(doubts)})" if doubts else "was it processed"
@@ -150,10 +150,12 @@ def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence
             f"signal and noise of the image speak against dose = {rings.shared[DOSE]} by "
             f"{conflict[DOSE]:.0f} nats; check it, or leave it out ({cause}?)"
         )
-    total = conflict.get(WHOLE, -math.inf)
-    alone = max((v for c, v in conflict.items() if c in CLAIMS), default=-math.inf)
-    if alone <= PIXEL_LIMIT and conflict.get(SEVERAL, -math.inf) <= LIMIT_OF_ALL:
+    weighed = {c: v for c, v in conflict.items() if c in CLAIMS or c == SEVERAL}
+    worst = max(weighed, key=weighed.get, default=SEVERAL)
+    # misfit of a real image is explained by several variables, and a little by each of them
+    if weighed.get(worst, -math.inf) <= (LIMIT_OF_ALL if worst == SEVERAL else PIXEL_LIMIT):
         return
+    total = conflict.get(WHOLE, -math.inf)
     if doubts:
         warn(
             f"an image as it was recorded was expected, got signs of another "
@@ -162,9 +164,7 @@ def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence
         )
         return
     # all equally suspect: one of the claims, or several of them
-    weighed = {c: v for c, v in conflict.items() if c in CLAIMS or c == SEVERAL}
     share = dict(zip(weighed, softmax(list(weighed.values())), strict=True))
-    worst = max(share, key=share.get)
     what = "more than one value"
     if worst != SEVERAL:
         names, stated = (*CLAIMS[worst], worst), rings.stated()
