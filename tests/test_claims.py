@@ -4,6 +4,7 @@ import math
 import warnings
 from dataclasses import replace
 
+import crystals
 import numpy as np
 import pytest
 import torch
@@ -154,6 +155,20 @@ def test_the_evidence_against_a_dose_is_that_of_the_prior_and_of_a_normal_densit
     own = -math.log(DOSE_SPREAD * math.sqrt(2 * math.pi))
     # sixty-four nodes, .96 of a standard deviation apart
     assert found["dose"] == pytest.approx(free - own, abs=1e-3)
+
+
+def test_the_implied_dose_is_less_certain_where_the_absolute_intensity_is():
+    """Angles and energy scale the image as a signal does."""
+    given = {
+        "beam_energy": 80e3, "convergence_semiangle": 25.0, "inner_collection_angle": 60.0,
+        "outer_collection_angle": 200.0,
+    }  # fmt: skip
+    spread = {}
+    for name, known in {"open": {}, "given": given}.items():
+        prior = crystals.PRIOR.given(known)
+        scan, world, _ = noisy_crystal(pixels=40, noise=0.02, prior=prior)
+        spread[name] = search._weigh(scan, world, 0.0).dose_spread
+    assert 0 < spread["given"] < 0.5 * spread["open"]
 
 
 def test_the_culprit_is_named_with_its_probability():

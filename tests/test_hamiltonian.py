@@ -12,6 +12,7 @@ from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan.dose import dose_of
 from bayesctx.scan.hamiltonian import _stand, draw_jointly
 from bayesctx.scan.moves import averaged, linearise_jointly, log_density_along, moved
+from bayesctx.scan.shared import image_slopes
 
 SOFT_PROBE = PRIOR.given({"inner_collection_angle": dist.Normal(60.0, 5.0)})
 
@@ -127,3 +128,11 @@ def test_the_average_does_not_depend_on_the_units_of_the_directions(noisy):
     precision = sum(hessians) / 2
     wide = sum(torch.linalg.inv(h) for h in hessians) / 2
     assert torch.allclose(covariance @ precision @ covariance, wide, rtol=1e-4, atol=1e-10)
+
+
+def test_slopes_of_the_signal_are_those_of_the_image_and_the_drift_has_none(noisy):
+    joint = linearise_jointly(*noisy, exactly=False)
+    _, expected = image_slopes(*noisy)
+    num = len(expected) - 2
+    assert torch.equal(joint.signal[:num], expected[:-2])
+    assert not joint.signal[num:].any()

@@ -118,8 +118,7 @@ def list_candidates(
     num_hosts = len(prior.given(_without(known, "sampling")).hosts)
     for host in dict.fromkeys(host for host, _ in found):
         sampling = _implied(placement, names[host])
-        of_host = {**_without(rings.at(sampling).shared, "sampling"), "host": names[host]}
-        own = prior.given(of_host)
+        own = _of_host(prior, rings.at(sampling).shared, names[host])
         share = own.hosts.count(names[host]) / num_hosts
         log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
@@ -156,7 +155,7 @@ def _angles(rings: Rings, host: str, prior: Prior) -> list[tuple[dict[str, objec
     """Angles of all detectors, for every combination of their candidates; () for one detector."""
     choices = []
     for known in rings.own if rings.names else ():
-        own = prior.given({**_without(known, "sampling"), "host": host})
+        own = _of_host(prior, known, host)
         found = []
         for condition in _alternatives(own.conditions):
             angles = {n: condition[n] for n in OF_DETECTOR}
@@ -164,6 +163,11 @@ def _angles(rings: Rings, host: str, prior: Prior) -> list[tuple[dict[str, objec
                 found.append(angles)
         choices.append(found)
     return list(itertools.product(*choices))
+
+
+def _of_host(prior: Prior, known: Mapping[str, object], host: str) -> Prior:
+    """Prior of the images of a host, of which the pixel size follows from its lattice."""
+    return prior.given({**_without(known, "sampling"), "host": host})
 
 
 def _without(known: Mapping[str, object], name: str) -> dict[str, object]:

@@ -57,6 +57,8 @@ class Joint:
         Slopes of the relative excess of its amplitudes.
     rows : Tensor, shape (row, parameter)
         Slopes of the displacement of the scan rows in Å.
+    signal : Tensor, shape (parameter, detector)
+        Relative slopes of the signal.
     size : float
         Of the steps, in standard deviations.
     """
@@ -65,6 +67,7 @@ class Joint:
     own: Tensor
     excess: Tensor
     rows: Tensor
+    signal: Tensor
     size: float = FIRST_SIZE
 
     @property
@@ -170,7 +173,8 @@ def linearise_jointly(
     hessian = hessian + torch.diag(_own_precision(world))
     known = precision_of_dose(scan, world.signal, world.slope, view.values)
     hessian = hessian + of_signal @ known @ of_signal.mT
-    joint = Joint(torch.eye(len(slopes), dtype=torch.float64), own, excess, rows, size)
+    unit = torch.eye(len(slopes), dtype=torch.float64)
+    joint = Joint(unit, own, excess, rows, of_signal, size)
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled

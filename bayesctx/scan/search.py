@@ -16,7 +16,7 @@ from .dopants import best_dopant
 from .dose import dose_of
 from .fits import anneal, fit_world, log_density
 from .moves import Joint, linearise_jointly
-from .shared import climb, evaluate, image_slopes
+from .shared import climb, evaluate
 from .signal import draw_signal
 from .windows import crop
 from .world import Scan, View, World, begin, look, spectra_of
@@ -195,12 +195,10 @@ def weigh_middles(
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
     """Weight of a fit of a density."""
-    view, joint = look(middle, world), _without_dose(middle, world)
-    dose = dose_of(middle, world.signal, world.slope, view.values)
-    _, slopes = image_slopes(middle, world, view)
-    relative = slopes.mean(-1)[:-2]
-    spread = float((relative @ joint.factor[: len(relative)]).norm())
-    named = {n: v[0].tolist() for n, v in view.values.items()}
+    values, joint = middle.coordinates.values(world.z[None]), _without_dose(middle, world)
+    dose = dose_of(middle, world.signal, world.slope, values)
+    spread = float((joint.signal.mean(-1) @ joint.factor).norm())
+    named = {n: v[0].tolist() for n, v in values.items()}
     return Weight(value, joint.log_volume, named, dose, spread)
 
 
