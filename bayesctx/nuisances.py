@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pyro.distributions as dist
 import torch
 from pyro.distributions import TorchDistribution as Distribution
 
 from .checks import check_known, check_mapping, shorten
-from .distributions import check_value, log_uniform, quantile
+from .distributions import check_value, log_uniform, quantile, support
 from .evidence import FEW_OUTSIDE, truncate
 from .storage import warn
 
-__all__ = ["NUISANCES", "check_nuisances"]
+__all__ = ["NUISANCES", "OF_SCANS", "check_nuisances", "nuisances_of_scan"]
 
 NUISANCES: dict[str, tuple[str, Distribution]] = {
     "rotation": ("rad", dist.Uniform(0.0, 2 * math.pi)),
@@ -49,6 +50,16 @@ NUISANCES: dict[str, tuple[str, Distribution]] = {
     "additivity": ("1", dist.HalfNormal(1.0)),
 }
 """Unit and default distribution of every nuisance (docs/physics.md)."""
+
+OF_SCANS: dict[str, Distribution] = {
+    "C12": dist.HalfNormal(20.0), "C21": dist.HalfNormal(500.0), "C23": dist.HalfNormal(500.0),
+}  # fmt: skip
+"""Aberrations of a whole scan in Å, in place of their default distributions.
+
+Patches are simulated, and networks trained, with lenses that are well tuned. Real ones are farther
+off: two scans of one microscope have a coma C21 of 1300 and 2000 Å, and if it may not be larger
+than 300 Å, semi-angle and tilt are driven to their bounds (docs/tried.md).
+"""
 
 DOMAINS = {
     "rotation": (-100.0, 100.0), "offset_x": (-5.0, 5.0), "offset_y": (-5.0, 5.0),
@@ -105,6 +116,29 @@ def check_nuisances(values: object) -> dict[str, object]:
             "the scan, got none; give the size of the pixels in Å"
         )
     return checked
+
+
+def nuisances_of_scan(nuisances: Mapping[str, object]) -> dict[str, object]:
+    """Nuisances of a whole scan that is explained by all of its pixels.
+
+    Parameters
+    ----------
+    nuisances : mapping of str to float, tuple or Distribution
+        See ``Prior.nuisances``.
+
+    Returns
+    -------
+    dict
+        With the distributions ``OF_SCANS`` where those given are the default ones; whatever else
+        was given is kept.
+    """
+    return {n: OF_SCANS[n] if _is_default(n, v) else v for n, v in nuisances.items()}
+
+
+def _is_default(name: str, value: object) -> bool:
+    """Whether a nuisance that is wider in a scan has its default distribution, a uniform one."""
+    alike = name in OF_SCANS and isinstance(value, dist.Uniform)
+    return alike and support(value) == support(NUISANCES[name][1])
 
 
 def _truncate(value: object, label: str, domain: tuple[float, float]) -> object:

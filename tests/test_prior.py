@@ -14,7 +14,7 @@ from scipy import stats
 
 from bayesctx import simulate
 from bayesctx.distributions import decode, encode, log_uniform, quantile
-from bayesctx.nuisances import NUISANCES
+from bayesctx.nuisances import NUISANCES, OF_SCANS, check_nuisances, nuisances_of_scan
 from bayesctx.prior import CONTINUOUS, MAX_TRIES, Prior, limit_prior, reference_prior, tmd_prior
 
 PRIORS = {
@@ -522,3 +522,25 @@ def test_what_is_no_value_is_named_in_one_line(value, match):
     with pytest.raises((TypeError, ValueError), match=match) as raised:
         Prior((POINT | {"defocus": value},))
     assert "\n" not in str(raised.value)
+
+
+def test_lenses_of_a_scan_may_be_farther_off_than_those_of_patches():
+    prior = reference_prior()
+    found = nuisances_of_scan(prior.nuisances)
+    assert found.keys() == prior.nuisances.keys()
+    assert {n for n, v in found.items() if v is not prior.nuisances[n]} == set(OF_SCANS)
+    for name, wide in OF_SCANS.items():
+        replaced = prior.nuisances[name]
+        assert wide.cdf(replaced.high) < 0.9, name  # the former bound is no bound any more
+        check_nuisances({"gain": 1.0, name: wide})
+    # so is a prior that was read from a file
+    copy = Prior.from_dict(prior.to_dict())
+    assert nuisances_of_scan(copy.nuisances)["C21"] is OF_SCANS["C21"]
+
+
+@pytest.mark.parametrize(
+    "given", [100.0, (0.0, 50.0), dist.Uniform(0.0, 200.0), dist.Exponential(0.01)]
+)
+def test_what_is_stated_of_a_lens_is_kept_for_scans(given):
+    nuisances = NUISANCE | {"C21": given}
+    assert nuisances_of_scan(nuisances) == nuisances

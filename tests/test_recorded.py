@@ -17,6 +17,7 @@ from bayesctx.inference.candidates import list_candidates
 from bayesctx.inference.detectors import check_rings
 from bayesctx.inference.inputs import read_inputs
 from bayesctx.inference.whole_image import Micrograph
+from bayesctx.nuisances import OF_SCANS
 from bayesctx.report.context_rows import context_rows
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
@@ -178,6 +179,7 @@ def test_every_host_has_the_dose_of_its_own_pixel_size(counts, untrained, tmp_pa
     for candidate in list_candidates(*given, 0).candidates:
         expected = 79891.3 * (0.2 / candidate.scan.field.sampling) ** 2
         assert candidate.scan.log_dose(expected) == pytest.approx(0.0, abs=1e-6)
+        assert candidate.scan.coordinates.nuisances.items() >= OF_SCANS.items()
 
 
 def test_a_stated_pixel_size_replaces_the_coordinates(tmp_path):

@@ -160,6 +160,18 @@ def test_a_probe_that_the_simulator_infers_becomes_a_nuisance_of_the_prior():
     assert float(drawn.source_size.std()) < 0.06
 
 
+def test_a_coma_beyond_that_of_patches_is_learned():
+    rng = np.random.default_rng(5)
+    prior = np.abs(500.0 * rng.standard_normal(400))
+    images = [
+        result_of({"C21": 900.0 + 30.0 * rng.standard_normal(100)}, {"C21": prior})
+        for _ in range(6)
+    ]
+    law = bc.session_prior(images).nuisances["C21"]
+    low, high = law.icdf(bc.tensors.torch.tensor([0.05, 0.95])).tolist()
+    assert 800.0 < low < 900.0 < high < 1000.0
+
+
 def test_images_that_say_nothing_leave_the_prior_as_it_is():
     prior = np.exp(np.random.default_rng(5).uniform(np.log(25), np.log(120), 1000))
     name = "inner_collection_angle"

@@ -19,6 +19,7 @@ from ..defects import DEFECTS, SPECIES
 from ..distributions import quantile
 from ..micrograph import find_sites
 from ..model import SitePrior
+from ..nuisances import nuisances_of_scan
 from ..prior import Prior
 from ..scan import CLASS, PERFECT, Candidate, Coordinates, Field, Material, Scan
 from .arrays import Alternative
@@ -123,7 +124,7 @@ def list_candidates(
         log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
         dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
         first = max(dopants, key=lambda d: float(weight[host, d].sum()))
-        nuisances = {**own.nuisances, "strain": _strain(size, sampling, own)}
+        nuisances = {**nuisances_of_scan(own.nuisances), "strain": _strain(size, sampling, own)}
         conditions = _alternatives(own.conditions)
         possible = list(itertools.product(conditions, _angles(rings, names[host], prior)))
         log_prior -= math.log(len(possible))

@@ -17,7 +17,7 @@ from ..checks import check_known, check_number, check_sequence
 from ..context import CONTEXT
 from ..distributions import quantile
 from ..evidence import truncate
-from ..nuisances import DOMAINS
+from ..nuisances import DOMAINS, nuisances_of_scan
 from ..prior import Prior
 from .members import Results, members_of, prior_of
 
@@ -275,7 +275,7 @@ def _support(name: str, prior: Prior) -> tuple[float, float]:
     if name in CONTEXT:
         return prior.domain(name)
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
-    low, high = quantile(prior.nuisances[name], ends, DOMAINS[name]).tolist()
+    low, high = quantile(nuisances_of_scan(prior.nuisances)[name], ends, DOMAINS[name]).tolist()
     return low, high
 
 
