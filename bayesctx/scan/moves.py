@@ -37,6 +37,7 @@ SOFT = 0.08  # standard deviations of the prior, in size of a direction
 # curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
 # which a direction is left as it is, and the largest that is corrected at once
 NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
+LEAST_TAKEN = 1e-6  # of a misfit of the amplitude, by the excess of a column without any light
 ATTEMPTS = 3  # corrections of a direction
 FIRST_SIZE = 0.3  # of the steps
 
@@ -54,7 +55,10 @@ class Joint:
     own : Tensor, shape (site, 2, parameter)
         Slopes of the displacement of every column from the mean displacement, in Å.
     excess : Tensor, shape (site, detector, parameter)
-        Slopes of the relative excess of its amplitudes.
+        Slopes of the relative excess of its amplitudes, for a scatter without bounds; see
+        ``excess_slopes``.
+    known : Tensor, shape (site, detector)
+        What the pixels say of the excess: its precision.
     rows : Tensor, shape (row, parameter)
         Slopes of the displacement of the scan rows in Å.
     signal : Tensor, shape (parameter, detector)
@@ -66,9 +70,25 @@ class Joint:
     factor: Tensor
     own: Tensor
     excess: Tensor
+    known: Tensor
     rows: Tensor
     signal: Tensor
     size: float = FIRST_SIZE
+
+    def excess_slopes(self, world: World) -> Tensor:
+        """Slopes of the relative excess under the scatter of a world.
+
+        Parameters
+        ----------
+        world : World
+            Of the scan. Under a small scatter amplitudes can follow less.
+
+        Returns
+        -------
+        Tensor, shape (site, detector, parameter)
+            By parameter.
+        """
+        return _taken(world, self.known)[..., None] * self.excess
 
     @property
     def log_volume(self) -> float:
@@ -167,14 +187,14 @@ def linearise_jointly(
     precision = (slope_x.square() * weight).sum((0, -1)) + world.jitter**-2
     rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
     slopes = slopes + rows.mT[:, None, :, None] * slope_x
-    own, excess, slopes = _follow(scan, world, view, slopes)
+    own, excess, known, slopes = _follow(scan, world, view, slopes)
     slopes = slopes.flatten(1)
     hessian = ((slopes * weight.flatten()) @ slopes.mT).double()
     hessian = hessian + torch.diag(_own_precision(world))
-    known = precision_of_dose(scan, world.signal, world.slope, view.values)
-    hessian = hessian + of_signal @ known @ of_signal.mT
+    of_dose = precision_of_dose(scan, world.signal, world.slope, view.values)
+    hessian = hessian + of_signal @ of_dose @ of_signal.mT
     unit = torch.eye(len(slopes), dtype=torch.float64)
-    joint = Joint(unit, own, excess, rows, of_signal, size)
+    joint = Joint(unit, own, excess, known, rows, of_signal, size)
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled
@@ -221,31 +241,41 @@ def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     return torch.stack(found).transpose(0, 1).flatten(0, 1).flatten(1)
 
 
-def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """How displacement and excess of every column follow, and the slopes of the image then."""
+def _taken(world: World, known: Tensor) -> Tensor:
+    """The part of a misfit of the amplitude that the excess takes, shape (site, detector)."""
+    variance = covariance_of_excess(world.scatter, world.is_coarse).diagonal(dim1=-2, dim2=-1)
+    return variance * known / (1 + variance * known)
+
+
+def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tensor, ...]:
+    """How displacement and excess of columns follow, what is known, slopes of the image then."""
     kernels = Kernels.of(scan.field, view.values, scan.material)
     canvas = Canvas.of(scan, world, view, kernels.half)
     moving = canvas.pad_images(slopes)
     precision = precision_of_sites(world)
     own = torch.zeros(len(scan.kind), 2, len(slopes))
     excess = torch.zeros(*world.excess.shape, len(slopes))
+    known = torch.zeros_like(world.excess)
     for colour in scan.colours():
         mine = colour[HAS_ATOMS[world.species[colour]]]
         if not len(mine):
             continue
         columns, index = canvas.slopes(scan, world, kernels, mine)  # excess, along x, along y
         weighted = columns * canvas.weight[:, index].movedim(0, 1)[:, :, None]
-        hessian = gram_of_unknowns(weighted @ columns.mT) + precision[mine]
+        gram = gram_of_unknowns(weighted @ columns.mT)
+        hessian = gram + precision[mine]
         # (site, detector, pixel, parameter)
         seen = torch.stack([m[:, index] for m in moving], -1).movedim(0, 1)
         pull = weighted @ seen
         pull = torch.cat([pull[:, :, 1:].sum(1), pull[:, :, 0]], 1)
         answer = -torch.linalg.solve(hessian, pull)
         own[mine], excess[mine] = answer[:, :2], answer[:, 2:]
+        known[mine] = gram.diagonal(dim1=-2, dim2=-1)[:, 2:]
         change = torch.einsum("ska,sdkp->adsp", answer[:, :2], columns[:, :, 1:])
         change = change + torch.einsum("sda,sdp->adsp", answer[:, 2:], columns[:, :, 0])
         moving.index_add_(2, index.flatten(), change.flatten(2))
-    return own, excess, canvas.cut_images(moving, scan.field.shape)
+    excess = excess / _taken(world, known).clamp(min=LEAST_TAKEN)[..., None]
+    return own, excess, known, canvas.cut_images(moving, scan.field.shape)
 
 
 def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor, Tensor], ...]:
@@ -258,7 +288,7 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     excess = (white @ world.excess[..., None]).flatten()
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
-        (excess, (white @ joint.excess).flatten(0, 1), torch.ones_like(excess)),
+        (excess, (white @ joint.excess_slopes(world)).flatten(0, 1), torch.ones_like(excess)),
         (world.row_shift, joint.rows, torch.full_like(world.row_shift, world.jitter)),
     )
 
@@ -296,7 +326,7 @@ def moved(scan: Scan, world: World, joint: Joint, change: Tensor) -> World:
         z=torch.cat([world.z[:-2] + change[:num], world.z[-2:]]),
         drift=world.drift + drift,
         shift=world.shift + scan.basis @ drift + joint.own @ small,
-        excess=world.excess + joint.excess @ small,
+        excess=world.excess + joint.excess_slopes(world) @ small,
         row_shift=world.row_shift + joint.rows @ small,
     )
 
