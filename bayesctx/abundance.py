@@ -169,6 +169,27 @@ class Abundance:
         drawn = torch.where(both > UNDERFLOW, first / both, (u < given.fraction).double())
         return self.shares(torch.where(given.is_free, drawn, given.fraction))
 
+    def log_density(self, shares: Tensor) -> Tensor:
+        """Log density of shares.
+
+        Parameters
+        ----------
+        shares : Tensor, shape (*batch, kind, defect_class)
+            Above zero where they are not known; those that are known do not count.
+
+        Returns
+        -------
+        Tensor of float64, shape (*batch, kind)
+            With respect to the shares that are not known, but the last one; up to a constant.
+        """
+        own, left = self._in_order(shares)
+        strength = torch.where(self.is_free, self.strength, 2.0)
+        # not the difference of the two, which rounding makes zero
+        after = torch.cat([left[..., 1:], torch.zeros_like(left[..., :1])], -1)
+        a, b = self.fraction * strength, (1 - self.fraction) * strength
+        density = (a - 1) * (own / left).log() + (b - 1) * (after / left).log() - left.log()
+        return torch.where(self.is_free, density, 0.0).sum(-1)
+
     def log_evidence(self, counts: Tensor) -> Tensor:
         """Log probability of what sites hold, the shares integrated out.
 

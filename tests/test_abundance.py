@@ -246,3 +246,36 @@ def test_evidence_that_was_checked_does_not_change():
 def test_evidence_that_cannot_be(values, error, message):
     with pytest.raises(error, match=message):
         check_shares(values)
+
+
+def test_the_log_density_is_that_of_the_dirichlet_distribution():
+    alpha = alpha_of_sites()[X]
+    held = alpha > 0
+    law = torch.distributions.Dirichlet(alpha[held])
+    torch.manual_seed(0)
+    drawn = law.sample((20,))
+    shares = torch.zeros(20, len(KINDS), len(DEFECTS), dtype=torch.float64)
+    shares[:, X, held] = drawn
+    found = Abundance.of(DIRICHLET_ALPHA).log_density(shares)[:, X]
+    expected = law.log_prob(drawn)
+    assert torch.allclose(found - found[0], expected - expected[0], atol=1e-9)
+
+
+def test_the_log_density_is_that_of_the_fractions():
+    """On one kind of site with evidence the density of two shares is checked by a sum."""
+    law = under({"V_X": (0.0, 0.1)})
+    place = law.order[X].tolist().index(DEFECTS.index("V_X"))
+    mean, strength = law.fraction[X, place], law.strength[X, place]
+    beta = torch.distributions.Beta(mean * strength, (1 - mean) * strength)
+    v = torch.tensor([0.01, 0.04, 0.09], dtype=torch.float64)
+    rest = law.mean[X].clone()
+    rest[DEFECTS.index("V_X")] = 0
+    rest = rest / rest.sum()
+    shares = law.mean.repeat(3, 1, 1)
+    shares[:, X] = (1 - v[:, None]) * rest
+    shares[:, X, DEFECTS.index("V_X")] = v
+    found = law.log_density(shares)[:, X]
+    # others in proportion: K - 1 of them have K - 2 free shares, each over what V_X leaves
+    free = int((rest > 0).sum())
+    expected = beta.log_prob(v) - (free - 1) * torch.log1p(-v)
+    assert torch.allclose(found - found[0], expected - expected[0], atol=1e-9)

@@ -10,12 +10,11 @@ from crystals import RINGS, SAMPLING, crystal, noisy_crystal
 from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
 from bayesctx.scan import mosaic as mosaic_module, sampling, windows
+from bayesctx.scan.brightness import draw_brightness
 from bayesctx.scan.chain import Draw, log_prob_of_pixels
 from bayesctx.scan.dopants import best_dopant
-from bayesctx.scan.levels import Levels, draw_brightness
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.search import Candidate
-from bayesctx.scan.signal import regress
 from bayesctx.scan.windows import MARGIN, tile
 from bayesctx.scan.world import PERFECT, look
 
@@ -90,33 +89,6 @@ def test_a_scan_of_one_window_is_its_own_window():
     assert MARGIN > 3.0  # half the window of pixels around a site
 
 
-def test_what_is_linear_in_one_window_is_that_of_the_scan(noisy):
-    scan, world, view = noisy
-    levels = Levels.of([(scan, view)], world.signal, world.additivity)
-    whole = regress(scan, world, view.values, view.images, view.variance)
-    used = [0, *(1 + k for k in view.used)]
-    assert torch.allclose(levels.mean[:, used], whole.mean[:, :-3], rtol=1e-6, atol=1e-9)
-    unused = [k for k in range(1, 1 + len(SPECIES)) if k not in used]
-    assert not levels.mean[:, unused].any()
-    # evidence of other noise, up to the same constant
-    louder = replace(view, variance=2 * view.variance)
-    change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
-    expected = regress(scan, world, view.values, view.images, louder.variance).evidence
-    assert change == pytest.approx(float(expected - whole.evidence), rel=1e-6)
-
-
-def test_what_is_linear_in_one_window_is_that_of_each_detector(twofold):
-    scan, world, view = twofold
-    levels = Levels.of([(scan, view)], world.signal, world.additivity)
-    whole = regress(scan, world, view.values, view.images, view.variance)
-    used = [0, *(1 + k for k in view.used)]
-    assert torch.allclose(levels.mean[:, used], whole.mean[:, :-3], rtol=1e-6, atol=1e-9)
-    louder = replace(view, variance=torch.tensor([2.0, 1.0])[:, None, None] * view.variance)
-    change = Levels.of([(scan, louder)], world.signal, world.additivity).evidence - levels.evidence
-    expected = regress(scan, world, view.values, view.images, louder.variance).evidence
-    assert change == pytest.approx(float(expected - whole.evidence), rel=1e-6)
-
-
 def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
     monkeypatch.setattr(mosaic_module, "WARMUP", 2)
     scan, world, _ = twofold
@@ -129,15 +101,6 @@ def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
         expected = look(t.scan, own).expected
         rest = (t.scan.image - expected)[:, t.core]
         assert (rest.std(-1) < 1.3 * world.floor.sqrt()).all()
-
-
-def test_what_is_linear_in_two_windows_has_one_signal(noisy):
-    scan, world, view = noisy
-    brighter = replace(scan, image=scan.image + 0.3)
-    one = Levels.of([(scan, view)], world.signal, world.additivity)
-    two = Levels.of([(scan, view), (brighter, view)], world.signal, world.additivity)
-    # the film takes the offset
-    assert float(two.mean[0, 0]) == pytest.approx(float(one.mean[0, 0]), rel=1e-3)
 
 
 def test_signal_and_film_of_a_window_are_drawn_given_the_errors(noisy):
@@ -240,7 +203,8 @@ def test_the_dopant_is_found_whatever_it_is_now(noisy, now):
     doped = torch.tensor([s.holds_dopant for s in SPECIES])[world.species]
     world = replace(world, species=torch.where(doped, PERFECT[scan.kind], world.species))
     dopants = [METALS.index(metal) for metal in ("Mo", "Ti", "W")]
-    assert METALS[best_dopant([(scan, world, look(scan, world))], dopants)] == "Ti"
+    seen = [(scan, world, look(scan, world), scan.updated)]
+    assert METALS[best_dopant(seen, dopants)] == "Ti"
 
 
 def test_large_scans_are_searched_in_a_window(monkeypatch):

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import MultivariateNormal
 
 from .conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
+from .dopants import draw_dopant, without_dopant
 from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
@@ -187,9 +188,9 @@ def sample_worlds(
     world, near, colours = mode.world, mode.near, scan.colours()
     view, count = look(scan, world), 0
     while True:
-        world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
+        world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = look(scan, world, (view.values, view.spectra), view.factors)
@@ -293,15 +294,12 @@ def log_prob_of_pixels(scan: Scan, view: View) -> float:
 def _draw_dopant(
     scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Scan, World, View]:
-    """Propose another metal as the dopant of the columns that hold one."""
-    others = [d for d in dopants if d != scan.material.dopant]
-    chosen = others[int(torch.randint(len(others), (1,), generator=generator))]
-    other = replace(scan, material=Material(scan.material.host, chosen))
-    before, after = (evaluate(s, world, view, world.z) for s in (scan, other))
-    log_ratio = float(after.log_density_with_dose(other, world.slope))
-    log_ratio -= float(before.log_density_with_dose(scan, world.slope))
-    if not accepts(log_ratio, generator):
+    """Draw dopant and abundances; the sites have to be drawn next."""
+    seen = [(scan, world, view, scan.updated)]
+    dopant, abundance = draw_dopant(seen, dopants, generator)
+    world = replace(world, abundance=abundance)
+    if dopant == scan.material.dopant:
         return scan, world, view
-    view = look(other, world, factors=view.factors)
-    world = draw_signal(other, world, view, generator)
-    return other, world, look(other, world, (view.values, view.spectra), view.factors)
+    scan = replace(scan, material=replace(scan.material, dopant=dopant))
+    world = without_dopant(world)
+    return scan, world, look(scan, world)

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from .conditional import IS_DOPED, KINDS, Sites
+from ..abundance import Abundance
+from ..defects import DEFECTS, SPECIES
+from .conditional import ALLOWED, IS_DOPED, KINDS, NUM_ALIKE, Sites
 from .kernels import Kernels
-from .world import Scan, View, World
+from .signal import accepts
+from .world import CLASS, Scan, View, World
 
-__all__ = ["best_dopant"]
+__all__ = ["best_dopant", "draw_dopant", "without_dopant"]
 
 AT_ONCE = 256  # sites
+METAL, DOPANT = KINDS.index("metal"), DEFECTS.index("D_M")
+HOST = next(i for i, s in enumerate(SPECIES) if s.defect == "M")
+LOGITS, NUM_SHARES = (-16.0, 6.0), 512  # of the dopant's share of what is not known, and how many
+LEAST_SHARE = 1e-30  # drawn shares underflow to zero
+
+Seen = tuple[Scan, World, View, Tensor]
+"""Scan, world, view, and which sites count."""
 
 
-def best_dopant(seen: Iterable[tuple[Scan, World, View]], dopants: Sequence[int]) -> int:
+def best_dopant(seen: Iterable[Seen], dopants: Sequence[int]) -> int:
     """Find the metal that explains the metal sites best, whatever is the dopant now.
 
     Parameters
     ----------
-    seen : iterable of tuple of Scan, World and View
-        One scan, or windows of one.
+    seen : iterable of tuple of Scan, World, View and Tensor of bool
+        One scan, or windows of one, and which of the sites count.
     dopants : sequence of int
         Metals that may be the dopant, at least one.
 
@@ -37,24 +49,134 @@ def best_dopant(seen: Iterable[tuple[Scan, World, View]], dopants: Sequence[int]
     Besag, The Statistician 24, 179 (1975), doi:10.2307/2987782.
     """
     total = torch.zeros(len(dopants), dtype=torch.float64)
-    for scan, world, view in seen:
-        total += torch.tensor([_log_evidence_of_metals(scan, world, view, d) for d in dopants])
+    for scan, world, view, counted in seen:
+        log_share = _log_shares(scan, world)
+        found = [_log_likelihood(scan, world, view, counted, d) for d in dopants]
+        total += torch.stack([(f + log_share).logsumexp(-1).sum() for f in found])
     return dopants[int(total.argmax())]
 
 
-def _log_evidence_of_metals(scan: Scan, world: World, view: View, dopant: int) -> float:
-    """Log density of the pixels around every metal site under a dopant, added over the sites."""
-    sites, kind = Sites.of(scan, world, view), KINDS.index("metal")
-    material, total = replace(scan.material, dopant=dopant), 0.0
+def draw_dopant(
+    seen: Sequence[Seen], dopants: Sequence[int], generator: torch.Generator
+) -> tuple[int, Tensor]:
+    """Draw the dopant and its abundance, whatever the metal sites hold now.
+
+    Parameters
+    ----------
+    seen : sequence of tuple of Scan, World, View and Tensor of bool
+        One scan, or windows of one with the same abundances, and which of the sites count.
+    dopants : sequence of int
+        Metals that may be the dopant, equally probable.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dopant : int
+        One of two: the one that is now, and another one.
+    abundance : Tensor, shape (kind, defect_class)
+        Shares of the classes; those of other metal sites in proportion to what they were.
+
+    Notes
+    -----
+    A metal that looks like that of the host may be anywhere, and one that does not may be nowhere.
+    Given what the sites hold neither would ever be left for the other. Here the species of every
+    metal site is summed out given the other sites, as in ``best_dopant``, and the abundance of the
+    dopant is summed over: the first holds nearly, since columns overlap little. The sites have to
+    be drawn next.
+    """
+    scan, world = seen[0][:2]
+    now = scan.material.dopant
+    others = [d for d in dopants if d != now]
+    proposed = others[int(torch.randint(len(others), (1,), generator=generator))]
+    shares, log_weight = _possible_shares(scan.prior, world.abundance)
+    densities = []
+    for dopant in (now, proposed):
+        density = log_weight
+        for given in seen:
+            found = _log_likelihood(*given, dopant)
+            top = found.amax(-1, keepdim=True)
+            density = density + (((found - top).exp() @ shares.mT).log() + top).sum(0)
+        densities.append(density)
+    evidence = [float(d.logsumexp(0)) for d in densities]
+    taken = accepts(evidence[1] - evidence[0], generator)
+    weight = densities[int(taken)].softmax(0)
+    node = int(torch.multinomial(weight, 1, generator=generator))
+    abundance = world.abundance.clone()
+    abundance[METAL] = shares[node].float()
+    return (proposed if taken else now), abundance
+
+
+def without_dopant(world: World) -> World:
+    """Put metal of the host where the dopant is.
+
+    Parameters
+    ----------
+    world : World
+        With another dopant than the next one.
+
+    Returns
+    -------
+    World
+        Without errors of additivity of the dopant, which were those of the other metal.
+    """
+    doped = IS_DOPED[world.species]
+    errors = torch.where(IS_DOPED, 0.0, world.errors)
+    return replace(world, species=torch.where(doped, HOST, world.species), errors=errors)
+
+
+def _possible_shares(prior: Abundance, abundance: Tensor) -> tuple[Tensor, Tensor]:
+    """Shares of the classes of metal sites for many of the dopant's, and log weights of these.
+
+    The shares of other classes stay in proportion to each other, but for those that are known.
+    """
+    share = abundance[METAL].double().clamp(min=LEAST_SHARE)
+    order, fraction = prior.order[METAL], prior.fraction[METAL]
+    is_known = torch.zeros(len(share), dtype=torch.bool)
+    is_known[order] = ~prior.is_free[METAL] & (fraction < 1)
+    if is_known[DOPANT]:
+        return abundance[METAL].double()[None], torch.zeros(1, dtype=torch.float64)
+    share = torch.where(prior.mean[METAL] > 0, share, 0.0)
+    moving = (share > 0) & ~is_known
+    left = 1 - share[is_known].sum()
+    logit = torch.linspace(*LOGITS, NUM_SHARES, dtype=torch.float64)
+    own, others = logit.sigmoid(), (-logit).sigmoid()
+    shares = share.repeat(NUM_SHARES, 1)
+    shares[:, moving] *= (left * others / (share[moving].sum() - share[DOPANT]))[:, None]
+    shares[:, DOPANT] = left * own
+    whole = abundance.double().clamp(min=LEAST_SHARE).repeat(NUM_SHARES, 1, 1)
+    whole[:, METAL] = shares
+    # of the logit, and of the proportions of the others, which are K - 1 numbers that add up to one
+    volume = own.log() + (int(moving.sum()) - 1) * others.log()
+    return shares, prior.log_density(whole)[:, METAL] + volume
+
+
+def _log_shares(scan: Scan, world: World) -> Tensor:
+    """Logarithms of the shares of the classes of metal sites, shape (defect_class,)."""
+    # zero excludes a class only where the prior does
+    share = world.abundance[METAL].double().clamp(min=LEAST_SHARE).log()
+    return torch.where(scan.prior.mean[METAL] > 0, share, -math.inf)
+
+
+def _log_likelihood(scan: Scan, world: World, view: View, counted: Tensor, dopant: int) -> Tensor:
+    """Log density of the pixels around metal sites under a dopant, (site, defect_class)."""
+    sites, allowed = Sites.of(scan, world, view), ALLOWED["metal"]
+    material = replace(scan.material, dopant=dopant)
     # errors of additivity that were fitted to another metal would speak for it
     amplitude = torch.where(IS_DOPED, world.signal[:, None], sites.amplitude)
     kernels = Kernels.of(scan.field, view.values, material)
-    other = replace(sites, kernels=kernels, amplitude=amplitude)
-    for mine in (scan.updated & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
+    alike = -NUM_ALIKE.log().expand(len(KINDS), -1)
+    other = replace(sites, kernels=kernels, amplitude=amplitude, log_prior=alike)
+    total = []
+    for mine in (counted & (scan.kind == METAL)).nonzero()[:, 0].split(AT_ONCE):
         present = sites.present(scan, mine)
-        given = other.conditional(scan, mine, kind, present)
+        given = other.conditional(scan, mine, METAL, present)
         rest = sites.canvas.at(sites.canvas.rest, given.index) + present
         weight = sites.canvas.at(sites.canvas.weight, given.index)
         square = (rest.square() * weight).sum((1, 2))
-        total += float((given.log_prob.flatten(1).logsumexp(-1) - 0.5 * square).double().sum())
-    return total
+        total.append(given.log_prob.logsumexp(1).double() - 0.5 * square[:, None].double())
+    by_species = torch.cat(total) if total else torch.zeros(0, len(allowed), dtype=torch.float64)
+    found = by_species.new_full((len(by_species), len(DEFECTS)), -math.inf)
+    for defect in CLASS[allowed].unique().tolist():
+        found[:, defect] = by_species[:, CLASS[allowed] == defect].logsumexp(-1)
+    return found

@@ -69,17 +69,10 @@ class Kernels:
         # d/du of K(r - u)
         along = [spectra, spectra * (-2j * math.pi * qx), spectra * (-2j * math.pi * qy)[:, None]]
         offset = (torch.arange(STEPS) + 0.5) / STEPS - 0.5
-        axis = (torch.arange(-half, half + 1) - offset[:, None]) * s  # (step, pixel)
-        found = [
-            synthesize(
-                part[:, None, None].expand(-1, STEPS, STEPS, -1, -1),
-                axis.expand(len(part), STEPS, -1, -1),
-                axis[:, None].expand(len(part), -1, STEPS, -1),
-                cell=cell,
-            ).flatten(-2)
-            for part in (spectrum.flatten(0, 1) for spectrum in along)
-        ]
-        return cls(torch.stack(found, 1).unflatten(0, spectra.shape[:2]), half, s)
+        axis = ((torch.arange(-half, half + 1) - offset[:, None]) * s).flatten()  # step, pixel
+        found = synthesize(torch.stack(along, 2), axis, axis, cell=cell)
+        found = found.unflatten(-1, (STEPS, -1)).unflatten(-3, (STEPS, -1)).transpose(-3, -2)
+        return cls(found.flatten(-2), half, s)
 
     def at(self, species: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
         """Kernels of some species at sites.

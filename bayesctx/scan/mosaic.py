@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..defects import SPECIES
+from .brightness import draw_brightness
 from .chain import Draw, log_prob_of_pixels
-from .dopants import best_dopant
-from .levels import Levels, draw_brightness
+from .dopants import best_dopant, draw_dopant, without_dopant
 from .occupation import draw_occupation
-from .signal import accepts, draw_noise, draw_rows
+from .signal import draw_noise, draw_rows
 from .windows import Tile
-from .world import Scan, View, World, begin, look, spectra_of
+from .world import Scan, World, begin, look, spectra_of
 
 __all__ = ["Mosaic", "cover", "spread"]
 
@@ -135,7 +135,9 @@ def spread(
     """
     generator = torch.Generator().manual_seed(seed)
     for draw in draws:
-        mosaic = _advance(mosaic, draw.world, dopants, generator)
+        alike = draw.material.dopant == mosaic.tiles[0].scan.material.dopant
+        world = draw.world if alike else without_dopant(draw.world)
+        mosaic = _advance(mosaic, world, dopants, generator)
         yield _join(mosaic, draw)
 
 
@@ -143,8 +145,13 @@ def _with_best_dopant(mosaic: Mosaic, dopants: Sequence[int]) -> Mosaic:
     """The same with the dopant that explains all metal sites best, each given the other sites."""
     shared = _spectra(mosaic)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
-    seen = ((t.scan, w, look(t.scan, w, shared)) for t, w in pairs)
+    seen = ((t.scan, w, look(t.scan, w, shared), _counted(t)) for t, w in pairs)
     return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(seen, dopants)))
+
+
+def _counted(tile: Tile) -> Tensor:
+    """Sites that are drawn and belong to no other window, shape (site,)."""
+    return tile.own & tile.scan.updated
 
 
 def _with_scales(mosaic: Mosaic, world: World) -> Mosaic:
@@ -167,13 +174,14 @@ def _advance(
     """Draw everything once, given the shared variables of a world."""
     given = {name: getattr(world, name) for name in GIVEN}
     mosaic = replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
-    mosaic, shared = _draw_dopant(mosaic, world.signal, dopants, generator)
+    shared = _spectra(mosaic)
+    if len(dopants) > 1:
+        mosaic, shared = _draw_dopant(mosaic, shared, dopants, generator)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
     worlds, probability, log_prob = zip(*found, strict=True)
     counts = sum(
-        t.scan.counts(w.species, t.own & t.scan.updated)
-        for t, w in zip(mosaic.tiles, worlds, strict=True)
+        t.scan.counts(w.species, _counted(t)) for t, w in zip(mosaic.tiles, worlds, strict=True)
     )
     abundance = mosaic.scan.prior.draw(counts, generator).float()
     worlds = [replace(w, abundance=abundance) for w in worlds]
@@ -181,41 +189,24 @@ def _advance(
 
 
 def _draw_dopant(
-    mosaic: Mosaic, signal: Tensor, dopants: Sequence[int], generator: torch.Generator
+    mosaic: Mosaic, shared: tuple, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Mosaic, tuple]:
-    """Propose another metal as the dopant; the spectra under the one taken."""
-    others = [d for d in dopants if d != mosaic.tiles[0].scan.material.dopant]
-    if not others:
-        return mosaic, _spectra(mosaic)
-    other = others[int(torch.randint(len(others), (1,), generator=generator))]
-    changed = replace(mosaic, tiles=_with_dopant(mosaic.tiles, other))
-    shared, levels = _level(mosaic, signal)
-    shared_then, levels_then = _level(changed, signal, (mosaic, shared))
-    if accepts(levels_then.evidence - levels.evidence, generator):
-        return changed, shared_then
-    return mosaic, shared
+    """Draw dopant and abundances; with them the spectra."""
+    tiles = mosaic.tiles
+    pairs = list(zip(tiles, mosaic.worlds, strict=True))
+    seen = [(t.scan, w, look(t.scan, w, shared), _counted(t)) for t, w in pairs]
+    dopant, abundance = draw_dopant(seen, dopants, generator)
+    worlds = [replace(w, abundance=abundance) for w in mosaic.worlds]
+    if dopant == tiles[0].scan.material.dopant:
+        return replace(mosaic, worlds=worlds), shared
+    worlds = [without_dopant(w) for w in worlds]
+    mosaic = replace(mosaic, tiles=_with_dopant(tiles, dopant), worlds=worlds)
+    return mosaic, _spectra(mosaic)
 
 
 def _spectra(mosaic: Mosaic) -> tuple:
     """Shared variables with their spectra: all windows have the same size."""
     return spectra_of(mosaic.tiles[0].scan, mosaic.worlds[0].z)
-
-
-def _level(
-    mosaic: Mosaic, signal: Tensor, noisy: tuple[Mosaic, tuple] | None = None
-) -> tuple[tuple, Levels]:
-    """Shared variables with their spectra, and what is linear, at the noise of another dopant."""
-    shared = _spectra(mosaic)
-
-    def seen() -> Iterator[tuple[Scan, View]]:
-        for k, (tile, world) in enumerate(zip(mosaic.tiles, mosaic.worlds, strict=True)):
-            view = look(tile.scan, world, shared)
-            if noisy is not None:  # evidence at another noise could not be compared
-                other, theirs = noisy
-                view = replace(view, variance=look(other.tiles[k].scan, world, theirs).variance)
-            yield tile.scan, view
-
-    return shared, Levels.of(seen(), signal, mosaic.worlds[0].additivity)
 
 
 def _sweep(

@@ -258,7 +258,7 @@ def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Sc
     """Scan and world with the dopant that explains the metal sites best."""
     if len(dopants) < 2:
         return middle, world
-    dopant = best_dopant([(middle, world, look(middle, world))], dopants)
+    dopant = best_dopant([(middle, world, look(middle, world), middle.updated)], dopants)
     if dopant == middle.material.dopant:
         return middle, world
     scan = replace(middle, material=replace(middle.material, dopant=dopant))
