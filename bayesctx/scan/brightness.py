@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from .signal import NUM_FILM, WEAK
+from .signal import WEAK
 from .world import Scan, View, World
 
 __all__ = ["draw_brightness"]
+
+LEAST = 1e-7  # precision of the prior, over the mean of that by the pixels
 
 
 def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -19,7 +20,7 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     Parameters
     ----------
     scan : Scan
-        The scan.
+        A window, with its film.
     world, view : World, View
         The rest.
     generator : torch.Generator
@@ -30,19 +31,19 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     World
         With the new values.
     """
-    columns = torch.einsum("dk,dkyx->dyx", 1 + world.errors[:, view.used], view.images)
-    film = scan.film_columns.expand(len(columns), -1, -1, -1)
-    design = torch.cat([columns[:, None], film], 1).flatten(2).double()
-    gram, dot = _normal_equations(scan, view, design)
-    factor = torch.linalg.cholesky(gram + WEAK * torch.eye(1 + NUM_FILM))
+    columns = torch.einsum("dk,dkyx->dyx", 1 + world.errors[:, view.used], view.images).double()
+    weight, film = (1 / view.variance).double(), scan.film
+    cross = film.products(weight * columns)
+    own = (weight * columns.square()).sum((-2, -1))
+    top = torch.cat([own[:, None], cross], -1)[:, None]
+    gram = torch.cat([top, torch.cat([cross[..., None], film.gram(weight)], -1)], -2)
+    seen = weight * scan.image
+    dot = torch.cat([(columns * seen).sum((-2, -1))[:, None], film.products(seen)], -1)
+    # splines where no pixel is valid have a wide prior
+    weak = WEAK + LEAST * gram.diagonal(dim1=-2, dim2=-1).mean(-1)[:, None, None]
+    factor = torch.linalg.cholesky(gram + weak * torch.eye(gram.shape[-1]))
     noise = torch.randn(*dot.shape, 1, generator=generator, dtype=torch.float64)
     values = torch.cholesky_solve(dot[..., None], factor)
     values = values + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
-    signal, film = values[..., 0].float().split([1, NUM_FILM], -1)
-    return replace(world, signal=signal[:, 0], film=film)
-
-
-def _normal_equations(scan: Scan, view: View, design: Tensor) -> tuple[Tensor, Tensor]:
-    """Gram matrix and right-hand side of what is linear, of every detector."""
-    weighted = design * (1 / view.variance).flatten(1)[:, None].double()
-    return weighted @ design.mT, (weighted @ scan.image.flatten(1)[..., None].double())[..., 0]
+    signal, drawn = values[..., 0].float().tensor_split([1], -1)
+    return replace(world, signal=signal[:, 0], film=drawn)

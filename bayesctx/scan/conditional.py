@@ -107,6 +107,8 @@ class Sites:
         Of displacement and amplitude.
     mean_shift : Tensor, shape (site, 2)
         Mean displacement in Å.
+    mean_excess : Tensor, shape (site, detector)
+        Of the amplitudes.
     amplitude : Tensor, shape (detector, species)
         Signal with the error of additivity.
     log_prior : Tensor, shape (kind, species)
@@ -118,6 +120,7 @@ class Sites:
     kernels: Kernels
     prior: _Amplitudes
     mean_shift: Tensor
+    mean_excess: Tensor
     amplitude: Tensor
     log_prior: Tensor
 
@@ -149,6 +152,7 @@ class Sites:
             kernels=kernels,
             prior=_Amplitudes.of(world),
             mean_shift=scan.basis @ world.drift,
+            mean_excess=scan.mean_excess(world.tone),
             amplitude=world.signal[:, None] * (1 + world.errors),
             log_prior=log_share[:, CLASS] - NUM_ALIKE.log(),
         )
@@ -203,7 +207,7 @@ class Sites:
             present = columns[torch.arange(len(mine)), :, now, 0]
             present = present * (1 + world.excess[mine])[..., None]
         away = self.mean_shift[mine] - world.shift[mine]
-        mean = torch.cat([away, torch.zeros_like(world.excess[mine])], -1)
+        mean = torch.cat([away, self.mean_excess[mine]], -1)
         log_prob, location, factor = site_conditional(
             columns, self.canvas.at(self.canvas.rest, index) + present,
             self.canvas.at(self.canvas.weight, index), mean, self.prior.precision(mine),

@@ -40,6 +40,7 @@ FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
 NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
+TONE = 0.05  # standard deviation of the coefficients of the mean excess
 
 
 def draw_occupation(
@@ -170,7 +171,7 @@ def _choose(
 def _draw_scales(
     scan: Scan, world: World, spread: Tensor, generator: torch.Generator | None
 ) -> World:
-    """Mean displacement, scales of displacements and amplitudes, and abundances."""
+    """Means and scales of displacements and amplitudes, and abundances."""
     basis, counted = scan.basis, HAS_ATOMS[world.species] & scan.updated
     weight = counted / spread**2
     gram = (basis.T * weight) @ basis + FIELD_PRECISION * torch.eye(basis.shape[1])
@@ -184,11 +185,13 @@ def _draw_scales(
     world = replace(world, drift=drift, shift=shift, abundance=_abundance(scan, world, generator))
     if generator is None:
         return world
+    world = _draw_tone(scan, world, counted, generator)
     square = (shift - mean).square().sum(-1)
     world = _draw_wide(world, square, counted, generator)
     priors = scan.coordinates.scale_priors
     disorder = _draw_disorder(priors["disorder"], square, counted, world.is_wide, generator)
-    scatter = _draw_scatter(priors["scatter"], world, counted, generator)
+    excess = world.excess - scan.mean_excess(world.tone)
+    scatter = _draw_scatter(priors["scatter"], world, excess, counted, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)
     return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
 
@@ -205,11 +208,32 @@ def _draw_disorder(
     return float(prior.draw(log_likelihood, generator))
 
 
+def _draw_tone(scan: Scan, world: World, counted: Tensor, generator: torch.Generator) -> World:
+    """Mean excess of the columns of each kind of site, smooth over the scan."""
+    if scan.tone is None:
+        return world
+    tone, num = world.tone.clone(), world.tone[0].numel()
+    covariance = covariance_of_excess(world.scatter, torch.tensor([False, True])).double()
+    precision = torch.linalg.inv(covariance)[world.is_coarse.long()]
+    basis, excess = scan.tone_basis.double(), world.excess.double()
+    for kind in range(len(KINDS)):
+        mine = counted & (scan.kind == kind)
+        gram = torch.einsum("sde,st,su->dteu", precision[mine], basis[mine], basis[mine])
+        gram = gram.reshape(num, num) + TONE**-2 * torch.eye(num, dtype=torch.float64)
+        pull = torch.einsum("sde,se,st->dt", precision[mine], excess[mine], basis[mine])
+        factor = torch.linalg.cholesky(gram)
+        noise = torch.randn(num, 1, generator=generator, dtype=torch.float64)
+        drawn = torch.cholesky_solve(pull.reshape(-1, 1), factor)
+        drawn = drawn + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
+        tone[kind] = drawn.view_as(tone[kind]).float()
+    return replace(world, tone=tone)
+
+
 def _draw_scatter(
-    prior: ScalePrior, world: World, counted: Tensor, generator: torch.Generator
+    prior: ScalePrior, world: World, excess: Tensor, counted: Tensor, generator: torch.Generator
 ) -> Tensor:
     """Scatter of the amplitudes on every detector, given that on the others."""
-    scatter, excess = world.scatter.double(), world.excess.double()
+    scatter, excess = world.scatter.double(), excess.double()
     for k in range(len(scatter)):
         nodes, log_likelihood = scatter.repeat(len(prior.nodes), 1), 0.0
         nodes[:, k] = prior.nodes

@@ -17,6 +17,7 @@ from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SITES, SPECIES
 from .coordinates import Coordinates
 from .field import Field, Material, frequencies
+from .film import Film
 
 __all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "View", "World", "begin", "look"]
 
@@ -66,6 +67,10 @@ class Scan:
         Factor of the variance of the noise: above one, chains leave modes more easily.
     valid : Tensor of bool, shape (y, x), optional
         Pixels that are looked at on all detectors; default: all.
+    film : Film, optional
+        Of what is under the columns; default: a constant and slopes, ``film_columns``.
+    tone : Film, optional
+        Of the mean excess of the columns of each kind of site; default: there is none.
     """
 
     image: Tensor
@@ -78,6 +83,8 @@ class Scan:
     log_dose: Callable[[float], float] | None = None
     heat: float = 1.0
     valid: Tensor | None = None
+    film: Film | None = None
+    tone: Film | None = None
 
     def seen(self, values: Tensor) -> Tensor:
         """Select the valid pixels.
@@ -148,6 +155,44 @@ class Scan:
         return torch.stack([x**i * y**j for i, j in powers], -1)
 
     @functools.cached_property
+    def tone_basis(self) -> Tensor:
+        """Splines of the mean excess at the sites, shape (site, term)."""
+        positions = self.positions
+        return positions.new_zeros(len(positions), 0) if not self.tone else self.tone.at(positions)
+
+    def mean_excess(self, tone: Tensor) -> Tensor:
+        """Mean excess of the columns.
+
+        Parameters
+        ----------
+        tone : Tensor, shape (kind, detector, term)
+            Coefficients.
+
+        Returns
+        -------
+        Tensor, shape (site, detector)
+            Of every site.
+        """
+        return torch.einsum("st,sdt->sd", self.tone_basis, tone[self.kind])
+
+    def film_image(self, film: Tensor) -> Tensor:
+        """What is under the columns.
+
+        Parameters
+        ----------
+        film : Tensor, shape (detector, term)
+            Coefficients.
+
+        Returns
+        -------
+        Tensor, shape (detector, y, x)
+            Intensities.
+        """
+        if self.film is not None:
+            return self.film.images(film)
+        return torch.einsum("dk,kyx->dyx", film, self.film_columns)
+
+    @functools.cached_property
     def film_columns(self) -> Tensor:
         """Constant and slopes of what is under the columns, shape (3, y, x)."""
         x, y = (a / a.abs().max() for a in self.field.axes)
@@ -182,8 +227,10 @@ class World:
         detectors.
     abundance : Tensor, shape (kind, defect_class)
         Of the classes on each kind of site.
-    film : Tensor, shape (detector, 3)
-        Coefficients of ``Scan.film_columns``.
+    film : Tensor, shape (detector, term)
+        Coefficients of ``Scan.film``, or of ``Scan.film_columns``.
+    tone : Tensor, shape (kind, detector, term)
+        Coefficients of ``Scan.tone``.
     signal : Tensor, shape (detector,)
         Intensity per fraction of the beam.
     floor, slope : Tensor, shape (detector,)
@@ -207,6 +254,7 @@ class World:
     is_coarse: Tensor
     abundance: Tensor
     film: Tensor
+    tone: Tensor
     signal: Tensor
     floor: Tensor
     slope: Tensor
@@ -282,7 +330,8 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
-        film=torch.zeros(num_detectors, 3),
+        film=torch.zeros(num_detectors, scan.film.num_terms if scan.film else 3),
+        tone=torch.zeros(len(KINDS), num_detectors, scan.tone_basis.shape[1]),
         floor=FIRST_FLOOR * scan.seen(scan.image).var(-1).float(),
         slope=torch.zeros(num_detectors),
         signal=FIRST_SIGNAL * each,
@@ -359,7 +408,7 @@ def look(
     images = render(scan, spectra, factors, world.row_shift)
     amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
     columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
-    expected = columns + torch.einsum("dk,kyx->dyx", world.film, scan.film_columns)
+    expected = columns + scan.film_image(world.film)
     variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
     # a line through the squares may cross zero where little is expected
     least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()
