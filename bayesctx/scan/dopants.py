@@ -118,10 +118,11 @@ def without_dopant(world: World) -> World:
     Returns
     -------
     World
-        Without errors of additivity of the dopant, which were those of the other metal.
+        Errors of additivity of the dopant, which were those of the other metal, are those of the
+        metal of the host.
     """
     doped = IS_DOPED[world.species]
-    errors = torch.where(IS_DOPED, 0.0, world.errors)
+    errors = torch.where(IS_DOPED, world.errors[:, HOST, None], world.errors)
     return replace(world, species=torch.where(doped, HOST, world.species), errors=errors)
 
 
@@ -162,8 +163,9 @@ def _log_likelihood(scan: Scan, world: World, view: View, counted: Tensor, dopan
     """Log density of the pixels around metal sites under a dopant, (site, defect_class)."""
     sites, allowed = Sites.of(scan, world, view), ALLOWED["metal"]
     material = replace(scan.material, dopant=dopant)
-    # errors of additivity that were fitted to another metal would speak for it
-    amplitude = torch.where(IS_DOPED, world.signal[:, None], sites.amplitude)
+    # errors of additivity that were fitted to another metal would speak for it, and columns of the
+    # host that are not as bright as simulated for a dopant that looks like it
+    amplitude = torch.where(IS_DOPED, sites.amplitude[:, HOST, None], sites.amplitude)
     kernels = Kernels.of(scan.field, view.values, material)
     alike = -NUM_ALIKE.log().expand(len(KINDS), -1)
     other = replace(sites, kernels=kernels, amplitude=amplitude, log_prior=alike)

@@ -94,7 +94,7 @@ def cover(
     mosaic = Mosaic(scan, _with_dopant(tiles, scan.material.dopant), worlds)
     generator = torch.Generator().manual_seed(seed)
     for k in range(WARMUP):
-        mosaic = _with_scales(_advance(mosaic, world, (), generator), world)
+        mosaic = _with_scales(_advance(mosaic, world, generator), world)
         if k == WARMUP // 2 and len(dopants) > 1:
             mosaic = _with_best_dopant(mosaic, dopants)
     return mosaic
@@ -135,9 +135,11 @@ def spread(
     """
     generator = torch.Generator().manual_seed(seed)
     for draw in draws:
-        alike = draw.material.dopant == mosaic.tiles[0].scan.material.dopant
-        world = draw.world if alike else without_dopant(draw.world)
-        mosaic = _advance(mosaic, world, dopants, generator)
+        # the window knows the errors of a dopant that it holds, of another one nothing
+        world = draw.world if len(dopants) < 2 else without_dopant(draw.world)
+        if len(dopants) > 1:  # at brightness and tones that go with the shared variables
+            mosaic = _draw_dopant(mosaic, dopants, generator)
+        mosaic = _advance(mosaic, world, generator)
         yield _join(mosaic, draw)
 
 
@@ -168,15 +170,11 @@ def _with_dopant(tiles: Sequence[Tile], dopant: int) -> list[Tile]:
     ]
 
 
-def _advance(
-    mosaic: Mosaic, world: World, dopants: Sequence[int], generator: torch.Generator
-) -> Mosaic:
+def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic:
     """Draw everything once, given the shared variables of a world."""
     given = {name: getattr(world, name) for name in GIVEN}
     mosaic = replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
     shared = _spectra(mosaic)
-    if len(dopants) > 1:
-        mosaic, shared = _draw_dopant(mosaic, shared, dopants, generator)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
     worlds, probability, log_prob = zip(*found, strict=True)
@@ -188,20 +186,17 @@ def _advance(
     return replace(mosaic, worlds=worlds, probability=probability, log_prob=sum(log_prob))
 
 
-def _draw_dopant(
-    mosaic: Mosaic, shared: tuple, dopants: Sequence[int], generator: torch.Generator
-) -> tuple[Mosaic, tuple]:
-    """Draw dopant and abundances; with them the spectra."""
-    tiles = mosaic.tiles
+def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Generator) -> Mosaic:
+    """Draw dopant and abundances; the sites have to be drawn next."""
+    tiles, shared = mosaic.tiles, _spectra(mosaic)
     pairs = list(zip(tiles, mosaic.worlds, strict=True))
     seen = [(t.scan, w, look(t.scan, w, shared), _counted(t)) for t, w in pairs]
     dopant, abundance = draw_dopant(seen, dopants, generator)
     worlds = [replace(w, abundance=abundance) for w in mosaic.worlds]
     if dopant == tiles[0].scan.material.dopant:
-        return replace(mosaic, worlds=worlds), shared
+        return replace(mosaic, worlds=worlds)
     worlds = [without_dopant(w) for w in worlds]
-    mosaic = replace(mosaic, tiles=_with_dopant(tiles, dopant), worlds=worlds)
-    return mosaic, _spectra(mosaic)
+    return replace(mosaic, tiles=_with_dopant(tiles, dopant), worlds=worlds)
 
 
 def _spectra(mosaic: Mosaic) -> tuple:
