@@ -9,13 +9,13 @@ from crystals import RINGS, SAMPLING, crystal, noisy_crystal
 
 from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
-from bayesctx.scan import mosaic as mosaic_module, sampling, windows
+from bayesctx.scan import mosaic as mosaic_module, occupation, sampling, windows
 from bayesctx.scan.brightness import draw_brightness
 from bayesctx.scan.chain import Draw, log_prob_of_pixels
 from bayesctx.scan.conditional import covariance_of_excess
 from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.mosaic import cover, spread
-from bayesctx.scan.occupation import TONE, _draw_tone
+from bayesctx.scan.occupation import _draw_tone
 from bayesctx.scan.search import Candidate
 from bayesctx.scan.windows import MARGIN, tile
 from bayesctx.scan.world import CLASS, PERFECT, begin, look
@@ -167,7 +167,21 @@ def test_columns_that_are_darker_somewhere_are_no_defects(noisy):
     assert float(mean[seen == 0].abs().mean()) < 0.02
 
 
-def test_the_mean_excess_is_drawn_from_its_posterior(twofold):
+def test_columns_that_are_alike_everywhere_leave_no_mean_excess(noisy):
+    """How far the mean goes is inferred: where nothing varies it hardly adds to the scatter."""
+    scan, world = as_window(*noisy)
+    generator = torch.Generator().manual_seed(0)
+    scatter = float(world.scatter)
+    excess = scatter * torch.randn(world.excess.shape, generator=generator)
+    own = replace(world, excess=excess)
+    drawn = [_draw_tone(scan, own, scan.updated, generator).tone for _ in range(60)]
+    mean = torch.stack([scan.mean_excess(t)[scan.inside] for t in drawn])
+    assert float(mean.square().mean().sqrt()) < 0.5 * scatter
+
+
+def test_the_mean_excess_is_drawn_from_its_posterior(twofold, monkeypatch):
+    size = 0.04
+    monkeypatch.setattr(occupation, "TONES", torch.tensor([size], dtype=torch.float64))
     scan, world = as_window(*twofold)
     generator = torch.Generator().manual_seed(0)
     counted = scan.updated
@@ -183,7 +197,7 @@ def test_the_mean_excess_is_drawn_from_its_posterior(twofold):
         for i in range(len(basis)) for d in range(num)
     ])  # fmt: skip
     weight = torch.block_diag(*torch.linalg.inv(covariance))
-    precision = design.T @ weight @ design + TONE**-2 * torch.eye(design.shape[1]).double()
+    precision = design.T @ weight @ design + size**-2 * torch.eye(design.shape[1]).double()
     mean = torch.linalg.solve(precision, design.T @ weight @ world.excess[mine].flatten().double())
     width = torch.linalg.inv(precision).diagonal().sqrt()
     assert ((values.mean(0) - mean).abs() < 4.5 * width / len(drawn) ** 0.5).all()

@@ -40,7 +40,8 @@ FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
 NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
-TONE = 0.05  # standard deviation of the coefficients of the mean excess
+# standard deviation of the coefficients of the mean excess: scale of its prior, and its values
+TONE, TONES = 0.05, torch.logspace(-3, -0.7, 128, dtype=torch.float64)
 
 
 def draw_occupation(
@@ -209,7 +210,7 @@ def _draw_disorder(
 
 
 def _draw_tone(scan: Scan, world: World, counted: Tensor, generator: torch.Generator) -> World:
-    """Mean excess of the columns of each kind of site, smooth over the scan."""
+    """Mean excess of the columns of each kind of site, smooth over the scan, and its scale."""
     if scan.tone is None:
         return world
     tone, num = world.tone.clone(), world.tone[0].numel()
@@ -219,12 +220,17 @@ def _draw_tone(scan: Scan, world: World, counted: Tensor, generator: torch.Gener
     for kind in range(len(KINDS)):
         mine = counted & (scan.kind == kind)
         gram = torch.einsum("sde,st,su->dteu", precision[mine], basis[mine], basis[mine])
-        gram = gram.reshape(num, num) + TONE**-2 * torch.eye(num, dtype=torch.float64)
         pull = torch.einsum("sde,se,st->dt", precision[mine], excess[mine], basis[mine])
-        factor = torch.linalg.cholesky(gram)
-        noise = torch.randn(num, 1, generator=generator, dtype=torch.float64)
-        drawn = torch.cholesky_solve(pull.reshape(-1, 1), factor)
-        drawn = drawn + torch.linalg.solve_triangular(factor.mT, noise, upper=True)
+        known, turn = torch.linalg.eigh(gram.reshape(num, num))
+        pull = turn.mT @ pull.flatten()
+        # the coefficients summed out
+        taken = TONES[:, None] ** 2 / (1 + TONES[:, None] ** 2 * known)
+        log_evidence = 0.5 * (taken / TONES[:, None] ** 2).log() + 0.5 * pull.square() * taken
+        log_prior = TONES.log() - 0.5 * (TONES / TONE) ** 2  # half-normal, even in the logarithm
+        weight = (log_evidence.sum(-1) + log_prior).softmax(0)
+        variance = taken[torch.multinomial(weight, 1, generator=generator)][0]
+        noise = torch.randn(num, generator=generator, dtype=torch.float64)
+        drawn = turn @ (variance * pull + variance.sqrt() * noise)
         tone[kind] = drawn.view_as(tone[kind]).float()
     return replace(world, tone=tone)
 
