@@ -22,7 +22,8 @@ from bayesctx.scan.field import Field, Material
 from bayesctx.scan.occupation import FIELD_PRECISION
 from bayesctx.scan.scale_prior import SCATTER_SCALE
 from bayesctx.scan.signal import error_size
-from bayesctx.scan.world import Scan, begin, look
+from bayesctx.scan.view import look
+from bayesctx.scan.world import Scan, begin
 from bayesctx.simulation.latents import draw_images, generators
 from bayesctx.simulation.scene import place_crystal
 

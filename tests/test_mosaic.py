@@ -17,8 +17,9 @@ from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.occupation import _draw_tone
 from bayesctx.scan.search import Candidate
+from bayesctx.scan.view import look
 from bayesctx.scan.windows import MARGIN, tile
-from bayesctx.scan.world import CLASS, PERFECT, begin, look
+from bayesctx.scan.world import CLASS, PERFECT, begin
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from bayesctx.scan.kernels import Kernels
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.scale_prior import LEAST, ScalePrior, scale_priors
 from bayesctx.scan.signal import accepts, draw_additivity, draw_rows, error_size
-from bayesctx.scan.world import look
+from bayesctx.scan.view import look
 
 NAMES = {"jitter": "line_jitter", "disorder": "disorder", "additivity": "additivity"}
 UNUSUAL = {

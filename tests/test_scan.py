@@ -38,8 +38,9 @@ from bayesctx.scan.signal import (
     fit_noise,
     regress,
 )  # fmt: skip
+from bayesctx.scan.view import look
 from bayesctx.scan.windows import REACH, crop
-from bayesctx.scan.world import MIRROR, begin, look
+from bayesctx.scan.world import MIRROR, begin
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, image_spectra
 from bayesctx.threads import side_by_side, single_threads

@@ -38,7 +38,8 @@ from bayesctx.scan.signal import (
     draw_rows,
     draw_signal,
 )  # fmt: skip
-from bayesctx.scan.world import CLASS, PERFECT, Scan, begin, look
+from bayesctx.scan.view import look
+from bayesctx.scan.world import CLASS, PERFECT, Scan, begin
 
 DOPED = next(i for i, s in enumerate(SPECIES) if s.defect == "D_M")
 SOFT = 0.08  # size of a direction, above which the density is not Gaussian

@@ -18,7 +18,8 @@ from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import _draw_noise_of, draw_rows, draw_signal, error_size
-from bayesctx.scan.world import CLASS, begin, look
+from bayesctx.scan.view import look
+from bayesctx.scan.world import CLASS, begin
 
 PIXELS, SAMPLING = 40, 0.25
 PRIOR = reference_prior().given({"host": "WSe2", "dopant": "Ti", "dose": 1e5})

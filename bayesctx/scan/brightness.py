@@ -7,7 +7,8 @@ from dataclasses import replace
 import torch
 
 from .signal import WEAK
-from .world import Scan, View, World
+from .view import View
+from .world import Scan, World
 
 __all__ = ["draw_brightness"]
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .kernels import Kernels
-from .world import UPDATED, Scan, View, World
+from .view import View
+from .world import UPDATED, Scan, World
 
 __all__ = ["Canvas"]
 

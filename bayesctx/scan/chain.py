@@ -18,7 +18,8 @@ from .fits import adapt_steps, advance
 from .moves import Joint, averaged, heated, linearise_jointly
 from .shared import evaluate
 from .signal import accepts, draw_noise, draw_signal
-from .world import Scan, View, World, look
+from .view import View, look
+from .world import Scan, World
 
 __all__ = [
     "Draw",

@@ -12,7 +12,8 @@ from ..crystal import MONOLAYER_1H
 from ..defects import SPECIES
 from .canvas import Canvas
 from .kernels import Kernels, site_conditional
-from .world import CLASS, Scan, View, World
+from .view import View
+from .world import CLASS, Scan, World
 
 __all__ = [
     "ALLOWED",

@@ -14,7 +14,8 @@ from ..defects import DEFECTS, SPECIES
 from .conditional import ALLOWED, IS_DOPED, KINDS, NUM_ALIKE, Sites
 from .kernels import Kernels
 from .signal import accepts
-from .world import CLASS, Scan, View, World
+from .view import View
+from .world import CLASS, Scan, World
 
 __all__ = ["best_dopant", "draw_dopant", "without_dopant"]
 

@@ -21,7 +21,8 @@ from .occupation import (
 )
 from .shared import climb
 from .signal import draw_rows, draw_signal, fit_noise, regress, slope_along_x
-from .world import MIRROR, Scan, View, World, look
+from .view import View, look
+from .world import MIRROR, Scan, World
 
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
 

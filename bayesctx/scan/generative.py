@@ -15,7 +15,8 @@ from .conditional import ALLOWED, NUM_ALIKE, covariance_of_excess, spread_of_sit
 from .dose import log_prior_of_dose
 from .occupation import FIELD_PRECISION, FREQUENT, RARE
 from .signal import error_size
-from .world import CLASS, Scan, World, begin, look
+from .view import look
+from .world import CLASS, Scan, World, begin
 
 __all__ = ["sample_scan_program", "values_of"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .moves import Joint, log_density_along, moved
 from .signal import accepts
-from .world import Scan, View, World, look
+from .view import View, look
+from .world import Scan, World
 
 __all__ = ["draw_jointly"]
 

@@ -15,8 +15,9 @@ from .chain import Draw, log_prob_of_pixels
 from .dopants import best_dopant, draw_dopant, without_dopant
 from .occupation import draw_occupation
 from .signal import draw_noise, draw_rows
+from .view import look, spectra_of
 from .windows import Tile
-from .world import Scan, World, begin, look, spectra_of
+from .world import Scan, World, begin
 
 __all__ = ["Mosaic", "cover", "spread"]
 

@@ -21,7 +21,8 @@ from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
 from .shared import evaluate, image_slopes
 from .signal import slope_along_x, total_spectrum
-from .world import Scan, View, World, spectra_of
+from .view import View, spectra_of
+from .world import Scan, World
 
 __all__ = [
     "FIRST_SIZE",

@@ -22,7 +22,8 @@ from .conditional import (
 )
 from .kernels import Kernels, gram_of_unknowns, solve_upper
 from .scale_prior import ScalePrior
-from .world import Scan, View, World
+from .view import View
+from .world import Scan, World
 
 __all__ = [
     "FIELD_PRECISION",

@@ -17,8 +17,9 @@ from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .mosaic import Mosaic, cover, spread
 from .search import Candidate, Start, Weight, find_starts, log_volume, weigh_middles
+from .view import look
 from .windows import crop, tile
-from .world import Scan, World, look
+from .world import Scan, World
 
 __all__ = ["Sampled", "sample_scan", "weigh_scan"]
 

@@ -18,8 +18,9 @@ from .fits import anneal, fit_world, log_density
 from .moves import Joint, linearise_jointly
 from .shared import climb, evaluate
 from .signal import draw_signal
+from .view import View, look, spectra_of
 from .windows import crop
-from .world import Scan, View, World, begin, look, spectra_of
+from .world import Scan, World, begin
 
 __all__ = ["Candidate", "Start", "Weight", "find_starts", "log_volume", "weigh_middles"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from .dose import log_prior_of_dose
 from .signal import Regression, regress
-from .world import Scan, View, World, look, render, spectra_of
+from .view import View, look, render, spectra_of
+from .world import Scan, World
 
 __all__ = ["State", "climb", "evaluate", "image_slopes", "linearise", "settle"]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from ..simulation.spectra import additivity_error
 from .dose import log_prior_of_dose
-from .world import Scan, View, World
+from .view import View
+from .world import Scan, World
 
 __all__ = [
     "Regression",

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,10 +15,10 @@ from ..abundance import Abundance
 from ..crystal import MONOLAYER_1H
 from ..defects import DEFECTS, SITES, SPECIES
 from .coordinates import Coordinates
-from .field import Field, Material, frequencies
+from .field import Field, Material
 from .film import Film
 
-__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "View", "World", "begin", "look"]
+__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "World", "begin"]
 
 KINDS = MONOLAYER_1H.sites
 CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
@@ -34,7 +33,6 @@ MIRROR = torch.tensor([
 
 UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
 APART = 6.1  # Å between sites that are drawn together
-LEAST_VARIANCE = 0.02  # of its mean
 DEGREE = 3  # of the polynomials of the mean displacement
 FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
 FIRST_SCATTER = 0.03  # of the amplitudes
@@ -266,39 +264,6 @@ class World:
     share_coarse: float = 0.01
 
 
-@dataclass(frozen=True, eq=False)
-class View:
-    """What follows from a world.
-
-    Attributes
-    ----------
-    values : dict of str to Tensor, shape (1,)
-        The shared variables; collection angles have the shape (1, detector).
-    spectra : Tensor, shape (detector, species, qy, qx)
-        Coefficients of one column of every species.
-    factors : dict of int to Tensor, shape (detector, qy, qx)
-        Structure factors of the species that occur.
-    images : Tensor, shape (detector, species that occur, y, x)
-        Their images at a signal of one.
-    expected : Tensor, shape (detector, y, x)
-        Expected intensities.
-    variance : Tensor, shape (detector, y, x)
-        Of the noise; infinite where a pixel is not valid.
-    """
-
-    values: dict[str, Tensor]
-    spectra: Tensor
-    factors: dict[int, Tensor]
-    images: Tensor
-    expected: Tensor
-    variance: Tensor
-
-    @property
-    def used(self) -> list[int]:
-        """The species that occur, in the order of ``images``."""
-        return list(self.factors)
-
-
 def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
     """The simplest world: a perfect crystal, or given species, where the lattice is.
 
@@ -337,105 +302,3 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         signal=FIRST_SIGNAL * each,
         scatter=FIRST_SCATTER * each,
     )
-
-
-def spectra_of(
-    scan: Scan,
-    z: Tensor,
-    kept: Sequence[int] | None = None,
-    values: dict[str, Tensor] | None = None,
-) -> tuple[dict[str, Tensor], Tensor]:
-    """Shared variables, and the spectra of the columns, moved as the coordinates say.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    z : Tensor, shape (coordinate,)
-        The last two are the common displacement, in units of ``Coordinates.translation``.
-    kept : sequence of int, optional
-        Species that are looked at; the spectra of the others are zero then.
-    values : dict of str to Tensor, optional
-        The shared variables, if known.
-
-    Returns
-    -------
-    values : dict of str to Tensor, shape (1,)
-        By name, see ``Coordinates.values``.
-    spectra : Tensor, shape (detector, species, qy, qx)
-        Of one column of every species.
-    """
-    values = scan.coordinates.values(z[None]) if values is None else values
-    spectra = scan.field.spectra(values, scan.material, kept=kept)[0]
-    if kept is not None:
-        empty = spectra.new_zeros(len(spectra), len(SPECIES), *spectra.shape[2:])
-        spectra = empty.index_copy(1, torch.tensor(kept), spectra)
-    shift = scan.coordinates.translation(z)
-    if bool(shift.any()):
-        turns = [
-            torch.polar(torch.ones_like(q), -2 * torch.pi * q * float(t))
-            for q, t in zip(frequencies(scan.field.cell, scan.field.num_modes), shift, strict=True)
-        ]
-        spectra = spectra * (turns[1][:, None] * turns[0])
-    return values, spectra
-
-
-def look(
-    scan: Scan, world: World, shared: tuple | None = None, factors: dict | None = None
-) -> View:
-    """Compute what follows from a world.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world : World
-        The world.
-    shared : tuple, optional
-        ``spectra_of`` its coordinates, if known.
-    factors : dict, optional
-        Its structure factors, if known.
-
-    Returns
-    -------
-    View
-        Images, expectation and variance. The variance is linear in the expectation, at least
-        ``LEAST_VARIANCE`` of its mean.
-    """
-    values, spectra = shared or spectra_of(scan, world.z)
-    if factors is None:
-        factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
-    images = render(scan, spectra, factors, world.row_shift)
-    amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
-    columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
-    expected = columns + scan.film_image(world.film)
-    variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
-    # a line through the squares may cross zero where little is expected
-    least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()
-    variance = scan.heat * variance.maximum(least)
-    if scan.valid is not None:
-        variance = torch.where(scan.valid, variance, math.inf)
-    return View(values, spectra, factors, images, expected, variance)
-
-
-def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: Tensor) -> Tensor:
-    """Images of the species that occur, at a signal of one.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    spectra : Tensor, shape (detector, species, qy, qx)
-        Of one column of every species.
-    factors : dict of int to Tensor, shape (detector, qy, qx)
-        Structure factors by species; at least one.
-    row_shift : Tensor, shape (y,)
-        Displacement of the scan rows in Å.
-
-    Returns
-    -------
-    Tensor, shape (detector, species that occur, y, x)
-        In the order of the factors.
-    """
-    stacked = torch.stack([spectra[:, k] * f for k, f in factors.items()], 1)
-    return scan.field.images(stacked, row_shift)
