@@ -56,8 +56,9 @@ host and beam energy, and as soft evidence that ADF1 starts between 60 and 110 m
 starts between 25 and 55 and ends where ADF1 starts. The dopant, the convergence, the outer angle of
 ADF1, focus and dose are unknown. Each is read by all pixels (`simulator`), each detector alone and
 both together, and by the network. There was no training on real data; the power of the counts of
-the abundances in the reading by the network, and the prior of the abundances, were chosen with
-knowledge of these files (docs/model.md). Single and double chalcogen vacancies are one class, as in
+the abundances in the reading by the network, the priors of the abundances and the aberrations, and
+how far film and brightness vary over a scan, were chosen with knowledge of these files
+(docs/model.md). Single and double chalcogen vacancies are one class, as in
 the labels, which were made semi-automatically: their vacancies are uncertain to 10-50 %. Shares and
 calibration errors in %, log score and entropy in bits per site. "vacancies found": share of the
 labelled ones; "of those named": share of those found that are labelled. Assignment: probability
