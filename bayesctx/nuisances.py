@@ -57,7 +57,7 @@ OF_SCANS: dict[str, Distribution] = {
 """Aberrations of a whole scan in Å, in place of their default distributions.
 
 Patches are simulated, and networks trained, with lenses that are well tuned. Real ones are farther
-off: two scans of one microscope have a coma C21 of 1300 and 2000 Å, and if it may not be larger
+off: two scans of one microscope have a coma C21 of 600 and 2100 Å, and if it may not be larger
 than 300 Å, semi-angle and tilt are driven to their bounds (docs/tried.md).
 """
 
