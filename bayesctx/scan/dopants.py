@@ -52,7 +52,7 @@ def best_dopant(seen: Iterable[Seen], dopants: Sequence[int]) -> int:
     total = torch.zeros(len(dopants), dtype=torch.float64)
     for scan, world, view, counted in seen:
         log_share = _log_shares(scan, world)
-        found = [_log_likelihood(scan, world, view, counted, d) for d in dopants]
+        found = _log_likelihoods(scan, world, view, counted, dopants)
         total += torch.stack([(f + log_share).logsumexp(-1).sum() for f in found])
     return dopants[int(total.argmax())]
 
@@ -91,15 +91,12 @@ def draw_dopant(
     others = [d for d in dopants if d != now]
     proposed = others[int(torch.randint(len(others), (1,), generator=generator))]
     shares, log_weight = _possible_shares(scan.prior, world.abundance)
-    densities = []
-    for dopant in (now, proposed):
-        density = log_weight
-        for given in seen:
-            found = _log_likelihood(*given, dopant)
-            top = found.amax(-1, keepdim=True)
-            density = density + (((found - top).exp() @ shares.mT).log() + top).sum(0)
-        densities.append(density)
-    evidence = [float(d.logsumexp(0)) for d in densities]
+    densities = log_weight.repeat(2, 1)
+    for given in seen:
+        found = torch.stack(_log_likelihoods(*given, (now, proposed)))
+        top = found.amax(-1, keepdim=True)
+        densities = densities + (((found - top).exp() @ shares.mT).log() + top).sum(1)
+    evidence = densities.logsumexp(-1).tolist()
     taken = accepts(evidence[1] - evidence[0], generator)
     weight = densities[int(taken)].softmax(0)
     node = int(torch.multinomial(weight, 1, generator=generator))
@@ -160,14 +157,26 @@ def _log_shares(scan: Scan, world: World) -> Tensor:
     return torch.where(scan.prior.mean[METAL] > 0, share, -math.inf)
 
 
-def _log_likelihood(scan: Scan, world: World, view: View, counted: Tensor, dopant: int) -> Tensor:
-    """Log density of the pixels around metal sites under a dopant, (site, defect_class)."""
-    sites, allowed = Sites.of(scan, world, view), ALLOWED["metal"]
-    material = replace(scan.material, dopant=dopant)
+def _log_likelihoods(
+    scan: Scan, world: World, view: View, counted: Tensor, dopants: Sequence[int]
+) -> list[Tensor]:
+    """Log density of the pixels around metal sites under each dopant, (site, defect_class)."""
+    sites, found = Sites.of(scan, world, view), []
+    for dopant in dopants:
+        kernels = sites.kernels
+        if dopant != scan.material.dopant:
+            material = replace(scan.material, dopant=dopant)
+            kernels = Kernels.of(scan.field, view.values, material)
+        found.append(_log_likelihood(scan, sites, kernels, counted))
+    return found
+
+
+def _log_likelihood(scan: Scan, sites: Sites, kernels: Kernels, counted: Tensor) -> Tensor:
+    """Log density of the pixels around metal sites with some columns, (site, defect_class)."""
+    allowed = ALLOWED["metal"]
     # errors of additivity that were fitted to another metal would speak for it, and columns of the
     # host that are not as bright as simulated for a dopant that looks like it
     amplitude = torch.where(IS_DOPED, sites.amplitude[:, HOST, None], sites.amplitude)
-    kernels = Kernels.of(scan.field, view.values, material)
     alike = -NUM_ALIKE.log().expand(len(KINDS), -1)
     other = replace(sites, kernels=kernels, amplitude=amplitude, log_prior=alike)
     total = []

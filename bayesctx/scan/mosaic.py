@@ -136,10 +136,11 @@ def spread(
     """
     generator = torch.Generator().manual_seed(seed)
     for draw in draws:
-        # the window knows the errors of a dopant that it holds, of another one nothing
-        world = draw.world if len(dopants) < 2 else without_dopant(draw.world)
-        if len(dopants) > 1:  # at brightness and tones that go with the shared variables
-            mosaic = _draw_dopant(mosaic, dopants, generator)
+        world = draw.world
+        if len(dopants) > 1:
+            # at brightness and tones that still go with the shared variables; the window knows the
+            # errors of a dopant that it holds, of another one nothing
+            mosaic, world = _draw_dopant(mosaic, dopants, generator), without_dopant(world)
         mosaic = _advance(mosaic, world, generator)
         yield _join(mosaic, draw)
 
