@@ -23,7 +23,7 @@ from bayesctx.scan.occupation import FIELD_PRECISION
 from bayesctx.scan.scale_prior import SCATTER_SCALE
 from bayesctx.scan.signal import error_size
 from bayesctx.scan.view import look
-from bayesctx.scan.world import Scan, begin
+from bayesctx.scan.world import FILM_SIZE, Scan, begin
 from bayesctx.simulation.latents import draw_images, generators
 from bayesctx.simulation.scene import place_crystal
 
@@ -39,7 +39,7 @@ MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
 KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
 SAMPLING, PIXELS = 0.2, 64
 INNER_AND_OUTER = ("inner_collection_angle", "outer_collection_angle")
-FLAT = 1e6  # standard deviation of signal and film, on which there is no prior
+FLAT = 1e6  # standard deviation of the signal, on which there is no prior
 
 
 def abundance_of(prior):
@@ -97,8 +97,12 @@ def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE, rings=()):
     # where nothing is drawn, columns stand on the lattice
     shift = torch.where(scan.updated[:, None], world.shift, mean)
     world = replace(world, shift=shift, signal=torch.tensor([10.0, 4.0][: len(scan.image)]))
-    film = torch.tensor([[0.1, 0.0, 0.0], [0.2, 0.1, 0.0]])
+    slope = torch.linspace(-0.1, 0.1, world.film.shape[1])
+    film = torch.tensor([0.1, 0.2])[:, None] + torch.tensor([0.0, 1.0])[:, None] * slope
     world = replace(world, film=film[: len(scan.image)])
+    # columns are brighter on one side, by about a scatter
+    tone = 0.03 * torch.linspace(-1, 1, world.tone.shape[-1]).expand_as(world.tone)
+    world = replace(world, tone=tone, excess=scan.mean_excess(tone))
     expected = look(scan, world).expected
     size = noise * expected.mean((1, 2))
     generator = torch.Generator().manual_seed(seed)
@@ -111,10 +115,12 @@ def designs(scan, world):
     """What the image is linear in, shape (detector, parameter, pixel), and the prior scales."""
     view = look(scan, world)
     total = view.images.sum(1, keepdim=True)
-    film = scan.film_columns.expand(len(total), -1, -1, -1)
+    film = scan.film.images(torch.eye(scan.film.num_terms)).expand(len(total), -1, -1, -1)
     design = torch.cat([total, view.images, film], 1).flatten(2).double()
     scale = torch.full(design.shape[:2], FLAT, dtype=torch.float64)
-    scale[:, 1:-3] = (error_size(view.values, world.additivity) * world.signal)[:, None]
+    num = view.images.shape[1]
+    scale[:, 1 : 1 + num] = (error_size(view.values, world.additivity) * world.signal)[:, None]
+    scale[:, 1 + num :] = FILM_SIZE
     return design, scale
 
 
@@ -164,7 +170,7 @@ def log_posterior(scan, world, variance):
     moving = scan.updated & HAS_ATOMS[world.species]
     spread = spread_of_sites(world).double()
     covariance = covariance_of_excess(world.scatter, world.is_coarse)[moving].double()
-    excess = world.excess[moving].double()
+    excess = (world.excess - scan.mean_excess(world.tone))[moving].double()
     own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),

@@ -23,24 +23,23 @@ from bayesctx.metrics import log_score, match_sites
 from bayesctx.model import load_model
 from bayesctx.scan import chain
 from bayesctx.scan.coordinates import Coordinates
-from bayesctx.scan.fits import log_density
+from bayesctx.scan.fits import fit_world, log_density
 from bayesctx.scan.hamiltonian import draw_jointly
 from bayesctx.scan.kernels import Kernels, site_conditional
 from bayesctx.scan.moves import linearise_jointly
+from bayesctx.scan.noise import draw_noise, fit_noise
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.sampling import _apportion, _interleave
 from bayesctx.scan.shared import _updated, climb, evaluate, image_slopes, linearise, settle
 from bayesctx.scan.signal import (
-    draw_noise,
     draw_rows,
     draw_signal,
     error_size,
-    fit_noise,
-    regress,
+    regress_species,
 )  # fmt: skip
 from bayesctx.scan.view import look
 from bayesctx.scan.windows import REACH, crop
-from bayesctx.scan.world import MIRROR, begin
+from bayesctx.scan.world import CLASS, FILM_SIZE, MIRROR, begin
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, image_spectra
 from bayesctx.threads import side_by_side, single_threads
@@ -179,17 +178,24 @@ def test_evidence_of_what_is_linear_is_that_of_a_normal_image(known):
         z[0] += change
         state = evaluate(scan, world, replace(view, variance=variance), z)
         images = look(scan, replace(world, z=z)).images
-        again = regress(scan, world, state.shared[0], images, variance)
+        again = regress_species(scan, world, state.shared[0], images, variance)
         evidence.append(again.evidence)
-        # signal and film have a wide prior, errors of additivity theirs
+        # the signal has a wide prior, film and errors of additivity theirs
         design = (
-            torch.cat([images[0].sum(0, keepdim=True), images[0], scan.film_columns])
+            torch.cat(
+                [
+                    images[0].sum(0, keepdim=True),
+                    images[0],
+                    scan.film.images(torch.eye(scan.film.num_terms)),
+                ]
+            )
             .flatten(1)
             .double()
         )
         size = error_size(state.shared[0], world.additivity) * world.signal
         prior = torch.full((len(design),), 1e6, dtype=torch.float64)
         prior[1 : 1 + images.shape[1]] = float(size) ** 2
+        prior[-scan.film.num_terms :] = FILM_SIZE**2
         covariance = design.T @ torch.diag(prior) @ design + 0.05**2 * torch.eye(
             design.shape[1], dtype=torch.float64
         )
@@ -257,6 +263,8 @@ def test_the_middle_of_a_rectangle_shows_the_same_crystal(shape):
     parts = ("species", "shift", "excess", "is_wide", "is_coarse")
     inside = replace(world, **{n: getattr(world, n)[kept] for n in parts})
     inside = replace(inside, row_shift=world.row_shift[window[0]])
+    assert not world.film.any()
+    inside = replace(inside, film=begin(middle, world.z).film)
     found = look(middle, inside).expected
     # the band limits of the two cells are whole numbers of orders, and not quite the same
     assert float((found - middle.image).abs().max()) < 0.01 * float(middle.image.max())
@@ -276,11 +284,26 @@ def test_pixels_that_are_not_valid_change_nothing(shape):
         assert torch.equal(first, second)
 
 
+def test_a_film_that_varies_is_fitted_beside_the_columns():
+    """A patch of film as bright as columns, which a plane does not follow."""
+    scan, world, view = noisy_crystal(pixels=64, noise=0.03)
+    x, y = scan.field.axes
+    patch = torch.exp(-((x - 4) ** 2 + (y[:, None] - 4) ** 2) / (2 * 4.0**2))
+    film = 0.3 * float(view.expected.max()) * patch
+    covered = replace(scan, image=scan.image + film)
+    fitted, seen = fit_world(covered, begin(covered, world.z, world.species))
+    mine = scan.inside
+    assert torch.equal(CLASS[fitted.species[mine]], CLASS[world.species[mine]])
+    rest = scan.film.images(fitted.film) - scan.film.images(world.film) - film
+    assert float(rest.std()) < 0.1 * float(film.std())
+    assert float((covered.image - seen.expected).std()) < 1.2 * float(world.floor.sqrt())
+
+
 def _all_conditionals(scan, world):
     """What a round of a chain and a fit come to, as tensors."""
     generator = torch.Generator().manual_seed(0)
     view = look(scan, world)
-    regression = regress(scan, world, view.values, view.images, view.variance)
+    regression = regress_species(scan, world, view.values, view.images, view.variance)
     joint = linearise_jointly(scan, world, view, exactly=False)
     moved, *_ = draw_jointly(scan, world, view, joint, 3, generator)
     climbed = climb(scan, world, view, 1)[0]

@@ -31,13 +31,10 @@ from bayesctx.scan.dose import dose_of, log_prior_of_dose, precision_of_dose
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import site_conditional, solve_upper
 from bayesctx.scan.moves import linearise_jointly, log_density_along, moved
+from bayesctx.scan.noise import draw_noise
 from bayesctx.scan.occupation import draw_occupation, log_evidence_of_sites
 from bayesctx.scan.shared import evaluate
-from bayesctx.scan.signal import (
-    draw_noise,
-    draw_rows,
-    draw_signal,
-)  # fmt: skip
+from bayesctx.scan.signal import draw_rows, draw_signal
 from bayesctx.scan.view import look
 from bayesctx.scan.world import CLASS, PERFECT, Scan, begin
 
@@ -276,7 +273,8 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     generator = torch.Generator().manual_seed(4)
     moving = HAS_ATOMS[world.species] & scan.updated
     excess = torch.randn(world.excess.shape, generator=generator) * moving[:, None]
-    excess = world.scatter * excess
+    even = scan.mean_excess(world.tone)
+    excess = even + world.scatter * excess
     rows = 0.01 * torch.randn(len(world.row_shift), generator=generator)
     world = replace(world, excess=excess, row_shift=rows, disorder=0.03)
     view = replace(look(scan, world), variance=view.variance)
@@ -301,7 +299,8 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
             # that of one detector, with the excess on it
             own = torch.ones_like(world.scatter)
             own[k] = grown
-            other = replace(world, scatter=own * world.scatter, excess=own * excess)
+            grown = even + own * (excess - even)
+            other = replace(world, scatter=own * world.scatter, excess=grown)
             num = int(moving.sum())
         # the Jacobian of what goes with the scale, and of the logarithm
         volume = (num + 1) * change

@@ -15,9 +15,10 @@ from bayesctx.prior import reference_prior
 from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
 from bayesctx.scan.conditional import NUM_ALIKE, covariance_of_excess, spread_of_sites
 from bayesctx.scan.generative import sample_scan_program, values_of
+from bayesctx.scan.noise import _draw_noise_of
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.shared import evaluate
-from bayesctx.scan.signal import _draw_noise_of, draw_rows, draw_signal, error_size
+from bayesctx.scan.signal import draw_rows, draw_signal, error_size
 from bayesctx.scan.view import look
 from bayesctx.scan.world import CLASS, begin
 
@@ -120,6 +121,22 @@ def test_a_step_of_the_shared_variables_has_the_ratio_of_the_program(known):
     assert found[1] - found[0] == pytest.approx(wanted[1] - wanted[0], abs=0.05)
     # and the same from the program, whose variance moves with what is expected by a few per cent
     assert math.isfinite(log_joint(scan, world))
+
+
+def test_the_mean_excess_is_part_of_the_program(known):
+    """Where every column goes with its mean only the size of the mean changes the density."""
+    scan, world = known
+    tone = 0.02 * torch.linspace(-1, 1, world.tone.shape[-1]).expand_as(world.tone)
+    before, after = world, replace(world, tone=tone, excess=world.excess + scan.mean_excess(tone))
+    # two pixels of no signal, so that only the prior is left
+    before, after = (replace(w, signal=0 * w.signal) for w in (before, after))
+    valid = torch.zeros(scan.field.shape, dtype=torch.bool)
+    valid[0, :2] = True
+    blind = replace(scan, valid=valid)
+    law = torch.distributions.Normal(0.0, world.tone_size[:, None, None].expand_as(tone))
+    wanted = law.log_prob(tone).sum() - law.log_prob(torch.zeros_like(tone)).sum()
+    found = log_joint(blind, after) - log_joint(blind, before)
+    assert found == pytest.approx(float(wanted), abs=0.02)
 
 
 def test_rows_are_where_the_program_is_largest(known):

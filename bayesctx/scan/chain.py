@@ -16,8 +16,9 @@ from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, averaged, heated, linearise_jointly
+from .noise import draw_noise
 from .shared import evaluate
-from .signal import accepts, draw_noise, draw_signal
+from .signal import accepts, draw_signal
 from .view import View, look
 from .world import Scan, World
 
@@ -222,7 +223,8 @@ def _draw_scales(
         grown = value / now
         if name == "scatter":
             scatter, excess = world.scatter.clone(), world.excess.clone()
-            scatter[k], excess[fine, k] = value, grown * excess[fine, k]
+            scatter[k] = value
+            excess[fine, k] += (grown - 1) * (excess - scan.mean_excess(world.tone))[fine, k]
             other = replace(world, scatter=scatter, excess=excess)
         else:
             other = replace(world, **{name: value})
@@ -263,7 +265,8 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
     covariance = covariance_of_excess(world.scatter, world.is_coarse)
     law = MultivariateNormal(torch.zeros_like(world.excess), covariance, validate_args=False)
-    return float(value + law.log_prob(world.excess)[coarse].sum())
+    own = world.excess - scan.mean_excess(world.tone)
+    return float(value + law.log_prob(own)[coarse].sum())
 
 
 def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:

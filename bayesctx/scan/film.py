@@ -71,10 +71,10 @@ class Film:
         Returns
         -------
         Tensor, shape (*batch, y, x)
-            Their sum.
+            Their sum, in the precision of the coefficients.
         """
         grid = coefficients.unflatten(-1, self.number[::-1])
-        return self.along_y @ grid @ self.along_x.mT
+        return self.along_y.to(grid) @ grid @ self.along_x.mT.to(grid)
 
     def products(self, image: Tensor) -> Tensor:
         """Sums over the pixels of an image times every product.

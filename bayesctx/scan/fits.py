@@ -13,6 +13,7 @@ from torch import Tensor
 from ..threads import side_by_side
 from .hamiltonian import draw_jointly
 from .moves import FIRST_SIZE, Joint, heated, linearise_jointly
+from .noise import fit_noise
 from .occupation import (
     FIELD_PRECISION,
     draw_occupation,
@@ -20,7 +21,7 @@ from .occupation import (
     log_occupation,
 )
 from .shared import climb
-from .signal import draw_rows, draw_signal, fit_noise, regress, slope_along_x
+from .signal import draw_rows, draw_signal, regress_species, slope_along_x
 from .view import View, look
 from .world import MIRROR, Scan, World
 
@@ -69,7 +70,9 @@ def fit_world(
     scales = {n: scan.coordinates.scale_priors[n].at_least(v) for n, v in PREFERRED.items()}
     change = scales.pop("disorder") / FIRST_DISORDER
     scatter = torch.full_like(world.scatter, SCATTER)
-    world = replace(world, is_wide=calm, is_coarse=calm, scatter=scatter, **SCALES, **scales)
+    even = torch.zeros_like(world.tone)
+    world = replace(world, is_wide=calm, is_coarse=calm, tone=even, scatter=scatter)
+    world = replace(world, **SCALES, **scales)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
     for _ in range(adapted):
@@ -122,7 +125,7 @@ def log_density(scan: Scan, world: World, view: View) -> float:
         by Laplace's approximation, each given the others; the shared variables are not.
     """
     square, variance = scan.seen(scan.image.square()), scan.seen(view.variance)
-    value = float(regress(scan, world, view.values, view.images, view.variance).evidence)
+    value = float(regress_species(scan, world, view.values, view.images, view.variance).evidence)
     value -= 0.5 * float((square / variance + variance.log()).sum())
     slope = slope_along_x(scan, world, view)
     gained = world.jitter**2 * (slope.square() / view.variance).sum((0, -1))

@@ -16,7 +16,7 @@ from .dose import log_prior_of_dose
 from .occupation import FIELD_PRECISION, FREQUENT, RARE
 from .signal import error_size
 from .view import look
-from .world import CLASS, Scan, World, begin
+from .world import CLASS, FILM_SIZE, TONE_SIZE, Scan, World, begin
 
 __all__ = ["sample_scan_program", "values_of"]
 
@@ -43,7 +43,8 @@ def sample_scan_program(scan: Scan) -> World:
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
     condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter`` and
     ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``, ``share_coarse``;
-    ``fraction`` of the abundances; for every lattice site ``species``, ``is_wide``, ``is_coarse``,
+    ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess; for every
+    lattice site ``species``, ``is_wide``, ``is_coarse``,
     ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor``
     and ``log_slope`` of the noise with the prior of the ``dose`` as a factor; and ``pixels``.
     """
@@ -69,7 +70,7 @@ def sample_scan_program(scan: Scan) -> World:
         share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
         abundance=sample_abundance(scan.prior),
     )
-    world = _sample_sites(scan, world, num)
+    world = _sample_sites(scan, _sample_tone(world), num)
     world = _sample_signal(scan, world)
     view = look(scan, world)
     if scan.log_dose is not None:
@@ -86,6 +87,14 @@ def _origin(scan: Scan) -> Tensor:
     return torch.zeros(len(scan.coordinates.names), dtype=torch.float64)
 
 
+def _sample_tone(world: World) -> World:
+    """Sample the mean excess of the columns of each kind of site, and its size."""
+    scale = torch.full_like(world.tone_size, TONE_SIZE)
+    size = pyro.sample("tone_size", dist.HalfNormal(scale).to_event(1))
+    law = dist.Normal(0.0, size[:, None, None].expand_as(world.tone))
+    return replace(world, tone=pyro.sample("tone", law.to_event(3)), tone_size=size)
+
+
 def _sample_sites(scan: Scan, world: World, num: int) -> World:
     """Sample what every site holds, and where and how bright its column is."""
     share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS] / NUM_ALIKE
@@ -100,7 +109,7 @@ def _sample_sites(scan: Scan, world: World, num: int) -> World:
         spread = spread_of_sites(world)[:, None].expand(-1, 2)
         own = pyro.sample("own", dist.Normal(0.0, spread).to_event(1))
         covariance = covariance_of_excess(world.scatter, world.is_coarse)
-        law = dist.MultivariateNormal(covariance.new_zeros(covariance.shape[:-1]), covariance)
+        law = dist.MultivariateNormal(scan.mean_excess(world.tone), covariance)
         excess = pyro.sample("excess", law)
     return replace(world, shift=scan.basis @ world.drift + own, excess=excess)
 
@@ -110,7 +119,7 @@ def _sample_signal(scan: Scan, world: World) -> World:
     values = scan.coordinates.values(world.z[None])
     size = error_size(values, world.additivity).float()[:, None]
     each = torch.zeros(len(scan.image))
-    film = dist.Normal(torch.zeros_like(world.film), FLAT).to_event(2)
+    film = dist.Normal(torch.zeros_like(world.film), FILM_SIZE).to_event(2)
     errors = dist.Normal(torch.zeros_like(world.errors), size).to_event(2)
     return replace(
         world,
@@ -139,7 +148,7 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
     """
     names = (
         "z", "drift", "jitter", "disorder", "scatter", "additivity", "share_wide", "share_coarse",
-        "species", "excess", "signal", "film", "errors", "floor",
+        "species", "tone_size", "tone", "excess", "signal", "film", "errors", "floor",
     )  # fmt: skip
     values = {n: torch.as_tensor(getattr(world, n)) for n in names}
     shares = world.abundance.double().gather(-1, scan.prior.order)

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from ..defects import SPECIES
-from .brightness import draw_brightness
 from .chain import Draw, log_prob_of_pixels
 from .dopants import best_dopant, draw_dopant, without_dopant
+from .noise import draw_noise
 from .occupation import draw_occupation
-from .signal import draw_noise, draw_rows
+from .signal import draw_brightness, draw_rows
 from .view import look, spectra_of
 from .windows import Tile
 from .world import Scan, World, begin

@@ -22,7 +22,7 @@ from .occupation import FIELD_PRECISION
 from .shared import evaluate, image_slopes
 from .signal import slope_along_x, total_spectrum
 from .view import View, spectra_of
-from .world import Scan, World
+from .world import FILM_SIZE, Scan, World
 
 __all__ = [
     "FIRST_SIZE",
@@ -189,7 +189,7 @@ def linearise_jointly(
     rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
     slopes = slopes + rows.mT[:, None, :, None] * slope_x
     own, excess, known, slopes = _follow(scan, world, view, slopes)
-    slopes = slopes.flatten(1)
+    slopes = _beside_film(scan, slopes, weight).flatten(1)
     hessian = ((slopes * weight.flatten()) @ slopes.mT).double()
     hessian = hessian + torch.diag(_own_precision(world))
     of_dose = precision_of_dose(scan, world.signal, world.slope, view.values)
@@ -203,6 +203,14 @@ def linearise_jointly(
     joint = replace(joint, factor=factor)
     soft = (precision < SOFT**-2).nonzero()[:, 0].tolist()
     return _with_curvature(scan, world, view, joint, soft) if exactly else joint
+
+
+def _beside_film(scan: Scan, slopes: Tensor, weight: Tensor) -> Tensor:
+    """Slopes of the image, of which the film takes what it can, (parameter, detector, y, x)."""
+    film, weight = scan.film, weight.double()
+    gram, seen = film.gram(weight), film.products(slopes * weight)
+    factor = torch.linalg.cholesky(gram + FILM_SIZE**-2 * torch.eye(film.num_terms))
+    return slopes - film.images(torch.cholesky_solve(seen[..., None], factor)[..., 0]).float()
 
 
 def _with_curvature(
@@ -286,7 +294,8 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     # there are two kinds of columns only, and this is part of every gradient
     covariance = covariance_of_excess(world.scatter, torch.tensor([False, True]))
     white = torch.linalg.inv(torch.linalg.cholesky(covariance))[world.is_coarse.long()]
-    excess = (white @ world.excess[..., None]).flatten()
+    excess = world.excess - scan.mean_excess(world.tone)
+    excess = (white @ excess[..., None]).flatten()
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
         (excess, (white @ joint.excess_slopes(world)).flatten(0, 1), torch.ones_like(excess)),

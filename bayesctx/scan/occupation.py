@@ -23,7 +23,7 @@ from .conditional import (
 from .kernels import Kernels, gram_of_unknowns, solve_upper
 from .scale_prior import ScalePrior
 from .view import View
-from .world import Scan, World
+from .world import TONE_SIZE, Scan, World
 
 __all__ = [
     "FIELD_PRECISION",
@@ -41,8 +41,8 @@ FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
 NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
-# standard deviation of the coefficients of the mean excess: scale of its prior, and its values
-TONE, TONES = 0.05, torch.logspace(-3, -0.7, 128, dtype=torch.float64)
+# values of the standard deviation of the coefficients of the mean excess
+TONES = torch.logspace(-3, -0.7, 128, dtype=torch.float64)
 
 
 def draw_occupation(
@@ -144,7 +144,8 @@ def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
     canvas = Canvas.of(scan, world, view, kernels.half)
     precision = precision_of_sites(world)[mine].double()
     own = (world.shift - scan.basis @ world.drift)[mine]
-    values = torch.cat([own, world.excess[mine]], -1).double()
+    excess = world.excess - scan.mean_excess(world.tone)
+    values = torch.cat([own, excess[mine]], -1).double()
     square = torch.einsum("su,suv,sv->s", values, precision, values)
     total = 0.5 * float((torch.logdet(precision) - square).sum())
     for rows in torch.arange(len(mine)).split(AT_ONCE):
@@ -192,7 +193,9 @@ def _draw_scales(
     world = _draw_wide(world, square, counted, generator)
     priors = scan.coordinates.scale_priors
     disorder = _draw_disorder(priors["disorder"], square, counted, world.is_wide, generator)
-    excess = world.excess - scan.mean_excess(world.tone)
+    tone = scan.mean_excess(world.tone)
+    world = replace(world, excess=torch.where(scan.updated[:, None], world.excess, tone))
+    excess = world.excess - tone
     scatter = _draw_scatter(priors["scatter"], world, excess, counted, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)
     return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
@@ -212,9 +215,7 @@ def _draw_disorder(
 
 def _draw_tone(scan: Scan, world: World, counted: Tensor, generator: torch.Generator) -> World:
     """Mean excess of the columns of each kind of site, smooth over the scan, and its scale."""
-    if scan.tone is None:
-        return world
-    tone, num = world.tone.clone(), world.tone[0].numel()
+    tone, num, sizes = world.tone.clone(), world.tone[0].numel(), []
     covariance = covariance_of_excess(world.scatter, torch.tensor([False, True])).double()
     precision = torch.linalg.inv(covariance)[world.is_coarse.long()]
     basis, excess = scan.tone_basis.double(), world.excess.double()
@@ -227,13 +228,17 @@ def _draw_tone(scan: Scan, world: World, counted: Tensor, generator: torch.Gener
         # the coefficients summed out
         taken = TONES[:, None] ** 2 / (1 + TONES[:, None] ** 2 * known)
         log_evidence = 0.5 * (taken / TONES[:, None] ** 2).log() + 0.5 * pull.square() * taken
-        log_prior = TONES.log() - 0.5 * (TONES / TONE) ** 2  # half-normal, even in the logarithm
+        log_prior = (
+            TONES.log() - 0.5 * (TONES / TONE_SIZE) ** 2
+        )  # half-normal, even in the logarithm
         weight = (log_evidence.sum(-1) + log_prior).softmax(0)
-        variance = taken[torch.multinomial(weight, 1, generator=generator)][0]
+        node = torch.multinomial(weight, 1, generator=generator)[0]
+        variance = taken[node]
+        sizes.append(TONES[node].float())
         noise = torch.randn(num, generator=generator, dtype=torch.float64)
         drawn = turn @ (variance * pull + variance.sqrt() * noise)
         tone[kind] = drawn.view_as(tone[kind]).float()
-    return replace(world, tone=tone)
+    return replace(world, tone=tone, tone_size=torch.stack(sizes))
 
 
 def _draw_scatter(

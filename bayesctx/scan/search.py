@@ -283,7 +283,7 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     species[kept], excess[kept] = middle.species, middle.excess
     shift = world.shift + drift[0]
     shift[kept] = middle.shift
-    film = torch.nn.functional.pad(middle.film[:, :1], (0, 2))
+    film = middle.film.mean(-1, keepdim=True).expand_as(world.film)  # splines add up to one
     given = {n: getattr(middle, n) for n in ("signal", "floor", "slope", "errors", "jitter")}
     world = replace(
         world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .dose import log_prior_of_dose
-from .signal import Regression, regress
+from .signal import Regression, regress_species
 from .view import View, look, render, spectra_of
 from .world import Scan, World
 
@@ -101,7 +101,7 @@ def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | No
     images = render(scan, shared[1], view.factors, world.row_shift)
     if not bool(images.isfinite().all()):
         return State(z, torch.full_like(prior, -math.inf))
-    found = regress(scan, world, shared[0], images, view.variance)
+    found = regress_species(scan, world, shared[0], images, view.variance)
     return State(z, found.evidence + prior, found, shared)
 
 

@@ -1,4 +1,4 @@
-"""Signal, film, errors of additivity, noise and scan rows: what is linear, or nearly so."""
+"""Signal, film, errors of additivity and scan rows: what is linear, or nearly so."""
 
 from __future__ import annotations
 
@@ -10,43 +10,36 @@ import torch
 from torch import Tensor
 
 from ..simulation.spectra import additivity_error
-from .dose import log_prior_of_dose
 from .view import View
-from .world import Scan, World
+from .world import FILM_SIZE, Scan, World
 
 __all__ = [
     "Regression",
     "draw_additivity",
-    "draw_noise",
+    "draw_brightness",
     "draw_rows",
     "draw_signal",
-    "fit_noise",
     "regress",
+    "regress_species",
     "slope_along_x",
     "total_spectrum",
 ]
 
-NUM_FILM = 3
-WEAK = 1e-12  # prior precision of signal and film, in units of the image
+WEAK = 1e-12  # prior precision of the signal, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
-NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
-LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
-WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
-OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
-LEAST_NOISE = 0.05  # of the mean square, anywhere
 
 
 @dataclass(frozen=True, eq=False)
 class Regression:
-    """Gaussian posterior of signal, errors of additivity (times the signal) and film.
+    """Gaussian posterior of amplitudes and film.
 
     Attributes
     ----------
     evidence : Tensor, shape ()
         Log of the density of the images with these summed out, up to a constant.
     mean : Tensor, shape (detector, parameter)
-        Double precision.
+        Amplitudes, then coefficients of the film; double precision.
     factor : Tensor, shape (detector, parameter, parameter)
         Cholesky factors of the precision.
     expected : Tensor, shape (detector, y, x)
@@ -60,8 +53,24 @@ class Regression:
 
     @property
     def signal(self) -> Tensor:
-        """Mean of the signal, shape (detector,)."""
+        """Mean of the first amplitude, shape (detector,)."""
         return self.mean[:, 0].float()
+
+    def draw(self, generator: torch.Generator) -> Tensor:
+        """Draw amplitudes and film.
+
+        Parameters
+        ----------
+        generator : torch.Generator
+            Source of randomness.
+
+        Returns
+        -------
+        Tensor, shape (detector, parameter)
+            As the mean.
+        """
+        noise = torch.randn(*self.mean.shape, 1, generator=generator, dtype=torch.float64)
+        return self.mean + torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)[..., 0]
 
 
 def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
@@ -84,10 +93,46 @@ def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
     return (size.double() * additivity).clamp(min=LEAST_ERROR)
 
 
-def regress(
+def regress(scan: Scan, columns: Tensor, precision: Tensor, variance: Tensor) -> Regression:
+    """Fit what the images are linear in: some columns, and the film.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the images and the film.
+    columns : Tensor, shape (detector, column, y, x)
+        Images that are summed with some amplitudes.
+    precision : Tensor, shape (detector, column)
+        Of the prior of the amplitudes, the mean of which is zero.
+    variance : Tensor, shape (detector, y, x)
+        Of the noise.
+
+    Returns
+    -------
+    Regression
+        Given the prior of the film, whose size is ``FILM_SIZE``.
+    """
+    film, columns, weight = scan.film, columns.double(), (1 / variance).double()
+    weighted, seen = columns * weight[:, None], weight * scan.image
+    cross, own = film.products(weighted), film.gram(weight)
+    gram = torch.cat([weighted.flatten(2) @ columns.flatten(2).mT, cross], -1)
+    gram = torch.cat([gram, torch.cat([cross.mT, own], -1)], -2)
+    dot = (weighted.flatten(2) @ scan.image.flatten(1)[..., None].double())[..., 0]
+    dot = torch.cat([dot, film.products(seen)], -1)
+    of_film = torch.full_like(cross[:, 0], FILM_SIZE**-2)
+    prior = torch.cat([precision.double(), of_film], -1)
+    factor = torch.linalg.cholesky(gram + torch.diag_embed(prior))
+    mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
+    evidence = 0.5 * (dot * mean).sum() - factor.diagonal(dim1=-2, dim2=-1).log().sum()
+    amplitudes, coefficients = mean.tensor_split([columns.shape[1]], -1)
+    expected = torch.einsum("dk,dkyx->dyx", amplitudes, columns) + film.images(coefficients)
+    return Regression(evidence + 0.5 * prior.log().sum(), mean, factor, expected.float())
+
+
+def regress_species(
     scan: Scan, world: World, values: Mapping[str, Tensor], images: Tensor, variance: Tensor
 ) -> Regression:
-    """Fit what is linear.
+    """Fit signal, errors of additivity and film.
 
     Parameters
     ----------
@@ -105,41 +150,14 @@ def regress(
     Returns
     -------
     Regression
-        Given the rest of the world.
+        Of the signal, the errors times the signal, and the film, given the rest of the world.
     """
     size = error_size(values, world.additivity) * world.signal
-    found = []
-    for k, image in enumerate(scan.image):
-        design = columns_of(scan, images[k])
-        weighted = design * (1 / variance[k]).flatten().double()
-        weak = torch.full((1 + NUM_FILM,), WEAK, dtype=torch.float64)
-        prior = torch.cat([weak[:1], (size[k] ** -2).expand(len(images[k])), weak[1:]])
-        dot = weighted @ image.flatten().double()
-        factor = torch.linalg.cholesky(weighted @ design.T + torch.diag(prior))
-        mean = torch.cholesky_solve(dot[:, None], factor)[:, 0]
-        evidence = 0.5 * (dot @ mean) - factor.diagonal().log().sum() + 0.5 * prior.log().sum()
-        found.append((evidence, mean, factor, (mean @ design).view_as(image).float()))
-    evidence, mean, factor, expected = (torch.stack(v) for v in zip(*found, strict=True))
-    return Regression(evidence.sum(), mean, factor, expected)
-
-
-def columns_of(scan: Scan, images: Tensor) -> Tensor:
-    """What the image on one detector is linear in.
-
-    Parameters
-    ----------
-    scan : Scan
-        Gives the film.
-    images : Tensor, shape (species, y, x)
-        Of the species that occur.
-
-    Returns
-    -------
-    Tensor, shape (parameter, pixel)
-        All columns, those of each species, and film, in double precision.
-    """
-    parts = [images.sum(0, keepdim=True), images, scan.film_columns]
-    return torch.cat(parts).flatten(1).double()
+    columns = torch.cat([images.sum(1, keepdim=True), images], 1)
+    errors = (size**-2)[:, None].expand(-1, images.shape[1])
+    return regress(
+        scan, columns, torch.cat([WEAK * torch.ones_like(errors[:, :1]), errors], 1), variance
+    )
 
 
 def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
@@ -159,14 +177,12 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     World
         With the new values.
     """
-    found = regress(scan, world, view.values, view.images, view.variance)
-    mean, errors = found.mean, torch.zeros_like(world.errors)
-    if generator is not None:
-        noise = torch.randn(*mean.shape, 1, generator=generator, dtype=torch.float64)
-        mean = mean + torch.linalg.solve_triangular(found.factor.mT, noise, upper=True)[..., 0]
-    signal, film = mean[:, 0].float(), mean[:, -NUM_FILM:].float()
-    errors[:, view.used] = (mean[:, 1:-NUM_FILM] / mean[:, :1]).float()
-    world = replace(world, signal=signal, errors=errors, film=film)
+    found = regress_species(scan, world, view.values, view.images, view.variance)
+    drawn = found.mean if generator is None else found.draw(generator)
+    signal, own, film = drawn.tensor_split([1, 1 + len(view.used)], -1)
+    errors = torch.zeros_like(world.errors)
+    errors[:, view.used] = (own / signal).float()
+    world = replace(world, signal=signal[:, 0].float(), errors=errors, film=film.float())
     if generator is None:
         return world
     world = draw_additivity(scan, world, view, generator)
@@ -175,6 +191,32 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     errors = torch.randn(errors.shape, generator=generator) * size
     errors[:, view.used] = world.errors[:, view.used]
     return replace(world, errors=errors)
+
+
+def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+    """Draw signal and film given the errors of additivity.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The rest.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    World
+        With the new values.
+    """
+    amplitude = 1 + world.errors[:, view.used]
+    columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)[:, None]
+    flat = torch.full((len(columns), 1), WEAK)
+    signal, film = (
+        regress(scan, columns, flat, view.variance).draw(generator).float().tensor_split([1], -1)
+    )
+    return replace(world, signal=signal[:, 0], film=film)
 
 
 def draw_additivity(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -201,63 +243,6 @@ def draw_additivity(scan: Scan, world: World, view: View, generator: torch.Gener
     return replace(world, additivity=float(prior.draw(log_likelihood.sum(0), generator)))
 
 
-def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
-    """Draw the variance of the noise, linear in the intensity.
-
-    Parameters
-    ----------
-    scan : Scan
-        Its prior of the dose, which follows from signal and slope, is part of the target.
-    world, view : World, View
-        The rest.
-    generator : torch.Generator
-        Source of randomness.
-
-    Returns
-    -------
-    World
-        After some Metropolis steps of each detector; the floor has a flat prior.
-    """
-    for k in range(len(scan.image)):
-        world = _draw_noise_of(k, scan, world, view, generator)
-    return world
-
-
-def _draw_noise_of(
-    k: int, scan: Scan, world: World, view: View, generator: torch.Generator
-) -> World:
-    """Draw the noise of one detector."""
-    square = scan.seen((scan.image[k] - view.expected[k]).square())
-    mean = scan.seen(view.expected[k])
-
-    def with_noise(floor: float, log_slope: float) -> World:
-        floors, slopes = world.floor.clone(), world.slope.clone()
-        floors[k], slopes[k] = floor, math.exp(log_slope)
-        return replace(world, floor=floors, slope=slopes)
-
-    def target(floor: float, log_slope: float) -> float:
-        variance = floor + math.exp(log_slope) * mean
-        if float(variance.min()) <= 0:
-            return -math.inf
-        value = -0.5 * float((square / variance + variance.log()).sum())
-        slope = with_noise(floor, log_slope).slope
-        return value + float(log_prior_of_dose(scan, world.signal, slope, view.values))
-
-    slope = max(float(world.slope[k]), LEAST_SLOPE)
-    change = torch.stack([torch.ones_like(mean), slope * mean]) / scan.seen(view.variance[k])
-    information = 0.5 * change @ change.T + torch.diag(change.new_tensor([WEAK_FLOOR, WEAK_SLOPE]))
-    factor = torch.linalg.cholesky(torch.linalg.inv(information))
-    here = torch.tensor([float(world.floor[k]), math.log(slope)], dtype=torch.float64)
-    log_prob = target(*here.tolist())
-    for _ in range(NOISE_STEPS):
-        step = factor @ torch.randn(2, generator=generator, dtype=torch.float64)
-        there = here + NOISE_SCALE * step
-        found = target(*there.tolist())
-        if accepts(found - log_prob, generator):
-            here, log_prob = there, found
-    return with_noise(*here.tolist())
-
-
 def accepts(log_ratio: float, generator: torch.Generator) -> bool:
     """Whether a Metropolis step is taken.
 
@@ -275,40 +260,6 @@ def accepts(log_ratio: float, generator: torch.Generator) -> bool:
     """
     # a random number may be zero
     return math.log(float(torch.rand(1, generator=generator)) + 1e-30) < log_ratio
-
-
-def fit_noise(scan: Scan, world: World, view: View) -> World:
-    """Fit the variance of the noise to the squares of the residuals.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        The rest.
-
-    Returns
-    -------
-    World
-        With the fit; the variance is at least a twentieth of its mean.
-    """
-    squares, means = scan.seen((scan.image - view.expected).square()), scan.seen(view.expected)
-    found = []
-    for square, mean, variance in zip(squares, means, scan.seen(view.variance), strict=True):
-        least, low = LEAST_NOISE * float(square.mean()), float(mean.min())
-        for _ in range(3):  # the weights of the squares follow from the fit
-            used = square < OUTLYING * variance
-            design = torch.stack([torch.ones_like(mean), mean])[:, used]
-            weight = variance[used] ** -2
-            floor, slope = torch.linalg.solve(
-                (design * weight) @ design.T, (design * weight) @ square[used]
-            ).tolist()
-            slope = max(slope, LEAST_SLOPE)
-            floor += max(least - (floor + slope * low), 0.0)
-            variance = floor + slope * mean
-        found.append((floor, slope))
-    floor, slope = torch.tensor(found).T
-    return replace(world, floor=floor, slope=slope)
 
 
 def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:

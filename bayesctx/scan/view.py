@@ -120,7 +120,7 @@ def look(
     images = render(scan, spectra, factors, world.row_shift)
     amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
     columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
-    expected = columns + scan.film_image(world.film)
+    expected = columns + scan.film.images(world.film)
     variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
     # a line through the squares may cross zero where little is expected
     least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()

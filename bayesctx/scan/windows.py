@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from .field import Field
-from .film import Film
 from .world import Scan
 
 __all__ = ["REACH", "Tile", "crop", "cut", "tile"]
@@ -20,8 +19,6 @@ __all__ = ["REACH", "Tile", "crop", "cut", "tile"]
 MOST_VALID = 0.99  # of the largest number of valid pixels, of a window that is as good
 REACH = 8.5  # Å beyond the border, of columns that reach into the image
 SIDE = 80.0  # Å, at most, of the windows that cover a scan
-# Å between the knots of the film of such a window, and of the brightness of its columns
-FILM, TONE = 12.0, 25.0
 MARGIN = 4.5  # Å, of what such a window has in common with the next, on each side
 
 
@@ -135,8 +132,6 @@ def tile(scan: Scan) -> list[Tile]:
         window, kept = cut(scan, (y.start, x.start), (y.size, x.size))
         if window.valid is not None and not window.valid.any():
             continue
-        axes = window.field.axes
-        window = replace(window, film=Film.of(axes, FILM), tone=Film.of(axes, TONE))
         inside = y.holds(place[:, 1] + centre[0]) & x.holds(place[:, 0] + centre[1])
         core = (
             y.holds(torch.arange(y.start, y.start + y.size))[:, None]

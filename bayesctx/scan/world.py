@@ -18,7 +18,7 @@ from .coordinates import Coordinates
 from .field import Field, Material
 from .film import Film
 
-__all__ = ["CLASS", "MIRROR", "PERFECT", "Scan", "World", "begin"]
+__all__ = ["CLASS", "MIRROR", "FILM_SIZE", "PERFECT", "TONE_SIZE", "Scan", "World", "begin"]
 
 KINDS = MONOLAYER_1H.sites
 CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
@@ -34,6 +34,10 @@ MIRROR = torch.tensor([
 UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
 APART = 6.1  # Å between sites that are drawn together
 DEGREE = 3  # of the polynomials of the mean displacement
+# Å between the knots of the film, and of the mean excess of the columns
+FILM, TONE = 12.0, 25.0
+FILM_SIZE = 10.0  # standard deviation of the coefficients of the film, in units of the image
+TONE_SIZE = 0.05  # scale of the half-normal prior of the size of the latter
 FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
 FIRST_SCATTER = 0.03  # of the amplitudes
 FIRST_SIGNAL = 10.0  # before the signal is fitted: columns of a few per cent of the beam
@@ -65,10 +69,6 @@ class Scan:
         Factor of the variance of the noise: above one, chains leave modes more easily.
     valid : Tensor of bool, shape (y, x), optional
         Pixels that are looked at on all detectors; default: all.
-    film : Film, optional
-        Of what is under the columns; default: a constant and slopes, ``film_columns``.
-    tone : Film, optional
-        Of the mean excess of the columns of each kind of site; default: there is none.
     """
 
     image: Tensor
@@ -81,8 +81,6 @@ class Scan:
     log_dose: Callable[[float], float] | None = None
     heat: float = 1.0
     valid: Tensor | None = None
-    film: Film | None = None
-    tone: Film | None = None
 
     def seen(self, values: Tensor) -> Tensor:
         """Select the valid pixels.
@@ -153,10 +151,14 @@ class Scan:
         return torch.stack([x**i * y**j for i, j in powers], -1)
 
     @functools.cached_property
+    def film(self) -> Film:
+        """What is under the columns."""
+        return Film.of(self.field.axes, FILM)
+
+    @functools.cached_property
     def tone_basis(self) -> Tensor:
         """Splines of the mean excess at the sites, shape (site, term)."""
-        positions = self.positions
-        return positions.new_zeros(len(positions), 0) if not self.tone else self.tone.at(positions)
+        return Film.of(self.field.axes, TONE).at(self.positions)
 
     def mean_excess(self, tone: Tensor) -> Tensor:
         """Mean excess of the columns.
@@ -172,30 +174,6 @@ class Scan:
             Of every site.
         """
         return torch.einsum("st,sdt->sd", self.tone_basis, tone[self.kind])
-
-    def film_image(self, film: Tensor) -> Tensor:
-        """What is under the columns.
-
-        Parameters
-        ----------
-        film : Tensor, shape (detector, term)
-            Coefficients.
-
-        Returns
-        -------
-        Tensor, shape (detector, y, x)
-            Intensities.
-        """
-        if self.film is not None:
-            return self.film.images(film)
-        return torch.einsum("dk,kyx->dyx", film, self.film_columns)
-
-    @functools.cached_property
-    def film_columns(self) -> Tensor:
-        """Constant and slopes of what is under the columns, shape (3, y, x)."""
-        x, y = (a / a.abs().max() for a in self.field.axes)
-        like = torch.ones(self.field.shape)
-        return torch.stack([like, x * like, y[:, None] * like])
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,9 +204,11 @@ class World:
     abundance : Tensor, shape (kind, defect_class)
         Of the classes on each kind of site.
     film : Tensor, shape (detector, term)
-        Coefficients of ``Scan.film``, or of ``Scan.film_columns``.
+        Coefficients of ``Scan.film``.
     tone : Tensor, shape (kind, detector, term)
-        Coefficients of ``Scan.tone``.
+        Coefficients of the mean excess, see ``Scan.tone_basis``.
+    tone_size : Tensor, shape (kind,)
+        Standard deviation of these coefficients.
     signal : Tensor, shape (detector,)
         Intensity per fraction of the beam.
     floor, slope : Tensor, shape (detector,)
@@ -253,6 +233,7 @@ class World:
     abundance: Tensor
     film: Tensor
     tone: Tensor
+    tone_size: Tensor
     signal: Tensor
     floor: Tensor
     slope: Tensor
@@ -295,8 +276,9 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
-        film=torch.zeros(num_detectors, scan.film.num_terms if scan.film else 3),
+        film=torch.zeros(num_detectors, scan.film.num_terms),
         tone=torch.zeros(len(KINDS), num_detectors, scan.tone_basis.shape[1]),
+        tone_size=torch.full((len(KINDS),), TONE_SIZE),
         floor=FIRST_FLOOR * scan.seen(scan.image).var(-1).float(),
         slope=torch.zeros(num_detectors),
         signal=FIRST_SIGNAL * each,
