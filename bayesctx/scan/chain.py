@@ -19,7 +19,7 @@ from .moves import Joint, averaged, heated, linearise_jointly
 from .noise import draw_noise
 from .shared import evaluate
 from .signal import accepts, draw_signal
-from .view import View, look
+from .view import View, look, rescaled
 from .world import Scan, World
 
 __all__ = [
@@ -117,7 +117,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         near = adapt_steps(near, rate)
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
-        view = look(scan, world, (view.values, view.spectra), view.factors)
+        view = rescaled(scan, world, view)
     return Mode(world, near, log_volume)
 
 
@@ -195,7 +195,7 @@ def sample_worlds(
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
-        view = look(scan, world, (view.values, view.spectra), view.factors)
+        view = rescaled(scan, world, view)
         count += 1
         if count > num_warmup:
             yield _describe(scan, world, view, probability)
@@ -244,8 +244,9 @@ def _draw_scales(
         log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
-            world = draw_signal(scan, world, look(scan, world, shared, factors), generator)
             view = look(scan, world, shared, factors)
+            world = draw_signal(scan, world, view, generator)
+            view = rescaled(scan, world, view)
             before = evaluate(scan, world, view, world.z, shared)
     return world, view
 

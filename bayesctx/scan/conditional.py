@@ -180,7 +180,12 @@ class Sites:
         return columns * amplitude[..., None]
 
     def conditional(
-        self, scan: Scan, mine: Tensor, kind: int, present: Tensor | None = None
+        self,
+        scan: Scan,
+        mine: Tensor,
+        kind: int,
+        present: Tensor | None = None,
+        allowed: Tensor | None = None,
     ) -> Conditional:
         """What some sites of one kind hold given all else.
 
@@ -194,13 +199,15 @@ class Sites:
             Their kind.
         present : Tensor, shape (site, detector, pixel), optional
             The columns that are there; default: of these kernels.
+        allowed : Tensor of int, shape (species,), optional
+            Species to look at; default: those of the kind.
 
         Returns
         -------
         Conditional
-            For every species of the kind.
+            For each of these species.
         """
-        world, allowed = self.world, ALLOWED[KINDS[kind]]
+        world, allowed = self.world, ALLOWED[KINDS[kind]] if allowed is None else allowed
         columns, index = self.canvas.kernels_at(scan, world, self.kernels, mine, allowed)
         columns = columns * self.amplitude[:, allowed][..., None, None]
         if present is None:  # as ``present`` has it, from what is there already

@@ -161,19 +161,22 @@ def _log_likelihoods(
     scan: Scan, world: World, view: View, counted: Tensor, dopants: Sequence[int]
 ) -> list[Tensor]:
     """Log density of the pixels around metal sites under each dopant, (site, defect_class)."""
-    sites, found = Sites.of(scan, world, view), []
+    sites, allowed = Sites.of(scan, world, view), ALLOWED["metal"]
+    known, found = _log_likelihood(scan, sites, sites.kernels, counted, allowed), []
     for dopant in dopants:
-        kernels = sites.kernels
-        if dopant != scan.material.dopant:
-            material = replace(scan.material, dopant=dopant)
-            kernels = Kernels.of(scan.field, view.values, material)
-        found.append(_log_likelihood(scan, sites, kernels, counted))
+        own = known
+        if dopant != scan.material.dopant:  # the other classes hold no dopant
+            kernels = Kernels.of(scan.field, view.values, replace(scan.material, dopant=dopant))
+            doped = _log_likelihood(scan, sites, kernels, counted, allowed[IS_DOPED[allowed]])
+            own = torch.where(doped > -math.inf, doped, known)
+        found.append(own)
     return found
 
 
-def _log_likelihood(scan: Scan, sites: Sites, kernels: Kernels, counted: Tensor) -> Tensor:
-    """Log density of the pixels around metal sites with some columns, (site, defect_class)."""
-    allowed = ALLOWED["metal"]
+def _log_likelihood(
+    scan: Scan, sites: Sites, kernels: Kernels, counted: Tensor, allowed: Tensor
+) -> Tensor:
+    """Log density of the pixels around metal sites with some species, (site, defect_class)."""
     # errors of additivity that were fitted to another metal would speak for it, and columns of the
     # host that are not as bright as simulated for a dopant that looks like it
     amplitude = torch.where(IS_DOPED, sites.amplitude[:, HOST, None], sites.amplitude)
@@ -182,7 +185,7 @@ def _log_likelihood(scan: Scan, sites: Sites, kernels: Kernels, counted: Tensor)
     total = []
     for mine in (counted & (scan.kind == METAL)).nonzero()[:, 0].split(AT_ONCE):
         present = sites.present(scan, mine)
-        given = other.conditional(scan, mine, METAL, present)
+        given = other.conditional(scan, mine, METAL, present, allowed)
         rest = sites.canvas.at(sites.canvas.rest, given.index) + present
         weight = sites.canvas.at(sites.canvas.weight, given.index)
         square = (rest.square() * weight).sum((1, 2))

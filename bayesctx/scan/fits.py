@@ -22,7 +22,7 @@ from .occupation import (
 )
 from .shared import climb
 from .signal import draw_rows, draw_signal, regress_species, slope_along_x
-from .view import View, look
+from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
 __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
@@ -91,16 +91,16 @@ def fit_world(
 def _adapt(scan: Scan, world: World, view: View, colours: Sequence[Tensor]) -> tuple[World, View]:
     """Fit rows, signal, sites and noise to the shared variables."""
     world = draw_signal(scan, world, view, None)
-    world = fit_noise(scan, world, look(scan, world, _shared(view), view.factors))
-    view = look(scan, world, _shared(view), view.factors)
+    world = fit_noise(scan, world, rescaled(scan, world, view))
+    view = rescaled(scan, world, view)
     world = draw_rows(scan, world, view, None)
     view = look(scan, world, _shared(view), view.factors)
     world = draw_signal(scan, world, view, None)
-    view = look(scan, world, _shared(view), view.factors)
+    view = rescaled(scan, world, view)
     world, _ = draw_occupation(scan, world, view, colours, None)
     view = look(scan, world, _shared(view))
     world = draw_signal(scan, world, view, None)
-    return world, look(scan, world, _shared(view), view.factors)
+    return world, rescaled(scan, world, view)
 
 
 def _shared(view: View) -> tuple[dict[str, Tensor], Tensor]:
@@ -255,7 +255,7 @@ def advance(
     view = look(scan, world, _shared(view))
     world, view, rate = draw_jointly(scan, world, view, near, moves, generator)
     world = draw_signal(scan, world, view, generator)
-    view = look(scan, world, _shared(view), view.factors)
+    view = rescaled(scan, world, view)
     world = draw_rows(scan, world, view, generator)
     return world, look(scan, world, _shared(view), view.factors), probability, rate
 

@@ -15,7 +15,7 @@ from .dopants import best_dopant, draw_dopant, without_dopant
 from .noise import draw_noise
 from .occupation import draw_occupation
 from .signal import draw_brightness, draw_rows
-from .view import look, spectra_of
+from .view import look, rescaled, spectra_of
 from .windows import Tile
 from .world import Scan, World, begin
 
@@ -213,9 +213,9 @@ def _sweep(
     scan = tile.scan
     view = look(scan, world, shared)
     world = draw_brightness(scan, world, view, generator)
-    view = look(scan, world, shared, view.factors)
+    view = rescaled(scan, world, view)
     world = draw_noise(scan, world, view, generator)
-    view = look(scan, world, shared, view.factors)
+    view = rescaled(scan, world, view)
     world, probability = draw_occupation(scan, world, view, tile.colours, generator)
     view = look(scan, world, shared)
     world = draw_rows(scan, world, view, generator)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from ..defects import SPECIES
 from .field import frequencies
 from .world import Scan, World
 
-__all__ = ["View", "look", "render", "spectra_of"]
+__all__ = ["View", "look", "render", "rescaled", "spectra_of"]
 
 LEAST_VARIANCE = 0.02  # of its mean
 
@@ -118,7 +118,33 @@ def look(
     if factors is None:
         factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
     images = render(scan, spectra, factors, world.row_shift)
-    amplitude = world.signal[:, None] * (1 + world.errors[:, list(factors)])
+    return View(values, spectra, factors, images, *_expect(scan, world, list(factors), images))
+
+
+def rescaled(scan: Scan, world: World, view: View) -> View:
+    """Compute what follows from a world whose signal, errors, film or noise are others.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        The world.
+    view : View
+        Of a world with the same columns and rows.
+
+    Returns
+    -------
+    View
+        As by ``look``, but the images are not rendered again.
+    """
+    expected, variance = _expect(scan, world, view.used, view.images)
+    return replace(view, expected=expected, variance=variance)
+
+
+def _expect(scan: Scan, world: World, used: Sequence[int], images: Tensor) -> tuple[Tensor, Tensor]:
+    """Expectation and variance of the pixels, from the images of the species that occur."""
+    amplitude = world.signal[:, None] * (1 + world.errors[:, used])
     columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
     expected = columns + scan.film.images(world.film)
     variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
@@ -127,7 +153,7 @@ def look(
     variance = scan.heat * variance.maximum(least)
     if scan.valid is not None:
         variance = torch.where(scan.valid, variance, math.inf)
-    return View(values, spectra, factors, images, expected, variance)
+    return expected, variance
 
 
 def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: Tensor) -> Tensor:
