@@ -46,7 +46,13 @@ from .distributions import log_uniform as log_uniform
 from .evidence import check_context as check_context
 from .exact import ExactModel as ExactModel
 from .files import read as read
-from .inference import infer as infer, load as load, save as save, to_arviz as to_arviz
+from .inference import (
+    find_grains as find_grains,
+    infer as infer,
+    load as load,
+    save as save,
+    to_arviz as to_arviz,
+)
 from .information import (
     attribute_information as attribute_information,
     class_given_recordings as class_given_recordings,

@@ -22,6 +22,7 @@ from ..micrograph import (
     find_sites,
     fit_lattice,
     has_own_pixels,
+    label_grains,
     patch_margin,
     standardize,
 )
@@ -120,6 +121,7 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> list[Placement]:
         )
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
+        _warn_of_grains(image)
         images[:, ~found.pixels] = np.nan
     sites = lattice, positions, sublattice, found.present
     return [
@@ -173,6 +175,18 @@ def _warn_of_regions(regions: Sequence[Region], present: np.ndarray) -> None:
         f"{len(present)}, in {listed}{more}; these sites are left out of counts and "
         "evidence (constant_data.crystal)"
     )
+
+
+def _warn_of_grains(image: np.ndarray) -> None:
+    """Warn of other grains, of which no site is read."""
+    label, lattices = label_grains(image)
+    if len(lattices) > 1:
+        sizes = [np.count_nonzero(label == k + 1) for k in range(len(lattices))]
+        areas = " and ".join(f"{size} px²" for size in sizes)
+        warn(
+            f"one lattice was expected, got {len(sizes)} grains of {areas}; one is read: call "
+            "infer for each with valid=(find_grains(image) == k).values, k = 1, 2 ..."
+        )
 
 
 def cut_patches(placement: Placement, sampling: float, prior: Prior) -> Iterator[Tensor]:

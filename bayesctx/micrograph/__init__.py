@@ -5,6 +5,7 @@ from .diagnosis import (
     diagnose as diagnose,
     find_blemishes as find_blemishes,
 )
+from .grains import label_grains as label_grains
 from .intensities import check_image as check_image, standardize as standardize
 from .lattice import Lattice as Lattice, fit_lattice as fit_lattice
 from .regions import Crystal as Crystal, Region as Region, find_crystal as find_crystal
