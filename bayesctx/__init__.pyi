@@ -43,7 +43,7 @@ from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
 from .defects import DEFECTS as DEFECTS
 from .distributions import log_uniform as log_uniform
-from .evidence import check_context as check_context
+from .evidence import Codoped as Codoped, check_context as check_context
 from .exact import ExactModel as ExactModel
 from .files import read as read
 from .inference import (

@@ -20,7 +20,7 @@ from .context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from .crystal import DOPANTS, HOSTS, METALS
 from .defects import DEFECTS, DOPED, SITES
 from .distributions import check_value, support
-from .evidence import check_shares
+from .evidence import Codoped, check_shares
 
 __all__ = [
     "CONTINUOUS",
@@ -92,15 +92,17 @@ def as_tuple(value: object) -> tuple:
     Parameters
     ----------
     value : object
-        An observed value, candidates, or None.
+        An observed value, candidates, a co-doped crystal, or None.
 
     Returns
     -------
     tuple
-        The values; empty for None.
+        The values; both dopants of a co-doped crystal; empty for None.
     """
     if isinstance(value, list | tuple):
         return tuple(value)
+    if isinstance(value, Codoped):
+        return value.metals
     return () if value is None else (value,)
 
 
@@ -343,7 +345,7 @@ def choose_materials(
     known : mapping
         A checked context. With the host known the dopant may be any other metal, also one that
         the prior does not have for this host. Of an undoped crystal, the dopant None, one dopant of
-        each host remains, which stands for nothing.
+        each host remains, which stands for nothing. A co-doped crystal needs both of its metals.
 
     Returns
     -------
@@ -359,19 +361,21 @@ def choose_materials(
     """
     allowed_hosts = as_tuple(known.get("host")) or hosts
     asked = as_tuple(known.get("dopant"))
+    least = len(asked) if isinstance(known.get("dopant"), Codoped) else 1
     chosen = {}
     for host in allowed_hosts:
         usual = dopants.get(host, DOPANTS[HOSTS[host].metal])
         allowed = tuple(d for d in asked if d in usual) if asked else usual
-        if asked and not allowed and "host" in known:
+        if asked and len(allowed) < least and "host" in known:
             allowed = tuple(d for d in asked if d != HOSTS[host].metal)
-        if allowed:
+        if len(allowed) >= least:
             is_undoped = "dopant" in known and known["dopant"] is None
             chosen[host] = allowed[:1] if is_undoped else allowed
     found = tuple(h for h in allowed_hosts if h in chosen)
     if not found:
+        what, verb = ("a dopant", "was") if least == 1 else ("two dopants", "were")
         raise ValueError(
-            f"a dopant of one of the hosts {', '.join(hosts)} was expected, got {asked}; "
+            f"{what} of one of the hosts {', '.join(hosts)} {verb} expected, got {asked}; "
             "name the host as well"
         )
     return found, chosen

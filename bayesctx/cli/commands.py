@@ -79,6 +79,7 @@ A context value is
   a comma list         one of these               dopant=Ti,V
   low..high            anywhere between the two   inner_collection_angle=60..110
   none or undoped      a crystal without dopant   dopant=undoped
+  two with a plus      both are in the crystal    dopant=Ti+V
   a share              of the sites of its kind   abundance.V_X=0.03 abundance.Y_X=0
 and other variables are inferred.
 

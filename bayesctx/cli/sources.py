@@ -27,7 +27,7 @@ def read_context(texts: Sequence[str] | None) -> dict[str, object]:
     texts : sequence of str, optional
         NAME=VALUE, the value a number, a name, a comma list of candidates, or low..high for a
         uniform distribution. ``dopant=none`` or ``undoped`` is a crystal without dopant,
-        ``abundance.CLASS=VALUE`` the share of a defect class.
+        ``dopant=Ti+V`` one with both, ``abundance.CLASS=VALUE`` the share of a defect class.
 
     Returns
     -------

@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from ..checks import shorten
 from ..context import ADF_RULE, ANGLES, Detector, is_annular_dark_field
 from ..crystal import HOSTS
+from .codoping import Codoped
 from .inversion import density, in_double
 
 __all__ = ["check_agreement", "condition_on"]
@@ -44,10 +45,12 @@ def check_agreement(checked: Mapping[str, object]) -> None:
     host, dopant = _options(checked, "host"), _options(checked, "dopant")
     if host is not None and dopant is not None:
         metal = np.array([[HOSTS[h].metal for h in row] for row in host.tolist()])
-        _require(
-            metal[:, :, None] != dopant[:, None, :], checked, ("host", "dopant"),
-            "a dopant other than the metal of the host was expected",
-        )  # fmt: skip
+        differs = metal[:, :, None] != dopant[:, None, :]
+        expected = "a dopant other than the metal of the host was expected"
+        if isinstance(checked["dopant"], Codoped):
+            differs = differs.all(-1, keepdims=True)
+            expected = "two dopants other than the metal of the host were expected"
+        _require(differs, checked, ("host", "dopant"), expected)
     known = [_options(checked, name) for name in ANGLES]
     if sum(k is not None for k in known) < 2:
         return
@@ -115,6 +118,7 @@ def _options(checked: Mapping[str, object], name: str) -> np.ndarray | None:
     value = checked.get(name)
     if value is None or isinstance(value, Distribution):
         return None
+    value = value.metals if isinstance(value, Codoped) else value
     return value[:, None] if isinstance(value, np.ndarray) else np.array(value).reshape(1, -1)
 
 

@@ -31,8 +31,9 @@ def check_context(
         more weight. A univariate distribution of Pyro or torch is soft evidence and is truncated to
         the domain. An array, Series or DataArray of one dimension holds one observed value per
         image. A tuple of numbers is refused, since it could be meant as a range. The dopant None
-        (in files "none") is a crystal without one. ``abundance`` is a mapping of defect class to
-        its share of the sites of its own kind, see Notes.
+        (in files "none") is a crystal without one, ``Codoped("Ti", "V")`` (in files "Ti+V") one
+        with both, of which every site of the class ``D_M`` holds either. ``abundance`` is a mapping
+        of defect class to its share of the sites of its own kind, see Notes.
     domains : mapping of str to tuple, optional
         Narrower domains: those of a model.
 
@@ -40,8 +41,8 @@ def check_context(
     -------
     dict
         Name to value: ``float`` or ``str``, ``list`` of candidates, ``ndarray`` of shape (image,),
-        or ``Distribution``; ``dopant`` may be None, ``abundance`` is a ``dict``. Checking it again
-        does not change it.
+        or ``Distribution``; ``dopant`` may be None or ``Codoped``, ``abundance`` is a ``dict``.
+        Checking it again does not change it.
 
     Raises
     ------

@@ -13,6 +13,7 @@ from torch.distributions import Distribution
 from ..checks import check_known, shorten
 from ..context import Variable
 from ..defects import DEFECTS, DOPED, SITES
+from .codoping import Codoped
 from .truncation import truncate
 from .values import check_value
 
@@ -110,7 +111,7 @@ def check_doping(checked: Mapping[str, object]) -> dict[str, object]:
     if share is None:
         return dict(checked)
     is_undoped, dopant = bool(share == 0), checked.get("dopant")
-    each = [dopant] if dopant is None or isinstance(dopant, str) else dopant
+    each = [dopant] if dopant is None or isinstance(dopant, str | Codoped) else dopant
     if "dopant" in checked and any((d is None) != is_undoped for d in each):
         raise ValueError(
             f"a dopant and a share of {DOPED} above 0, or neither, was expected, got dopant "

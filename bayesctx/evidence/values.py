@@ -15,13 +15,14 @@ from torch.distributions import Distribution
 from ..checks import shorten
 from ..context import NO_DOPANT, Variable
 from ..storage import warn
+from .codoping import JOINED, Codoped
 from .truncation import FEW_OUTSIDE, truncate
 
 __all__ = ["Value", "check_value"]
 
-Value = float | str | list | np.ndarray | Distribution | None
-"""A checked value: observed (number, name, or array over images), candidates (list) or soft; None
-is the dopant of a crystal without one."""
+Value = float | str | list | np.ndarray | Distribution | Codoped | None
+"""A checked value: observed (number, name, or array over images), candidates (list) or soft; the
+dopant may also be that of a co-doped crystal, or None for a crystal without one."""
 
 MOST_CANDIDATES = 1000
 
@@ -42,7 +43,7 @@ def check_value(variable: Variable, value: object, domain: tuple, margin: float)
 
     Returns
     -------
-    float, str, list, ndarray, Distribution or None
+    float, str, list, ndarray, Distribution, Codoped or None
         See ``Value``.
 
     Raises
@@ -60,7 +61,7 @@ def check_value(variable: Variable, value: object, domain: tuple, margin: float)
         return _check_distribution(variable, value, domain)
     array = _to_array(variable, value)
     if array is not None and array.ndim:
-        return np.array(_check_values(variable, array, domain, margin))
+        return np.array(_alone(_check_values(variable, array, domain, margin)))
     if isinstance(value, list | tuple | set | frozenset | range):
         return _check_candidates(variable, value, domain, margin)
     (one,) = _check_values(variable, [value if array is None else array.item()], domain, margin)
@@ -84,7 +85,7 @@ def _check_candidates(
             f"{'more' if some else 'none (an empty list)'}; leave it out to infer it, or give a "
             "distribution"
         )
-    checked = _check_values(variable, some, domain, margin)
+    checked = _alone(_check_values(variable, some, domain, margin))
     if None in checked and len(set(checked)) > 1:
         raise ValueError(
             f"{variable.name} was expected as names, or as None alone for an undoped crystal, got "
@@ -94,6 +95,17 @@ def _check_candidates(
         # the order of a set of names changes from process to process
         checked.sort()
     return checked[0] if len(set(checked)) == 1 else checked
+
+
+def _alone(checked: list) -> list:
+    """Values of which none is a co-doped crystal, which stands alone."""
+    found = [value for value in checked if isinstance(value, Codoped)]
+    if found:
+        raise ValueError(
+            f"names of dopants, or one co-doped crystal alone, were expected, got {found[0]!r} "
+            f"among {len(checked)} values; call infer for each"
+        )
+    return checked
 
 
 def _check_values(
@@ -108,10 +120,15 @@ def _check_values(
     return _check_numbers(variable, np.array(numbers, float), domain, margin).tolist()
 
 
-def _check_name(variable: Variable, value: object, domain: tuple) -> str | None:
-    """A name of the domain, or None for the dopant of a crystal without one."""
-    if variable.name == "dopant" and (value is None or str(value) == NO_DOPANT):
-        return None
+def _check_name(variable: Variable, value: object, domain: tuple) -> str | Codoped | None:
+    """A name of the domain; of the dopant also None for none, and a co-doped crystal."""
+    if variable.name == "dopant":
+        if value is None or str(value) == NO_DOPANT:
+            return None
+        if isinstance(value, Codoped):
+            return value
+        if isinstance(value, str) and JOINED in value:
+            return Codoped.parse(value)
     if not isinstance(value, str):
         raise TypeError(
             f"{variable.name} was expected as a name, got {shorten(value)}; choose from "

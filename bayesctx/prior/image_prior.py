@@ -28,7 +28,7 @@ from ..context import ADF_RULE, CONTEXT, Detector, is_annular_dark_field
 from ..crystal import DOPANTS, HOSTS
 from ..defects import DEFECTS, DOPED
 from ..distributions import decode, encode, quantile
-from ..evidence import check_context, condition_on
+from ..evidence import Codoped, check_codoping, check_context, condition_on
 from ..nuisances import NUISANCES, check_nuisances
 
 __all__ = ["MAX_TRIES", "Prior"]
@@ -66,6 +66,10 @@ class Prior:
         Size of the pixels of a patch in Å.
     num_pixels : int
         Pixels along each side of a patch.
+    is_codoped : bool
+        Whether both dopants of a host are in the same crystal, where each site of the class
+        ``D_M`` holds either; every host has two then. Their shares among the dopants are
+        uniformly distributed.
 
     Raises
     ------
@@ -93,6 +97,7 @@ class Prior:
     )
     sampling: float = 0.25
     num_pixels: int = 32
+    is_codoped: bool = False
 
     def __post_init__(self) -> None:
         hosts, dopants = check_materials(self.hosts, self.dopants)
@@ -105,6 +110,7 @@ class Prior:
             "nuisances": check_nuisances(self.nuisances),
         } | check_pixels(self.sampling, self.num_pixels)
         checked["abundance"] = check_abundance(self.abundance, checked["dirichlet_alpha"])
+        checked["is_codoped"] = check_codoping(self.is_codoped, dopants)
         for name, value in checked.items():
             object.__setattr__(self, name, value)
 
@@ -127,9 +133,9 @@ class Prior:
         return json.dumps(self._fields(), default=written, sort_keys=True)
 
     def _fields(self) -> dict[str, object]:
-        """Value of every field; without evidence on abundances as before there was any."""
+        """Value of every field; those that were added later only where they say something."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return values if self.abundance else {n: v for n, v in values.items() if n != "abundance"}
+        return {n: v for n, v in values.items() if v or n not in ("abundance", "is_codoped")}
 
     @property
     def is_doped(self) -> bool:
@@ -175,6 +181,8 @@ class Prior:
             )
         given = copy.copy(self)  # only what changes is checked: this is done for every image
         changed = {"hosts": hosts, "dopants": dopants, "conditions": tuple(conditions)}
+        if "dopant" in known:
+            changed["is_codoped"] = isinstance(known["dopant"], Codoped)
         changed |= choose_classes(self.defects, self.dirichlet_alpha, self.abundance, known)
         for name, value in changed.items():
             object.__setattr__(given, name, value)
@@ -300,7 +308,7 @@ class Prior:
         values = dict(check_mapping(values, "the prior"))
         if "dirichlet_alpha" not in values and "concentration" in values:
             values["dirichlet_alpha"] = values.pop("concentration")
-        values.setdefault("abundance", {})
+        values = {"abundance": {}, "is_codoped": False} | values
         check_keys(values, "entry of a prior", [f.name for f in fields(cls)])
         conditions = values["conditions"]
         if isinstance(conditions, list):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from ..checks import check_seed, check_whole_number, check_workers
 from ..distributions import encode
-from ..evidence import check_context
+from ..evidence import Codoped, check_context
 from ..inference import load
 from ..inference.choice import check_likelihood
 from ..model import PatchModel, load_model
@@ -172,6 +172,8 @@ def _plain(value: object) -> object:
             return encode(value)
         except ValueError:  # of another family
             return " ".join(str(value).split())
+    if isinstance(value, Codoped):
+        return str(value)
     if isinstance(value, set | frozenset):
         return sorted(value, key=str)
     return value.tolist() if hasattr(value, "tolist") else list(value)
