@@ -15,8 +15,10 @@ from .crystal import CHALCOGENS, HOSTS, MONOLAYER_1H
 
 __all__ = [
     "CLASSES",
+    "CODOPED_SPECIES",
     "DEFECTS",
     "DOPED",
+    "DOPED_SPECIES",
     "FIRST_SITE",
     "HYPOTHESES",
     "HYPOTHESIS_OF_SPECIES",
@@ -191,6 +193,12 @@ SITES = {
 
 SPECIES = tuple(Species(c.name, site, slots) for c in CLASSES for site, slots in c.columns)
 """Every species; its index names a column of atoms in a material."""
+
+DOPED_SPECIES = next(i for i, s in enumerate(SPECIES) if s.holds_dopant)
+"""Index of the species that holds the dopant."""
+
+CODOPED_SPECIES = len(SPECIES)
+"""Index of a species after all others: that with the second dopant of a co-doped crystal."""
 
 HYPOTHESES = tuple(s for i, s in enumerate(SPECIES) if not any(map(s.is_mirror_of, SPECIES[:i])))
 """The first species of each hypothesis."""

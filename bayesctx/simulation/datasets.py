@@ -19,6 +19,7 @@ from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
 from ..tensors import join, pixel_axis, take
+from .codopants import describe_columns, draw_codopants
 from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, generators
 from .rendering import detect
 from .scene import name_species, place_crystal
@@ -178,7 +179,9 @@ def simulate_micrograph(
         ``intensity`` (y, x), with ``detectors`` (detector, y, x), in counts times the gain; for
         every lattice site in the image ``site_y`` and ``site_x`` in pixels, ``defect`` and
         ``species`` over the dimension patch; context, nuisances and ``concentration`` without the
-        dimension image, and what each detector has of its own over the dimension detector.
+        dimension image, and what each detector has of its own over the dimension detector. Of a
+        co-doped crystal ``species`` names the dopant of a site, and ``dopant_share`` (codopant) is
+        the share of both among the sites that hold one.
 
     Raises
     ------
@@ -205,14 +208,13 @@ def simulate_micrograph(
         nuisances |= _draw_detectors(prior, nuisances, seed, index, num_pixels * sampling, rings)
     cell = (num_pixels * sampling + 2 * PADDING,) * 2
     sites, columns, species = place_crystal(rng[2], image["host"], nuisances, cell[0])
+    species = draw_codopants(rng[2], species, image)
     intensity = _render_field(
         rng[3], image, nuisances, columns, species, pixel_axis(num_pixels, sampling), sampling, cell
     )
     pixels = sites / sampling + (num_pixels - 1) / 2
     inside = ((pixels > -0.5) & (pixels < num_pixels - 0.5)).all(-1)
-    host, dopant = list(HOSTS)[int(image["host"])], METALS[int(image["dopant"])]
-    found = species[inside].numpy()
-    names = (np.full(len(found), name) for name in (host, dopant))
+    named, coords = describe_columns(prior, image, species[inside].numpy())
     own = () if rings is None else ("detector",)
     variables = {
         "intensity": (
@@ -221,17 +223,15 @@ def simulate_micrograph(
         ),
         "site_y": ("patch", pixels[inside, 1].numpy(), {"units": "px"}),
         "site_x": ("patch", pixels[inside, 0].numpy(), {"units": "px"}),
-        "defect": ("patch", np.array([SPECIES[k].defect for k in found])),
-        "species": ("patch", name_species(found, *names)),
-        "host": host,
-        "dopant": dopant if prior.is_doped else NO_DOPANT,
+        **named,
         "concentration": ("defect_class", _shares(nuisances["concentration"])[0], {"units": "1"}),
     }  # fmt: skip
     for name, value, attributes in _image_variables(image | {"sampling": sampling}, nuisances):
         each = rings is not None and name in (*ANGLES_OF_DETECTOR, *OWN_OF_DETECTOR)
         found = value.numpy()[0] if each else float(value)
         variables[name] = (own if each else (), found, attributes)
-    coords = {"defect_class": list(DEFECTS)} | ({} if rings is None else {"detector": list(rings)})
+    coords |= {"defect_class": list(DEFECTS)}
+    coords |= {} if rings is None else {"detector": list(rings)}
     return xr.Dataset(variables, coords, {"seed": seed, "index": index})
 
 
@@ -325,6 +325,8 @@ def _render_field(
     rings = {n: image[n].view(1, -1) for n in ANGLES_OF_DETECTOR}
     num = rings["inner_collection_angle"].shape[1]
     deviation = normal(1, num, len(SPECIES))
+    if "codopant" in image:
+        deviation = torch.cat([deviation, normal(1, num, 1)], -1)
     spectra = detector_spectra(image | rings, nuisances, deviation, cell=cell)[0]
     spectrum = torch.stack([add_columns(s, columns, species, cell=cell) for s in spectra])
     shift = normal(len(axis)) * nuisances["line_jitter"]

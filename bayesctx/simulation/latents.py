@@ -17,6 +17,7 @@ from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move
 from ..threads import single_threads
+from .codopants import check_one_dopant
 from .rendering import BOX, Extent, Noise, draw_noise, measure_extent, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns
 
@@ -161,7 +162,13 @@ def draw_latents(
     -------
     Latents
         On the CPU.
+
+    Raises
+    ------
+    ValueError
+        If the crystals of the prior are co-doped.
     """
+    check_one_dopant(prior)
     num_images = BLOCK // patches_per_image
     rng = generators(seed, patches_per_image, block)
     image, nuisances = draw_images(rng[0], prior, num_images)
@@ -258,7 +265,8 @@ def draw_images(
     Returns
     -------
     image : dict of str to Tensor, shape (image,)
-        ``host`` and ``dopant`` by index, and the continuous context.
+        ``host`` and ``dopant`` by index, and the continuous context; of co-doped crystals also
+        ``codopant`` and ``share_codopant``, its share among both dopants.
     nuisances : dict of str to Tensor, shape (image,)
         By the names of ``nuisances.NUISANCES``, and ``concentration``, shape (image, defect_class).
     """
@@ -272,7 +280,11 @@ def draw_images(
     image = {
         "host": torch.tensor([hosts.index(h) for h in names]),
         "dopant": torch.tensor([METALS.index(d) for d in dopants]),
-    } | prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
+    }
+    if prior.is_codoped:
+        both = torch.tensor([[METALS.index(d) for d in prior.dopants[h]] for h in names])
+        image |= {"dopant": both[:, 0], "codopant": both[:, 1], "share_codopant": u[:, 1]}
+    image |= prior.first_possible(_uniform(rng, num_images, MAX_TRIES, 1 + len(CONTINUOUS)))
     shared = [name for name in NUISANCES if name not in PER_PATCH]
     values = _uniform(rng, num_images, len(shared))
     nuisances = {

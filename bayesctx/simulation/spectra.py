@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..context import Detector, Probe
 from ..crystal import HOSTS, METALS, THERMAL_DISPLACEMENT
-from ..defects import SPECIES
+from ..defects import CODOPED_SPECIES, DOPED_SPECIES, SPECIES
 from ..fourier import bandwidth, column_phases, column_spectra, structure_factor
 from ..optics import wavelength
 from ..responses import LookUp, load_table, pair_overlap
@@ -123,7 +123,8 @@ def detector_spectra(
     ----------
     image : mapping of str to Tensor, shape (image,)
         ``host`` and ``dopant`` by index, and the continuous context; the collection angles have
-        the shape (image, detector).
+        the shape (image, detector). Of co-doped crystals also ``codopant``, whose species is
+        ``CODOPED_SPECIES``.
     nuisances : mapping of str to Tensor, shape (image,)
         See ``nuisances.NUISANCES``.
     deviation : Tensor, shape (image, detector, species)
@@ -147,6 +148,9 @@ def detector_spectra(
     The transfer function is that of the probe: it is computed once for all detectors, whose columns
     are treated as more columns of the same image.
     """
+    if "codopant" in image:
+        given = cell, num_modes, focal_phase
+        return _codoped_spectra(image, nuisances, deviation, *given, kept)
     probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
     energy, inner = probe.beam_energy, detector.inner_collection_angle
     material = (image[n][:, None].expand(inner.shape) for n in ("host", "dopant"))
@@ -179,6 +183,32 @@ def detector_spectra(
     ).unflatten(1, share.shape[1:])
     whole, alone = spectra.split([len(species), share.shape[2] - len(species)], 2)
     return whole.index_add(2, pairs.repeat(2), alone) if tilted else whole
+
+
+def _codoped_spectra(
+    image: Mapping[str, Tensor],
+    nuisances: Mapping[str, Tensor],
+    deviation: Tensor,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int] | None,
+    focal_phase: float | None,
+    kept: Sequence[int] | None,
+) -> Tensor:
+    """Coefficients of the species of co-doped crystals, that with the second dopant as the last."""
+    kept = range(CODOPED_SPECIES + 1) if kept is None else kept
+    plain = {n: v for n, v in image.items() if n != "codopant"}
+    size = {"cell": cell, "num_modes": num_modes, "focal_phase": focal_phase}
+    first = [k for k in kept if k != CODOPED_SPECIES]
+    found = []
+    if first:
+        own = deviation[..., : len(SPECIES)]
+        found.append(detector_spectra(plain, nuisances, own, **size, kept=first))
+    if len(first) < len(kept):
+        other = plain | {"dopant": image["codopant"]}
+        own = deviation[..., CODOPED_SPECIES:].expand(*deviation.shape[:-1], len(SPECIES))
+        found.append(detector_spectra(other, nuisances, own, **size, kept=[DOPED_SPECIES]))
+    order = [*first, CODOPED_SPECIES]
+    return torch.cat(found, 2)[:, :, [order.index(k) for k in kept]]
 
 
 @functools.cache

@@ -12,6 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from ..checks import check_memory, check_seed, check_whole_number, shorten
 from ..prior import Prior
 from ..tensors import join, take
+from .codopants import check_one_dopant
 from .latents import BLOCK, MAX_INDEX, Latents, Patches, draw_block, draw_latents, render_patches
 
 __all__ = [
@@ -196,9 +197,10 @@ def check_size(prior: Prior, num_patches: int) -> None:
     TypeError
         If ``prior`` is no prior.
     ValueError
-        If they take more than the memory of this machine.
+        If they take more than the memory of this machine, or the crystals are co-doped.
     """
     check_prior(prior)
+    check_one_dopant(prior)
     pixels = prior.num_pixels
     what = f"{num_patches} patches of {pixels} x {pixels} pixels"
     check_memory(COPIES * num_patches * pixels**2 * 4, what)  # in single precision
