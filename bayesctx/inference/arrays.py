@@ -11,12 +11,13 @@ from scipy.special import softmax
 from torch import Tensor
 
 from ..crystal import HOSTS, METALS
+from ..evidence import Codoped
 from ..model import Materials, SitePrior, outcome_classes
 from ..prior import CONTINUOUS
 from .cases import Case
 from .image import ImagePosterior
-from .joint import draw_worlds
-from .outcomes import by_outcome, dopant_given_host
+from .joint import draw_dopants, draw_worlds
+from .outcomes import by_outcome, dopant_given_host, dopants_of_patches
 from .patches import PatchPosterior
 
 __all__ = [
@@ -41,7 +42,7 @@ class Posterior:
     defect : ndarray, shape (image, patch, defect_class)
         Class probabilities.
     host, dopant : ndarray, shapes (image, host_class) and (image, dopant_class)
-        Probabilities of hosts and dopants.
+        Probabilities of hosts and dopants; expected shares of the dopants of a co-doped crystal.
     ess : ndarray, shape (image,)
         Effective number of draws of the context.
     draws, prior_draws : dict of str to ndarray, shape (image, draw) or (image, draw, detector)
@@ -58,8 +59,13 @@ class Posterior:
     defect_host : ndarray, shape (image, patch, defect_class, host_class), optional
         Joint probabilities of class and host, where patches share an unknown host.
     dopant_at_site : ndarray, shape (image, patch, dopant_class), optional
-        Probabilities that the site holds the dopant and that it is a certain metal, where patches
-        share an unknown dopant.
+        Probabilities that the site holds a dopant and that it is a certain metal, where patches
+        share an unknown dopant or the crystal is co-doped.
+    dopant_draws : ndarray of int8, shape (image, draw, patch), optional
+        Which dopant of a co-doped crystal every site holds, -1 for none.
+    dopant_share : ndarray, shape (image, draw, 2), optional
+        Shares of both dopants of a co-doped crystal among the sites that hold one, where patches
+        share them.
     outcome : ndarray, shape (image, patch, outcome), optional
         Joint probabilities of host and hypothesis of patches that are images of their own, see
         ``outcome_labels``.
@@ -86,6 +92,8 @@ class Posterior:
     assignment: np.ndarray | None = None
     defect_host: np.ndarray | None = None
     dopant_at_site: np.ndarray | None = None
+    dopant_draws: np.ndarray | None = None
+    dopant_share: np.ndarray | None = None
     outcome: np.ndarray | None = None
     dopant_given_host: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
@@ -114,7 +122,7 @@ def latent_names(known: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(
         n
         for n in ("host", "dopant", *CONTINUOUS)
-        if n not in known or not isinstance(known[n], float | str | np.ndarray | None)
+        if n not in known or not isinstance(known[n], float | str | np.ndarray | Codoped | None)
     )
 
 
@@ -190,6 +198,7 @@ def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -
         log_likelihood=found.log_likelihood.numpy()[..., None],
         outcome=by_outcome(materials, found.share)[:, None],
         dopant_given_host=np.broadcast_to(before, (num_images, *before.shape[1:])),
+        **dopants_of_patches(materials, found.share, found.outcome, index["dopant"]),
     )
 
 
@@ -266,6 +275,7 @@ def describe_image(
     classes = [(w, a.found.classes) for w, a in weighted]
     with_host = sum(w * c.with_host for w, c in classes)[None].numpy()
     at_site = sum(w * c.dopant_at_site for w, c in classes)[None].numpy()
+    is_codoped = alternatives[0].case.materials.is_codoped
     stored = _stored({n: torch.from_numpy(draws[n][None]) for n in latent}, latent)
     stored["assignment"] = draws["assignment"][None].astype(np.int8)
     if "host" in latent and alternatives[0].sampling is not None:
@@ -283,7 +293,9 @@ def describe_image(
         concentration=draws["concentration"][None],
         assignment=sum(w * a.found.assignment.numpy() for w, a in weighted)[None],
         defect_host=with_host if "host" in latent else None,
-        dopant_at_site=at_site if "dopant" in latent else None,
+        dopant_at_site=at_site if "dopant" in latent or is_codoped else None,
+        dopant_draws=draws["dopant_at_site"][None] if is_codoped else None,
+        dopant_share=draws["dopant_share"][None] if is_codoped else None,
     )
 
 
@@ -297,9 +309,13 @@ def _draw(
     assignment, draw, host, dopant = found.cells.index[cell].T
     defect, abundance = draw_worlds(found.cells, cell, sites, rng)
     drawn = {n: v[0, draw].numpy() for n, v in case.context.items()}
+    if materials.is_codoped:
+        given = found.cells, cell, defect, materials, rng
+        drawn["dopant_at_site"], drawn["dopant_share"] = draw_dopants(*given)
+    else:
+        drawn["dopant"] = materials.dopant[host, dopant].numpy()
     return drawn | {
         "host": materials.host[host].numpy(),
-        "dopant": materials.dopant[host, dopant].numpy(),
         "assignment": assignment.numpy(),
         "sampling": np.full(num_draws, alternative.sampling or np.nan),
         "defect": defect,

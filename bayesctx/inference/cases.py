@@ -312,7 +312,8 @@ def _all_known(
         )
 
     fields = {row: padded(m) for row, m in materials.items()}
-    stacked = Materials(*(torch.stack(f) for f in zip(*(fields[row] for row in rows), strict=True)))
+    together = (torch.stack(f) for f in zip(*(fields[row] for row in rows), strict=True))
+    stacked = Materials(*together, next(iter(materials.values())).is_codoped)
     possible = is_annular_dark_field(context["convergence_semiangle"], Detector.of(context))
     weights = {row: _class_weight(p) for row, p in priors.items()}
     class_weight = torch.cat([weights[row] for row in rows])

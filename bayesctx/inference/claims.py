@@ -11,6 +11,7 @@ from torch.distributions import Normal
 
 from ..context import CONTEXT
 from ..distributions import quantile
+from ..evidence import Codoped
 from ..prior import CONTINUOUS, Prior
 from ..scan import Weight
 from ..storage import warn
@@ -123,7 +124,8 @@ def _log_evidence_of_dose(fit: Weight, priors: Sequence[object]) -> float:
 
 def _is_claim(rings: Rings, names: Sequence[str]) -> bool:
     """Whether something is claimed that can be left open."""
-    return any(own.get(name) is not None for own in rings.own for name in names)
+    values = [own.get(name) for own in rings.own for name in names]
+    return any(not isinstance(value, Codoped | None) for value in values)
 
 
 def warn_of_claims(conflict: Mapping[str, float], rings: Rings, doubts: Sequence[str] = ()) -> None:

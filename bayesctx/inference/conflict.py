@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..evidence import Codoped
 from ..model import DefectModel, SitePrior
 from ..prior import CONTINUOUS
 from ..storage import warn
@@ -75,7 +76,7 @@ def _is_claim(known: Mapping[str, object], name: str) -> bool:
     value = known.get(name)
     if isinstance(value, Mapping):
         return any(isinstance(v, float) for v in value.values())
-    return isinstance(value, float | str) or (name in known and value is None)
+    return isinstance(value, float | str | Codoped) or (name in known and value is None)
 
 
 def warn_of_conflict(

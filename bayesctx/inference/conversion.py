@@ -19,7 +19,7 @@ ENUMERATED = {"host": tuple(HOSTS), "dopant": tuple(METALS), "assignment": (), "
 KINDS = {
     "context": tuple(n for n in CONTEXT if n not in ENUMERATED),
     "material": ("host", "dopant", "assignment"),
-    "abundance": ("concentration",),
+    "abundance": ("concentration", "dopant_share"),
 }
 DEFAULT = tuple(KINDS)
 # the size of a pixel follows from the host

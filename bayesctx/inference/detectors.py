@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import xarray as xr
 
 from ..checks import shorten
-from ..evidence import check_context
+from ..evidence import Codoped, check_context
 from ..files.electrons import Electrons
 from .arrays import latent_names
 from .inputs import SEVERAL
@@ -91,11 +91,13 @@ class Rings:
         Returns
         -------
         Rings
-            Without what is known of these. An undoped crystal stays one.
+            Without what is known of these. An undoped crystal stays one, and a co-doped one.
         """
 
         def left(known: Mapping[str, object]) -> dict[str, object]:
-            return {n: v for n, v in known.items() if n not in names or v is None}
+            return {
+                n: v for n, v in known.items() if n not in names or isinstance(v, Codoped | None)
+            }
 
         order = () if set(names) & set(OF_DETECTOR) else self.order
         shared, own = left(self.shared), list(map(left, self.own))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..model import NUM_PLAIN, Materials, SitePrior, Table
+from ..model.mixing import SHARES, mix_dopants
 from .joint import DOPED_CLASS, PLAIN_CLASSES, Cells, ClassProbabilities, classify
 from .patches import BUDGET
 
@@ -32,11 +33,12 @@ class ImagePosterior:
     assignment : Tensor, shape (assignment,)
         Probabilities of the assignments.
     material : Tensor, shape (host, dopant)
-        Probabilities of the materials that were enumerated.
+        Probabilities of the materials that were enumerated; of a co-doped crystal those of the host
+        times the expected shares of both dopants.
     ess : float
         Effective number of draws of the context.
     cells : Cells
-        Combinations (assignment, draw, host, dopant) that represent the posterior.
+        Combinations (assignment, draw, host, composition) that represent the posterior.
     weight : Tensor, shape (cell,)
         Their probabilities, normalised.
     classes : ClassProbabilities
@@ -110,11 +112,13 @@ def one_image(
     posterior = (log_prior + tempered - total).exp()
 
     index, weight = _represent(posterior, KEPT_CELLS if num > 1 else posterior.numel())
-    cells = Cells.of(table, index, features, 1 / (1 + max(num - 1, 0) * correlation))
+    power = 1 / (1 + max(num - 1, 0) * correlation)
+    cells = Cells.of(table, index, features, power, materials.is_codoped)
+    material = posterior.sum((0, 1))
     return ImagePosterior(
         log_evidence=_normalise(total, possible, sites),
         assignment=posterior.sum((1, 2, 3)),
-        material=posterior.sum((0, 1)),
+        material=material @ SHARES if materials.is_codoped else material,
         ess=float(posterior.sum((0, 2, 3)).square().sum().reciprocal()),
         cells=cells,
         weight=weight,
@@ -130,15 +134,16 @@ def _joint(
     sites: SitePrior,
     correlation: float,
 ) -> tuple[Tensor, Tensor, int]:
-    """Log prior and tempered log evidence (assignment, draw, host, dopant), and sites used."""
+    """Log prior and tempered log evidence (assignment, draw, host, composition), sites used."""
     num = len(features)
     most = min(num, EVIDENCE_SITES)
     chosen = torch.arange(num) if num == most else torch.linspace(0, num - 1, most).long()
-    evidence = log_evidence(table, features[chosen], sites.take(chosen))
+    given = table, features[chosen], sites.take(chosen)
+    evidence = log_evidence(*given, is_codoped=materials.is_codoped)
     by_assignment = sum(
         evidence[g, sites.assignments[:, g]] for g in range(sites.assignments.shape[1])
     )
-    log_prior = (materials.host_weight[:, None] * materials.dopant_weight).log()
+    log_prior = (materials.host_weight[:, None] * materials.composition_weight).log()
     log_prior = log_prior + possible.float().log()[:, None, None]
     tau = 1 / (1 + max(num - 1, 0) * correlation)
     return log_prior, by_assignment * (tau * num / most), most
@@ -202,7 +207,9 @@ def log_density_of_kinds(found: ImagePosterior, sites: SitePrior) -> Tensor:
     return (density[0] @ sites.mean.T + FLOOR).log()
 
 
-def log_evidence(table: Table, features: Tensor, sites: SitePrior) -> Tensor:
+def log_evidence(
+    table: Table, features: Tensor, sites: SitePrior, *, is_codoped: bool = False
+) -> Tensor:
     """Log evidence for every kind of site on every sublattice.
 
     Parameters
@@ -213,17 +220,20 @@ def log_evidence(table: Table, features: Tensor, sites: SitePrior) -> Tensor:
         Contrast features.
     sites : SitePrior
         Sublattices, and the abundances expected on each kind of site.
+    is_codoped : bool
+        Whether both dopants of the table are in the same crystal.
 
     Returns
     -------
-    Tensor, shape (sublattice, kind, draw, host, dopant)
+    Tensor, shape (sublattice, kind, draw, host, composition)
         Sum over the patches of a sublattice of the log density of their contrast.
     """
     mean, total = sites.mean, 0
     for rows in torch.arange(len(features)).split(max(1, BUDGET // _size(table))):
         density, peak = table.density(features[rows])
+        density = mix_dopants(density) if is_codoped else density
         same = density[..., :NUM_PLAIN] @ mean[:, PLAIN_CLASSES].T  # (patch, draw, host, kind)
-        # (patch, draw, host, kind, dopant)
+        # (patch, draw, host, kind, composition)
         own = density[..., None, NUM_PLAIN:] * mean[:, DOPED_CLASS, None]
         log_density = (same[..., None] + own + FLOOR).log() + peak[:, None, None, None, None]
         num_sublattices = sites.assignments.shape[1]

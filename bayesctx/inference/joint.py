@@ -13,10 +13,11 @@ from ..abundance import Abundance
 from ..crystal import HOSTS, METALS, MONOLAYER_1H
 from ..defects import DEFECTS, DOPED, FIRST_SITE, SITES
 from ..model import NUM_PLAIN, Materials, SitePrior, Table
+from ..model.mixing import EDGES, SHARES, mix_dopants
 from .patches import BUDGET
 from .quadrature import FLOOR, NODES, class_probabilities, draw_abundances
 
-__all__ = ["Cells", "ClassProbabilities", "classify", "draw_worlds"]
+__all__ = ["Cells", "ClassProbabilities", "classify", "draw_dopants", "draw_worlds"]
 
 SMALLEST = 1e-38
 DOPED_CLASS = DEFECTS.index(DOPED)
@@ -33,7 +34,8 @@ class Cells:
     Attributes
     ----------
     index : Tensor of int, shape (cell, 4)
-        Combinations (assignment, draw, host, dopant).
+        Combinations (assignment, draw, host, composition); the last is one of the dopants, or of
+        a co-doped crystal one of ``mixing.SHARES``.
     table : Table, shape (row, 1, ...)
         The likelihood under the pairs (draw, host) that occur.
     row : Tensor of int, shape (cell,)
@@ -42,6 +44,8 @@ class Cells:
         Contrast features of the sites.
     power : float
         Power of the likelihood of a site in the posterior of the abundances.
+    is_codoped : bool
+        Whether both dopants of the table are in the same crystal.
     """
 
     index: Tensor
@@ -49,9 +53,12 @@ class Cells:
     row: Tensor
     features: Tensor
     power: float
+    is_codoped: bool = False
 
     @classmethod
-    def of(cls, table: Table, index: Tensor, features: Tensor, power: float) -> Cells:
+    def of(
+        cls, table: Table, index: Tensor, features: Tensor, power: float, is_codoped: bool = False
+    ) -> Cells:
         """Select the rows of a table that are needed.
 
         Parameters
@@ -59,11 +66,13 @@ class Cells:
         table : Table, shape (draw, host, ...)
             The tabulated likelihood.
         index : Tensor of int, shape (cell, 4)
-            Combinations (assignment, draw, host, dopant).
+            Combinations (assignment, draw, host, composition).
         features : Tensor, shape (patch, feature)
             Contrast features of the sites.
         power : float
             Power of the likelihood of a site in the posterior of the abundances.
+        is_codoped : bool
+            Whether both dopants of the table are in the same crystal.
 
         Returns
         -------
@@ -71,7 +80,8 @@ class Cells:
             Of these combinations.
         """
         pairs, row = index[:, 1:3].unique(dim=0, return_inverse=True)
-        return cls(index, table[pairs[:, 0], pairs[:, 1]][:, None], row, features, power)
+        own = table[pairs[:, 0], pairs[:, 1]][:, None]
+        return cls(index, own, row, features, power, is_codoped)
 
     def density(self, chosen: Tensor) -> tuple[Tensor, Tensor]:
         """Density of the contrast of every site under every class.
@@ -96,12 +106,37 @@ class Cells:
         size = max(1, BUDGET // torch.Size(table.shape).numel())
         for at in torch.arange(len(self.features)).split(size):
             found, log_scale = table.density(self.features[at])
+            found = mix_dopants(found) if self.is_codoped else found
             found = found[:, :, 0].transpose(0, 1)  # (row, patch, outcome)
             density[:, at[:, None], PLAIN_CLASSES] = found[which][..., :NUM_PLAIN]
             density[:, at, DOPED_CLASS] = found[which, :, dopant]
             peak[:, at] = log_scale
         best = density.amax(-1, keepdim=True).clamp(min=SMALLEST)
         return density.div_(best), peak + best[..., 0].log()
+
+    def dopants(self, chosen: Tensor) -> Tensor:
+        """Probability of both dopants of a co-doped crystal on a site that holds one of them.
+
+        Parameters
+        ----------
+        chosen : Tensor of int, shape (chosen,)
+            Positions of some combinations.
+
+        Returns
+        -------
+        Tensor, shape (chosen, patch, dopant)
+            Of every site.
+        """
+        rows, which = self.row[chosen].unique(return_inverse=True)
+        table, found = self.table[rows], []
+        size = max(1, BUDGET // torch.Size(table.shape).numel())
+        for at in torch.arange(len(self.features)).split(size):
+            doped = table.density(self.features[at])[0][:, :, 0, NUM_PLAIN:].transpose(0, 1)
+            found.append(doped[which])
+        share = SHARES[self.index[chosen, 3]][:, None]
+        # the prior where neither explains the site
+        density = (torch.cat(found, 1) + SMALLEST) * share
+        return density / density.sum(-1, keepdim=True)
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +148,7 @@ class ClassProbabilities:
     with_host : Tensor, shape (patch, defect_class, host_class)
         Of class and host.
     dopant_at_site : Tensor, shape (patch, dopant_class)
-        That the site holds the dopant, and the dopant is a certain metal.
+        That the site holds a dopant which is a certain metal.
     log_likelihood : Tensor, shape (cell, patch)
         Log density of the contrast under every combination, at the expected abundances.
     """
@@ -172,7 +207,13 @@ def classify(
         log_likelihood[chosen] = expected.clamp_(min=SMALLEST).log_().add_(peak)
         host, dopant = cells.index[chosen, 2], cells.index[chosen, 3]
         with_host.index_add_(0, materials.host[host], probability)
-        at_site.index_add_(0, materials.dopant[host, dopant], probability[..., DOPED_CLASS])
+        doped = probability[..., DOPED_CLASS]
+        if cells.is_codoped:
+            each = (doped[..., None] * cells.dopants(chosen)).unbind(-1)
+            for own, metal in zip(each, materials.dopant[host].unbind(-1), strict=True):
+                at_site.index_add_(0, metal, own)
+        else:
+            at_site.index_add_(0, materials.dopant[host, dopant], doped)
     return ClassProbabilities(with_host.permute(1, 2, 0), at_site.T, log_likelihood)
 
 
@@ -238,6 +279,49 @@ def draw_worlds(
                 classes = _draw_classes(likelihood, torch.from_numpy(found), rng)
                 defect[np.ix_(at, own)] = held.numpy()[classes]
     return defect, _by_class(abundance, sites.mean.double().numpy())
+
+
+def draw_dopants(
+    cells: Cells,
+    drawn: np.ndarray,
+    defect: np.ndarray,
+    materials: Materials,
+    rng: np.random.Generator,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw which dopant of a co-doped crystal every site holds, and the shares of both.
+
+    Parameters
+    ----------
+    cells : Cells
+        Combinations of what is enumerated.
+    drawn : ndarray of int, shape (draw,)
+        Position of the combination of every draw.
+    defect : ndarray of int, shape (draw, patch)
+        Classes of the sites.
+    materials : Materials, shapes (host, ...)
+        Hosts and dopants that are enumerated.
+    rng : Generator
+        Source of randomness.
+
+    Returns
+    -------
+    dopant : ndarray of int8, shape (draw, patch)
+        Index into ``METALS``; -1 where the class is not that of the dopant.
+    share : ndarray, shape (draw, 2)
+        Of both dopants among the sites that hold one: uniform between the edges around the node
+        of the combination, so that their prior is uniform.
+    """
+    dopant = np.full(defect.shape, -1, np.int8)
+    metals = materials.dopant[cells.index[:, 2]].numpy()
+    for cell in np.unique(drawn).tolist():
+        at = np.flatnonzero(drawn == cell)
+        second = cells.dopants(torch.tensor([cell]))[0, :, 1].numpy()
+        chosen = (rng.random((len(at), len(second)), np.float32) < second).astype(int)
+        dopant[at] = np.where(defect[at] == DOPED_CLASS, metals[cell][chosen], -1)
+    node, edges = cells.index[drawn, 3].numpy(), EDGES.numpy()
+    low, high = edges[node], edges[node + 1]
+    share = low + (high - low) * rng.random(len(drawn), np.float32)
+    return dopant, np.stack([1 - share, share], -1).astype(np.float32)
 
 
 def _draw_classes(density: Tensor, abundance: Tensor, rng: np.random.Generator) -> np.ndarray:

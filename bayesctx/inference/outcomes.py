@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ..crystal import HOSTS, METALS
 from ..defects import HYPOTHESES, formula_of
-from ..model import NUM_UNDOPED, Materials
+from ..model import NUM_PLAIN, NUM_UNDOPED, Materials
 from ..model.table import DOPED_HYPOTHESIS, UNDOPED_HYPOTHESES
 
-__all__ = ["by_outcome", "dopant_given_host", "outcome_labels"]
+__all__ = ["by_outcome", "dopant_given_host", "dopants_of_patches", "outcome_labels"]
 
 NUM_OUTCOMES = NUM_UNDOPED + len(METALS)  # of a site in one host
 
@@ -81,3 +81,36 @@ def dopant_given_host(materials: Materials) -> np.ndarray:
     weight = materials.dopant_weight * (materials.host_weight > 0)[..., None]
     found.scatter_add_(1, place.flatten(1), weight.flatten(1))
     return found.view(num, len(HOSTS), len(METALS)).numpy()
+
+
+def dopants_of_patches(
+    materials: Materials, share: Tensor, outcome: Tensor, dopant: Tensor
+) -> dict[str, np.ndarray]:
+    """Which dopant of a co-doped crystal is in the centre of patches that are images of their own.
+
+    Parameters
+    ----------
+    materials : Materials, shapes (image or 1, host, ...)
+        Hosts and dopants.
+    share : Tensor, shape (image, host, hypothesis)
+        Probabilities of host and hypothesis together.
+    outcome, dopant : Tensor of int, shape (image, draw)
+        Draws: outcome, and index into ``METALS``.
+
+    Returns
+    -------
+    dict of str to ndarray
+        ``dopant_at_site``, shape (image, 1, dopant_class), probabilities, and ``dopant_draws``,
+        shape (image, draw, 1), -1 where the class is not that of the dopant; empty if the crystal
+        is not co-doped.
+    """
+    if not materials.is_codoped:
+        return {}
+    found = torch.zeros(len(share), len(METALS), dtype=torch.float32)
+    place = materials.dopant.expand(len(share), -1, -1).flatten(1)
+    found.scatter_add_(1, place, share[..., NUM_UNDOPED:].flatten(1))
+    held = torch.where(outcome < NUM_PLAIN, -1, dopant)
+    return {
+        "dopant_at_site": found.numpy()[:, None],
+        "dopant_draws": held.numpy().astype(np.int8)[..., None],
+    }

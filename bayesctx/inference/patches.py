@@ -26,6 +26,8 @@ FIRST, RETURNED_FOR_EACH, ALL = 128, 8, 8192
 # standard error of a class probability that is settled; two seeds then differ by 0.02 at the 90 %
 # quantile of the patches
 TOLERANCE = 0.007
+# expected shares of two dopants, of which a site holds one, under a uniform prior of them
+SHARE_GIVEN_SITE = torch.tensor([[2.0, 1.0], [1.0, 2.0]]) / 3
 REST = 0.5  # of it: standard error of the terms together that are not weighed under more draws
 
 
@@ -211,7 +213,7 @@ def _draw(
     for i, b in enumerate(blocks):
         chosen = block == i
         place = chosen.nonzero()[:, 0], host[chosen], dopant[chosen], draw[chosen]
-        given = b, share, host_weight, dopant_weight
+        given = b, share, host_weight, dopant_weight, materials.is_codoped
         sizes = *dopant_weight.shape, b.joint.shape[1]
         if math.prod(sizes) < len(place[0]):  # each place is drawn several times
             every = torch.cartesian_prod(*map(torch.arange, sizes)).T
@@ -222,6 +224,8 @@ def _draw(
     plain, doped = share[..., :NUM_UNDOPED].sum(-1, keepdim=True), share[..., NUM_UNDOPED:]
     # the crystal has its dopant whether or not the central site holds it
     material = plain * materials.dopant_weight + doped
+    if materials.is_codoped:  # a site that holds one of the dopants tells of the shares of both
+        material = plain / 2 + doped @ SHARE_GIVEN_SITE
     found = tally.defect, share, material, tally.ess
     return PatchPosterior(*found, draw, host, dopant, outcome, log_likelihood)
 
@@ -257,17 +261,21 @@ def _log_density(
     share: Tensor,
     host_weight: Tensor,
     dopant_weight: Tensor,
+    is_codoped: bool,
     patch: Tensor,
     host: Tensor,
     dopant: Tensor,
     draw: Tensor,
 ) -> Tensor:
-    """Log density of the features given host, dopant and context, shape (chosen,)."""
+    """Log density of the features given host, dopant (unless co-doped) and context, (chosen,)."""
     rows, own = block.row[patch, host], share[patch, host]
     is_known = rows >= 0
     joint = block.joint[rows.clamp(min=0), draw[:, None]] * is_known
-    holding = joint[:, NUM_UNDOPED:].gather(1, dopant[:, None])[:, 0]
-    holding = holding / dopant_weight[patch, host, dopant].clamp(min=SMALLEST)
+    if is_codoped:
+        holding = joint[:, NUM_UNDOPED:].sum(1)
+    else:
+        holding = joint[:, NUM_UNDOPED:].gather(1, dopant[:, None])[:, 0]
+        holding = holding / dopant_weight[patch, host, dopant].clamp(min=SMALLEST)
     # terms that were not weighed under this draw enter by their share of the posterior
     rest = own.sum(1) / (own * is_known).sum(1).clamp(min=SMALLEST)
     density = (joint[:, :NUM_UNDOPED].sum(1) + holding) * rest / host_weight[patch, host]

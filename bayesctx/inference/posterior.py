@@ -77,13 +77,14 @@ def infer(
         inner_collection_angle, outer_collection_angle [mrad], defocus [Å], dose [e/Å²], sampling
         [Å/px]. A number or name is observed, a list gives candidates, a Pyro distribution is soft
         evidence; what is left out is inferred. For independent images a value may be an array over
-        them. The dopant None is an undoped crystal. abundance is a mapping of defect class to its
-        share of the sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0
-        excludes a class, a number is known, (low, high) or a distribution is soft evidence, and
-        classes that are not named keep their prior. Of patches only shares of 0 are known. Of
-        several detectors the collection angles are given by their names, detector={"ADF1":
-        {"inner_collection_angle": 60.0}, ...}; detector_order=("ADF2", "ADF1") states that neither
-        angle of a detector is smaller than that of the one before.
+        them. The dopant None is an undoped crystal, Codoped("Ti", "V") one in which each site of
+        the class D_M holds either metal. abundance is a mapping of defect class to its share of the
+        sites of its own kind, such as {"Y_X": 0.0, "V_X": 0.03, "O_X": (0.0, 0.05)}: 0 excludes a
+        class, a number is known, (low, high) or a distribution is soft evidence, and classes that
+        are not named keep their prior. Of patches only shares of 0 are known. Of several detectors
+        the collection angles are given by their names, detector={"ADF1": {"inner_collection_angle":
+        60.0}, ...}; detector_order=("ADF2", "ADF1") states that neither angle of a detector is
+        smaller than that of the one before.
     model : DefectModel or ExactModel, optional
         Default: the reference model shipped with the package.
     num_draws : int
@@ -122,8 +123,12 @@ def infer(
         hollow sites. With unknown host ``class_posterior.defect_host`` (..., patch, defect_class,
         host_class) is the joint probability of class and host, with unknown dopant
         ``class_posterior.dopant_at_site`` (..., patch, dopant_class) the probability that the site
-        holds the dopant and the dopant is a certain metal. By the simulator ``posterior`` also
-        holds what the sites share, with units (collection angles, ``gain`` and
+        holds the dopant and the dopant is a certain metal. A co-doped crystal has the latter as
+        well, its draws in ``posterior.dopant_at_site`` (chain, draw, ..., patch; index of the
+        metal, -1 where the site holds none), the shares of both metals among the sites that hold
+        one in ``posterior.dopant_share`` (chain, draw, ..., codopant; not of patches that are
+        images of their own), and their means in ``class_posterior.dopant``. By the simulator
+        ``posterior`` also holds what the sites share, with units (collection angles, ``gain`` and
         ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
         ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
         ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there is

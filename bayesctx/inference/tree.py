@@ -14,6 +14,7 @@ from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, DOPED
 from ..distributions import encode
+from ..evidence import Codoped
 from ..model import PatchModel, SitePrior
 from ..nuisances import NUISANCES
 from .arrays import Posterior
@@ -97,6 +98,8 @@ def build_tree(
     chains = posterior.num_chains
     draw = {"chain": np.arange(chains), "draw": np.arange(posterior.num_draws // chains)}
     of_draws = names | detector | draw
+    if posterior.dopant_share is not None:
+        of_draws |= {"codopant": list(known["dopant"].metals)}
     labels = {} if posterior.outcome is None else outcome_labels()
     names |= {n: ("outcome", v) for n, v in labels.items()}
     found = posterior.log_likelihood
@@ -157,6 +160,11 @@ def _posterior(
     chains = posterior.num_chains
     variables = {n: _drawn(v, image, unit=_unit(n), chains=chains) for n, v in draws.items()}
     variables["defect"] = _drawn(posterior.defect_draws, image, "patch", chains=chains)
+    if posterior.dopant_draws is not None:
+        variables["dopant_at_site"] = _drawn(posterior.dopant_draws, image, "patch", chains=chains)
+    if posterior.dopant_share is not None:
+        share = _drawn(posterior.dopant_share, image, "codopant", chains=chains)
+        variables["dopant_share"] = share
     if posterior.concentration is not None:
         variables["concentration"] = _drawn(
             posterior.concentration, image, "defect_class", chains=chains
@@ -235,7 +243,7 @@ def _constants(
     variables = {
         n: (image if isinstance(v, np.ndarray) else (), _written(v), {"units": _unit(n)})
         for n, v in rings.shared.items()
-        if isinstance(v, float | str | np.ndarray | None)
+        if isinstance(v, float | str | np.ndarray | Codoped | None)
     }
     if posterior.dopant_given_host is not None:
         dims = "host_class", "dopant_class"
@@ -266,6 +274,8 @@ def _written(value: object) -> object:
     """An observed value as netCDF can hold it."""
     if isinstance(value, np.ndarray) and value.dtype == object:
         return np.array([_written(v) for v in value])
+    if isinstance(value, Codoped):
+        return str(value)
     return NO_DOPANT if value is None else value
 
 
@@ -273,6 +283,8 @@ def _plain(value: object) -> object:
     """A context value as JSON."""
     if isinstance(value, Mapping):
         return {n: _plain(v) for n, v in value.items()}
+    if isinstance(value, Codoped):
+        return str(value)
     return value.tolist() if isinstance(value, np.ndarray) else _share(value)
 
 
@@ -331,8 +343,15 @@ def add_absent_sites(
     if at_site is not None:
         doped = abundance[DEFECTS.index(DOPED)]
         at_site = _interleave(at_site, doped * posterior.dopant[0], present, 1)
+    dopants = posterior.dopant_draws
+    if dopants is not None:
+        metals = np.flatnonzero(posterior.dopant[0])
+        second = rng.random(shape) < posterior.dopant_share[0, :, 1:]
+        absent = np.where(classes == DEFECTS.index(DOPED), metals[second.astype(int)], -1)
+        dopants = _interleave(dopants, absent, present, 2)
     posterior = replace(
         posterior,
+        dopant_draws=dopants,
         defect_host=with_host,
         dopant_at_site=at_site,
         defect=_interleave(posterior.defect, abundance, present, 1),

@@ -235,6 +235,8 @@ class DefectModel(nn.Module):
         1 / (1 + (n - 1) ``correlation``), since the features of these patches are not independent
         given the context. ``infer`` given a context has the prior of
         ``model.with_prior(model.prior.given(context))``, also for evidence on the abundances. The
+        In a co-doped crystal every patch has a ``dopant`` of its own, and the image the share
+        ``dopant_share`` of the second one, over which ``infer`` sums. The
         site ``fraction`` holds those fractions of ``Abundance`` that are not known, of all kinds of
         site one after the other.
         """
@@ -248,14 +250,19 @@ class DefectModel(nn.Module):
         each = {"enumerate": "parallel"}
         with pyro.plate("image", num_images, dim=-2):
             host = pyro.sample("host", dist.Categorical(materials.host_weight), infer=each)
-            dopant = pyro.sample(
-                "dopant", dist.Categorical(materials.dopant_weight[host]), infer=each
-            )
+            if materials.is_codoped:
+                second = pyro.sample("dopant_share", dist.Beta(1.0, 1.0))[..., None]
+                law = dist.Categorical(torch.cat([1 - second, second], -1))
+            else:
+                law = dist.Categorical(materials.dopant_weight[host])
+                dopant = pyro.sample("dopant", law, infer=each)
             context = self._sample_conditions()
             equal = torch.ones(len(sites.assignments), dtype=torch.float32)
             assignment = pyro.sample("assignment", dist.Categorical(equal), infer=each)
             abundance = sample_abundance(sites.abundance)
             with pyro.plate("patch", num_patches, dim=-1):
+                if materials.is_codoped:
+                    dopant = pyro.sample("dopant", law, infer=each)
                 kind = Vindex(sites.kinds)[assignment, torch.arange(num_patches)]
                 share = Vindex(abundance)[..., kind, :]
                 # from probabilities Categorical would give a class that cannot be 1e-7

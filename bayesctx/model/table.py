@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -13,6 +13,7 @@ from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, DOPED, HYPOTHESES, UNDOPED, Species
 from ..likelihood import UNDERFLOW, log_sum_exp, mixture_log_prob, mixture_slopes
 from ..prior import Prior
+from .mixing import SHARE_WEIGHT
 
 __all__ = [
     "DOPED_HYPOTHESIS",
@@ -39,12 +40,26 @@ class Materials:
         Index into ``HOSTS`` and ``METALS``.
     host_weight, dopant_weight : Tensor, of the same shapes
         Prior probability of the host, and of the dopant given the host.
+    is_codoped : bool
+        Whether both dopants of a host are in the same crystal; their weights are then those of
+        one site of their class.
     """
 
     host: Tensor
     dopant: Tensor
     host_weight: Tensor
     dopant_weight: Tensor
+    is_codoped: bool = False
+
+    @property
+    def composition_weight(self) -> Tensor:
+        """Prior probability of what the dopants of an image are, (*batch, host, composition).
+
+        One of the dopants, or in a co-doped crystal one of ``mixing.SHARES`` of both.
+        """
+        if not self.is_codoped:
+            return self.dopant_weight
+        return self.dopant_weight.sum(-1, keepdim=True) * SHARE_WEIGHT.to(self.dopant_weight)
 
     def fields(self) -> tuple[Tensor, ...]:
         """Host, dopant and their weights."""
@@ -63,7 +78,10 @@ class Materials:
         Materials
             With the results.
         """
-        return Materials(*(function(f) for f in self.fields()))
+        host, dopant, host_weight, dopant_weight = (function(f) for f in self.fields())
+        return replace(
+            self, host=host, dopant=dopant, host_weight=host_weight, dopant_weight=dopant_weight
+        )
 
     def row(self, i: int) -> Materials:
         """Materials of one image.
@@ -108,7 +126,8 @@ class Materials:
         host_weight = torch.tensor(
             [prior.hosts.count(h) / len(prior.hosts) for h in hosts], dtype=torch.float32
         )
-        return cls(torch.tensor([list(HOSTS).index(h) for h in hosts]), index, host_weight, weight)
+        host = torch.tensor([list(HOSTS).index(h) for h in hosts])
+        return cls(host, index, host_weight, weight, prior.is_codoped)
 
 
 NUM_PLAIN = len(UNDOPED)
