@@ -6,17 +6,17 @@ from dataclasses import replace
 import pyro
 import pytest
 import torch
-from crystals import RINGS
+from crystals import MATERIAL, RINGS
 
 from bayesctx.crystal import HOSTS, METALS
-from bayesctx.defects import SPECIES
+from bayesctx.defects import CODOPED_SPECIES, DOPED_SPECIES, SPECIES
 from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
 from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
 from bayesctx.scan.conditional import NUM_ALIKE, covariance_of_excess, spread_of_sites
 from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.noise import _draw_noise_of
-from bayesctx.scan.occupation import draw_occupation
+from bayesctx.scan.occupation import draw_occupation, draw_share_of_codopant, log_occupation
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import draw_rows, draw_signal, error_size
 from bayesctx.scan.view import look
@@ -249,3 +249,71 @@ def _derivatives(function, place, step=0.05):
         for a in eye
     ]).double()  # fmt: skip
     return gradient, hessian
+
+
+CODOPED = replace(MATERIAL, codopant=METALS.index("Mo"))
+
+
+def codoped(scan, world, share):
+    """The same with a second dopant, as yet on no site."""
+    errors = torch.cat([world.errors, 0.01 * torch.ones(len(world.errors), 1)], -1)
+    scan = replace(scan, material=CODOPED)
+    return scan, replace(world, errors=errors, share_codopant=share)
+
+
+def test_the_dopants_of_a_site_have_the_odds_of_the_program(known):
+    scan, world = codoped(*known, 0.2)
+    view = look(scan, world)
+    view = replace(view, variance=4 * view.variance)
+    site = int((scan.positions.square().sum(-1) + 100 * (scan.kind != 0)).argmin())
+    _, probability = draw_occupation(scan, world, view, [torch.tensor([site])], None)
+    totals = [_log_evidence(scan, world, view, site, k) for k in (DOPED_SPECIES, CODOPED_SPECIES)]
+    wanted = totals[0] - totals[1] + math.log(0.8 / 0.2)
+    found = probability[site].log()
+    difference = float(found[DOPED_SPECIES] - found[CODOPED_SPECIES])
+    assert difference == pytest.approx(wanted, rel=0.1, abs=0.5)
+
+
+def test_the_share_of_the_second_dopant_is_that_of_the_program(known):
+    """Its density given what the sites hold is a Beta density, which is drawn from."""
+    scan, world = codoped(*known, 0.5)
+    species, metal = world.species.clone(), ((scan.kind == 0) & scan.updated).nonzero()[:, 0]
+    species[metal[:3]], species[metal[3:4]] = CODOPED_SPECIES, DOPED_SPECIES
+    world = replace(world, species=species)
+    law = torch.distributions.Beta(4.0, 2.0)
+    here, there = (replace(world, share_codopant=share) for share in (0.3, 0.6))
+    difference = log_joint(scan, there) - log_joint(scan, here)
+    wanted = float(law.log_prob(torch.tensor(0.6)) - law.log_prob(torch.tensor(0.3)))
+    assert difference == pytest.approx(wanted, abs=1e-2)
+    generator, among = torch.Generator().manual_seed(0), scan.updated
+    drawn = [draw_share_of_codopant(species, among, generator) for _ in range(500)]
+    assert sum(drawn) / 500 == pytest.approx(float(law.mean), abs=4 * float(law.stddev) / 500**0.5)
+
+
+def test_the_program_of_a_co_doped_crystal_draws_both_dopants(known):
+    scan, world = codoped(*known, 0.5)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        prior = SitePrior.of_lattice(
+            PRIOR.given({"abundance": {"D_M": 0.5}}), torch.zeros(1, dtype=torch.long)
+        )
+        scan = replace(scan, prior=prior.abundance)
+        program = pyro.condition(sample_scan_program, data={"share_codopant": torch.tensor(0.5)})
+        drawn = program(scan).species
+    assert min(int((drawn == k).sum()) for k in (DOPED_SPECIES, CODOPED_SPECIES)) > 3
+    assert "share_codopant" in values_of(scan, world)
+
+
+def test_prior_probabilities_of_sites_have_the_shares_of_dopants_summed_out(known):
+    """Against a sum over the share, in a small crystal."""
+    scan, world = codoped(*known, 0.5)
+    inside = ((scan.kind == 0) & scan.inside).nonzero()[:, 0]
+    species = PERFECT[scan.kind]
+    species[inside[:2]], species[inside[2:5]] = CODOPED_SPECIES, DOPED_SPECIES
+    world = replace(world, species=species)
+    share = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    integral = float((share**2 * (1 - share) ** 3).mean().log())
+    single = replace(scan, material=MATERIAL)
+    plain = torch.where(species == CODOPED_SPECIES, DOPED_SPECIES, species)
+    without = log_occupation(single, replace(world, species=plain))
+    assert log_occupation(scan, world) - without == pytest.approx(integral, abs=1e-4)

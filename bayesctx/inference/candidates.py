@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ..context import CALIBRATION_ERROR, CONTEXT
 from ..crystal import HOSTS, METALS, MONOLAYER_1H
-from ..defects import DEFECTS, SPECIES
+from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES, SPECIES
 from ..distributions import quantile
 from ..micrograph import find_sites
 from ..model import SitePrior
@@ -122,8 +122,7 @@ def list_candidates(
         own = _of_host(prior, rings.at(sampling).shared, names[host])
         share = own.hosts.count(names[host]) / num_hosts
         log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
-        dopants = tuple(METALS.index(d) for d in own.dopants[names[host]])
-        first = max(dopants, key=lambda d: float(weight[host, d].sum()))
+        material, dopants = _material(own, host, weight)
         nuisances = {**nuisances_of_scan(own.nuisances), "strain": _strain(size, sampling, own)}
         conditions = _alternatives(own.conditions)
         possible = list(itertools.product(conditions, _angles(rings, names[host], prior)))
@@ -133,7 +132,7 @@ def list_candidates(
             scan = Scan(
                 image=image,
                 field=Field(shape, sampling).limited(_sharp(coordinates), 1.0),
-                material=Material(host, first),
+                material=material,
                 coordinates=coordinates,
                 positions=_centred(positions, shape) * sampling,
                 kind=torch.from_numpy(sublattice).long(),
@@ -146,10 +145,18 @@ def list_candidates(
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]
-                species[mine] = _species_by_patches(readings, host, assigned.kind[mine])
+                species[mine] = _species_by_patches(readings, material, assigned.kind[mine])
                 candidates.append(Candidate(assigned, dopants, log_prior, points, species))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
+
+
+def _material(prior: Prior, host: int, weight: Tensor) -> tuple[Material, tuple[int, ...]]:
+    """Host with the dopant that is most probable by patches, or both; and the possible dopants."""
+    dopants = tuple(METALS.index(d) for d in prior.dopants[list(HOSTS)[host]])
+    if prior.is_codoped:
+        return Material(host, *dopants), dopants[:1]
+    return Material(host, max(dopants, key=lambda d: float(weight[host, d].sum()))), dopants
 
 
 def _angles(rings: Rings, host: str, prior: Prior) -> list[tuple[dict[str, object], ...]]:
@@ -184,6 +191,8 @@ def _weight_by_patches(alternatives: Sequence[Alternative]) -> Tensor:
         found, materials = alternative.found, alternative.case.materials.row(0)
         weight = torch.zeros(len(HOSTS), len(METALS), len(found.assignment), dtype=torch.float64)
         _, _, host, dopant = found.cells.index.T
+        # of a co-doped crystal only the host and the assignment are asked for
+        dopant = torch.zeros_like(dopant) if materials.is_codoped else dopant
         at = materials.host[host], materials.dopant[host, dopant], found.cells.index[:, 0]
         total = total + share * weight.index_put(at, found.weight.double(), accumulate=True)
     return total
@@ -211,14 +220,16 @@ def _points_by_patches(
 
 
 def _species_by_patches(
-    readings: Sequence[Sequence[Alternative]], host: int, kind: Tensor
+    readings: Sequence[Sequence[Alternative]], material: Material, kind: Tensor
 ) -> Tensor:
     """The most probable species that the kinds of site can hold, by patches of all detectors."""
-    by_class = 0
+    by_class, by_dopant = 0, 0
     for alternatives in readings:
-        holding = [a for a in alternatives if host in a.case.materials.row(0).host.tolist()]
-        best = max(holding, key=lambda a: a.log_posterior)
-        by_class = by_class + torch.as_tensor(best.found.classes.defect) / len(readings)
+        hosts = (a.case.materials.row(0).host.tolist() for a in alternatives)
+        holding = [a for a, h in zip(alternatives, hosts, strict=True) if material.host in h]
+        classes = max(holding, key=lambda a: a.log_posterior).found.classes
+        by_class = by_class + torch.as_tensor(classes.defect) / len(readings)
+        by_dopant = by_dopant + classes.dopant_at_site
     first = torch.full((len(MONOLAYER_1H.sites), len(DEFECTS)), -1)
     for k, site in enumerate(MONOLAYER_1H.sites):
         for index, species in reversed(list(enumerate(SPECIES))):
@@ -228,7 +239,11 @@ def _species_by_patches(
     perfect = CLASS[PERFECT[kind]]
     share = by_class * allowed
     share[torch.arange(len(kind)), perfect] += 1e-9
-    return first[kind, share.argmax(-1)]
+    found = first[kind, share.argmax(-1)]
+    if material.codopant is None:
+        return found
+    is_second = by_dopant[:, material.codopant] > by_dopant[:, material.dopant]
+    return torch.where((found == DOPED_SPECIES) & is_second, CODOPED_SPECIES, found)
 
 
 def _possible(weight: Tensor, most: int) -> list[tuple[int, int]]:

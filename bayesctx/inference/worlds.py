@@ -14,7 +14,7 @@ from tqdm import tqdm
 from ..checks import check_memory
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
-from ..defects import DEFECTS
+from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan
@@ -23,7 +23,7 @@ from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
 from .convergence import diagnose_chains, warn_of_chains
 from .detectors import Rings
-from .joint import DOPED_CLASS, KIND_OF_CLASS
+from .joint import KIND_OF_CLASS
 from .placement import Placement
 
 __all__ = ["solve_by_pixels"]
@@ -119,7 +119,7 @@ def solve_by_pixels(
         images=np.zeros(1, int),
         defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
         host=_share(hosts, len(HOSTS), sampled.probability),
-        dopant=_share(names["dopant"], len(METALS), weight),
+        dopant=_dopants(worlds, weight),
         ess=np.array([min(finite) if finite else 1.0], np.float32),
         draws=draws,
         prior_draws=_draw_prior(lattices, kept, by_patches.prior_draws, len(worlds), seed),
@@ -185,11 +185,23 @@ def _joint_probabilities(
     by_dopant = np.zeros((shape[0], len(METALS)), np.float32)
     for world, share in zip(worlds, weight, strict=True):
         by_host[..., world.host] += world.probability * share
-        by_dopant[:, world.dopant] += world.probability[:, DOPED_CLASS] * share
-    return {
-        "defect_host": by_host[None] if "host" in latent else None,
-        "dopant_at_site": by_dopant[None] if "dopant" in latent else None,
-    }
+        for metal, held in zip(world.dopants, world.by_dopant.T, strict=True):
+            by_dopant[:, metal] += held * share
+    found = {"defect_host": by_host[None] if "host" in latent else None}
+    if len(worlds[0].dopants) > 1:
+        found["dopant_draws"] = np.stack([w.dopant_at_site for w in worlds]).astype(np.int8)[None]
+        found["dopant_share"] = np.array([w.dopant_share for w in worlds], np.float32)[None]
+    elif "dopant" not in latent:
+        return found
+    return found | {"dopant_at_site": by_dopant[None]}
+
+
+def _dopants(worlds: Sequence[_World], weight: np.ndarray) -> np.ndarray:
+    """Probabilities of the dopants, of co-doped crystals their expected shares, (1, dopant)."""
+    found = np.zeros((1, len(METALS)), np.float32)
+    for world, share in zip(worlds, weight, strict=True):
+        found[0, list(world.dopants)] += share * world.dopant_share
+    return found
 
 
 @dataclass(frozen=True, eq=False)
@@ -197,13 +209,21 @@ class _World:
     """A draw in the terms of a result."""
 
     host: int
-    dopant: int
+    dopants: tuple[int, ...]
     assignment: int
     values: dict[str, float | np.ndarray]
     probability: np.ndarray
+    by_dopant: np.ndarray
+    dopant_at_site: np.ndarray
+    dopant_share: np.ndarray
     defect: np.ndarray
     concentration: np.ndarray
     log_likelihood: float
+
+    @property
+    def dopant(self) -> int:
+        """The dopant, of a co-doped crystal the first."""
+        return self.dopants[0]
 
     @classmethod
     def of(
@@ -213,7 +233,11 @@ class _World:
         scan, world = lattices.candidates[candidate].scan, draw.world
         mine = lattices.sites[placements[0].crystal]
         by_class = torch.zeros(len(mine), len(DEFECTS))
-        by_class.index_add_(1, CLASS, draw.probability[mine])
+        by_class.index_add_(1, CLASS[: scan.material.num_species], draw.probability[mine])
+        dopants, held, shares = (draw.material.dopant,), [DOPED_SPECIES], (1.0,)
+        if draw.material.codopant is not None:
+            dopants, held = (*dopants, draw.material.codopant), [*held, CODOPED_SPECIES]
+            shares = 1 - world.share_codopant, world.share_codopant
         each = draw.values | {
             "gain": world.slope.numpy(),
             "amplitude_scatter": world.scatter.numpy(),
@@ -232,10 +256,13 @@ class _World:
             values[name] = values[name] % period
         return cls(
             host=draw.material.host,
-            dopant=draw.material.dopant,
+            dopants=dopants,
             assignment=lattices.assignments[candidate],
             values=values,
             probability=by_class.numpy(),
+            by_dopant=draw.probability[mine][:, held].numpy(),
+            dopant_at_site=np.select([world.species[mine] == k for k in held], dopants, -1),
+            dopant_share=np.array(shares, np.float32),
             defect=CLASS[world.species[mine]].numpy(),
             concentration=world.abundance[KIND_OF_CLASS, torch.arange(len(DEFECTS))].numpy(),
             log_likelihood=draw.log_prob,

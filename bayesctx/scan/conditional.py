@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
-from ..defects import SPECIES
+from ..defects import CODOPED_SPECIES, DOPED_SPECIES, SPECIES
 from .canvas import Canvas
 from .kernels import Kernels, site_conditional
 from .view import View
-from .world import CLASS, Scan, World
+from .world import CLASS, COLUMNS, Scan, World
 
 __all__ = [
     "ALLOWED",
@@ -26,6 +26,7 @@ __all__ = [
     "Conditional",
     "Sites",
     "covariance_of_excess",
+    "log_share_of_class",
     "precision_of_sites",
     "spread_of_sites",
 ]
@@ -39,11 +40,15 @@ KINDS = MONOLAYER_1H.sites
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind]) for kind in KINDS
 }
+"""Species that each kind of site can hold if the crystal is not co-doped."""
 NUM_ALIKE = torch.tensor([
-    sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in SPECIES
+    sum((t.defect, t.site) == (s.defect, s.site) for t in SPECIES) for s in COLUMNS
 ])  # fmt: skip
-"""Species of the same class on the same kind of site, among which its abundance is divided."""
-HAS_ATOMS = torch.tensor([bool(s.slots) for s in SPECIES])
+"""Species of the same class on the same kind of site, among which its abundance is divided.
+
+Both dopants of a co-doped crystal have shares of their own, see ``log_share_of_class``.
+"""
+HAS_ATOMS = torch.tensor([bool(s.slots) for s in COLUMNS])
 IS_DOPED = torch.tensor([s.holds_dopant for s in SPECIES])
 
 
@@ -155,7 +160,7 @@ class Sites:
             mean_shift=scan.basis @ world.drift,
             mean_excess=scan.mean_excess(world.tone),
             amplitude=world.signal[:, None] * (1 + world.errors),
-            log_prior=log_share[:, CLASS] - NUM_ALIKE.log(),
+            log_prior=log_share[:, CLASS] + log_share_of_class(scan, world),
         )
 
     def present(self, scan: Scan, mine: Tensor) -> Tensor:
@@ -207,7 +212,7 @@ class Sites:
         Conditional
             For each of these species.
         """
-        world, allowed = self.world, ALLOWED[KINDS[kind]] if allowed is None else allowed
+        world, allowed = self.world, scan.allowed(kind) if allowed is None else allowed
         columns, index = self.canvas.kernels_at(scan, world, self.kernels, mine, allowed)
         columns = columns * self.amplitude[:, allowed][..., None, None]
         if present is None:  # as ``present`` has it, from what is there already
@@ -222,6 +227,27 @@ class Sites:
         )  # fmt: skip
         log_prob = log_prob + self.log_prior[kind, allowed] + self.prior.log_share[:, None]
         return Conditional(log_prob, location, factor, columns, present, index)
+
+
+def log_share_of_class(scan: Scan, world: World) -> Tensor:
+    """Logarithm of the share of every species in its class on a kind of site.
+
+    Parameters
+    ----------
+    scan, world : Scan, World
+        Whether the crystal is co-doped, and the share of the second dopant.
+
+    Returns
+    -------
+    Tensor, shape (column,)
+        Of ``COLUMNS``; the last has none if there is one dopant.
+    """
+    found = -NUM_ALIKE.log()
+    is_codoped = scan.material.codopant is not None
+    found[CODOPED_SPECIES] = math.log(world.share_codopant) if is_codoped else -math.inf
+    if is_codoped:
+        found[DOPED_SPECIES] = math.log1p(-world.share_codopant)
+    return found
 
 
 def spread_of_sites(world: World) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
+from ..defects import CODOPED_SPECIES, SPECIES
 from ..fourier import structure_factor, synthesize
 from ..nuisances import NUISANCES
 from ..optics import mode_orders, rim_phase, wavelength
@@ -26,10 +26,24 @@ SPARE_PHASE, MARGIN_OF_PHASE = 2.0, 1.5  # rad, and relative
 
 @dataclass(frozen=True)
 class Material:
-    """Host and dopant by index into ``HOSTS`` and ``METALS``."""
+    """Host and dopant by index into ``HOSTS`` and ``METALS``.
+
+    Attributes
+    ----------
+    host, dopant : int
+        Of the crystal.
+    codopant : int, optional
+        Second dopant of a co-doped crystal.
+    """
 
     host: int
     dopant: int
+    codopant: int | None = None
+
+    @property
+    def num_species(self) -> int:
+        """Species that a site may hold: one more in a co-doped crystal, ``CODOPED_SPECIES``."""
+        return len(SPECIES) + (self.codopant is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +138,7 @@ class Field:
         cell, num_modes = cell or self.cell, num_modes or self.num_modes
         image, nuisances = _of_simulator(values, material)
         num_detectors = values["inner_collection_angle"].shape[1]
-        deviation = torch.zeros(len(values["strain"]), num_detectors, len(SPECIES))
+        deviation = torch.zeros(len(values["strain"]), num_detectors, material.num_species)
         strain, which = (1 + values["strain"]).unique(return_inverse=True)
         parts = []
         for k in range(len(strain)):
@@ -157,7 +171,8 @@ class Field:
         dict of int to Tensor, shape (detector, qy, qx)
             By species.
         """
-        atoms = torch.tensor([bool(s.slots) for s in SPECIES])
+        atoms = torch.ones(CODOPED_SPECIES + 1, dtype=torch.bool)
+        atoms[: len(SPECIES)] = torch.tensor([bool(s.slots) for s in SPECIES])
         held = atoms[species].nonzero()[:, 0]
         kinds, sizes = species[held].unique(return_counts=True)
         order = held[species[held].argsort(stable=True)]
@@ -238,4 +253,6 @@ def _of_simulator(
         "host": torch.full((len(like),), material.host),
         "dopant": torch.full((len(like),), material.dopant),
     }
+    if material.codopant is not None:
+        image["codopant"] = torch.full((len(like),), material.codopant)
     return image, nuisances

@@ -29,7 +29,7 @@ __all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "
 
 ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
-SCALES = {"share_wide": 0.1, "share_coarse": 0.01}
+SCALES = {"share_wide": 0.1, "share_coarse": 0.01, "share_codopant": 0.5}
 SCATTER = 0.03  # of the amplitudes, on every detector
 # those of the prior, of which fits take the next larger value; disorder and jitter in Å
 PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}

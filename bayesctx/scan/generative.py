@@ -9,11 +9,10 @@ import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
 from ..model import sample_abundance
-from .conditional import ALLOWED, NUM_ALIKE, covariance_of_excess, spread_of_sites
+from .conditional import KINDS, covariance_of_excess, log_share_of_class, spread_of_sites
 from .dose import log_prior_of_dose
-from .occupation import FIELD_PRECISION, FREQUENT, RARE
+from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
 from .signal import error_size
 from .view import look
 from .world import CLASS, FILM_SIZE, TONE_SIZE, Scan, World, begin
@@ -43,8 +42,8 @@ def sample_scan_program(scan: Scan) -> World:
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
     condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter`` and
     ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``, ``share_coarse``;
-    ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess; for every
-    lattice site ``species``, ``is_wide``, ``is_coarse``,
+    ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess; of a co-doped
+    crystal ``share_codopant``; for every lattice site ``species``, ``is_wide``, ``is_coarse``,
     ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor``
     and ``log_slope`` of the noise with the prior of the ``dose`` as a factor; and ``pixels``.
     """
@@ -70,6 +69,9 @@ def sample_scan_program(scan: Scan) -> World:
         share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
         abundance=sample_abundance(scan.prior),
     )
+    if scan.material.codopant is not None:
+        share = pyro.sample("share_codopant", dist.Beta(*EVEN))
+        world = replace(world, share_codopant=float(share))
     world = _sample_sites(scan, _sample_tone(world), num)
     world = _sample_signal(scan, world)
     view = look(scan, world)
@@ -97,10 +99,11 @@ def _sample_tone(world: World) -> World:
 
 def _sample_sites(scan: Scan, world: World, num: int) -> World:
     """Sample what every site holds, and where and how bright its column is."""
-    share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS] / NUM_ALIKE
-    held = torch.zeros(len(ALLOWED), len(SPECIES))
-    for row, mine in zip(held, ALLOWED.values(), strict=True):
-        row[mine] = 1.0
+    share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS]
+    share = share * log_share_of_class(scan, world).exp()
+    held = torch.zeros(len(KINDS), len(CLASS))
+    for kind, row in enumerate(held):
+        row[scan.allowed(kind)] = 1.0
     with pyro.plate("site", num):
         species = pyro.sample("species", dist.Categorical(probs=share * held[scan.kind]))
         is_wide = pyro.sample("is_wide", dist.Bernoulli(torch.tensor(world.share_wide)))
@@ -154,6 +157,8 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
     shares = world.abundance.double().gather(-1, scan.prior.order)
     left = 1 - shares.cumsum(-1) + shares
     fraction = (shares / left.clamp(min=LEAST_SHARE)).clamp(0, 1)[scan.prior.is_free]
+    if scan.material.codopant is not None:
+        values["share_codopant"] = torch.tensor(world.share_codopant)
     return values | {
         "rows": world.row_shift,
         "fraction": fraction.float().clamp(TINY, 1 - TINY),

@@ -9,11 +9,10 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
 from .chain import Draw, log_prob_of_pixels
 from .dopants import best_dopant, draw_dopant, without_dopant
 from .noise import draw_noise
-from .occupation import draw_occupation
+from .occupation import draw_occupation, draw_share_of_codopant
 from .signal import draw_brightness, draw_rows
 from .view import look, rescaled, spectra_of
 from .windows import Tile
@@ -185,6 +184,11 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
     )
     abundance = mosaic.scan.prior.draw(counts, generator).float()
     worlds = [replace(w, abundance=abundance) for w in worlds]
+    if mosaic.scan.material.codopant is not None:
+        counted = torch.cat([_counted(t) for t in mosaic.tiles])
+        held = torch.cat([w.species for w in worlds])
+        share = draw_share_of_codopant(held, counted, generator)
+        worlds = [replace(w, share_codopant=share) for w in worlds]
     return replace(mosaic, worlds=worlds, probability=probability, log_prob=sum(log_prob))
 
 
@@ -229,7 +233,7 @@ def _join(mosaic: Mosaic, draw: Draw) -> Draw:
     scan, worlds = mosaic.scan, mosaic.worlds
     whole = begin(scan, draw.world.z)
     arrays = {name: getattr(whole, name) for name in OF_SITES}
-    probability = torch.zeros(len(scan.kind), len(SPECIES))
+    probability = torch.zeros(len(scan.kind), scan.material.num_species)
     for tile, world, found in zip(mosaic.tiles, worlds, mosaic.probability, strict=True):
         mine = tile.sites[tile.own]
         probability[mine] = found[tile.own]
@@ -243,9 +247,10 @@ def _join(mosaic: Mosaic, draw: Draw) -> Draw:
 
     scales = {n: float(average(n, 2)) for n in WIDTHS} | {n: float(average(n, 1)) for n in SHARES}
     scales["scatter"] = average("scatter", 2)
+    shared = {name: getattr(worlds[0], name) for name in ("abundance", "share_codopant")}
     return replace(
         draw,
-        world=replace(draw.world, abundance=worlds[0].abundance, **arrays, **scales),
+        world=replace(draw.world, **shared, **arrays, **scales),
         material=mosaic.tiles[0].scan.material,
         probability=probability,
         log_prob=mosaic.log_prob,

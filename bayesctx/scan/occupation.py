@@ -8,10 +8,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
+from ..defects import CODOPED_SPECIES, DOPED_SPECIES
 from .canvas import Canvas
 from .conditional import (
-    ALLOWED,
     HAS_ATOMS,
     KINDS,
     NUM_ALIKE,
@@ -28,6 +27,7 @@ from .world import TONE_SIZE, Scan, World
 __all__ = [
     "FIELD_PRECISION",
     "draw_occupation",
+    "draw_share_of_codopant",
     "log_evidence_of_sites",
     "log_occupation",
 ]
@@ -38,6 +38,7 @@ AT_ONCE = 256  # columns
 LIMITS = 0.15, 0.9
 RARE = torch.tensor([0.5, 50.0])  # Beta prior of the share of coarse columns
 FREQUENT = torch.tensor([1.0, 5.0])  # and of that of columns that are displaced more
+EVEN = torch.tensor([1.0, 1.0])  # and of that of the second of two dopants
 SHARE_WIDE = 1e-3, 0.6  # smallest and largest share of the latter: neither kind is given up
 NO_SHARE = 1e-6  # of the share of a kind of column that is drawn, for finite logarithms
 FIELD_PRECISION = 100.0  # Å^-2, of the coefficients of the mean displacement
@@ -80,10 +81,10 @@ def draw_occupation(
     """
     sites = Sites.of(scan, world, view)
     now, canvas = sites.world, sites.canvas
-    probability = torch.zeros(len(now.species), len(SPECIES))
+    probability = torch.zeros(len(now.species), scan.material.num_species)
     for colour in colours:
         for kind in range(len(KINDS)):
-            mine, allowed = colour[scan.kind[colour] == kind], ALLOWED[KINDS[kind]]
+            mine, allowed = colour[scan.kind[colour] == kind], scan.allowed(kind)
             if not len(mine):
                 continue
             given = sites.conditional(scan, mine, kind)
@@ -120,7 +121,34 @@ def log_occupation(scan: Scan, world: World) -> float:
     """
     total = float(scan.prior.log_evidence(scan.counts(world.species, scan.inside)).sum())
     held = world.species[scan.inside]
+    if scan.material.codopant is not None:  # the shares of both dopants summed out
+        numbers = torch.stack([(held == k).sum() for k in (DOPED_SPECIES, CODOPED_SPECIES)])
+        parameters = numbers.double() + EVEN
+        total += float(parameters.lgamma().sum() - parameters.sum().lgamma())
     return total - float(NUM_ALIKE[held].double().log().sum())
+
+
+def draw_share_of_codopant(species: Tensor, counted: Tensor, generator: torch.Generator) -> float:
+    """Draw the share of the second dopant of a co-doped crystal, given what the sites hold.
+
+    Parameters
+    ----------
+    species : Tensor of int, shape (site,)
+        What they hold.
+    counted : Tensor of bool, shape (site,)
+        Sites that count.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    float
+        Among the sites that hold one of both dopants; its prior is uniform.
+    """
+    is_second = species == CODOPED_SPECIES
+    return _draw_share(
+        is_second, counted & (is_second | (species == DOPED_SPECIES)), EVEN, generator
+    )
 
 
 def log_evidence_of_sites(scan: Scan, world: World, view: View) -> float:
@@ -198,7 +226,11 @@ def _draw_scales(
     excess = world.excess - tone
     scatter = _draw_scatter(priors["scatter"], world, excess, counted, generator)
     share = _draw_share(world.is_coarse, counted, RARE, generator)
-    return replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
+    world = replace(world, disorder=disorder, scatter=scatter, share_coarse=share)
+    if scan.material.codopant is None:
+        return world
+    share = draw_share_of_codopant(world.species, scan.updated, generator)
+    return replace(world, share_codopant=share)
 
 
 def _draw_disorder(

@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from ..defects import SPECIES
 from .field import frequencies
 from .world import Scan, World
 
@@ -80,7 +79,8 @@ def spectra_of(
     values = scan.coordinates.values(z[None]) if values is None else values
     spectra = scan.field.spectra(values, scan.material, kept=kept)[0]
     if kept is not None:
-        empty = spectra.new_zeros(len(spectra), len(SPECIES), *spectra.shape[2:])
+        num_species = scan.material.num_species
+        empty = spectra.new_zeros(len(spectra), num_species, *spectra.shape[2:])
         spectra = empty.index_copy(1, torch.tensor(kept), spectra)
     shift = scan.coordinates.translation(z)
     if bool(shift.any()):

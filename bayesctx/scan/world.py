@@ -13,21 +13,34 @@ from torch import Tensor
 
 from ..abundance import Abundance
 from ..crystal import MONOLAYER_1H
-from ..defects import DEFECTS, SITES, SPECIES
+from ..defects import DEFECTS, DOPED_SPECIES, SITES, SPECIES
 from .coordinates import Coordinates
 from .field import Field, Material
 from .film import Film
 
-__all__ = ["CLASS", "MIRROR", "FILM_SIZE", "PERFECT", "TONE_SIZE", "Scan", "World", "begin"]
+__all__ = [
+    "CLASS",
+    "COLUMNS",
+    "FILM_SIZE",
+    "MIRROR",
+    "PERFECT",
+    "TONE_SIZE",
+    "Scan",
+    "World",
+    "begin",
+]
 
 KINDS = MONOLAYER_1H.sites
-CLASS = torch.tensor([DEFECTS.index(s.defect) for s in SPECIES])
+COLUMNS = (*SPECIES, SPECIES[DOPED_SPECIES])
+"""All species, then that with the second dopant of a co-doped crystal, ``CODOPED_SPECIES``."""
+CLASS = torch.tensor([DEFECTS.index(s.defect) for s in COLUMNS])
+"""Class of every one of ``COLUMNS``."""
 PERFECT = torch.tensor([
     next(i for i, s in enumerate(SPECIES) if s.defect == SITES[kind][0]) for kind in KINDS
 ])  # fmt: skip
 MIRROR = torch.tensor([
     next((j for j, t in enumerate(SPECIES) if t is not s and t.is_mirror_of(s)), i)
-    for i, s in enumerate(SPECIES)
+    for i, s in enumerate(COLUMNS)
 ])  # fmt: skip
 """The species that is each one reflected in the plane of the layer."""
 
@@ -54,7 +67,7 @@ class Scan:
     field : Field
         Geometry and band limit.
     material : Material
-        Host and dopant.
+        Host and dopants.
     coordinates : Coordinates
         Of the shared variables, with their prior and those of the scales.
     positions : Tensor, shape (site, 2)
@@ -115,6 +128,22 @@ class Scan:
         held = CLASS[species[among]] + len(DEFECTS) * self.kind[among]
         shape = len(KINDS), len(DEFECTS)
         return torch.bincount(held, minlength=shape[0] * shape[1]).view(shape).double()
+
+    def allowed(self, kind: int) -> Tensor:
+        """Species that the sites of a kind can hold.
+
+        Parameters
+        ----------
+        kind : int
+            Index into the kinds of site.
+
+        Returns
+        -------
+        Tensor of int, shape (species,)
+            Index into ``COLUMNS``.
+        """
+        every = COLUMNS[: self.material.num_species]
+        return torch.tensor([i for i, s in enumerate(every) if s.site == KINDS[kind]])
 
     @property
     def reach(self) -> Tensor:
@@ -185,7 +214,7 @@ class World:
     z : Tensor, shape (coordinate,)
         Coordinates of the shared variables.
     species : Tensor of int, shape (site,)
-        What the sites hold, index into ``SPECIES``.
+        What the sites hold, index into ``COLUMNS``.
     shift : Tensor, shape (site, 2)
         Displacement (x, y) of the columns in Å.
     excess : Tensor, shape (site, detector)
@@ -219,6 +248,8 @@ class World:
         Scales of the errors of additivity, of the rows in Å, and of the displacements in Å.
     share_wide, share_coarse : float
         Shares of the columns that are displaced more, and whose amplitude is off by more.
+    share_codopant : float
+        Share of the second dopant of a co-doped crystal among the sites that hold one of both.
     """
 
     z: Tensor
@@ -243,6 +274,7 @@ class World:
     disorder: float = 0.1
     share_wide: float = 0.1
     share_coarse: float = 0.01
+    share_codopant: float = 0.5
 
 
 def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
@@ -271,7 +303,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         shift=torch.zeros(num, 2),
         excess=torch.zeros(num, num_detectors),
         row_shift=torch.zeros(scan.field.shape[0]),
-        errors=torch.zeros(num_detectors, len(SPECIES)),
+        errors=torch.zeros(num_detectors, scan.material.num_species),
         drift=torch.zeros(scan.basis.shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
         is_coarse=torch.zeros(num, dtype=torch.bool),
