@@ -14,7 +14,8 @@ from .checks import check_seed, check_whole_number
 from .composition import CONTINUOUS
 from .context import NO_DOPANT
 from .crystal import HOSTS, METALS, MONOLAYER_1H
-from .defects import DEFECTS, SITES, SPECIES
+from .defects import CODOPED_SPECIES, DEFECTS, SITES, SPECIES
+from .evidence import Codoped
 from .fourier import synthesize
 from .nuisances import NUISANCES
 from .simulation.spectra import add_columns, detector_spectra
@@ -98,7 +99,8 @@ def read_draw(result: xr.DataTree, index: int) -> dict[str, np.ndarray]:
     Returns
     -------
     dict of str to ndarray
-        Drawn values, or else given ones; host and dopant by index.
+        Drawn values, or else given ones; host and dopant by index, of a co-doped crystal also
+        ``codopant``.
     """
     posterior, constants = result["posterior"].to_dataset(), result["constant_data"].to_dataset()
     chain, draw = divmod(index, posterior.sizes["draw"])
@@ -109,6 +111,9 @@ def read_draw(result: xr.DataTree, index: int) -> dict[str, np.ndarray]:
     for name, names in (("host", list(HOSTS)), ("dopant", METALS)):
         if name not in values:
             given = constants[name].item() if name in constants else None
+            if "dopant_at_site" in values and name == "dopant":
+                given, second = Codoped.parse(given).metals
+                values["codopant"] = names.index(second)
             share = result["class_posterior"][name].values
             values[name] = int(share.argmax()) if given in (None, NO_DOPANT) else names.index(given)
     return values
@@ -183,7 +188,7 @@ class Columns:
         Returns
         -------
         ndarray of int, shape (site,)
-            Index into ``SPECIES``.
+            Index into ``SPECIES``, or ``CODOPED_SPECIES``.
         """
         kinds = self.kinds[int(values["assignment"])]
         defect = PERFECT[kinds]
@@ -194,6 +199,9 @@ class Columns:
             columns = [i for i, s in enumerate(SPECIES) if s.defect == DEFECTS[c]]
             fitting = [i for i in columns if SPECIES[i].site == KINDS[k]]
             species[here] = rng.choice(fitting or columns, here.sum())
+        if "codopant" in values:
+            held = values["dopant_at_site"][self.inside] == values["codopant"]
+            species[: len(held)][held] = CODOPED_SPECIES
         return species
 
 
@@ -269,12 +277,14 @@ def render_draw(
         for n, d in (("row_jitter", "line_jitter"), ("disorder", "disorder"))
     )
     image = {n: torch.tensor([float(values[n])]) for n in CONTINUOUS if n not in ANGLES}
-    image |= {n: torch.tensor([int(values[n])]) for n in ("host", "dopant")}
+    names = [n for n in ("host", "dopant", "codopant") if n in values]
+    image |= {n: torch.tensor([int(values[n])]) for n in names}
     image |= {n: torch.from_numpy(np.atleast_2d(values[n]).astype(np.float32)) for n in ANGLES}
     sampling, size = float(values["sampling"]), np.array(shape[::-1])
     cell = tuple((size * sampling + 2 * PADDING).tolist())
     num = image["inner_collection_angle"].shape[1]
-    deviation = torch.from_numpy(rng.standard_normal((1, num, len(SPECIES)), np.float32))
+    num_species = len(SPECIES) + ("codopant" in values)
+    deviation = torch.from_numpy(rng.standard_normal((1, num, num_species), np.float32))
     state = {n: torch.tensor([v]) for n, v in nuisances.items()}
     with torch.no_grad():
         spectra = detector_spectra(image, state, deviation, cell=cell)[0]

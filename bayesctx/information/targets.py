@@ -180,6 +180,11 @@ def _by_image(values: xr.DataArray, num_own: int) -> np.ndarray:
 def _dopants(result: xr.DataTree, on_site: np.ndarray) -> np.ndarray:
     """Probability of the dopants given each outcome, shape (image, 1, outcome * dopant)."""
     known = result["constant_data"].to_dataset()
+    if "dopant_at_site" in result["posterior"]:
+        raise ValueError(
+            "a target without the dopant was expected of a co-doped crystal, got one with it; take "
+            "'species_host' or another one"
+        )
     before = _by_image(known.dopant_given_host, 2)
     undoped = np.zeros((len(before), 1), bool)
     if "dopant" in known:

@@ -11,7 +11,16 @@ import xarray as xr
 from ..composition import CONTINUOUS
 from ..context import NO_DOPANT
 from ..crystal import HOSTS, METALS, MONOLAYER_1H
-from ..defects import DEFECTS, DOPED, HYPOTHESES, SPECIES, formula_of
+from ..defects import (
+    CODOPED_SPECIES,
+    DEFECTS,
+    DOPED,
+    DOPED_SPECIES,
+    HYPOTHESES,
+    SPECIES,
+    formula_of,
+)
+from ..evidence import Codoped
 from ..prediction import Columns, read_draw, render_draw
 
 __all__ = ["Expectation", "Hypothesis", "expect_image"]
@@ -143,8 +152,13 @@ def expect_image(result: xr.DataTree) -> Expectation:
     at = {(h.defect, h.site): i for i, h in reversed(list(enumerate(hypotheses)))}
     num, inside = len(result["constant_data"].site_x), crystal.inside
     present, own = np.full(num, -1), np.full(num, "", object)
-    for i, s, k in zip(inside, species, kinds, strict=False):
-        present[i], own[i] = at.get((SPECIES[s].defect, SPECIES[s].site), -1), KINDS[k]
+    of_species = {k: at.get((s.defect, s.site), -1) for k, s in enumerate(SPECIES)}
+    if "codopant" in values:
+        metals = {h.formula: i for i, h in enumerate(hypotheses) if h.defect == DOPED}
+        pairs = (DOPED_SPECIES, "dopant"), (CODOPED_SPECIES, "codopant")
+        of_species |= {k: metals[METALS[int(values[name])]] for k, name in pairs}
+    for i, s, k in zip(inside, species.tolist(), kinds, strict=False):
+        present[i], own[i] = of_species[s], KINDS[k]
     return Expectation(
         image=image,
         variance=_variance(observed, image, crystal.near),
@@ -168,6 +182,12 @@ def _likely_columns(result: xr.DataTree, crystal: Columns, kinds: np.ndarray) ->
     for i, (c, k) in enumerate(zip(best.tolist(), kinds.tolist(), strict=False)):
         # a class that the kind of site cannot hold is of another assignment
         perfect[i] = first.get((c, KINDS[k]), first[c])
+    if "dopant_at_site" in result["posterior"]:
+        shares = result["class_posterior"].dopant_at_site.values[crystal.inside]
+        both = Codoped.parse(str(result["constant_data"].dopant.values)).metals
+        held, other = (shares[:, METALS.index(metal)] for metal in both)
+        own = perfect[: len(shares)]
+        own[(own == DOPED_SPECIES) & (other > held)] = CODOPED_SPECIES
     return perfect
 
 
@@ -191,7 +211,8 @@ def _closest_draw(
     best, closest = -np.inf, None
     for seed, k in enumerate(np.linspace(0, number - 1, TRIED).round().astype(int).tolist()):
         values = read_draw(result, k) | STILL
-        values |= {n: int(shares[n].values.argmax()) for n in ("host", "dopant")}
+        open_names = ("host",) if "codopant" in values else ("host", "dopant")
+        values |= {n: int(shares[n].values.argmax()) for n in open_names}
         values["assignment"] = assignment
         image = render_draw(values, part, species[used], tuple(size), np.random.default_rng(seed))
         share = _fit(image, observed[:, *here], crystal.near[here])[2].mean()
@@ -261,5 +282,7 @@ def _dopants(result: xr.DataTree) -> list[int]:
     known = result["constant_data"].to_dataset()
     if "dopant" in known and known.dopant.item() == NO_DOPANT:
         return []
+    if "dopant_at_site" in result["posterior"]:
+        return [int(k) for k in order[:2]]
     likely = [int(k) for i, k in enumerate(order) if i == 0 or share[k] >= LEAST_SHARE]
     return likely[:MOST_DOPANTS]

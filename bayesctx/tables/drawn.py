@@ -135,7 +135,8 @@ class Worlds:
     kind : ndarray of int, shape (sample, site)
         Kind of site, an index into ``KINDS``.
     host, dopant : ndarray of int, shape (sample, site)
-        Index into ``HOSTS`` and ``METALS``; -1 for the dopant of an undoped crystal.
+        Index into ``HOSTS`` and ``METALS``; -1 for the dopant of an undoped crystal, and of a
+        co-doped one where the site holds none.
     sampling : ndarray, shape (sample,) or (1,)
         Pixel size in Å; not a number for patches.
     site : ndarray of int, shape (site,)
@@ -187,12 +188,20 @@ def read_worlds(result: xr.DataTree) -> Worlds:
     else:
         kind = kinds[_names(result, "assignment", range(len(kinds)))[:, 0]][:, site]
     each = site // crystal.shape[-1]  # image of every site
-    host, dopant = (
-        np.broadcast_to(found if found.shape[1] == 1 else found[:, each], defect.shape)
-        for found in (_names(result, "host", HOSTS), _names(result, "dopant", METALS))
-    )
+    host = _at_sites(_names(result, "host", HOSTS), each)
+    if "dopant_at_site" in result["posterior"]:
+        dopant = _samples(result["posterior"].dopant_at_site).astype(int)
+        dopant = dopant.reshape(len(defect), -1)[:, site]
+    else:
+        dopant = _at_sites(_names(result, "dopant", METALS), each)
     ess = float(np.min(result["sample_stats"].ess.values)) if "sample_stats" in result else np.nan
     return Worlds(defect, kind, host, dopant, _sampling_draws(result), site, ess)
+
+
+def _at_sites(found: np.ndarray, each: np.ndarray) -> np.ndarray:
+    """Values of an image at all of its sites, shape (sample, site)."""
+    shape = len(found), len(each)
+    return np.broadcast_to(found, shape) if found.shape[1] == 1 else found[:, each]
 
 
 def _samples(draws: xr.DataArray) -> np.ndarray:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from ..context import NO_DOPANT
 from ..crystal import HOSTS, METALS
-from ..defects import columns_of
+from ..defects import DOPED, columns_of
 from ..inference import save
 from ..storage import as_path, replacing
 from .drawn import check_result, crystal_of, sampling_of
@@ -97,10 +97,11 @@ def export(result: xr.DataTree, path: str | os.PathLike) -> Path:
     Columns of ``.csv`` and ``.parquet`` are described in ``sites``; one row is one site.
 
     ``.xyz`` lists, in Å, the atoms of the column of the most probable class at every site with
-    crystal, in the most probable host and with the most probable dopant: of mirror images the
-    first, of Y_X the first other chalcogen. A class without atoms has no row. Each atom carries the
-    index of its site, the class and its probability. x is that of the image, y points up and the
-    beam runs along -z, so that the structure is seen as in the image.
+    crystal, in the most probable host and with the most probable dopant, of a co-doped crystal that
+    of the site: of mirror images the first, of Y_X the first other chalcogen. A class without atoms
+    has no row. Each atom carries the index of its site, the class and its probability. x is that of
+    the image, y points up and the beam runs along -z, so that the structure is seen as in the
+    image.
     """
     check_result(result)
     file = check_format(path)
@@ -127,16 +128,20 @@ def _write_atoms(result: xr.DataTree) -> str:
     table, shares = sites(result), result["class_posterior"].to_dataset()
     host = list(HOSTS)[int(shares.host.values.argmax())]
     dopant = METALS[int(shares.dopant.values.argmax())] if shares.dopant.values.any() else NO_DOPANT
+    is_codoped = "dopant_at_site" in result["posterior"]
+    label = str(result["constant_data"].dopant.values) if is_codoped else dopant
     height = result["observed_data"].sizes["y"]
     x, y = 10 * table.x_nm.values, (height - 1) * sampling_of(result) - 10 * table.y_nm.values
     rows = []
     for i in np.flatnonzero(crystal_of(result)):
         defect, site = str(table.defect.values[i]), str(table.site.values[i])
+        if is_codoped and defect == DOPED:
+            dopant = str(table.species.values[i])
         for element, z in _column(defect, site, host, dopant):
             place = f"{element} {x[i]:.4f} {y[i]:.4f} {0.0 - z:.4f}"
             rows.append(f"{place} {i} {defect} {float(table.probability.values[i]):.6g}")
     properties = "species:S:1:pos:R:3:site:I:1:defect:S:1:probability:R:1"
-    header = f'Properties={properties} pbc="F F F" host={host} dopant={dopant}'
+    header = f'Properties={properties} pbc="F F F" host={host} dopant={label}'
     return "\n".join([str(len(rows)), header, *rows]) + "\n"
 
 
