@@ -14,7 +14,7 @@ from bayesctx.model import SitePrior
 from bayesctx.prior import reference_prior
 from bayesctx.scan import PERFECT, Coordinates, Field, Material, Scan
 from bayesctx.scan.conditional import NUM_ALIKE, covariance_of_excess, spread_of_sites
-from bayesctx.scan.generative import sample_scan_program, values_of
+from bayesctx.scan.generative import sample_scan_program, sample_sites, values_of
 from bayesctx.scan.noise import _draw_noise_of
 from bayesctx.scan.occupation import draw_occupation, draw_share_of_codopant, log_occupation
 from bayesctx.scan.shared import evaluate
@@ -54,15 +54,15 @@ def known(request):
         lambda dose: -math.log(dose),
     )
     world = begin(scan, z)
-    sites = len(scan.kind)
+    sites, drawn = len(scan.kind), scan.updated[:, None]
     world = replace(
         world,
         signal=torch.tensor([30.0, 50.0])[:num],
         disorder=0.04,
         floor=torch.tensor([0.02, 0.03])[:num],
         slope=torch.tensor([0.02, 0.034])[:num],
-        shift=0.02 * torch.randn(sites, 2, generator=generator),
-        excess=0.01 * torch.randn(sites, num, generator=generator),
+        shift=0.02 * torch.randn(sites, 2, generator=generator) * drawn,
+        excess=0.01 * torch.randn(sites, num, generator=generator) * drawn,
         row_shift=0.03 * torch.randn(PIXELS, generator=generator),
         errors=0.01 * torch.randn(world.errors.shape, generator=generator),
     )
@@ -83,6 +83,25 @@ def test_the_program_runs_and_states_every_latent(known):
     sampled = {n for n, s in trace.nodes.items() if s["type"] == "sample" and not s["is_observed"]}
     assert sampled >= set(values_of(scan, world))
     assert trace.nodes["pixels"]["is_observed"]
+
+
+def test_columns_beyond_the_border_are_perfect_and_tell_nothing(known):
+    scan, world = known
+    beyond = ~scan.updated
+    assert beyond.any()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = pyro.poutine.trace(sample_scan_program)(scan)
+    assert torch.equal(found.species[beyond], PERFECT[scan.kind[beyond]])
+    assert torch.equal(found.shift[beyond], (scan.basis @ found.drift)[beyond])
+    assert torch.equal(found.excess[beyond], scan.mean_excess(found.tone)[beyond])
+    assert not (found.is_wide | found.is_coarse)[beyond].any()
+    # so that no scale is held by columns that nobody sees
+    conditioned = pyro.condition(sample_sites, data=values_of(scan, world))
+    trace = pyro.poutine.trace(conditioned).get_trace(scan, world)
+    trace.compute_log_prob()
+    for name in ("species", "is_wide", "is_coarse", "own", "excess"):
+        assert float(trace.nodes[name]["log_prob"][beyond].abs().max()) == 0
 
 
 def test_the_program_gives_back_a_world(known):

@@ -15,22 +15,24 @@ from .dose import log_prior_of_dose
 from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
 from .signal import error_size
 from .view import look
-from .world import CLASS, FILM_SIZE, TONE_SIZE, Scan, World, begin
+from .world import CLASS, FILM_SIZE, PERFECT, TONE_SIZE, Scan, World, begin
 
-__all__ = ["sample_scan_program", "values_of"]
+__all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
 FLAT = 1e6  # standard deviation of what has no prior of its own
 WIDE_LOG = 10.0  # the same, of a logarithm
 LEAST_SHARE, TINY = 1e-30, 1e-7
 
 
-def sample_scan_program(scan: Scan) -> World:
+def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     """Sample everything behind the pixels of a scan, and the pixels.
 
     Parameters
     ----------
     scan : Scan
         Geometry, material, priors, and the image, which is observed.
+    shared : tuple, optional
+        ``spectra_of`` the coordinates, if these are known.
 
     Returns
     -------
@@ -47,7 +49,7 @@ def sample_scan_program(scan: Scan) -> World:
     ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor``
     and ``log_slope`` of the noise with the prior of the ``dose`` as a factor; and ``pixels``.
     """
-    num, start = len(scan.kind), begin(scan, _origin(scan))
+    start = begin(scan, _origin(scan))
     z = pyro.sample("z", dist.Normal(torch.zeros_like(start.z), 1.0).to_event(1))
     prior = scan.coordinates.log_prior(z[None])[0] + 0.5 * z.square().sum()
     pyro.factor("detector", prior)  # minus infinity where the detector cannot be
@@ -72,9 +74,9 @@ def sample_scan_program(scan: Scan) -> World:
     if scan.material.codopant is not None:
         share = pyro.sample("share_codopant", dist.Beta(*EVEN))
         world = replace(world, share_codopant=float(share))
-    world = _sample_sites(scan, _sample_tone(world), num)
+    world = sample_sites(scan, _sample_tone(world))
     world = _sample_signal(scan, world)
-    view = look(scan, world)
+    view = look(scan, world, shared)
     if scan.log_dose is not None:
         known = log_prior_of_dose(scan, world.signal, world.slope, view.values)
         pyro.factor("dose", known)
@@ -97,23 +99,42 @@ def _sample_tone(world: World) -> World:
     return replace(world, tone=pyro.sample("tone", law.to_event(3)), tone_size=size)
 
 
-def _sample_sites(scan: Scan, world: World, num: int) -> World:
-    """Sample what every site holds, and where and how bright its column is."""
+def sample_sites(scan: Scan, world: World) -> World:
+    """Sample what every site holds, and where and how bright its column is.
+
+    Parameters
+    ----------
+    scan : Scan
+        Those of its sites that are not ``updated`` are perfect, at the means of displacement
+        and excess.
+    world : World
+        Gives abundances, scales, shares and the mean displacement.
+
+    Returns
+    -------
+    World
+        With its sites.
+    """
     share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS]
     share = share * log_share_of_class(scan, world).exp()
     held = torch.zeros(len(KINDS), len(CLASS))
     for kind, row in enumerate(held):
         row[scan.allowed(kind)] = 1.0
-    with pyro.plate("site", num):
+    drawn = scan.updated
+    with pyro.plate("site", len(scan.kind)), pyro.poutine.mask(mask=drawn):
         species = pyro.sample("species", dist.Categorical(probs=share * held[scan.kind]))
         is_wide = pyro.sample("is_wide", dist.Bernoulli(torch.tensor(world.share_wide)))
         is_coarse = pyro.sample("is_coarse", dist.Bernoulli(torch.tensor(world.share_coarse)))
-        world = replace(world, species=species, is_wide=is_wide.bool(), is_coarse=is_coarse.bool())
+        species = torch.where(drawn, species, PERFECT[scan.kind])
+        is_wide, is_coarse = drawn & is_wide.bool(), drawn & is_coarse.bool()
+        world = replace(world, species=species, is_wide=is_wide, is_coarse=is_coarse)
         spread = spread_of_sites(world)[:, None].expand(-1, 2)
         own = pyro.sample("own", dist.Normal(0.0, spread).to_event(1))
         covariance = covariance_of_excess(world.scatter, world.is_coarse)
-        law = dist.MultivariateNormal(scan.mean_excess(world.tone), covariance)
-        excess = pyro.sample("excess", law)
+        mean = scan.mean_excess(world.tone)
+        excess = pyro.sample("excess", dist.MultivariateNormal(mean, covariance))
+    own = torch.where(drawn[:, None], own, 0.0)
+    excess = torch.where(drawn[:, None], excess, mean)
     return replace(world, shift=scan.basis @ world.drift + own, excess=excess)
 
 
