@@ -1,11 +1,11 @@
 """Posterior of a whole scan by its pixels."""
 
-from .chain import Draw
+from .chain import Draw, sample_worlds
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
 from .sampling import Sampled, sample_scan, weigh_scan
 from .search import Candidate, Weight
-from .world import CLASS, PERFECT, Scan
+from .world import CLASS, PERFECT, Scan, World
 
 __all__ = [
     "CLASS",
@@ -19,6 +19,8 @@ __all__ = [
     "Sampled",
     "Scan",
     "Weight",
+    "World",
     "sample_scan",
+    "sample_worlds",
     "weigh_scan",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,15 +14,29 @@ from .signal import accepts
 from .view import View, look
 from .world import Scan, World
 
-__all__ = ["draw_jointly"]
+__all__ = ["Density", "Point", "draw_jointly", "travel"]
 
 LENGTH = 2.5  # of a trajectory, in standard deviations
 UNEVEN = 0.25  # relative, of the size of the steps: no trajectory is a whole period of a direction
 
+Density = Callable[[Scan, World, View, Joint], tuple[Tensor, dict[int, Tensor]]]
+
 
 @dataclass(frozen=True, eq=False)
-class _Point:
-    """A world, its log density, and the gradient of that along the directions."""
+class Point:
+    """A point of a trajectory.
+
+    Attributes
+    ----------
+    world : World
+        The world.
+    factors : dict of int to Tensor
+        Its structure factors.
+    log_density : float
+        See ``log_density_along``.
+    gradient : Tensor, shape (direction,)
+        Of the log density.
+    """
 
     world: World
     factors: dict[int, Tensor]
@@ -70,19 +85,8 @@ def draw_jointly(
     ----------
     Neal, in Handbook of Markov Chain Monte Carlo (2011), chapter 5.
     """
-    size = joint.size * (1 + UNEVEN * (2 * float(torch.rand(1, generator=generator)) - 1))
-    number = min(most, max(1, round(LENGTH / joint.size)))
-    here = _stand(scan, world, view, joint)
-    momentum = torch.randn(joint.factor.shape[1], generator=generator, dtype=torch.float64)
-    begun, there = here.log_density - _kinetic(momentum), here
-    for _ in range(number):
-        momentum = momentum + size / 2 * there.gradient
-        change = joint.factor @ (size * momentum)
-        there = _stand(scan, moved(scan, there.world, joint, change), view, joint)
-        if there is None:
-            break
-        momentum = momentum + size / 2 * there.gradient
-    log_ratio = there.log_density - _kinetic(momentum) - begun if there else -math.inf
+    here, there, kinetic = travel(scan, world, view, joint, most, generator)
+    log_ratio = there.log_density - here.log_density + kinetic if there else -math.inf
     if accepts(log_ratio, generator):
         here = there
     found = look(scan, here.world, factors=here.factors)
@@ -90,21 +94,71 @@ def draw_jointly(
     return here.world, replace(found, variance=view.variance), rate
 
 
+def travel(
+    scan: Scan,
+    world: World,
+    view: View,
+    joint: Joint,
+    most: int,
+    generator: torch.Generator,
+    density: Density = log_density_along,
+) -> tuple[Point, Point | None, float]:
+    """Follow a trajectory of Hamiltonian dynamics with a random momentum.
+
+    Parameters
+    ----------
+    scan, world, view, joint, most, generator
+        See ``draw_jointly``.
+    density : callable
+        Of which the gradient is followed, with arguments and results of ``log_density_along``.
+
+    Returns
+    -------
+    here : Point
+        Where it begins.
+    there : Point or None
+        Where it ends; None if it meets a world that cannot be.
+    kinetic : float
+        Fall of the kinetic energy.
+
+    Notes
+    -----
+    The map keeps volumes and is its own inverse if the momentum is turned round, whatever the
+    density is whose gradient it follows, as long as that depends on nothing else that differs
+    between both ends: hence it is a proposal for other densities too.
+    """
+    size = joint.size * (1 + UNEVEN * (2 * float(torch.rand(1, generator=generator)) - 1))
+    number = min(most, max(1, round(LENGTH / joint.size)))
+    here = _stand(scan, world, view, joint, density)
+    momentum = torch.randn(joint.factor.shape[1], generator=generator, dtype=torch.float64)
+    kinetic, there = _kinetic(momentum), here
+    for _ in range(number):
+        momentum = momentum + size / 2 * there.gradient
+        change = joint.factor @ (size * momentum)
+        there = _stand(scan, moved(scan, there.world, joint, change), view, joint, density)
+        if there is None:
+            return here, None, 0.0
+        momentum = momentum + size / 2 * there.gradient
+    return here, there, kinetic - _kinetic(momentum)
+
+
 def _kinetic(momentum: Tensor) -> float:
     """Kinetic energy."""
     return 0.5 * float(momentum.square().sum())
 
 
-def _stand(scan: Scan, world: World, view: View, joint: Joint) -> _Point | None:
+def _stand(
+    scan: Scan, world: World, view: View, joint: Joint, density: Density = log_density_along
+) -> Point | None:
     """A world with log density and gradient; None if these are not finite."""
     with torch.enable_grad():
         along = joint.factor.new_zeros(joint.factor.shape[1], requires_grad=True)
         there = moved(scan, world, joint, joint.factor @ along)
-        value, factors = log_density_along(scan, there, view, joint)
+        value, factors = density(scan, there, view, joint)
         if not bool(value.isfinite()):
             return None
         (gradient,) = torch.autograd.grad(value, along)
     if not bool(gradient.isfinite().all()):
         return None
     factors = {k: f.detach() for k, f in factors.items()}
-    return _Point(world, factors, float(value.detach()), gradient)
+    return Point(world, factors, float(value.detach()), gradient)

@@ -31,6 +31,7 @@ __all__ = [
     "heated",
     "linearise_jointly",
     "log_density_along",
+    "log_prior_along",
     "moved",
 ]
 
@@ -368,7 +369,27 @@ def log_density_along(
     shared = spectra_of(scan, world.z, list(factors))
     state = evaluate(scan, world, replace(view, factors=factors), world.z, shared)
     value = state.log_density_with_dose(scan, world.slope)
-    value = value - 0.5 * FIELD_PRECISION * world.drift.double().square().sum()
+    return value + log_prior_along(scan, world, joint), factors
+
+
+def log_prior_along(scan: Scan, world: World, joint: Joint) -> Tensor:
+    """Log prior density of drift, sites and rows among the worlds that ``moved`` leads to.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        Where.
+    joint : Joint
+        Says what follows.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Up to a constant.
+    """
+    value = -0.5 * FIELD_PRECISION * world.drift.double().square().sum()
     for values, _, scale in _parts(scan, world, joint):
         value = value - 0.5 * (values / scale).double().square().sum()
-    return value, factors
+    return value

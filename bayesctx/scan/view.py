@@ -12,7 +12,7 @@ from torch import Tensor
 from .field import frequencies
 from .world import Scan, World
 
-__all__ = ["View", "look", "render", "rescaled", "spectra_of"]
+__all__ = ["View", "look", "render", "rescaled", "spectra_of", "variance_of"]
 
 LEAST_VARIANCE = 0.02  # of its mean
 
@@ -111,8 +111,7 @@ def look(
     Returns
     -------
     View
-        Images, expectation and variance. The variance is linear in the expectation, at least
-        ``LEAST_VARIANCE`` of its mean.
+        Images, expectation and variance, see ``variance_of``.
     """
     values, spectra = shared or spectra_of(scan, world.z)
     if factors is None:
@@ -147,13 +146,32 @@ def _expect(scan: Scan, world: World, used: Sequence[int], images: Tensor) -> tu
     amplitude = world.signal[:, None] * (1 + world.errors[:, used])
     columns = torch.einsum("dk,dkyx->dyx", amplitude, images)
     expected = columns + scan.film.images(world.film)
-    variance = world.floor[:, None, None] + world.slope[:, None, None] * expected
+    return expected, variance_of(scan, expected, world.floor, world.slope)
+
+
+def variance_of(scan: Scan, expected: Tensor, floor: Tensor, slope: Tensor) -> Tensor:
+    """Variance of the noise.
+
+    Parameters
+    ----------
+    scan : Scan
+        Says which pixels are valid, and gives the heat.
+    expected : Tensor, shape (detector, y, x)
+        Expected intensities.
+    floor, slope : Tensor, shape (detector,)
+        Of the variance.
+
+    Returns
+    -------
+    Tensor, shape (detector, y, x)
+        Linear in the expectation, at least ``LEAST_VARIANCE`` of its mean; infinite where a pixel
+        is not valid.
+    """
+    variance = floor[:, None, None] + slope[:, None, None] * expected
     # a line through the squares may cross zero where little is expected
     least = LEAST_VARIANCE * variance.mean((-2, -1), keepdim=True).abs()
     variance = scan.heat * variance.maximum(least)
-    if scan.valid is not None:
-        variance = torch.where(scan.valid, variance, math.inf)
-    return expected, variance
+    return variance if scan.valid is None else torch.where(scan.valid, variance, math.inf)
 
 
 def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: Tensor) -> Tensor:
