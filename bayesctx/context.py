@@ -64,7 +64,7 @@ class Variable:
 ANGLES = ("convergence_semiangle", "inner_collection_angle", "outer_collection_angle")
 """The angles of probe and detector, from the innermost to the outermost."""
 
-LIKELIHOODS = ("auto", "network", "simulator")
+LIKELIHOODS = ("auto", "network", "simulator", "exact")
 """How a micrograph is read, see ``infer``."""
 
 ABERRATIONS = ("C10", "C12", "phi12", "C21", "phi21", "C23", "phi23", "C30")

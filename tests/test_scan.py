@@ -320,7 +320,7 @@ def _all_conditionals(scan, world):
         chain._draw_scales(scan, world, view, generator)[0],
     ]
     numbers = [regression.evidence, log_density(scan, world, view)]
-    numbers.append(chain._describe(scan, world, view, probability).log_prob)
+    numbers.append(chain.describe(scan, world, view, probability).log_prob)
     values = [v for w in worlds for v in vars(w).values()]
     return [regression.mean, probability, *map(torch.as_tensor, [*numbers, *values])]
 

@@ -12,7 +12,9 @@ import xarray as xr
 from scipy.special import softmax
 
 import bayesctx as bc
-from bayesctx.inference import candidates, claims, whole_image, worlds
+from bayesctx.crystal import METALS
+from bayesctx.exact import long_chains
+from bayesctx.inference import candidates, choice, claims, whole_image, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
@@ -52,9 +54,8 @@ def read(data, context, **options):
     """Few draws, whose convergence is not the point."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "mixed chains were expected", UserWarning)
-        return bc.infer(
-            data.intensity, context, likelihood="simulator", **{"num_draws": 80} | options
-        )
+        options = {"num_draws": 80, "likelihood": "simulator"} | options
+        return bc.infer(data.intensity, context, **options)
 
 
 @pytest.fixture(scope="module")
@@ -132,14 +133,39 @@ def test_pixels_that_are_masked_do_not_matter(data):
 
 
 def test_an_unknown_likelihood_is_refused(data):
-    with pytest.raises(ValueError, match=r"a likelihood of auto, network, simulator was expected"):
+    with pytest.raises(ValueError, match=r"a likelihood of auto, network, simulator, exact was"):
+        bc.infer(data.intensity, KNOWN, likelihood="exactly")
+
+
+@pytest.mark.parametrize("likelihood", ["simulator", "exact"])
+def test_patches_are_not_read_by_all_pixels(data, likelihood):
+    patch = data.intensity.values[None, :32, :32]
+    with pytest.raises(ValueError, match=r"a micrograph \(y, x\) was expected for likelihood"):
+        bc.infer(patch, KNOWN, likelihood=likelihood)
+
+
+def test_large_images_are_not_read_by_the_exact_model(data, monkeypatch):
+    monkeypatch.setattr(choice, "MOST_EXACT", 20)
+    with pytest.raises(ValueError, match=r"at most 20 sites were expected .*crop the image"):
         bc.infer(data.intensity, KNOWN, likelihood="exact")
 
 
-def test_patches_are_not_read_by_the_simulator(data):
-    patch = data.intensity.values[None, :32, :32]
-    with pytest.raises(ValueError, match=r"a micrograph \(y, x\) was expected for likelihood"):
-        bc.infer(patch, KNOWN, likelihood="simulator")
+@pytest.mark.slow
+def test_the_exact_model_tells_its_own_error(data, monkeypatch, tmp_path):
+    monkeypatch.setattr(long_chains, "ROUNDS", 1)
+    monkeypatch.setattr(long_chains, "WARMUP", 2)
+    monkeypatch.setattr(long_chains, "LEARNT", (1,))
+    found = read(data, KNOWN | {"dopant": ["Ti", "Cr"]}, likelihood="exact", num_draws=160)
+    classes = found["class_posterior"].to_dataset()
+    assert dict(found["posterior"].sizes)["draw"] == 4
+    assert np.allclose(classes.defect.sum("defect_class"), 1, atol=1e-5)
+    assert set(np.flatnonzero(classes.dopant)) <= {METALS.index("Ti"), METALS.index("Cr")}
+    error = classes.defect_error
+    assert error.dims == ("patch", "defect_class")
+    assert float(error.max()) > 0
+    # what is certain in all draws has none
+    assert float(error.where(classes.defect.isin([0.0, 1.0])).max()) == 0
+    xr.testing.assert_identical(bc.load(bc.save(found, tmp_path / "exact.nc")), found)
 
 
 def test_the_network_reads_large_images_and_low_doses():

@@ -298,7 +298,8 @@ def _infer(add: Callable) -> None:
     add("--num-draws", type=DRAWS, default=1000, metavar="N", help=draws)
     add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
     likelihood = (
-        "of a micrograph: network (patch by patch, seconds), simulator (all pixels, minutes), or "
+        "of a micrograph: network (patch by patch, seconds), simulator (all pixels, minutes), "
+        "exact (as the simulator without approximations, up to 1000 sites, an hour or more), or "
         "auto: the simulator from 3000 e/Å² on and up to 100 000 sites (default: auto)"
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)

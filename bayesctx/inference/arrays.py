@@ -73,6 +73,8 @@ class Posterior:
         Probabilities of the dopants of every host before such patches were seen.
     conflict : dict of str to ndarray, shape (image,) or (image, detector)
         Evidence against each claim about images of several patches, in nats.
+    defect_error : ndarray, shape (image, patch, defect_class), optional
+        Monte Carlo standard errors of the class probabilities, of the exact model.
     num_chains : int
         Chains that the draws come from, one after the other.
     diagnosis : dict of str to tuple of float
@@ -96,6 +98,7 @@ class Posterior:
     dopant_share: np.ndarray | None = None
     outcome: np.ndarray | None = None
     dopant_given_host: np.ndarray | None = None
+    defect_error: np.ndarray | None = None
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
     num_chains: int = 1
     diagnosis: dict[str, tuple[float, float]] = field(default_factory=dict)

@@ -14,17 +14,22 @@ from ..storage import warn
 from .arrays import Posterior
 
 __all__ = [
+    "BY_PIXELS",
     "Way",
     "check_detectors",
+    "check_exact_size",
     "check_likelihood",
     "check_patches",
     "is_by_pixels",
     "refuse_pixels",
 ]
 
+BY_PIXELS = ("simulator", "exact")  # likelihoods of all pixels at once
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 DELAY = 1.0  # s, before which no bar is shown
 MOST_SITES = 100_000  # that are read by all pixels without being asked to: half an hour
+HOURS_PER_SITE = 3e-3  # of the exact model, at the default number of draws
+MOST_EXACT = 1000  # inside of an image that is read by the exact model, which has no windows
 
 
 @dataclass(frozen=True)
@@ -96,10 +101,10 @@ def check_patches(likelihood: str) -> None:
     ValueError
         If they are.
     """
-    if likelihood == "simulator":
+    if likelihood in BY_PIXELS:
         raise ValueError(
-            "a micrograph (y, x) was expected for likelihood='simulator', got patches; leave it "
-            "out, or pass an ExactModel"
+            f"a micrograph (y, x) was expected for likelihood={likelihood!r}, got patches; leave "
+            "it out, or pass an ExactModel"
         )
 
 
@@ -126,6 +131,29 @@ def check_detectors(likelihood: str, names: Sequence[str]) -> None:
         )
 
 
+def check_exact_size(likelihood: str, num_sites: int) -> None:
+    """Check that an image is small enough for the exact model.
+
+    Parameters
+    ----------
+    likelihood : str
+        One of ``context.LIKELIHOODS``.
+    num_sites : int
+        Of the image, with crystal.
+
+    Raises
+    ------
+    ValueError
+        If it is not.
+    """
+    if likelihood == "exact" and num_sites > MOST_EXACT:
+        raise ValueError(
+            f"at most {MOST_EXACT} sites were expected for likelihood='exact', got {num_sites}, "
+            f"which would take some {HOURS_PER_SITE * num_sites:.0f} hours on one core; crop the "
+            "image, or pass likelihood='simulator'"
+        )
+
+
 def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
     """Whether a micrograph is read by all of its pixels.
 
@@ -145,7 +173,7 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
         number, and up to ``MOST_SITES`` sites with crystal.
     """
     if likelihood != "auto":
-        return likelihood == "simulator"
+        return likelihood in BY_PIXELS
     if by_patches.defect.shape[1] > MOST_SITES:
         return False
     dose = known.get("dose")
@@ -178,6 +206,6 @@ def refuse_pixels(way: Way, error: Exception, *, must: bool = False) -> None:
     """
     reason = " ".join(str(error).split())[:80]
     text = f"an image of a crystal layer was expected, the simulator cannot be fitted ({reason})"
-    if must or way.likelihood == "simulator":
+    if must or way.likelihood in BY_PIXELS:
         raise ValueError(f"{text}; crop it, or pass likelihood='network'") from error
     warn(f"{text}, so it is read by patches; crop it to the crystal")

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..storage import warn
 
-__all__ = ["diagnose_chains", "warn_of_chains"]
+__all__ = ["diagnose_chains", "errors_of_means", "warn_of_chains"]
 
 LEAST_SHARE = 0.2  # effective share of the draws
 LARGEST_RHAT = 1.01  # as Vehtari et al. recommend
@@ -49,6 +49,32 @@ def diagnose_chains(
         else:
             found[name] = np.nan, np.nan
     return found
+
+
+def errors_of_means(draws: np.ndarray, num_chains: int) -> np.ndarray:
+    """Monte Carlo standard errors of means over draws.
+
+    Parameters
+    ----------
+    draws : ndarray, shape (draw, ...)
+        Draws of all chains, one after the other.
+    num_chains : int
+        Number of chains.
+
+    Returns
+    -------
+    ndarray, shape (...)
+        Standard deviation over the root of ArviZ's effective number of draws, in single precision;
+        not a number where a chain has fewer than four draws.
+    """
+    import arviz
+
+    flat = np.asarray(draws, float).reshape(num_chains, -1, int(np.prod(draws.shape[1:])))
+    if flat.shape[1] < LEAST_DRAWS:
+        return np.full(draws.shape[1:], np.nan, np.float32)
+    # what does not vary is known
+    each = [arviz.mcse(c) if np.ptp(c) > 0 else 0.0 for c in np.moveaxis(flat, 2, 0)]
+    return np.array(each, np.float32).reshape(draws.shape[1:])
 
 
 def warn_of_chains(diagnosis: Mapping[str, tuple[float, float]], num_draws: int) -> None:

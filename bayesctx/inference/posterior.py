@@ -99,13 +99,14 @@ def infer(
         Pixels of a micrograph that are part of the image. Pixels that are masked or not finite
         never are; sites on such pixels are left out, and patches beside them, or beside vacuum, are
         completed by the crystal.
-    likelihood : {"auto", "network", "simulator"}
+    likelihood : {"auto", "network", "simulator", "exact"}
         How a micrograph is read. ``"network"``: site by site, by the neural likelihood of the patch
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
         ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
-        by the network) and for more than 100 000 sites. Patches are always read by the network,
-        several detectors always by the simulator.
+        by the network) and for more than 100 000 sites. ``"exact"``: as the simulator, by long
+        chains without its approximations, in hours, up to 1000 sites. Patches are always read by
+        the network, several detectors always by all pixels.
     progress : bool, optional
         Show progress bars: of the network, and of the simulator's draws; default: in a terminal,
         that of the network after a second.
@@ -131,11 +132,12 @@ def infer(
         ``posterior`` also holds what the sites share, with units (collection angles, ``gain`` and
         ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
         ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
-        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable. Where there is
-        no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous material. These sites
-        have the abundances of the prior, averaged over the kinds of site, and a log likelihood and
-        a surprise of 0; they are left out of the evidence for the context and of
-        ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
+        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable; by the exact
+        model ``class_posterior.defect_error`` has the Monte Carlo standard errors of ``defect``.
+        Where there is no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous
+        material. These sites have the abundances of the prior, averaged over the kinds of site, and
+        a log likelihood and a surprise of 0; they are left out of the evidence for the context and
+        of ``posterior.concentration``. ``class_posterior.dopant`` is 0 for every metal where the
         crystal is undoped, and ``constant_data.dopant`` is "none".
 
     Raises
@@ -229,7 +231,8 @@ def _check_shared_context(inputs: Inputs, model: PatchModel) -> None:
     if not model.shares_context and (inputs.is_micrograph or inputs.values.shape[1] > 1):
         raise ValueError(
             "patches that are images of their own, (image, y, x), were expected by "
-            f"{type(model).__name__}, got {inputs.dims}; cut patches, or use a DefectModel"
+            f"{type(model).__name__}, got {inputs.dims}; cut patches, or leave the model out, "
+            "of a micrograph with likelihood='exact'"
         )
 
 

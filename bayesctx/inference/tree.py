@@ -187,6 +187,10 @@ def _probabilities(
         "host": _of_image(posterior.host, image, "host_class"),
         "dopant": _of_image(posterior.dopant * is_doped, image, "dopant_class"),
     }
+    if posterior.defect_error is not None:
+        about = {"long_name": "Monte Carlo standard error of defect"}
+        dims = "patch", "defect_class"
+        found["defect_error"] = _of_image(posterior.defect_error, image, *dims, **about)
     if posterior.defect_host is not None:
         dims = "patch", "defect_class", "host_class"
         found["defect_host"] = _of_image(posterior.defect_host, image, *dims)

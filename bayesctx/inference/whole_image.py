@@ -18,7 +18,7 @@ from ..storage import warn
 from .arrays import Alternative, Posterior, describe_image, latent_names, with_conflict
 from .candidates import list_candidates
 from .cases import encode, group_images, tabulate
-from .choice import Way, check_detectors, is_by_pixels, refuse_pixels
+from .choice import Way, check_detectors, check_exact_size, is_by_pixels, refuse_pixels
 from .claims import conflict_by_pixels, warn_of_claims, weigh_lattices
 from .conflict import conflict_with, warn_of_conflict
 from .detectors import Rings
@@ -85,6 +85,7 @@ def solve_micrograph(
         )
     check_detectors(way.likelihood, rings.names)
     image = Micrograph.of(inputs, rings, model, num_draws, seed)
+    check_exact_size(way.likelihood, int(image.placements[0].crystal.sum()))
     readings = image.by_patches(rings, way)
     domains = image.find_domains(readings)
     if domains is not None:
@@ -343,8 +344,9 @@ class Micrograph:
         given = self.placements, _alternatives(readings), posterior, self.every, rings, self.stated
         try:
             solved, weight = solve_by_pixels(
-                *given, self.model.prior, self.num_draws, self.seed, progress=way.progress
-            )
+                *given, self.model.prior, self.num_draws, self.seed, progress=way.progress,
+                exactly=way.likelihood == "exact",
+            )  # fmt: skip
             hidden = None if way.progress is None else not way.progress
             with tqdm(desc="claims", unit=" contexts", disable=hidden) as bar:
 

@@ -15,13 +15,14 @@ from ..checks import check_memory
 from ..context import CONTEXT
 from ..crystal import HOSTS, METALS
 from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES
+from ..exact import sample_exactly
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan
+from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan, sample_worlds
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
-from .convergence import diagnose_chains, warn_of_chains
+from .convergence import diagnose_chains, errors_of_means, warn_of_chains
 from .detectors import Rings
 from .joint import KIND_OF_CLASS
 from .placement import Placement
@@ -55,6 +56,7 @@ def solve_by_pixels(
     seed: int,
     *,
     progress: bool | None = None,
+    exactly: bool = False,
 ) -> tuple[Posterior, Weight]:
     """Posterior of the sites of a micrograph and of all that they share.
 
@@ -82,6 +84,8 @@ def solve_by_pixels(
         Of the draws.
     progress : bool, optional
         Show a progress bar of the draws; default: in a terminal.
+    exactly : bool
+        Draw by ``exact.sample_exactly``, whose transitions leave the posterior invariant.
 
     Returns
     -------
@@ -97,7 +101,7 @@ def solve_by_pixels(
         If chains have not mixed, see ``warn_of_chains``.
     """
     lattices = list_candidates(placements, readings, sites, rings, stated, prior, seed)
-    sampled = _sample(lattices, num_draws, seed, progress)
+    sampled = _sample(lattices, num_draws, seed, progress, exactly)
     pairs = list(itertools.chain(*sampled.chains))
     worlds = [_World.of(c, d, lattices, placements) for c, d in pairs]
     weight = _weights(np.array([c for c, _ in pairs]), sampled.probability)
@@ -115,9 +119,10 @@ def solve_by_pixels(
     hosts = np.array([c.scan.material.host for c in lattices.candidates])
     assignments = np.array(lattices.assignments)
     finite = [ess for ess, _ in diagnosis.values() if np.isfinite(ess)]
+    probability = np.stack([w.probability for w in worlds])
     posterior = Posterior(
         images=np.zeros(1, int),
-        defect=np.einsum("w,wpk->pk", weight, [w.probability for w in worlds])[None],
+        defect=np.einsum("w,wpk->pk", weight, probability)[None],
         host=_share(hosts, len(HOSTS), sampled.probability),
         dopant=_dopants(worlds, weight),
         ess=np.array([min(finite) if finite else 1.0], np.float32),
@@ -128,13 +133,16 @@ def solve_by_pixels(
         concentration=np.stack([w.concentration for w in worlds])[None],
         assignment=_share(assignments, len(sites.assignments), sampled.probability),
         **_joint_probabilities(worlds, weight, latent),
+        defect_error=errors_of_means(probability, NUM_CHAINS)[None] if exactly else None,
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
     return posterior, weigh_lattices(lattices, sampled.weights)
 
 
-def _sample(lattices: Lattices, num_draws: int, seed: int, progress: bool | None) -> Sampled:
+def _sample(
+    lattices: Lattices, num_draws: int, seed: int, progress: bool | None, exactly: bool
+) -> Sampled:
     """Draw worlds of the candidates, with a bar of the draws."""
     every = math.ceil(len(lattices.sites) / MANY)
     number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
@@ -148,6 +156,7 @@ def _sample(lattices: Lattices, num_draws: int, seed: int, progress: bool | None
             seed=seed,
             every=every,
             tick=lambda: bar.update(1),
+            sample=sample_exactly if exactly else sample_worlds,
         )
 
 

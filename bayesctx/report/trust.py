@@ -68,6 +68,8 @@ def likelihood_of(result: xr.DataTree) -> str:
     str
         In words.
     """
+    if "defect_error" in result["class_posterior"]:
+        return "exact model (all pixels at once, without approximations)"
     if is_by_simulator(result):
         return "simulator (all pixels at once)"
     if "site_x" in result["constant_data"]:

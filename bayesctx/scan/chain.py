@@ -26,6 +26,7 @@ __all__ = [
     "Draw",
     "Mode",
     "depart",
+    "describe",
     "explore_mode",
     "log_prob_of_pixels",
     "sample_worlds",
@@ -198,7 +199,7 @@ def sample_worlds(
         view = rescaled(scan, world, view)
         count += 1
         if count > num_warmup:
-            yield _describe(scan, world, view, probability)
+            yield describe(scan, world, view, probability)
 
 
 def _draw_scales(
@@ -270,8 +271,23 @@ def _log_prior_of_outlying(scan: Scan, world: World) -> float:
     return float(value + law.log_prob(own)[coarse].sum())
 
 
-def _describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
-    """A state of a chain as a draw."""
+def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
+    """Describe a state of a chain as a draw.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        The state, and what follows from it.
+    probability : Tensor, shape (site, species)
+        Of the species of every site.
+
+    Returns
+    -------
+    Draw
+        With dose and log density of the pixels.
+    """
     values = {n: v[0].tolist() for n, v in view.values.items()}
     dose = dose_of(scan, world.signal, world.slope, view.values)
     return Draw(world, scan.material, values, dose, probability, log_prob_of_pixels(scan, view))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -84,6 +84,7 @@ def sample_scan(
     seed: int,
     every: int = 1,
     tick: Callable[[], object] = lambda: None,
+    sample: Callable[..., Iterator[Draw]] = sample_worlds,
 ) -> Sampled:
     """Draw worlds.
 
@@ -99,6 +100,8 @@ def sample_scan(
         Rounds over all variables for each draw.
     tick : callable
         Called after every draw.
+    sample : callable
+        Draws worlds of a chain, with the arguments of ``chain.sample_worlds``.
 
     Returns
     -------
@@ -137,7 +140,7 @@ def sample_scan(
             if not numbers[:, index].any():
                 continue
             given = candidates[index], contender, numbers[:, index].tolist(), every
-            found = _sample_candidate(*given, derived(seed, index), num_threads, tick)
+            found = _sample_candidate(*given, derived(seed, index), num_threads, tick, sample)
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
     return Sampled(chains, probability, {start.candidate: start.weight for start in starts})
@@ -235,6 +238,7 @@ def _sample_candidate(
     seed: int,
     num_threads: int,
     tick: Callable[[], object],
+    sample: Callable[..., Iterator[Draw]] = sample_worlds,
 ) -> list[list[Draw]]:
     """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
     best = _best(contender.modes)[0]
@@ -260,7 +264,7 @@ def _sample_candidate(
             segments.append([])
             begun = depart(scan, modes[m], derived(seed, k + 1, m, 0))
             own_seed = derived(seed, k + 1, m, 1)
-            draws = sample_worlds(scan, begun, own_seed, candidate.dopants, WARMUP)
+            draws = sample(scan, begun, own_seed, candidate.dopants, WARMUP)
             draws = itertools.islice(draws, every - 1, every * numbers[k, m], every)
             if m in mosaics:
                 draws = spread(mosaics[m], draws, derived(seed, k + 1, m, 2), candidate.dopants)

@@ -44,7 +44,7 @@ def infer_blocks(
         Default: the reference model.
     num_draws, seed : int
         See ``infer``.
-    likelihood : {"network", "simulator"}
+    likelihood : {"network", "simulator", "exact"}
         See ``infer``; ``"auto"`` could choose differently for each image, and with it the variables
         of the result.
 
