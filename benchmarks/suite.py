@@ -119,6 +119,7 @@ BENCHMARKS = (
     Benchmark(
         "wrong_context", 14, "--num-images 2 --file {work}/wrong_context.jsonl", measured=True
     ),
+    Benchmark("yardstick", 3000, "--file {work}/yardstick.jsonl"),
 )  # fmt: skip
 """By name; they are run from the shortest to the longest."""
 
