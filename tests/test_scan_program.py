@@ -319,7 +319,7 @@ def test_the_program_of_a_co_doped_crystal_draws_both_dopants(known):
         scan = replace(scan, prior=prior.abundance)
         program = pyro.condition(sample_scan_program, data={"share_codopant": torch.tensor(0.5)})
         drawn = program(scan).species
-    assert min(int((drawn == k).sum()) for k in (DOPED_SPECIES, CODOPED_SPECIES)) > 3
+    assert min(int((drawn == k).sum()) for k in (DOPED_SPECIES, CODOPED_SPECIES)) > 1
     assert "share_codopant" in values_of(scan, world)
 
 
