@@ -199,6 +199,7 @@ def main() -> None:
     parser.add_argument("--doses", nargs="+", type=float, choices=DOSES, default=list(DOSES))
     parser.add_argument("--seed", type=int, default=9000)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--note", default="", help="what the page says of this run")
     parser.add_argument("--only-page", action="store_true", help="write what the file holds")
     parser.add_argument(
         "--file", type=Path, default=Path("runs/yardstick.jsonl"), help="is gone on"
@@ -220,6 +221,7 @@ def main() -> None:
     body = INTRODUCTION.format(
         pixels=" or ".join(map(str, pixels)), wanted=WANTED, quantile=QUANTILE
     )
+    body += f"{arguments.note}\n\n" if arguments.note else ""
     body += summary_of(pairs) + "\n\n## Images\n\n" + table(of_images, rows_of(pairs))
     body += "\n\n## Continuous variables\n\n" + table(of_variables, variables_of(pairs))
     write("yardstick", "The fast reading against the exact model", body, arguments.seed)
