@@ -136,7 +136,7 @@ def log_joint(scan, world):
     """
     conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
     value = pyro.poutine.trace(conditioned).get_trace(scan).log_prob_sum()
-    others = ~_counted(scan, world)
+    others = scan.updated & ~_counted(scan, world)
     own = (world.shift - scan.basis @ world.drift)[others]
     value = value - Normal(0.0, spread_of_sites(world)[others, None]).log_prob(own).sum()
     excess, covariance = (

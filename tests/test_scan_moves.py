@@ -554,7 +554,8 @@ def test_chains_begin_farther_apart_than_the_posterior_is_wide(monkeypatch):
     begun = [depart(scan, mode, seed).world for seed in range(4)]
     away = torch.stack([inverse @ (position(w) - here) for w in begun])
     assert float(away.square().mean()) > 1  # standard deviations of the Gaussian approximation
-    assert not torch.equal(begun[0].z, begun[1].z)
+    # three trajectories of a scan so small are often refused: which ones is a matter of rounding
+    assert len({tuple(w.z.tolist()) for w in begun}) > 1
 
 
 def test_the_noise_stays_where_a_drawn_signal_changes(noisy):
