@@ -299,7 +299,7 @@ def _infer(add: Callable) -> None:
     add("--seed", type=SEED, default=0, metavar="N", help="of the draws (default: 0)")
     likelihood = (
         "of a micrograph: network (patch by patch, seconds), simulator (all pixels, minutes), "
-        "exact (as the simulator without approximations, up to 1000 sites, an hour or more), or "
+        "exact (as the simulator without approximations, up to 1000 sites, 30 min and more), or "
         "auto: the simulator from 3000 e/Å² on and up to 100 000 sites (default: auto)"
     )
     add("--likelihood", choices=LIKELIHOODS, default="auto", help=likelihood)

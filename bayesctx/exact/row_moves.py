@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from ..scan import Scan, World
+from ..scan.noise import NOISE_SCALE, NOISE_STEPS
 from ..scan.signal import accepts, slope_along_x
 from ..scan.view import View, look, variance_of
 from .target import Target
 from .tuning import Tuning
 
 __all__ = ["draw_noise", "draw_rows"]
-
-NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
 
 
 def draw_rows(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..scan import Scan, World
 from ..scan.conditional import IS_DOPED
 from ..scan.dose import log_prior_of_dose
+from ..scan.fits import MOVES
 from ..scan.hamiltonian import Density, travel
 from ..scan.moves import Joint, log_prior_along
 from ..scan.signal import Regression, accepts, error_size, regress_species
@@ -20,8 +21,6 @@ from .target import Target, chance
 from .tuning import Tuning
 
 __all__ = ["draw_dopant", "draw_shared"]
-
-MOVES = 24  # steps at most of a trajectory
 
 
 def draw_shared(

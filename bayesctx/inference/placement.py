@@ -121,7 +121,7 @@ def place_sites(values: np.ndarray, valid: np.ndarray) -> list[Placement]:
         )
     if not found.present.all():
         _warn_of_regions(found.regions, found.present)
-        _warn_of_grains(image)
+        _warn_of_grains(image, lattice)
         images[:, ~found.pixels] = np.nan
     sites = lattice, positions, sublattice, found.present
     return [
@@ -177,9 +177,9 @@ def _warn_of_regions(regions: Sequence[Region], present: np.ndarray) -> None:
     )
 
 
-def _warn_of_grains(image: np.ndarray) -> None:
+def _warn_of_grains(image: np.ndarray, lattice: Lattice) -> None:
     """Warn of other grains, of which no site is read."""
-    label, lattices = label_grains(image)
+    label, lattices = label_grains(image, lattice)
     if len(lattices) > 1:
         sizes = [np.count_nonzero(label == k + 1) for k in range(len(lattices))]
         areas = " and ".join(f"{size} px²" for size in sizes)

@@ -15,13 +15,17 @@ SAME = 0.05  # relative difference of the lattice constants of grains of one cry
 MOST = 8  # grains of an image
 
 
-def label_grains(image: np.ndarray) -> tuple[np.ndarray, list[Lattice]]:
+def label_grains(
+    image: np.ndarray, lattice: Lattice | None = None
+) -> tuple[np.ndarray, list[Lattice]]:
     """Find which pixels belong to which grain of a polycrystal.
 
     Parameters
     ----------
     image : ndarray, shape (y, x)
         Intensities, from ``standardize``.
+    lattice : Lattice, optional
+        Of the image, if it has been fitted.
 
     Returns
     -------
@@ -41,7 +45,7 @@ def label_grains(image: np.ndarray) -> tuple[np.ndarray, list[Lattice]]:
     says where it is. What is left is looked at in the same way, as long as it has a lattice of the
     same size. Domains in which one lattice goes on, as across a 60° boundary, are one grain.
     """
-    lattice = fit_lattice(image)
+    lattice = lattice or fit_lattice(image)
     label, lattices = np.zeros(image.shape, int), []
     while True:
         pixels = _pixels_of(image, lattice)
