@@ -107,7 +107,7 @@ def travel(
 
     Parameters
     ----------
-    scan, world, view, joint, most, generator
+    scan, world, view, joint, most, generator : Scan, World, View, Joint, int, Generator
         See ``draw_jointly``.
     density : callable
         Of which the gradient is followed, with arguments and results of ``log_density_along``.
