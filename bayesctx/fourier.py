@@ -18,6 +18,7 @@ __all__ = [
     "bandwidth",
     "column_phases",
     "column_spectra",
+    "embed",
     "phases",
     "structure_factor",
     "synthesize",
@@ -35,6 +36,7 @@ def column_spectra(
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
     focal_phase: float | None = None,
+    refinement: int = 1,
 ) -> Tensor:
     """Fourier coefficients of the image of one column, for every column and condition of a batch.
 
@@ -52,7 +54,7 @@ def column_spectra(
         Largest orders (mx, my) of the spatial frequencies.
     positions : Tensor, shape (*batch, column, 2), optional
         x and y of the columns in Å. Default: the origin.
-    focal_phase : float, optional
+    focal_phase, refinement : float, int, optional
         See ``optics.transfer``.
 
     Returns
@@ -67,8 +69,9 @@ def column_spectra(
     """
     energy = as_tensor(probe.beam_energy, coefficients)
     terms = transfer(
-        replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes, focal_phase=focal_phase
-    )
+        replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes,
+        focal_phase=focal_phase, refinement=refinement,
+    )  # fmt: skip
     qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
     qy = mode_orders(num_modes[1]).to(energy) / cell[1]
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
@@ -89,6 +92,57 @@ def column_spectra(
     at_x, at_y = column_phases(positions, cell=cell, num_modes=num_modes)
     return torch.view_as_complex(spectra) * (
         (along_y * at_y)[..., :, None] * (along_x * at_x)[..., None, :]
+    )
+
+
+def embed(
+    spectrum: Tensor,
+    *,
+    cell: tuple[float, float],
+    larger: tuple[float, float],
+    num_modes: tuple[int, int],
+) -> Tensor:
+    """Fourier coefficients, in a larger cell, of an image that is zero outside of a small one.
+
+    Parameters
+    ----------
+    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Coefficients in the small cell, around the origin.
+    cell, larger : tuple of float
+        Periods (Lx, Ly) of both cells in Å.
+    num_modes : tuple of int
+        Largest orders (Mx, My) in the larger cell.
+
+    Returns
+    -------
+    Tensor, shape (*batch, 2 My + 1, Mx + 1)
+        Complex, in the same order.
+
+    Notes
+    -----
+    The interpolation between frequencies by the sinc function, which is exact for such an image.
+    """
+    my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
+    ratio = [small / large for small, large in zip(cell, larger, strict=True)]
+    orders = mode_orders(num_modes[1])
+
+    def between(small: Tensor, large: Tensor, axis: int) -> Tensor:
+        place = small.double() - ratio[axis] * large.double()[:, None]
+        return (ratio[axis] * torch.sinc(place)).to(spectrum.real)
+
+    along_y = between(mode_orders(my), orders, 1)
+    rows = (along_y @ torch.view_as_real(spectrum).flatten(-2)).unflatten(-1, (-1, 2))
+    upward, downward = (
+        between(sign * torch.arange(mx + 1), torch.arange(num_modes[0] + 1), 0) for sign in (1, -1)
+    )
+    downward[:, 0] = 0
+    real, imag = rows.unbind(-1)
+    # the coefficients at -q are the complex conjugates of those at q
+    turned = torch.where(orders > 0, num_modes[1] + orders, -orders)
+    both = torch.cat([upward, downward], 1).mT
+    return torch.complex(
+        torch.cat([real, real[..., turned, :]], -1) @ both,
+        torch.cat([imag, -imag[..., turned, :]], -1) @ both,
     )
 
 

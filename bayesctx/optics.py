@@ -201,6 +201,7 @@ def transfer(
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     focal_phase: float | None = None,
+    refinement: int = 1,
 ) -> Tensor:
     """Transfer function of the probe for every term of the scattering kernel.
 
@@ -210,14 +211,17 @@ def transfer(
         The beam energy as a tensor of shape (*batch,), the rest as tensors of that shape or
         numbers. The size of the source is not part of the transfer function.
     cell : tuple of float or Tensor
-        Periods (Lx, Ly) of the image in Å; wave vectors and spatial frequencies are multiples of
-        1/Lx and 1/Ly.
+        Periods (Lx, Ly) of the image in Å, of which spatial frequencies are multiples of 1/Lx and
+        1/Ly.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies that are returned.
     focal_phase : float, optional
         Phase for which the average over the focal spread is computed, see ``focal_nodes``; at
         least that of ``rim_phase``. Default: that, rounded up to a multiple of 1/2 rad, so that
         the result is piecewise smooth in the probe; a number makes it smooth.
+    refinement : int
+        Wave vectors are multiples of 1/Lx and 1/Ly over this number: the edge of the aperture is as
+        sharp as they are dense.
 
     Returns
     -------
@@ -245,7 +249,8 @@ def transfer(
     rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
     # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
-    found = torch.cat([_transfer_rows(part, cell, num_modes, focal_phase) for part in parts], 1)
+    given = cell, num_modes, focal_phase, refinement
+    found = torch.cat([_transfer_rows(part, *given) for part in parts], 1)
     return found.view(len(found), *batch, *found.shape[-2:])
 
 
@@ -254,17 +259,18 @@ def _transfer_rows(
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     focal_phase: float | None,
+    refinement: int,
 ) -> Tensor:
     """Transfer for rows of (energy, semi-angle, spread, aberrations), shape (term, row, qy, qx)."""
     energy, angle, spread, *coefficients = rows.T[..., None, None]
     lam = wavelength(energy)
-    lx, ly = cell
+    lx, ly = (length * refinement for length in cell)
     reach = (angle * 1e-3 / lam).detach()
-    lengths = [float(torch.as_tensor(length).detach()) for length in cell]
+    lengths = [float(torch.as_tensor(length).detach()) for length in (lx, ly)]
     nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in lengths)
     # padding keeps aliases of the autocorrelation outside the returned modes
     size_x, size_y = (
-        next_fast_len(2 * n + min(2 * n, m) + 1)
+        next_fast_len(2 * n + min(2 * n, refinement * m) + 1)
         for n, m in ((nx, num_modes[0]), (ny, num_modes[1]))
     )
     kx = torch.arange(-nx, nx + 1).to(rows) / lx
@@ -294,9 +300,31 @@ def _transfer_rows(
     )
     return _take(
         torch.fft.rfft2(total, norm="forward"),
-        mode_orders(num_modes[1]).to(rows.device),
-        num_modes[0] + 1,
+        refinement * mode_orders(num_modes[1]).to(rows.device),
+        refinement * num_modes[0] + 1,
+    )[..., ::refinement]
+
+
+def geometric_reach(probe: Probe) -> Tensor:
+    """Distance from the middle of a probe to the outermost ray of geometrical optics, at most.
+
+    Parameters
+    ----------
+    probe : Probe
+        Numbers or tensors.
+
+    Returns
+    -------
+    Tensor
+        In Å; without diffraction and source.
+    """
+    theta = torch.as_tensor(probe.convergence_semiangle) * 1e-3
+    c10, c12, _, c21, _, c23, _, c30 = (
+        torch.as_tensor(probe.aberrations.get(name, 0.0)).abs() for name in ABERRATIONS
     )
+    # the gradient of W, and rays that lose energy
+    first = theta * (c10 + c12 + 2 * torch.as_tensor(probe.focal_spread))
+    return first + theta**2 * (c21 + c23) + theta**3 * c30
 
 
 def rim_phase(reach: Tensor, spread: Tensor) -> Tensor:

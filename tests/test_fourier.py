@@ -5,8 +5,9 @@ from bayesctx.context import Detector, Probe
 from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
 from bayesctx.distributions import quantile
-from bayesctx.fourier import column_spectra, structure_factor, synthesize
+from bayesctx.fourier import column_spectra, embed, structure_factor, synthesize
 from bayesctx.nuisances import NUISANCES
+from bayesctx.optics import mode_orders
 from bayesctx.prior import MAX_TRIES, reference_prior
 from bayesctx.responses import load_table
 
@@ -26,6 +27,23 @@ def test_row_shift_moves_rows():
         spectrum, x, y, cell=(10.0, 10.0), row_shift=torch.zeros(2, 5, dtype=torch.float64)
     )
     assert torch.equal(still, synthesize(spectrum, x, y, cell=(10.0, 10.0)))
+
+
+def gaussian(cell, num_modes):
+    """Coefficients of a Gaussian beside the origin."""
+    qx = torch.arange(num_modes[0] + 1, dtype=torch.float64) / cell[0]
+    qy = mode_orders(num_modes[1]).double()[:, None] / cell[1]
+    size = torch.exp(-2 * torch.pi**2 * ((0.8 * qx) ** 2 + (1.1 * qy) ** 2)) / (cell[0] * cell[1])
+    return torch.polar(size, -2 * torch.pi * (0.7 * qx - 0.4 * qy))
+
+
+@pytest.mark.parametrize("larger", [(43.0, 51.0), (16.0, 40.0)])
+def test_an_image_that_ends_is_the_same_in_a_larger_cell(larger):
+    small = gaussian((16.0, 18.0), (30, 34))
+    found = embed(small.expand(2, -1, -1), cell=(16.0, 18.0), larger=larger, num_modes=(55, 66))
+    expected = gaussian(larger, (55, 66))
+    # what the Gaussian is at the border of the small cell
+    assert float((found - expected).abs().max() / expected.abs().max()) < 1e-12
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,15 @@ import pytest
 import torch
 
 from bayesctx.context import ABERRATIONS, Probe
-from bayesctx.optics import HC, REST_ENERGY, focal_nodes, pupil, transfer, wavelength
+from bayesctx.optics import (
+    HC,
+    REST_ENERGY,
+    focal_nodes,
+    geometric_reach,
+    pupil,
+    transfer,
+    wavelength,
+)
 
 
 def test_wavelength_of_textbook_energies():
@@ -71,6 +79,38 @@ def test_transfer_at_zero_frequency_is_one():
     assert t[0, 0, 0, 0].item() == pytest.approx(1)
     # twice the mean of p over a uniform aperture; the soft edge lowers it by 0.8 %
     assert t[1, 0, 0, 0].real.item() == pytest.approx((30 / 40) ** 2, rel=0.01)
+
+
+def test_refinement_leaves_frequencies_out():
+    """Frequencies of a cell, of the probe in a cell that is three times as large."""
+    probe = make(1, C10=40.0, C21=200.0, C30=1e4, focal_spread=30.0)
+    fine = transfer(probe, cell=(27.0, 30.0), num_modes=(24, 27), focal_phase=6.0)
+    given = {"cell": (9.0, 10.0), "num_modes": (8, 9), "focal_phase": 6.0}
+    found = transfer(probe, **given, refinement=3)
+    rows = [*range(0, 28, 3), *range(30, 55, 3)]
+    assert torch.allclose(found, fine[..., rows, :][..., ::3], atol=1e-12)
+
+
+@pytest.mark.parametrize("aberrations", [
+    {"C10": -50.0}, {"C12": 40.0, "phi12": 0.4}, {"C21": 1e3, "phi21": 1.0},
+    {"C23": 1e3, "phi23": 2.0}, {"C30": 2e5}, {"C10": 30.0, "C12": 20.0, "C23": 500.0},
+])  # fmt: skip
+def test_reach_is_that_of_the_outermost_ray(aberrations):
+    """The largest gradient of the phase of the pupil over the aperture, by differences."""
+    probe = Probe(80e3, 30.0, aberrations)
+    edge = 30e-3 / wavelength(80e3)
+    k = torch.linspace(-edge, edge, 401, dtype=torch.float64)
+    psi = pupil(k, k[:, None], probe, softness=1e-6)
+    turns = [
+        (psi.narrow(d, 1, 400) * psi.narrow(d, 0, 400).conj()).angle() / (k[1] - k[0])
+        for d in (0, 1)
+    ]
+    distance = torch.hypot(turns[0][:, :400], turns[1][:400]) / (2 * torch.pi)
+    inside = torch.hypot(k, k[:, None])[:400, :400] < 0.98 * edge
+    farthest, reach = float(distance[inside].max()), float(geometric_reach(probe))
+    # a bound, which one aberration alone reaches
+    assert farthest <= reach
+    assert len(aberrations) > 2 or farthest > 0.9 * reach
 
 
 def test_batch_matches_single_conditions():

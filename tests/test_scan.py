@@ -1,5 +1,6 @@
 """Worlds behind the pixels of a scan: forward model, conditionals and recovery."""
 
+import math
 import warnings
 from dataclasses import replace
 
@@ -9,6 +10,7 @@ import torch
 from crystals import (
     ALPHA,
     COORDINATES,
+    INNER_AND_OUTER,
     PIXELS,
     PRIOR,
     SAMPLING,
@@ -23,6 +25,7 @@ from bayesctx.metrics import log_score, match_sites
 from bayesctx.model import load_model
 from bayesctx.scan import chain
 from bayesctx.scan.coordinates import Coordinates
+from bayesctx.scan.field import PUPIL_CELL
 from bayesctx.scan.fits import fit_world, log_density
 from bayesctx.scan.hamiltonian import draw_jointly
 from bayesctx.scan.kernels import Kernels, site_conditional
@@ -41,7 +44,7 @@ from bayesctx.scan.view import look
 from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import CLASS, FILM_SIZE, MIRROR, begin
 from bayesctx.simulation import simulate_micrograph
-from bayesctx.simulation.spectra import add_columns, image_spectra
+from bayesctx.simulation.spectra import add_columns, detector_spectra
 from bayesctx.threads import side_by_side, single_threads
 
 
@@ -95,17 +98,29 @@ def test_partners_give_nearly_the_same_image(known):
 
 def test_the_expected_image_is_that_of_the_simulator(known):
     scan, world, image, nuisances, (columns, species, cell) = known
+    # the probe in the cell of the scan itself
+    scan = replace(scan, field=replace(scan.field, column_cell=math.inf))
     length = (cell, cell)
-    deviation = torch.zeros(1, len(SPECIES))
-    spectra = image_spectra(
-        image, nuisances, deviation, cell=length, num_modes=scan.field.num_modes,
-        focal_phase=scan.field.focal_phase,
-    )[0]  # fmt: skip
+    deviation = torch.zeros(1, 1, len(SPECIES))
+    rings = {n: image[n][:, None] for n in INNER_AND_OUTER}
+    spectra = detector_spectra(
+        image | rings, nuisances, deviation, cell=length, num_modes=scan.field.num_modes,
+        focal_phase=scan.field.focal_phase, refinement=math.ceil(PUPIL_CELL / cell),
+    )[0, 0]  # fmt: skip
     total = add_columns(spectra, columns, species, cell=length)
     axis = scan.field.axes[0] * (1 + float(nuisances["strain"]))
     wanted = synthesize(total, axis, axis, cell=length)
     found = look(scan, world).expected[0]
     assert float((found - wanted).abs().max()) < 2e-4 * float(wanted.max())
+
+
+def test_the_probe_in_a_small_cell_gives_the_same_columns(known):
+    """Against the probe in the cell of the scan, whose aperture has a sharper edge."""
+    scan, world, *_ = known
+    large = replace(scan, field=replace(scan.field, column_cell=math.inf))
+    assert scan.field.column_cell < min(scan.field.cell)
+    found, wanted = (look(s, world).expected[0] for s in (scan, large))
+    assert float((found - wanted).abs().max()) < 5e-3 * float(wanted.max())
 
 
 def test_a_common_displacement_moves_all_columns(known):

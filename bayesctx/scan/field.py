@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from ..context import Probe
 from ..defects import CODOPED_SPECIES, SPECIES
-from ..fourier import structure_factor, synthesize
+from ..fourier import embed, structure_factor, synthesize
 from ..nuisances import NUISANCES
-from ..optics import mode_orders, rim_phase, wavelength
+from ..optics import geometric_reach, mode_orders, rim_phase, wavelength
 from ..simulation.rendering import pixel_axis
 from ..simulation.spectra import detector_spectra, image_bandwidth
 
@@ -22,6 +23,10 @@ PADDING = 9.0  # Å between the image and its periodic repetition, on each side
 # the nodes of the average over the focal spread are fixed, so that images are smooth in the shared
 # variables; they suffice for a larger phase at the rim of the aperture than that of given images
 SPARE_PHASE, MARGIN_OF_PHASE = 2.0, 1.5  # rad, and relative
+# Å beside the rays of geometrical optics, in which the image of a column ends but for 2e-4 of its
+# peak; these rays with a margin, since probes vary around given ones
+HALO, MARGIN_OF_REACH = 6.0, 1.0
+PUPIL_CELL = 40.0  # Å, least period of the probe: its inverse is the width of the aperture's edge
 
 
 @dataclass(frozen=True)
@@ -61,12 +66,15 @@ class Field:
     focal_phase : float
         Phase in rad for which the average over the focal spread is computed, see
         ``optics.transfer``.
+    column_cell : float
+        Period in Å of images of one column that do not overlap, see ``spectra``.
     """
 
     shape: tuple[int, int]
     sampling: float
     num_modes: tuple[int, int] = (0, 0)
     focal_phase: float = 8.0
+    column_cell: float = math.inf
 
     @property
     def cell(self) -> tuple[float, float]:
@@ -100,7 +108,9 @@ class Field:
         rim = float(rim_phase(reach, waves * nuisances["focal_spread"]).max())
         phase = SPARE_PHASE + MARGIN_OF_PHASE * rim
         num_modes = tuple(math.ceil(band * length) for length in self.cell)
-        return replace(self, num_modes=num_modes, focal_phase=phase)
+        reach = float(geometric_reach(Probe.of({**nuisances, **image})).max())
+        column_cell = 2 * (HALO + MARGIN_OF_REACH * reach)
+        return replace(self, num_modes=num_modes, focal_phase=phase, column_cell=column_cell)
 
     def spectra(
         self,
@@ -134,8 +144,17 @@ class Field:
         -----
         A strained crystal is seen in the frame of the perfect one: the periods are multiplied by
         1 + strain, so that positions stay those of the perfect crystal.
+
+        The transfer function of the probe is that of a cell in which the image of one column ends,
+        so that it costs the same for scans of any size.
         """
         cell, num_modes = cell or self.cell, num_modes or self.num_modes
+        small = tuple(min(length, self.column_cell) for length in cell)
+        if small != cell:
+            ratio = [own / length for own, length in zip(small, cell, strict=True)]
+            modes = tuple(math.ceil(m * r) for m, r in zip(num_modes, ratio, strict=True))
+            found = self.spectra(values, material, small, modes, kept)
+            return embed(found, cell=small, larger=cell, num_modes=num_modes)
         image, nuisances = _of_simulator(values, material)
         num_detectors = values["inner_collection_angle"].shape[1]
         deviation = torch.zeros(len(values["strain"]), num_detectors, material.num_species)
@@ -147,7 +166,8 @@ class Field:
             mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
             parts.append((rows, detector_spectra(
                 *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes,
-                focal_phase=self.focal_phase, kept=kept,
+                focal_phase=self.focal_phase, refinement=math.ceil(PUPIL_CELL / min(cell)),
+                kept=kept,
             )))  # fmt: skip
         if len(parts) == 1:
             return parts[0][1]

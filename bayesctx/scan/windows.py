@@ -11,7 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .field import Field
 from .world import Scan
 
 __all__ = ["REACH", "Tile", "crop", "cut", "tile"]
@@ -63,7 +62,7 @@ def cut(scan: Scan, start: Sequence[int], shape: tuple[int, int]) -> tuple[Scan,
         Sites of the scan that belong to it, or whose columns reach into it.
     """
     pixels = tuple(slice(s, s + m) for s, m in zip(start, shape, strict=True))
-    field = Field(shape, scan.field.sampling, focal_phase=scan.field.focal_phase)
+    field = replace(scan.field, shape=shape)
     modes = [
         int(np.ceil(m * own / whole))
         for m, own, whole in zip(scan.field.num_modes, field.cell, scan.field.cell, strict=True)

@@ -115,6 +115,7 @@ def detector_spectra(
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int] | None = None,
     focal_phase: float | None = None,
+    refinement: int = 1,
     kept: Sequence[int] | None = None,
 ) -> Tensor:
     """Fourier coefficients of the images of every species on several detectors of one scan.
@@ -133,7 +134,7 @@ def detector_spectra(
         Periods (Lx, Ly) in Å.
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
-    focal_phase : float, optional
+    focal_phase, refinement : float, int, optional
         See ``optics.transfer``.
     kept : sequence of int, optional
         Species, index into ``SPECIES``; default: all.
@@ -149,8 +150,9 @@ def detector_spectra(
     are treated as more columns of the same image.
     """
     if "codopant" in image:
-        given = cell, num_modes, focal_phase
-        return _codoped_spectra(image, nuisances, deviation, *given, kept)
+        given = {"cell": cell, "num_modes": num_modes, "focal_phase": focal_phase}
+        given["refinement"] = refinement
+        return _codoped_spectra(image, nuisances, deviation, given, kept)
     probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
     energy, inner = probe.beam_energy, detector.inner_collection_angle
     material = (image[n][:, None].expand(inner.shape) for n in ("host", "dopant"))
@@ -180,6 +182,7 @@ def detector_spectra(
         num_modes=num_modes,
         positions=positions.flatten(1, 2) if tilted else None,
         focal_phase=focal_phase,
+        refinement=refinement,
     ).unflatten(1, share.shape[1:])
     whole, alone = spectra.split([len(species), share.shape[2] - len(species)], 2)
     return whole.index_add(2, pairs.repeat(2), alone) if tilted else whole
@@ -189,24 +192,21 @@ def _codoped_spectra(
     image: Mapping[str, Tensor],
     nuisances: Mapping[str, Tensor],
     deviation: Tensor,
-    cell: tuple[float, float],
-    num_modes: tuple[int, int] | None,
-    focal_phase: float | None,
+    given: Mapping[str, object],
     kept: Sequence[int] | None,
 ) -> Tensor:
     """Coefficients of the species of co-doped crystals, that with the second dopant as the last."""
     kept = range(CODOPED_SPECIES + 1) if kept is None else kept
     plain = {n: v for n, v in image.items() if n != "codopant"}
-    size = {"cell": cell, "num_modes": num_modes, "focal_phase": focal_phase}
     first = [k for k in kept if k != CODOPED_SPECIES]
     found = []
     if first:
         own = deviation[..., : len(SPECIES)]
-        found.append(detector_spectra(plain, nuisances, own, **size, kept=first))
+        found.append(detector_spectra(plain, nuisances, own, **given, kept=first))
     if len(first) < len(kept):
         other = plain | {"dopant": image["codopant"]}
         own = deviation[..., CODOPED_SPECIES:].expand(*deviation.shape[:-1], len(SPECIES))
-        found.append(detector_spectra(other, nuisances, own, **size, kept=[DOPED_SPECIES]))
+        found.append(detector_spectra(other, nuisances, own, **given, kept=[DOPED_SPECIES]))
     order = [*first, CODOPED_SPECIES]
     return torch.cat(found, 2)[:, :, [order.index(k) for k in kept]]
 
