@@ -17,6 +17,7 @@ from .field import Material
 from .fits import adapt_steps, advance
 from .moves import Joint, averaged, heated, linearise_jointly
 from .noise import draw_noise
+from .partners import draw_partner, log_ratios
 from .shared import evaluate
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
@@ -79,11 +80,14 @@ class Mode:
         Of the trajectories, with steps of a size that most of them are taken.
     log_volume : float
         Of the shared variables around the fitted world, by Laplace's approximation.
+    reached : tuple of float
+        Mean probability with which a jump to each partner is taken, see ``draw_partner``.
     """
 
     world: World
     near: Joint
     log_volume: float
+    reached: tuple[float, ...]
 
 
 def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
@@ -108,7 +112,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
     hessians, log_volume = [near.hessian], near.log_volume
     # the fitted world is no typical one: near it longer steps would do
     world = _heat_up(scan, world, near, colours, generator)
-    view = look(scan, world)
+    view, ratios = look(scan, world), []
     for k in range(EXPLORED):
         if k in LEARNT:
             near = linearise_jointly(scan, world, view, near.size)
@@ -119,7 +123,10 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = rescaled(scan, world, view)
-    return Mode(world, near, log_volume)
+        if k >= min(LEARNT[-1], EXPLORED - 1):
+            ratios.append(log_ratios(scan, world, view, near))
+    taken = torch.tensor(ratios).clamp(max=0.0).exp().mean(0)
+    return Mode(world, near, log_volume, tuple(taken.tolist()))
 
 
 def _heat_up(
@@ -194,6 +201,7 @@ def sample_worlds(
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
+        world, view, near = draw_partner(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = rescaled(scan, world, view)

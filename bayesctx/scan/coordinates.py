@@ -18,7 +18,7 @@ from ..prior import CONTINUOUS
 from .angles import NO_SHARE, Angles
 from .scale_prior import ScalePrior, scale_priors
 
-__all__ = ["PAIRS", "Coordinates"]
+__all__ = ["EVEN", "PAIRS", "Coordinates"]
 
 PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": ("tilt_azimuth", 1)}
 """Magnitudes with the azimuth that goes with them, and the multiplicity of the azimuth."""

@@ -24,11 +24,12 @@ from .world import Scan, World
 __all__ = ["Sampled", "sample_scan", "weigh_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
-WARMUP = 2  # draws of every chain at every mode that are left out
+WARMUP = 6  # draws of every chain at every mode that are left out
 # sites of the largest scan that is sampled whole, and of the window of a larger one by which its
 # shared variables are sampled
 MOST_SITES, IN_WINDOW = 1000, 400
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
+REACHED = 0.03  # probability of a jump, above which modes are sampled as one
 REMOTE = 12.0  # nats below the best of modes of nearly one image that are not looked at
 MARGIN = 1.15  # of the band limit around modes, at which their angles and energies vary
 UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
@@ -110,11 +111,12 @@ def sample_scan(
 
     Notes
     -----
-    Chains hold draws of every candidate, and of every partner mode of a candidate, in proportion to
-    their probabilities by Laplace's approximation: a chain does not move from one to another, so
-    that r-hat says nothing of these proportions. Candidates below ``NEGLIGIBLE`` and partner modes
-    ``REMOTE`` nats below the best one are left out. The evidence of a candidate is known with the
-    error ``ERROR``, over which its probability is averaged, see ``_probabilities``.
+    Chains hold draws of every candidate, and of every partner mode of a candidate that jumps do not
+    reach, in proportion to their probabilities by Laplace's approximation: a chain hardly moves
+    from one to another, so that r-hat says nothing of these proportions. Candidates below
+    ``NEGLIGIBLE`` and partner modes ``REMOTE`` nats below the best one are left out. The evidence
+    of a candidate is known with the error ``ERROR``, over which its probability is averaged, see
+    ``_probabilities``.
 
     The shared variables of a scan of more than ``MOST_SITES`` sites are those of a window of some
     ``IN_WINDOW``, in its middle or where most pixels are valid; all else is drawn given all pixels,
@@ -242,16 +244,11 @@ def _sample_candidate(
 ) -> list[list[Draw]]:
     """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
     best = _best(contender.modes)[0]
-    near = [(value, world) for value, world in contender.modes if value > best - REMOTE]
-    scan, whole = (_limited(s, near) for s in (contender.start.scan, candidate.scan))
+    near = {k: mode for k, mode in enumerate(contender.modes) if mode[0] > best - REMOTE}
+    scan, whole = (_limited(s, list(near.values())) for s in (contender.start.scan, candidate.scan))
     candidate = replace(candidate, scan=whole)
-    numbered = range(len(near))
-    modes = side_by_side(
-        lambda k: explore_mode(scan, near[k][1], derived(seed, 0, k)), numbered, num_threads
-    )
-    # Laplace's approximation of what each mode holds
-    volume = [m.log_volume for m in modes]
-    weight = softmax([value + v for (value, _), v in zip(near, volume, strict=True)])
+    modes, log_weight = _explore_modes(scan, near, derived(seed, 0))
+    weight = softmax(log_weight)
     numbers = np.array([
         _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
     ])  # fmt: skip
@@ -274,6 +271,27 @@ def _sample_candidate(
         return _interleave(segments)
 
     return side_by_side(draw, range(len(num_draws)), num_threads)
+
+
+def _explore_modes(
+    scan: Scan, near: dict[int, tuple[float, World]], seed: int
+) -> tuple[list[Mode], list[float]]:
+    """Explore modes by their position in ``follow_partners``, the best first; with log weights.
+
+    One that a chain reaches from another by jumps is not explored: its weight is that of the other.
+    """
+    explored, log_weight = {}, {}
+    for k in sorted(near, key=lambda k: -near[k][0]):
+        # a partner of a partner is the one whose position has the bits in which both differ
+        ways = {m: explored[m].reached[(k ^ m) - 1] for m in explored}
+        nearest = max(ways, key=ways.get, default=None)
+        if nearest is not None and ways[nearest] > REACHED:
+            held = near[k][0] + explored[nearest].log_volume
+            log_weight[nearest] = float(np.logaddexp(log_weight[nearest], held))
+            continue
+        explored[k] = explore_mode(scan, near[k][1], derived(seed, k))
+        log_weight[k] = near[k][0] + explored[k].log_volume  # Laplace's approximation
+    return list(explored.values()), list(log_weight.values())
 
 
 def _limited(scan: Scan, modes: Sequence[tuple[float, World]]) -> Scan:

@@ -1,0 +1,129 @@
+"""Jumps between worlds that look nearly the same, see ``Coordinates.partners``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from .coordinates import EVEN, Coordinates
+from .moves import Joint, log_density_along
+from .signal import accepts, draw_signal
+from .view import View, look, rescaled
+from .world import MIRROR, Scan, World
+
+__all__ = ["draw_partner", "log_ratios"]
+
+STEP = 1e-4  # of a coordinate, for the slopes of a partner
+NUM_PARTNERS = 3
+
+
+def draw_partner(
+    scan: Scan, world: World, view: View, near: Joint, generator: torch.Generator
+) -> tuple[World, View, Joint]:
+    """Propose one of the worlds that look nearly the same, by a Metropolis step.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+    near : Joint
+        Of the steps of the shared variables here.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    world, view : World, View
+        There, with signal, film and errors drawn anew, or where it began.
+    near : Joint
+        Of the steps there.
+
+    Notes
+    -----
+    Every partner of a partner is the point itself, so that the ratio of acceptance is that of the
+    densities times the Jacobian of the map (Green, Biometrika 82, 711 (1995),
+    doi:10.1093/biomet/82.4.711).
+    """
+    chosen = int(torch.randint(NUM_PARTNERS, (1,), generator=generator))
+    z, turned = scan.coordinates.partners(world.z)[chosen]
+    slopes = _slopes(scan.coordinates, world.z, z)
+    other = _turned(world, z, turned)
+    log_ratio = _log_density(scan, other, view, near) - _log_density(scan, world, view, near)
+    log_ratio += float(slopes.abs().log().sum())
+    if not accepts(log_ratio, generator):
+        return world, view, near
+    seen = replace(look(scan, other), variance=view.variance)
+    other = draw_signal(scan, other, seen, generator)
+    return other, rescaled(scan, other, seen), _carried(near, slopes)
+
+
+def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]:
+    """Log of the ratio with which each partner would be accepted.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where.
+    near : Joint
+        Of the steps of the shared variables here.
+
+    Returns
+    -------
+    list of float
+        In the order of ``Coordinates.partners``.
+    """
+    here, found = _log_density(scan, world, view, near), []
+    for z, turned in scan.coordinates.partners(world.z):
+        there = _log_density(scan, _turned(world, z, turned), view, near)
+        volume = float(_slopes(scan.coordinates, world.z, z).abs().log().sum())
+        found.append(there - here + volume)
+    return found
+
+
+def _turned(world: World, z: Tensor, turned: bool) -> World:
+    """The same columns at other shared variables, upside down if so."""
+    return replace(world, z=z, species=MIRROR[world.species] if turned else world.species)
+
+
+def _log_density(scan: Scan, world: World, view: View, near: Joint) -> float:
+    """Log density with all that is linear summed out, at the variance of a view."""
+    return float(log_density_along(scan, world, view, near)[0])
+
+
+def _slopes(coordinates: Coordinates, z: Tensor, there: Tensor) -> Tensor:
+    """Derivatives of the coordinates of a partner, each with that of the point alone.
+
+    A variable changes its sign; a coordinate is another function of it on the other side of zero
+    where its prior is not even.
+    """
+    names = coordinates.names
+    even = torch.tensor([n in EVEN for n in names])
+    steps = STEP * even * torch.tensor([[1.0], [-1.0]], dtype=z.dtype)
+    values = coordinates.values(torch.cat([z + steps, there + steps]))
+    slopes = torch.where((there + z).abs() < (there - z).abs(), -1.0, 1.0).to(z)
+    for k in (even & (there != z)).nonzero()[:, 0].tolist():
+        high, low, high_there, low_there = values[names[k]].tolist()
+        slopes[k] = -(high - low) / (high_there - low_there)
+    return slopes
+
+
+def _carried(near: Joint, slopes: Tensor) -> Joint:
+    """Directions, and what follows them, where coordinates are those of a partner."""
+    num = len(slopes) - 2  # without the common displacement
+    whole = torch.ones(len(near.factor), dtype=near.factor.dtype)
+    whole[:num] = slopes[:num]
+    back = 1 / whole.to(near.own)
+    return replace(
+        near,
+        factor=whole[:, None] * near.factor,
+        own=near.own * back,
+        excess=near.excess * back,
+        rows=near.rows * back,
+        signal=near.signal / whole.to(near.signal)[:, None],
+    )
