@@ -1,5 +1,6 @@
 """Priors of the scales of a scan: the moves of the chains take them from the prior."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -198,17 +199,19 @@ def test_steps_of_scales_take_the_prior(noisy, monkeypatch):
         chain._draw_scales(under(scan, **priors), world, view, generator)
     again = torch.Generator().manual_seed(seed)
     wanted = []
-    for name in ("jitter", "disorder", "additivity", "scatter"):
-        change = chain.STEP_OF_SCALE * float(torch.randn(1, generator=again))
+    names = "jitter", "disorder", "additivity", "scatter"
+    for name, size in itertools.product(names, chain.STEPS_OF_SCALE):
+        change = size * float(torch.randn(1, generator=again))
         here, there = (
             torch.tensor(float(getattr(world, name)) * math.exp(c)) for c in (0.0, change)
         )
         laws = [p.get(name) for p in (narrow, DEFAULT)]
         gains = [float(law.log_prob(there) - law.log_prob(here)) if law else 0.0 for law in laws]
         wanted.append(gains[0] - gains[1])
-    found = [b - a for a, b in zip(ratios[:4], ratios[4:], strict=True)]
-    assert len(ratios) == 8
-    assert min(abs(wanted[k]) for k in (1, 2)) > 0.01
+    num = len(wanted)
+    found = [b - a for a, b in zip(ratios[:num], ratios[num:], strict=True)]
+    assert len(ratios) == 2 * num
+    assert min(abs(wanted[k]) for k in (2, 3, 4, 5)) > 0.01
     assert found == pytest.approx(wanted, abs=1e-3)
 
 

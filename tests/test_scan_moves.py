@@ -1,6 +1,7 @@
 """Moves of the sampler of a scan, each against the density that it should leave invariant."""
 
 import itertools
+import itertools
 import math
 from dataclasses import replace
 
@@ -286,8 +287,9 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     before, mean = log_posterior(scan, world, view.variance), scan.basis @ world.drift
     wanted = []
     names = [(n, 0) for n in ("jitter", "disorder", "additivity")]
-    for name, k in (*names, *(("scatter", k) for k in range(len(scan.image)))):
-        change = chain.STEP_OF_SCALE * float(torch.randn(1, generator=again))
+    names += [("scatter", k) for k in range(len(scan.image))]
+    for (name, k), size in itertools.product(names, chain.STEPS_OF_SCALE):
+        change = size * float(torch.randn(1, generator=again))
         grown, num = math.exp(change), 0
         other = replace(world, **{name: grown * getattr(world, name)})
         if name == "jitter":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -33,7 +34,7 @@ __all__ = [
     "sample_worlds",
 ]
 
-STEP_OF_SCALE = 0.25  # standard deviation of a step of its logarithm
+STEPS_OF_SCALE = 0.25, 0.7  # standard deviations of steps of its logarithm
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 1  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
 EXPLORING_SIZE = 0.13  # of their first steps, in standard deviations
@@ -213,7 +214,7 @@ def sample_worlds(
 def _draw_scales(
     scan: Scan, world: World, view: View, generator: torch.Generator
 ) -> tuple[World, View]:
-    """One step of the scales of rows, displacements, errors and amplitudes with what they scale.
+    """Steps of the scales of rows, displacements, errors and amplitudes with what they scale.
 
     What a scale multiplies goes with it, so that the scale is not held by the values that it had
     led to.
@@ -224,9 +225,10 @@ def _draw_scales(
     before = evaluate(scan, world, view, world.z, shared)
     priors = scan.coordinates.scale_priors
     each = range(len(scan.image))
-    for name, k in ((n, k) for n in priors for k in (each if n == "scatter" else (0,))):
+    scales = [(n, k) for n in priors for k in (each if n == "scatter" else (0,))]
+    for (name, k), size in itertools.product(scales, STEPS_OF_SCALE):
         now = _scale(world, name, k)
-        value, log_ratio = priors[name].step(now, STEP_OF_SCALE, generator)
+        value, log_ratio = priors[name].step(now, size, generator)
         if value == now or log_ratio == -math.inf:
             continue
         grown = value / now
