@@ -178,7 +178,7 @@ def data():
     return bc.simulate_micrograph(prior, seed=6, num_pixels=88, sampling=0.25)
 
 
-def infer(data, num_draws=80):
+def infer(data, num_draws=40):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "mixed chains were expected", UserWarning)
         return bc.infer(data.intensity, KNOWN, likelihood="simulator", num_draws=num_draws)
@@ -242,7 +242,7 @@ def test_several_detectors_share_what_sites_hold(monkeypatch):
     monkeypatch.setattr(whole_image, "conflict_by_pixels", lambda *arguments: {})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = bc.infer(scan.intensity, shared | {"detector": named}, num_draws=80)
+        found = bc.infer(scan.intensity, shared | {"detector": named}, num_draws=40)
     assert [m.codopant for m in materials] == [MO]
     classes = found["class_posterior"].to_dataset()
     doped = classes.defect.sel(defect_class="D_M")
@@ -273,7 +273,7 @@ def doped_sites(data, result):
 @pytest.mark.slow
 def test_all_pixels_tell_which_dopant_a_site_holds(data):
     """Some ten minutes."""
-    found = infer(data, num_draws=160)
+    found = infer(data, num_draws=80)
     shares, true = doped_sites(data, found)
     own = np.where(true == "Ti", shares[:, 0], shares[:, 1])
     assert (own > 0.5).mean() > 0.9

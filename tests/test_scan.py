@@ -406,7 +406,7 @@ def test_worlds_of_a_simulated_image_are_found():
             data.intensity.values,
             {"host": "WSe2", "dopant": "Ti", "dose": 1e5, "sampling": SAMPLING},
             model,
-            num_draws=100,
+            num_draws=50,
         )
     assert result["posterior"].sizes["chain"] == 4
     matched, truth = match_sites(data, result)

@@ -32,7 +32,10 @@ __all__ = ["solve_by_pixels"]
 NUM_CHAINS = 4
 BYTES_PER_SITE = 200  # of a draw
 MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
-THINNED = 10  # draws that are asked for, per draw: each is a round over all variables
+# draws that are asked for, per draw: each is a round over all variables; twice as many where it is a
+# whole sweep of a large image, or many rounds of the exact model
+THINNED, THINNED_MORE = 5, 10
+SMALL = 1000  # sites at most
 ENUMERATED = ("host", "dopant", "assignment")
 SCALES = {
     "row_jitter": "jitter", "disorder": "disorder", "additivity": "additivity",
@@ -78,8 +81,9 @@ def solve_by_pixels(
     prior : Prior
         Of the model.
     num_draws : int
-        ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain;
-        one for every ``MANY`` sites times as many.
+        ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain; of
+        more than ``SMALL`` sites, and by the exact model, ``THINNED_MORE`` times as many, and one
+        for every ``MANY`` sites times that.
     seed : int
         Of the draws.
     progress : bool, optional
@@ -145,7 +149,8 @@ def _sample(
 ) -> Sampled:
     """Draw worlds of the candidates, with a bar of the draws."""
     every = math.ceil(len(lattices.sites) / MANY)
-    number = math.ceil(num_draws / THINNED / NUM_CHAINS / every)
+    thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
+    number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     hidden = None if progress is None else not progress
     with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
