@@ -130,7 +130,7 @@ def test_either_dopant_is_left_for_the_other(mixed):
 def test_chains_draw_both_dopants(mixed):
     scan, world = mixed
     near = linearise_jointly(scan, world, look(scan, world), 0.1, exactly=False)
-    draws = sample_worlds(scan, Mode(world, near, 0.0), 0)
+    draws = sample_worlds(scan, Mode(world, near, 0.0, (0.0,) * 3), 0)
     for draw in (next(draws) for _ in range(2)):
         assert draw.material == BOTH
         assert draw.probability.shape[1] == NUM_PLAIN + 1

@@ -183,10 +183,10 @@ def test_an_image_that_cannot_be_fitted_is_read_by_patches(data, monkeypatch):
 
     monkeypatch.setattr(whole_image, "solve_by_pixels", fail)
     with pytest.warns(UserWarning, match=r"simulator cannot be fitted .*read by patches; crop"):
-        found = bc.infer(data.intensity, KNOWN, num_draws=32)
+        found = bc.infer(data.intensity, KNOWN, num_draws=64)
     assert found["posterior"].sizes["chain"] == 1
     with pytest.raises(ValueError, match="cannot be fitted .*; crop it, or pass likelihood"):
-        bc.infer(data.intensity, KNOWN, num_draws=32, likelihood="simulator")
+        bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
 
 
 def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
@@ -209,7 +209,7 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     monkeypatch.setattr(whole_image, "conflict_by_pixels", claims.conflict_by_pixels)
     monkeypatch.setattr(whole_image, "weigh_scan", weigh)
     with pytest.warns(UserWarning, match=r"speaks against what is known .*beam_energy = 80000"):
-        found = bc.infer(data.intensity, KNOWN, num_draws=32, likelihood="simulator")
+        found = bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
     conflict = found["sample_stats"].conflict
     # all together, then host, energy, convergence and detector
     assert len(seen) == 5
