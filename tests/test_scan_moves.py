@@ -1,7 +1,6 @@
 """Moves of the sampler of a scan, each against the density that it should leave invariant."""
 
 import itertools
-import itertools
 import math
 from dataclasses import replace
 
