@@ -32,8 +32,8 @@ __all__ = ["solve_by_pixels"]
 NUM_CHAINS = 4
 BYTES_PER_SITE = 200  # of a draw
 MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
-# draws that are asked for, per draw: each is a round over all variables; twice as many where it is a
-# whole sweep of a large image, or many rounds of the exact model
+# draws that are asked for, per draw: each is a round over all variables; twice as many where it is
+# a whole sweep of a large image, or many rounds of the exact model
 THINNED, THINNED_MORE = 5, 10
 SMALL = 1000  # sites at most
 ENUMERATED = ("host", "dopant", "assignment")
