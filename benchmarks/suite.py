@@ -114,7 +114,7 @@ BENCHMARKS = (
     ),
     Benchmark("simulated", 60, "--num-patches 6000"),
     Benchmark("simulation", 6),
-    Benchmark("speed", 2),
+    Benchmark("speed", 30),
     Benchmark("stream", 3, quick="--num-patches 19968", seconds=19),
     Benchmark(
         "wrong_context", 14, "--num-images 2 --file {work}/wrong_context.jsonl", measured=True
