@@ -41,6 +41,7 @@ CASE = {
     "inner_collection_angle": 60.0, "outer_collection_angle": 200.0,
 }  # fmt: skip
 SAMPLING = 0.2
+KNOWN = {"case": CASE, "host": {"host": CASE["host"]}}
 WAYS = ("simulator", "network")
 STRIPS = 9  # of the image, between which the focus is interpolated
 GRADIENT = 80.0  # Å, change of the focus over the image
@@ -54,8 +55,9 @@ LORENTZ = math.sqrt(2 ** (2 / 3) - 1)  # half width at half height of (1 + r^2)^
 AFTERGLOW = 0.3  # share of the intensity of a pixel that is left in the next one
 INTRODUCTION = """\
 Simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, WSe2:Ti at 80 keV, 60 to 200 mrad and
-{dose:.0e} e/Å², everything else drawn from `reference_prior()`; host and pixel size (to 2 %) are
-known. Every image is changed in one way that is outside of the prior:
+{dose:.0e} e/Å², everything else drawn from `reference_prior()`; the pixel size (to 2 %) is known,
+and host, dopant, energy and angles of the detector (case), or the host only. Every image is changed
+in one way that is outside of the prior:
 
 - focus: it changes by {gradient:.0f} Å from the left to the right;
 - tilt: the halves of the image are tilted by {first[0]:.0f} and {second[0]:.0f} degrees, in other
@@ -238,9 +240,9 @@ def simulate(name: str, dose: float, seed: int, index: int, num_pixels: int) -> 
     })  # fmt: skip
 
 
-def read(data: xr.Dataset, way: str) -> dict[str, object]:
+def read(data: xr.Dataset, known: str, way: str) -> dict[str, object]:
     """Scores of one image."""
-    context = {"host": CASE["host"], "sampling": SAMPLING}
+    context = KNOWN[known] | {"sampling": SAMPLING}
     start = time.perf_counter()
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -264,15 +266,15 @@ def measure(
 ) -> list[dict[str, object]]:
     """Read every image in every way; what the file holds already is not done again."""
     done = read_rows(file)
-    names = "index", "misfit", "way", "pixels", "dose"
+    names = "known", "index", "misfit", "way", "pixels", "dose"
     finished = {tuple(row[n] for n in names) for row in done}
-    tasks = itertools.product(range(num_images), MISFITS, WAYS, [num_pixels], [dose])
+    tasks = itertools.product(KNOWN, range(num_images), MISFITS, WAYS, [num_pixels], [dose])
     file.parent.mkdir(parents=True, exist_ok=True)
     for task in tqdm([t for t in tasks if t not in finished]):
         row = dict(zip(names, task, strict=True))
         try:
             data = simulate(row["misfit"], dose, seed, row["index"], num_pixels)
-            row |= read(data, row["way"])
+            row |= read(data, row["known"], row["way"])
         except ValueError as error:  # no lattice is found
             row |= {"lost": str(error)[:100]}
         done.append(row)
@@ -283,13 +285,17 @@ def measure(
 def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
     """Rows of the table."""
     found = []
-    for name, way in itertools.product(MISFITS, WAYS):
-        mine = [r for r in done if (r["misfit"], r["way"]) == (name, way) and "lost" not in r]
+    for known, name, way in itertools.product(KNOWN, MISFITS, WAYS):
+        mine = [
+            r
+            for r in done
+            if (r["known"], r["misfit"], r["way"]) == (known, name, way) and "lost" not in r
+        ]
         if not mine:
             continue
         score, entropy = (np.array([r[n] for r in mine]) for n in ("log score", "entropy"))
         found.append([
-            name, way, str(len(mine)),
+            known, name, way, str(len(mine)),
             *(with_error(v, 3) for v in (score, entropy, score + entropy)),
             f"{100 * np.mean([r['right'] for r in mine]):.1f}",
             f"{sum(r['assignment'] for r in mine)} of {len(mine)}",
@@ -314,7 +320,7 @@ def main() -> None:
     given = arguments.num_images, arguments.num_pixels, arguments.dose, arguments.seed
     done = measure(arguments.file, *given)
     header = [
-        "misfit", "read by", "images", "log score", "entropy", "sum", "right (%)",
+        "known", "misfit", "read by", "images", "log score", "entropy", "sum", "right (%)",
         "assignment right", "conflict", "s",
     ]  # fmt: skip
     body = INTRODUCTION.format(
