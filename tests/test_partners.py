@@ -1,5 +1,6 @@
 """Jumps between worlds that look nearly the same."""
 
+import math
 from dataclasses import replace
 
 import pyro.distributions as dist
@@ -16,7 +17,6 @@ from bayesctx.scan.view import look
 from bayesctx.scan.world import MIRROR, World
 
 STEP = 1e-4  # of a coordinate
-UPSIDE_DOWN = 1  # position of the partner that is tilted the other way
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def test_a_partner_of_a_partner_is_the_point_itself(defocus):
     condition = dict(PRIOR.conditions[0]) | {"defocus": defocus}
     coordinates = Coordinates(condition, PRIOR.nuisances, ())
     z = torch.linspace(-0.6, 0.7, len(coordinates.names), dtype=torch.float64)
-    for k in range(partners.NUM_PARTNERS):
+    for k in range(3):
         there = coordinates.partners(z)[k][0]
         back = coordinates.partners(there)[k][0]
         assert torch.allclose(back, z, atol=1e-6)
@@ -46,30 +46,38 @@ def test_a_partner_of_a_partner_is_the_point_itself(defocus):
         assert float(sum(s.abs().log().sum() for s in slopes)) == pytest.approx(0.0, abs=1e-4)
 
 
-def test_ratios_are_those_of_the_posterior(noisy, monkeypatch):
+def test_ratios_are_those_of_the_posterior(noisy):
     scan, world, view, near = noisy
-    before, found = log_posterior(scan, world, view.variance), []
-    monkeypatch.setattr(partners, "accepts", lambda ratio, _: found.append(ratio))
-    wanted = {}
-    for k, (z, turned) in enumerate(scan.coordinates.partners(world.z)):
+    before, wanted = log_posterior(scan, world, view.variance), []
+    for z, turned in scan.coordinates.partners(world.z):
         species = MIRROR[world.species] if turned else world.species
         other = replace(world, z=z, species=species)
-        wanted[k] = log_posterior(scan, other, view.variance) - before
-    assert log_ratios(scan, world, view, near) == pytest.approx(list(wanted.values()), abs=0.05)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(8):
-        same = draw_partner(scan, world, view, near, generator)
-        assert same[0] is world
-        assert same[2] is near
-    assert {min(wanted.values(), key=lambda v: abs(v - f)) for f in found} == set(wanted.values())
-    for ratio in found:
-        assert min(abs(ratio - v) for v in wanted.values()) < 0.05
+        wanted.append(log_posterior(scan, other, view.variance) - before)
+    assert log_ratios(scan, world, view, near) == pytest.approx(wanted, abs=0.05)
+
+
+def test_worlds_are_drawn_by_their_densities(noisy, monkeypatch):
+    scan, world, view, near = noisy
+    weight = torch.tensor([0.4, 0.3, 0.2, 0.1])
+    ratios = (weight[1:] / weight[0]).log().tolist()
+    monkeypatch.setattr(partners, "log_ratios", lambda *_: ratios)
+    generator, num = torch.Generator().manual_seed(0), 300
+    points = [world.z, *(z for z, _ in scan.coordinates.partners(world.z))]
+    count = torch.zeros(4)
+    for _ in range(num):
+        there, _, _ = draw_partner(scan, world, view, near, generator)
+        count[[torch.equal(there.z, z) for z in points].index(True)] += 1
+    error = (weight * (1 - weight) / num).sqrt()
+    assert bool(((count / num - weight).abs() < 4 * error).all())
+    monkeypatch.setattr(partners, "log_ratios", lambda *_: [-math.inf] * 3)
+    same = draw_partner(scan, world, view, near, generator)
+    assert same[0] is world
+    assert same[2] is near
 
 
 def test_a_jump_turns_the_layer_and_leaves_the_rest(noisy, monkeypatch):
     scan, world, view, near = noisy
-    monkeypatch.setattr(partners, "accepts", lambda ratio, _: True)
-    monkeypatch.setattr(torch, "randint", lambda *_, **__: torch.tensor([UPSIDE_DOWN]))
+    monkeypatch.setattr(partners, "log_ratios", lambda *_: [-100.0, 100.0, -100.0])
     generator = torch.Generator().manual_seed(0)
     other, seen, carried = draw_partner(scan, world, view, near, generator)
     tilt = [n.startswith("tilt") for n in scan.coordinates.names]

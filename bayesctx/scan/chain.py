@@ -82,7 +82,7 @@ class Mode:
     log_volume : float
         Of the shared variables around the fitted world, by Laplace's approximation.
     reached : tuple of float
-        Mean probability with which a jump to each partner is taken, see ``draw_partner``.
+        Mean ratio of the density of each partner to that here, at most one, see ``log_ratios``.
     """
 
     world: World

@@ -9,20 +9,19 @@ from torch import Tensor
 
 from .coordinates import EVEN, Coordinates
 from .moves import Joint, log_density_along
-from .signal import accepts, draw_signal
+from .signal import draw_signal
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
 __all__ = ["draw_partner", "log_ratios"]
 
 STEP = 1e-4  # of a coordinate, for the slopes of a partner
-NUM_PARTNERS = 3
 
 
 def draw_partner(
     scan: Scan, world: World, view: View, near: Joint, generator: torch.Generator
 ) -> tuple[World, View, Joint]:
-    """Propose one of the worlds that look nearly the same, by a Metropolis step.
+    """Draw one of the worlds that look nearly the same, or this one.
 
     Parameters
     ----------
@@ -44,25 +43,24 @@ def draw_partner(
 
     Notes
     -----
-    Every partner of a partner is the point itself, so that the ratio of acceptance is that of the
-    densities times the Jacobian of the map (Green, Biometrika 82, 711 (1995),
-    doi:10.1093/biomet/82.4.711).
+    Every partner of a partner is one of the four worlds again, so that these are drawn in
+    proportion to their densities times the Jacobians of the maps (Liu and Sabatti, Biometrika 87,
+    353 (2000), doi:10.1093/biomet/87.2.353).
     """
-    chosen = int(torch.randint(NUM_PARTNERS, (1,), generator=generator))
-    z, turned = scan.coordinates.partners(world.z)[chosen]
-    slopes = _slopes(scan.coordinates, world.z, z)
-    other = _turned(world, z, turned)
-    log_ratio = _log_density(scan, other, view, near) - _log_density(scan, world, view, near)
-    log_ratio += float(slopes.abs().log().sum())
-    if not accepts(log_ratio, generator):
+    ratios = torch.tensor([0.0, *log_ratios(scan, world, view, near)])
+    chosen = int(torch.multinomial(ratios.softmax(0), 1, generator=generator))
+    if not chosen:
         return world, view, near
+    z, turned = scan.coordinates.partners(world.z)[chosen - 1]
+    other = _turned(world, z, turned)
     seen = replace(look(scan, other), variance=view.variance)
     other = draw_signal(scan, other, seen, generator)
+    slopes = _slopes(scan.coordinates, world.z, z)
     return other, rescaled(scan, other, seen), _carried(near, slopes)
 
 
 def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]:
-    """Log of the ratio with which each partner would be accepted.
+    """Log of the ratio of the density of each partner, and the Jacobian of the map, to that here.
 
     Parameters
     ----------
