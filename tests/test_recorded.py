@@ -1,6 +1,7 @@
 """The context that a file records in infer: what is stated wins, and disagreement is told."""
 
 import json
+import math
 import re
 import sys
 from pathlib import Path
@@ -176,7 +177,14 @@ def test_every_host_has_the_dose_of_its_own_pixel_size(counts, untrained, tmp_pa
     np.testing.assert_allclose(dose * sampling**2, 79891.3 * 0.2**2, rtol=1e-5)
     # and so it has by all pixels
     given = image.placements, [found], image.every, rings.at(0.1), 0.2, untrained.prior
-    for candidate in list_candidates(*given, 0).candidates:
+    lattices = list_candidates(*given, 0)
+    hints = {}
+    for candidate in lattices.candidates:
+        host = candidate.scan.material.host
+        hints[host] = hints.get(host, 0.0) + math.exp(candidate.log_hint)
+    # of each host the assignments that patches leave
+    assert all(0 < total < 1 + 1e-6 for total in hints.values())
+    for candidate in lattices.candidates:
         expected = 79891.3 * (0.2 / candidate.scan.field.sampling) ** 2
         assert candidate.scan.log_dose(expected) == pytest.approx(0.0, abs=1e-6)
         assert candidate.scan.coordinates.nuisances.items() >= OF_SCANS.items()

@@ -276,9 +276,10 @@ def test_the_prior_of_the_dose_is_one_of_its_logarithm():
     assert torch.get_num_threads() == 1
 
 
-def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence():
+@pytest.mark.parametrize("by_patches", [(0.5, 0.5), (0.2, 0.8)])
+def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence(by_patches):
     evidence, errors = np.array([0.0, -12.0]), np.random.default_rng(0).normal(size=(100_000, 2))
-    equal = [Candidate(None, (0,), math.log(0.5))] * 2
+    equal = [Candidate(None, (0,), math.log(0.5), math.log(p)) for p in by_patches]
     found = sampling._probabilities(
         [
             sampling._Contender(search.Start(k, None, None, value), [], value)
@@ -287,6 +288,7 @@ def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence(
         equal,
     )
     average = softmax(evidence + sampling.ERROR * errors, -1).mean(0)
-    # MacKay's approximation is within .03 of the average
-    np.testing.assert_allclose(found, average, atol=0.03)
+    # MacKay's approximation is within .03 of the average, to which patches add their odds
+    average = average * by_patches / (average @ by_patches)
+    np.testing.assert_allclose(found, average, atol=0.06)
     assert found[1] > 0.05  # twelve nats are no certainty

@@ -142,11 +142,13 @@ def list_candidates(
             )
             points = _points_by_patches(readings, coordinates, seed)
             points = torch.cat([points, *(coordinates.of(values)[None] for values in near)])
+            by_patches = weight[host].sum(0) / weight[host].sum()
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]
                 species[mine] = _species_by_patches(readings, material, assigned.kind[mine])
-                candidates.append(Candidate(assigned, dopants, log_prior, points, species))
+                hint = float(by_patches[assignment].log())
+                candidates.append(Candidate(assigned, dopants, log_prior, hint, points, species))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
 

@@ -223,11 +223,15 @@ def _probabilities(contenders: Sequence[_Contender], candidates: Sequence[Candid
 
     The average of a softmax over independent Gaussian errors is nearly the softmax of smaller
     differences (MacKay, Neural Computation 4, 720 (1992), doi:10.1162/neco.1992.4.5.720).
+
+    What patches say of an assignment is taken as its prior: their reading has no such error, and
+    what is left of the evidence within its error is not the same information twice.
     """
     scale = math.sqrt(1 + math.pi / 8 * 2 * ERROR**2)
     log_weight = np.full(len(candidates), -np.inf)
     for contender in contenders:
-        log_prior = candidates[contender.start.candidate].log_prior
+        candidate = candidates[contender.start.candidate]
+        log_prior = candidate.log_prior + candidate.log_hint
         log_weight[contender.start.candidate] = contender.log_evidence / scale + log_prior
     return softmax(log_weight)
 

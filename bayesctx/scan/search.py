@@ -104,6 +104,9 @@ class Candidate:
         Metals that may be the dopant.
     log_prior : float
         Log prior probability.
+    log_hint : float
+        Log probability of the lattice among those of its host by another reading of the image. It
+        counts where candidates are compared, whose evidence by the pixels has a large error.
     points : Tensor, shape (point, coordinate), optional
         Where the shared variables may be.
     species : Tensor of int, shape (site,), optional
@@ -113,6 +116,7 @@ class Candidate:
     scan: Scan
     dopants: tuple[int, ...]
     log_prior: float = 0.0
+    log_hint: float = 0.0
     points: Tensor | None = None
     species: Tensor | None = None
 
