@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -122,28 +123,40 @@ def embed(
     -----
     The interpolation between frequencies by the sinc function, which is exact for such an image.
     """
-    my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
-    ratio = [small / large for small, large in zip(cell, larger, strict=True)]
-    orders = mode_orders(num_modes[1])
-
-    def between(small: Tensor, large: Tensor, axis: int) -> Tensor:
-        place = small.double() - ratio[axis] * large.double()[:, None]
-        return (ratio[axis] * torch.sinc(place)).to(spectrum.real)
-
-    along_y = between(mode_orders(my), orders, 1)
-    rows = (along_y @ torch.view_as_real(spectrum).flatten(-2)).unflatten(-1, (-1, 2))
-    upward, downward = (
-        between(sign * torch.arange(mx + 1), torch.arange(num_modes[0] + 1), 0) for sign in (1, -1)
+    sizes = (spectrum.shape[-1] - 1, (spectrum.shape[-2] - 1) // 2)
+    ratios = (small / large for small, large in zip(cell, larger, strict=True))
+    between_x, between_y, turned = (
+        v.to(spectrum.device) for v in _between(sizes, num_modes, tuple(ratios))
     )
-    downward[:, 0] = 0
-    real, imag = rows.unbind(-1)
-    # the coefficients at -q are the complex conjugates of those at q
-    turned = torch.where(orders > 0, num_modes[1] + orders, -orders)
-    both = torch.cat([upward, downward], 1).mT
+    rows = between_y.to(spectrum.real) @ torch.view_as_real(spectrum).flatten(-2)
+    real, imag = rows.unflatten(-1, (-1, 2)).unbind(-1)
+    columns = between_x.to(spectrum.real).mT
     return torch.complex(
-        torch.cat([real, real[..., turned, :]], -1) @ both,
-        torch.cat([imag, -imag[..., turned, :]], -1) @ both,
+        torch.cat([real, real[..., turned, :]], -1) @ columns,
+        torch.cat([imag, -imag[..., turned, :]], -1) @ columns,
     )
+
+
+@functools.lru_cache(maxsize=32)  # part of every gradient, for few geometries
+def _between(
+    small: tuple[int, int], large: tuple[int, int], ratios: tuple[float, float]
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Interpolation along x, of orders q and -q beside each other, and y; rows of -qy."""
+
+    def weights(orders: Tensor, wanted: Tensor, ratio: float) -> Tensor:
+        return ratio * torch.sinc(orders.double() - ratio * wanted.double()[:, None])
+
+    qx, all_qx, all_qy = (
+        torch.arange(small[0] + 1),
+        torch.arange(large[0] + 1),
+        mode_orders(large[1]),
+    )
+    upward, downward = (weights(sign * qx, all_qx, ratios[0]) for sign in (1, -1))
+    downward[:, 0] = 0
+    # the coefficients at -q are the complex conjugates of those at q
+    turned = torch.where(all_qy > 0, large[1] + all_qy, -all_qy)
+    along_y = weights(mode_orders(small[1]), all_qy, ratios[1])
+    return torch.cat([upward, downward], 1), along_y, turned
 
 
 def bandwidth(probe: Probe, displacement: Tensor, *, tolerance: float) -> Tensor:

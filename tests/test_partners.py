@@ -114,7 +114,12 @@ def test_modes_that_are_reached_are_sampled_as_one(monkeypatch):
     monkeypatch.setattr(sampling, "explore_mode", explore)
     worlds = [replace(world, disorder=0.1 * (k + 1)) for k in range(4)]
     near = {0: (-2.0, worlds[0]), 1: (0.0, worlds[1]), 2: (-1.0, worlds[2]), 3: (-3.0, worlds[3])}
-    modes, log_weight = sampling._explore_modes(scan, near, 0)
+    modes, log_weight = sampling._explore_modes(scan, near, 0, jumps=True)
     assert [m.world for m in modes] == explored == [worlds[1], worlds[2]]
     pairs = torch.tensor([[0.0, -3.0], [-1.0, -2.0]])
     assert log_weight == pytest.approx((pairs.logsumexp(-1) - 1.0).tolist())
+    # chains that do not jump sample each by itself
+    explored.clear()
+    modes, log_weight = sampling._explore_modes(scan, near, 0, jumps=False)
+    assert [m.world for m in modes] == explored == [worlds[k] for k in (1, 2, 0, 3)]
+    assert log_weight == pytest.approx([-1.0, -2.0, -3.0, -4.0])

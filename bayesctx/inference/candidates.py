@@ -116,6 +116,7 @@ def list_candidates(
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
+    hints = (weight.sum(1) / weight.sum((1, 2))[:, None]).log()  # of assignments, given the host
     num_hosts = len(prior.given(_without(known, "sampling")).hosts)
     for host in dict.fromkeys(host for host, _ in found):
         sampling = _implied(placement, names[host])
@@ -142,13 +143,12 @@ def list_candidates(
             )
             points = _points_by_patches(readings, coordinates, seed)
             points = torch.cat([points, *(coordinates.of(values)[None] for values in near)])
-            by_patches = weight[host].sum(0) / weight[host].sum()
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]
                 species[mine] = _species_by_patches(readings, material, assigned.kind[mine])
-                hint = float(by_patches[assignment].log())
-                candidates.append(Candidate(assigned, dopants, log_prior, hint, points, species))
+                own = log_prior, float(hints[host, assignment]), points, species
+                candidates.append(Candidate(assigned, dopants, *own))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
 

@@ -19,6 +19,7 @@ from ..exact import sample_exactly
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan, sample_worlds
+from ..scan.sampling import MOST_SITES
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
@@ -35,7 +36,6 @@ MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
 # draws that are asked for, per draw: each is a round over all variables; twice as many where it is
 # a whole sweep of a large image, or many rounds of the exact model
 THINNED, THINNED_MORE = 5, 10
-SMALL = 1000  # sites at most
 ENUMERATED = ("host", "dopant", "assignment")
 SCALES = {
     "row_jitter": "jitter", "disorder": "disorder", "additivity": "additivity",
@@ -82,8 +82,8 @@ def solve_by_pixels(
         Of the model.
     num_draws : int
         ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain; of
-        more than ``SMALL`` sites, and by the exact model, ``THINNED_MORE`` times as many, and one
-        for every ``MANY`` sites times that.
+        more than ``MOST_SITES`` sites, and by the exact model, ``THINNED_MORE`` times as many, and
+        one for every ``MANY`` sites times that.
     seed : int
         Of the draws.
     progress : bool, optional
@@ -149,7 +149,7 @@ def _sample(
 ) -> Sampled:
     """Draw worlds of the candidates, with a bar of the draws."""
     every = math.ceil(len(lattices.sites) / MANY)
-    thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
+    thinned = THINNED_MORE if exactly or len(lattices.sites) > MOST_SITES else THINNED
     number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     hidden = None if progress is None else not progress
@@ -162,6 +162,7 @@ def _sample(
             every=every,
             tick=lambda: bar.update(1),
             sample=sample_exactly if exactly else sample_worlds,
+            jumps=not exactly,
         )
 
 

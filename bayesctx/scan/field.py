@@ -23,7 +23,7 @@ PADDING = 9.0  # Å between the image and its periodic repetition, on each side
 # the nodes of the average over the focal spread are fixed, so that images are smooth in the shared
 # variables; they suffice for a larger phase at the rim of the aperture than that of given images
 SPARE_PHASE, MARGIN_OF_PHASE = 2.0, 1.5  # rad, and relative
-# Å beside the rays of geometrical optics, in which the image of a column ends but for 2e-4 of its
+# Å beside the rays of geometrical optics, in which the image of a column ends but for 3e-4 of its
 # peak; these rays with a margin, since probes vary around given ones
 HALO, MARGIN_OF_REACH = 6.0, 1.0
 PUPIL_CELL = 40.0  # Å, least period of the probe: its inverse is the width of the aperture's edge

@@ -86,6 +86,7 @@ def sample_scan(
     every: int = 1,
     tick: Callable[[], object] = lambda: None,
     sample: Callable[..., Iterator[Draw]] = sample_worlds,
+    jumps: bool = True,
 ) -> Sampled:
     """Draw worlds.
 
@@ -103,6 +104,8 @@ def sample_scan(
         Called after every draw.
     sample : callable
         Draws worlds of a chain, with the arguments of ``chain.sample_worlds``.
+    jumps : bool
+        Whether these chains jump to partner modes; otherwise all of these are sampled apart.
 
     Returns
     -------
@@ -142,7 +145,9 @@ def sample_scan(
             if not numbers[:, index].any():
                 continue
             given = candidates[index], contender, numbers[:, index].tolist(), every
-            found = _sample_candidate(*given, derived(seed, index), num_threads, tick, sample)
+            found = _sample_candidate(
+                *given, derived(seed, index), num_threads, tick, sample, jumps
+            )
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
     return Sampled(chains, probability, {start.candidate: start.weight for start in starts})
@@ -245,13 +250,14 @@ def _sample_candidate(
     num_threads: int,
     tick: Callable[[], object],
     sample: Callable[..., Iterator[Draw]] = sample_worlds,
+    jumps: bool = True,
 ) -> list[list[Draw]]:
     """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
     best = _best(contender.modes)[0]
     near = {k: mode for k, mode in enumerate(contender.modes) if mode[0] > best - REMOTE}
     scan, whole = (_limited(s, list(near.values())) for s in (contender.start.scan, candidate.scan))
     candidate = replace(candidate, scan=whole)
-    modes, log_weight = _explore_modes(scan, near, derived(seed, 0))
+    modes, log_weight = _explore_modes(scan, near, derived(seed, 0), jumps)
     weight = softmax(log_weight)
     numbers = np.array([
         _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
@@ -278,7 +284,7 @@ def _sample_candidate(
 
 
 def _explore_modes(
-    scan: Scan, near: dict[int, tuple[float, World]], seed: int
+    scan: Scan, near: dict[int, tuple[float, World]], seed: int, jumps: bool
 ) -> tuple[list[Mode], list[float]]:
     """Explore modes by their position in ``follow_partners``, the best first; with log weights.
 
@@ -289,7 +295,7 @@ def _explore_modes(
         # a partner of a partner is the one whose position has the bits in which both differ
         ways = {m: explored[m].reached[(k ^ m) - 1] for m in explored}
         nearest = max(ways, key=ways.get, default=None)
-        if nearest is not None and ways[nearest] > REACHED:
+        if jumps and nearest is not None and ways[nearest] > REACHED:
             held = near[k][0] + explored[nearest].log_volume
             log_weight[nearest] = float(np.logaddexp(log_weight[nearest], held))
             continue
