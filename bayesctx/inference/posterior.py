@@ -89,7 +89,7 @@ def infer(
         Default: the reference model shipped with the package.
     num_draws : int
         Draws that are returned, and draws of the latent context. By the simulator a fifth of this
-        number is returned, in four chains of equal length, a tenth of images of more than 1000
+        number is returned, in four chains of equal length, a tenth of images of more than 400
         sites and by the exact model, and a tenth over the number of sites in ten thousands of
         larger images. A patch that is an image of its own has
         128 draws of the latent context, or an eighth of the number if that is more, and up to 8192

@@ -19,7 +19,6 @@ from ..exact import sample_exactly
 from ..model import SitePrior
 from ..prior import Prior
 from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan, sample_worlds
-from ..scan.sampling import MOST_SITES
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
 from .claims import weigh_lattices
@@ -33,9 +32,10 @@ __all__ = ["solve_by_pixels"]
 NUM_CHAINS = 4
 BYTES_PER_SITE = 200  # of a draw
 MANY = 10_000  # sites, of which more leave fewer draws: a round takes seconds
-# draws that are asked for, per draw: each is a round over all variables; twice as many where it is
-# a whole sweep of a large image, or many rounds of the exact model
+# draws that are asked for, per draw: each is a round over all variables; twice as many where it
+# takes more than a second or so, or is many rounds of the exact model
 THINNED, THINNED_MORE = 5, 10
+SMALL = 400  # sites at most of an image of which a round takes a second
 ENUMERATED = ("host", "dopant", "assignment")
 SCALES = {
     "row_jitter": "jitter", "disorder": "disorder", "additivity": "additivity",
@@ -82,7 +82,7 @@ def solve_by_pixels(
         Of the model.
     num_draws : int
         ``THINNED`` times the draws of all chains together, rounded up to whole draws of a chain; of
-        more than ``MOST_SITES`` sites, and by the exact model, ``THINNED_MORE`` times as many, and
+        more than ``SMALL`` sites, and by the exact model, ``THINNED_MORE`` times as many, and
         one for every ``MANY`` sites times that.
     seed : int
         Of the draws.
@@ -149,7 +149,7 @@ def _sample(
 ) -> Sampled:
     """Draw worlds of the candidates, with a bar of the draws."""
     every = math.ceil(len(lattices.sites) / MANY)
-    thinned = THINNED_MORE if exactly or len(lattices.sites) > MOST_SITES else THINNED
+    thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
     number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     hidden = None if progress is None else not progress
