@@ -257,7 +257,7 @@ def _sample_candidate(
     near = {k: mode for k, mode in enumerate(contender.modes) if mode[0] > best - REMOTE}
     scan, whole = (_limited(s, list(near.values())) for s in (contender.start.scan, candidate.scan))
     candidate = replace(candidate, scan=whole)
-    modes, log_weight = _explore_modes(scan, near, derived(seed, 0), jumps)
+    modes, log_weight = _explore_modes(scan, near, derived(seed, 0), jumps, num_threads)
     weight = softmax(log_weight)
     numbers = np.array([
         _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
@@ -284,24 +284,30 @@ def _sample_candidate(
 
 
 def _explore_modes(
-    scan: Scan, near: dict[int, tuple[float, World]], seed: int, jumps: bool
+    scan: Scan, near: dict[int, tuple[float, World]], seed: int, jumps: bool, num_threads: int = 1
 ) -> tuple[list[Mode], list[float]]:
     """Explore modes by their position in ``follow_partners``, the best first; with log weights.
 
     One that a chain reaches from another by jumps is not explored: its weight is that of the other.
+    Which jumps lead where is that of the best mode.
     """
-    explored, log_weight = {}, {}
-    for k in sorted(near, key=lambda k: -near[k][0]):
+
+    def explore(k: int) -> Mode:
+        return explore_mode(scan, near[k][1], derived(seed, k))
+
+    best, *others = sorted(near, key=lambda k: -near[k][0])
+    first = explore(best)
+    held = {best: [near[best][0]]}
+    for k in others:
         # a partner of a partner is the one whose position has the bits in which both differ
-        ways = {m: explored[m].reached[(k ^ m) - 1] for m in explored}
-        nearest = max(ways, key=ways.get, default=None)
-        if jumps and nearest is not None and ways[nearest] > REACHED:
-            held = near[k][0] + explored[nearest].log_volume
-            log_weight[nearest] = float(np.logaddexp(log_weight[nearest], held))
-            continue
-        explored[k] = explore_mode(scan, near[k][1], derived(seed, k))
-        log_weight[k] = near[k][0] + explored[k].log_volume  # Laplace's approximation
-    return list(explored.values()), list(log_weight.values())
+        ways = {m: first.reached[(k ^ m) - 1] for m in held} if jumps else {}
+        nearest = max(ways, key=ways.get, default=k)
+        home = nearest if ways.get(nearest, 0.0) > REACHED else k
+        held.setdefault(home, []).append(near[k][0])
+    modes = [first, *side_by_side(explore, [k for k in held if k != best], num_threads)]
+    # Laplace's approximation
+    pairs = zip(modes, held.values(), strict=True)
+    return modes, [float(np.logaddexp.reduce(v)) + mode.log_volume for mode, v in pairs]
 
 
 def _limited(scan: Scan, modes: Sequence[tuple[float, World]]) -> Scan:
