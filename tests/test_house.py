@@ -8,7 +8,7 @@ ORDER = (
     "checks",
     "storage",
     "tensors",
-    "threads",
+    "parallel",
     "crystal",
     "defects",
     "context",

@@ -23,6 +23,7 @@ from bayesctx.fourier import synthesize
 from bayesctx.inference import infer
 from bayesctx.metrics import log_score, match_sites
 from bayesctx.model import load_model
+from bayesctx.parallel import side_by_side, single_threads
 from bayesctx.scan import chain
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import PUPIL_CELL
@@ -45,7 +46,6 @@ from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import CLASS, FILM_SIZE, MIRROR, begin
 from bayesctx.simulation import simulate_micrograph
 from bayesctx.simulation.spectra import add_columns, detector_spectra
-from bayesctx.threads import side_by_side, single_threads
 
 
 def points(num, seed=0):
@@ -374,14 +374,14 @@ def test_draws_of_several_modes_are_spread_evenly():
         assert np.abs(reached - even).max() <= 1.5
 
 
-@pytest.mark.parametrize("num_threads", [1, 3])
-def test_work_side_by_side_keeps_its_order_and_its_errors(num_threads):
-    found = side_by_side(lambda k: k * k, range(20), num_threads)
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_work_side_by_side_keeps_its_order_and_its_errors(num_workers):
+    found = side_by_side(lambda k: k * k, range(20), num_workers)
     assert found == [k * k for k in range(20)]
     with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda k: 1 / (k - 3), range(8), num_threads)
+        side_by_side(lambda k: 1 / (k - 3), range(8), num_workers)
     with torch.no_grad():
-        found = side_by_side(lambda _: torch.is_grad_enabled(), range(4), num_threads)
+        found = side_by_side(lambda _: torch.is_grad_enabled(), range(4), num_workers)
     assert found == [False] * 4
     assert torch.is_grad_enabled()
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..threads import side_by_side
+from ..parallel import side_by_side
 from .hamiltonian import draw_jointly
 from .moves import FIRST_SIZE, Joint, heated, linearise_jointly
 from .noise import fit_noise
@@ -135,7 +135,7 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     return value + float(scan.coordinates.log_prior(world.z[None]))
 
 
-def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tuple[float, World]]:
+def follow_partners(scan: Scan, world: World, num_workers: int = 1) -> list[tuple[float, World]]:
     """Fit the worlds that look nearly the same, see ``Coordinates.partners``.
 
     Parameters
@@ -144,8 +144,8 @@ def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tupl
         The scan.
     world : World
         A fitted world.
-    num_threads : int
-        Threads to use.
+    num_workers : int
+        Workers that may be used, see ``parallel.side_by_side``.
 
     Returns
     -------
@@ -165,7 +165,7 @@ def follow_partners(scan: Scan, world: World, num_threads: int = 1) -> list[tupl
         return log_density(scan, other, view), other
 
     partners = [(world.z, False), *scan.coordinates.partners(world.z)]
-    return side_by_side(fit, partners, num_threads)
+    return side_by_side(fit, partners, num_workers)
 
 
 def anneal(scan: Scan, world: World, seed: int) -> World:

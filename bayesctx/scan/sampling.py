@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy.special import softmax
 
-from ..threads import side_by_side, single_threads
+from ..parallel import side_by_side, single_threads
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .fits import anneal, follow_partners, log_density
 from .mosaic import Mosaic, cover, spread
@@ -128,10 +128,10 @@ def sample_scan(
     Chains run side by side in as many threads as torch is set to use, each with random numbers of
     its own.
     """
-    with single_threads() as num_threads:
+    with single_threads() as num_workers:
         windows = _windows(candidates)
-        starts = find_starts(windows, seed, num_threads)
-        contenders = _compare(windows, starts, seed, num_threads)
+        starts = find_starts(windows, seed, num_workers)
+        contenders = _compare(windows, starts, seed, num_workers)
         probability = _probabilities(contenders, candidates)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
         # with few draws not every chain has one of every candidate, but together they do
@@ -146,7 +146,7 @@ def sample_scan(
                 continue
             given = candidates[index], contender, numbers[:, index].tolist(), every
             found = _sample_candidate(
-                *given, derived(seed, index), num_threads, tick, sample, jumps
+                *given, derived(seed, index), num_workers, tick, sample, jumps
             )
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
@@ -169,8 +169,8 @@ def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> dict[int, Weigh
         Of the middle of the scan, by the position of the candidate, of those that are not far from
         the best one.
     """
-    with single_threads() as num_threads:
-        return dict(weigh_middles(_windows(candidates), seed, num_threads))
+    with single_threads() as num_workers:
+        return dict(weigh_middles(_windows(candidates), seed, num_workers))
 
 
 def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -189,31 +189,31 @@ def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _compare(
-    candidates: Sequence[Candidate], starts: Sequence[Start], seed: int, num_threads: int
+    candidates: Sequence[Candidate], starts: Sequence[Start], seed: int, num_workers: int
 ) -> list[_Contender]:
     """Modes and evidence of the candidates that may be."""
     value = [start.log_density + candidates[start.candidate].log_prior for start in starts]
     unclear = [s for s, v in zip(starts, value, strict=True) if v > max(value) - UNCLEAR]
     num_annealed = ANNEALED if len(unclear) > 1 else 0
     return [
-        _contend(start, num_annealed, derived(seed, start.candidate), num_threads)
+        _contend(start, num_annealed, derived(seed, start.candidate), num_workers)
         for start in unclear
     ]
 
 
-def _contend(start: Start, num_annealed: int, seed: int, num_threads: int) -> _Contender:
+def _contend(start: Start, num_annealed: int, seed: int, num_workers: int) -> _Contender:
     """Modes of a candidate, those of the best of several worlds, and their evidence.
 
     The best of several fits is closer to the mode of a candidate than the first is.
     """
     scan = start.scan
-    modes = follow_partners(scan, start.world, num_threads)
+    modes = follow_partners(scan, start.world, num_workers)
     value, world = _best(modes)
     seeds = [derived(seed, k) for k in range(num_annealed)]
-    cooled = side_by_side(partial(anneal, scan, world), seeds, num_threads)
+    cooled = side_by_side(partial(anneal, scan, world), seeds, num_workers)
     annealed = [(log_density(scan, w, look(scan, w)), w) for w in cooled]
     if annealed and _best(annealed)[0] > value:
-        modes = follow_partners(scan, _best(annealed)[1], num_threads)
+        modes = follow_partners(scan, _best(annealed)[1], num_workers)
         value, world = _best(modes)
     return _Contender(start, modes, value + log_volume(scan, world))
 
@@ -247,7 +247,7 @@ def _sample_candidate(
     num_draws: Sequence[int],
     every: int,
     seed: int,
-    num_threads: int,
+    num_workers: int,
     tick: Callable[[], object],
     sample: Callable[..., Iterator[Draw]] = sample_worlds,
     jumps: bool = True,
@@ -257,13 +257,13 @@ def _sample_candidate(
     near = {k: mode for k, mode in enumerate(contender.modes) if mode[0] > best - REMOTE}
     scan, whole = (_limited(s, list(near.values())) for s in (contender.start.scan, candidate.scan))
     candidate = replace(candidate, scan=whole)
-    modes, log_weight = _explore_modes(scan, near, derived(seed, 0), jumps, num_threads)
+    modes, log_weight = _explore_modes(scan, near, derived(seed, 0), jumps, num_workers)
     weight = softmax(log_weight)
     numbers = np.array([
         _apportion(num, weight, k * GOLDEN % 1) for k, num in enumerate(num_draws, 1)
     ])  # fmt: skip
     sampled = numbers.any(0).nonzero()[0].tolist()
-    mosaics = _cover_modes(candidate, scan, modes, sampled, seed, num_threads)
+    mosaics = _cover_modes(candidate, scan, modes, sampled, seed, num_workers)
 
     def draw(k: int) -> list[Draw]:
         segments = []
@@ -280,11 +280,11 @@ def _sample_candidate(
                 tick()
         return _interleave(segments)
 
-    return side_by_side(draw, range(len(num_draws)), num_threads)
+    return side_by_side(draw, range(len(num_draws)), num_workers)
 
 
 def _explore_modes(
-    scan: Scan, near: dict[int, tuple[float, World]], seed: int, jumps: bool, num_threads: int = 1
+    scan: Scan, near: dict[int, tuple[float, World]], seed: int, jumps: bool, num_workers: int = 1
 ) -> tuple[list[Mode], list[float]]:
     """Explore modes by their position in ``follow_partners``, the best first; with log weights.
 
@@ -304,7 +304,7 @@ def _explore_modes(
         nearest = max(ways, key=ways.get, default=k)
         home = nearest if ways.get(nearest, 0.0) > REACHED else k
         held.setdefault(home, []).append(near[k][0])
-    modes = [first, *side_by_side(explore, [k for k in held if k != best], num_threads)]
+    modes = [first, *side_by_side(explore, [k for k in held if k != best], num_workers)]
     # Laplace's approximation
     pairs = zip(modes, held.values(), strict=True)
     return modes, [float(np.logaddexp.reduce(v)) + mode.log_volume for mode, v in pairs]
@@ -322,7 +322,7 @@ def _cover_modes(
     modes: Sequence[Mode],
     sampled: Sequence[int],
     seed: int,
-    num_threads: int,
+    num_workers: int,
 ) -> dict[int, Mosaic]:
     """Worlds of a large scan at some modes of a window of it."""
     whole = replace(candidate.scan, material=scan.material)
@@ -334,7 +334,7 @@ def _cover_modes(
         given = whole, tiles, modes[m].world, derived(seed, 0, m, 1)
         return cover(*given, candidate.species, candidate.dopants)
 
-    return dict(zip(sampled, side_by_side(begin, sampled, num_threads), strict=True))
+    return dict(zip(sampled, side_by_side(begin, sampled, num_workers), strict=True))
 
 
 def derived(seed: int, *path: int) -> int:

@@ -11,7 +11,7 @@ import torch
 from scipy.stats import qmc
 from torch import Tensor
 
-from ..threads import side_by_side
+from ..parallel import side_by_side
 from .dopants import best_dopant
 from .dose import dose_of
 from .fits import anneal, fit_world, log_density
@@ -131,7 +131,7 @@ class _Begun:
     view: View
 
 
-def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1) -> list[Start]:
+def find_starts(candidates: Sequence[Candidate], seed: int, num_workers: int = 1) -> list[Start]:
     """Fit worlds to a scan whose lattice or host is one of several.
 
     Parameters
@@ -140,8 +140,8 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
         The same image with different assignments of its sublattices, or different hosts.
     seed : int
         Of the points that are tried.
-    num_threads : int
-        Threads to use.
+    num_workers : int
+        Workers that may be used, see ``parallel.side_by_side``.
 
     Returns
     -------
@@ -156,7 +156,7 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
     before, a candidate cannot be told from another one that is fitted worse. The best of all are
     fitted to the whole image.
     """
-    middles, kept = _fit_middles(candidates, seed, num_threads)
+    middles, kept = _fit_middles(candidates, seed, num_workers)
 
     def finish(found: tuple[float, int, World]) -> Start:
         value, i, world = found
@@ -166,12 +166,12 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_threads: int = 1
         world, view = _whole(scan, world)
         return Start(i, scan, world, log_density(scan, world, view), weight)
 
-    starts = side_by_side(finish, kept, num_threads)
+    starts = side_by_side(finish, kept, num_workers)
     return sorted(starts, key=lambda start: -start.log_density)
 
 
 def weigh_middles(
-    candidates: Sequence[Candidate], seed: int, num_threads: int = 1
+    candidates: Sequence[Candidate], seed: int, num_workers: int = 1
 ) -> list[tuple[int, Weight]]:
     """Weigh candidates by the middle of the image.
 
@@ -181,21 +181,21 @@ def weigh_middles(
         As for ``find_starts``.
     seed : int
         Of the points that are tried.
-    num_threads : int
-        Threads to use.
+    num_workers : int
+        Workers that may be used, see ``parallel.side_by_side``.
 
     Returns
     -------
     list of tuple of int and Weight
         Those that may be.
     """
-    middles, kept = _fit_middles(candidates, seed, num_threads)
+    middles, kept = _fit_middles(candidates, seed, num_workers)
 
     def weigh(found: tuple[float, int, World]) -> tuple[int, Weight]:
         value, i, world = found
         return i, _weigh(middles[i], world, value)
 
-    return side_by_side(weigh, kept, num_threads)
+    return side_by_side(weigh, kept, num_workers)
 
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
@@ -233,7 +233,7 @@ def _without_dose(scan: Scan, world: World) -> Joint:
 
 
 def _fit_middles(
-    candidates: Sequence[Candidate], seed: int, num_threads: int
+    candidates: Sequence[Candidate], seed: int, num_workers: int
 ) -> tuple[dict[int, Scan], list[tuple[float, int, World]]]:
     """Middles of all candidates; density, candidate and world of the best fit of those that may."""
     begun = [b for i, c in enumerate(candidates) for b in _begin(i, c)]
@@ -249,12 +249,12 @@ def _fit_middles(
         own = anneal(middles[i], world, seed + k)
         return log_density(middles[i], own, look(middles[i], own)), i, own
 
-    climbed = _climb_best(candidates, begun, seed, num_threads)
-    fitted = side_by_side(fit, climbed, num_threads)
+    climbed = _climb_best(candidates, begun, seed, num_workers)
+    fitted = side_by_side(fit, climbed, num_workers)
     fitted.sort(key=lambda found: -found[0])
     chosen = _first_of_each(fitted)[:MOST_ANNEALED]
     others = [f for f in fitted if f not in chosen]
-    cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_threads)
+    cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_workers)
     fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
     return middles, [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
 
@@ -306,7 +306,7 @@ def _begin(index: int, candidate: Candidate) -> list[_Begun]:
 
 
 def _climb_best(
-    candidates: Sequence[Candidate], begun: Sequence[_Begun], seed: int, num_threads: int
+    candidates: Sequence[Candidate], begun: Sequence[_Begun], seed: int, num_workers: int
 ) -> list[tuple[int, World]]:
     """Climb from the best points; the best worlds of every beginning."""
     tried = _try_points(candidates, begun, seed)
@@ -324,7 +324,7 @@ def _climb_best(
     found = []
     for first, values in zip(begun, tried, strict=True):
         best = sorted(values, key=lambda pair: -pair[0])[:num_climbed]
-        risen = side_by_side(rise, [(first, z) for _, z in best], num_threads)
+        risen = side_by_side(rise, [(first, z) for _, z in best], num_workers)
         risen.sort(key=lambda pair: -pair[0])
         found += [(first.candidate, world) for _, world in risen[:num_fitted]]
     return found

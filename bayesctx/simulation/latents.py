@@ -14,9 +14,9 @@ from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, SITES
 from ..distributions import quantile
 from ..nuisances import NUISANCES
+from ..parallel import single_threads
 from ..prior import CONTINUOUS, MAX_TRIES, Prior
 from ..tensors import move
-from ..threads import single_threads
 from .codopants import check_one_dopant
 from .rendering import BOX, Extent, Noise, draw_noise, measure_extent, render
 from .scene import FIRST_SPECIES, NUM_ALTERNATIVES, Scene, place_columns

@@ -32,7 +32,7 @@ def single_threads() -> Iterator[int]:
         torch.set_num_threads(num)
 
 
-def side_by_side(function: Callable, values: Iterable, num_threads: int) -> list:
+def side_by_side(function: Callable, values: Iterable, num_workers: int) -> list:
     """Map in threads.
 
     Parameters
@@ -41,16 +41,16 @@ def side_by_side(function: Callable, values: Iterable, num_threads: int) -> list
         Of one value; nothing that it changes is shared.
     values : iterable
         Its arguments.
-    num_threads : int
-        Threads at most.
+    num_workers : int
+        Workers at most.
 
     Returns
     -------
     list
         In the order of the values.
     """
-    if num_threads == 1:
+    if num_workers == 1:
         return [torch.no_grad()(function)(value) for value in values]
-    with ThreadPoolExecutor(num_threads) as pool:
+    with ThreadPoolExecutor(num_workers) as pool:
         # gradients are switched off by thread
         return list(pool.map(torch.no_grad()(function), values))
