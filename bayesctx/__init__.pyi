@@ -25,6 +25,7 @@ from . import (
     multislice as multislice,
     nuisances as nuisances,
     optics as optics,
+    parallel as parallel,
     plots as plots,
     prediction as prediction,
     prior as prior,
@@ -36,7 +37,6 @@ from . import (
     storage as storage,
     tables as tables,
     tensors as tensors,
-    threads as threads,
     training as training,
 )
 from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe

@@ -23,7 +23,6 @@ from bayesctx.fourier import synthesize
 from bayesctx.inference import infer
 from bayesctx.metrics import log_score, match_sites
 from bayesctx.model import load_model
-from bayesctx.parallel import side_by_side, single_threads
 from bayesctx.scan import chain
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import PUPIL_CELL
@@ -372,26 +371,6 @@ def test_draws_of_several_modes_are_spread_evenly():
         reached = np.cumsum([v == name for v in found])
         even = k * (np.arange(24) + 1) / 24
         assert np.abs(reached - even).max() <= 1.5
-
-
-@pytest.mark.parametrize("num_workers", [1, 3])
-def test_work_side_by_side_keeps_its_order_and_its_errors(num_workers):
-    found = side_by_side(lambda k: k * k, range(20), num_workers)
-    assert found == [k * k for k in range(20)]
-    with pytest.raises(ZeroDivisionError):
-        side_by_side(lambda k: 1 / (k - 3), range(8), num_workers)
-    with torch.no_grad():
-        found = side_by_side(lambda _: torch.is_grad_enabled(), range(4), num_workers)
-    assert found == [False] * 4
-    assert torch.is_grad_enabled()
-
-
-def test_threads_of_torch_are_restored():
-    before = torch.get_num_threads()
-    with single_threads() as num:
-        assert num == before
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == before
 
 
 @pytest.mark.slow

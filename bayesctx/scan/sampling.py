@@ -125,8 +125,8 @@ def sample_scan(
     ``IN_WINDOW``, in its middle or where most pixels are valid; all else is drawn given all pixels,
     see ``mosaic.spread``.
 
-    Chains run side by side in as many threads as torch is set to use, each with random numbers of
-    its own.
+    Chains run side by side in as many processes as torch is set to use threads, each with random
+    numbers of its own.
     """
     with single_threads() as num_workers:
         windows = _windows(candidates)
@@ -265,7 +265,7 @@ def _sample_candidate(
     sampled = numbers.any(0).nonzero()[0].tolist()
     mosaics = _cover_modes(candidate, scan, modes, sampled, seed, num_workers)
 
-    def draw(k: int) -> list[Draw]:
+    def draw(k: int, tick: Callable[[], object]) -> list[Draw]:
         segments = []
         for m in numbers[k].nonzero()[0].tolist():
             segments.append([])
@@ -280,7 +280,7 @@ def _sample_candidate(
                 tick()
         return _interleave(segments)
 
-    return side_by_side(draw, range(len(num_draws)), num_workers)
+    return side_by_side(draw, range(len(num_draws)), num_workers, tick)
 
 
 def _explore_modes(
