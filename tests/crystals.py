@@ -3,6 +3,7 @@
 import math
 from dataclasses import replace
 
+import pytest
 import torch
 from torch.distributions import (
     HalfNormal,
@@ -185,3 +186,15 @@ def log_posterior(scan, world, variance):
     )
     assert math.isfinite(sum(map(float, parts)))
     return sum(map(float, parts))
+
+
+def check_distribution(draws, prior, num):
+    """Compare draws with the weights of the nodes by two moments of their ranks.
+
+    ``num`` is that of the independent draws.
+    """
+    share = prior.log_weight.softmax(0)
+    below = share.cumsum(0) - share / 2
+    rank = below[torch.searchsorted((prior.nodes[1:] + prior.nodes[:-1]) / 2, draws)]
+    assert float(rank.mean()) == pytest.approx(0.5, abs=4 / (12 * num) ** 0.5)
+    assert float(rank.square().mean()) == pytest.approx(1 / 3, abs=4 * 0.3 / num**0.5)

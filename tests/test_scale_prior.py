@@ -8,7 +8,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from crystals import KNOWN_PROBE, noisy_crystal
+from crystals import KNOWN_PROBE, check_distribution, noisy_crystal
 from torch.distributions import MultivariateNormal, Normal
 
 from bayesctx.distributions import log_uniform
@@ -45,18 +45,6 @@ def under(scan, **nuisances):
     """A scan under a prior with other nuisances."""
     prior = replace(KNOWN_PROBE, nuisances={**KNOWN_PROBE.nuisances, **nuisances})
     return replace(scan, coordinates=Coordinates(prior.conditions[0], prior.nuisances))
-
-
-def check_distribution(draws, prior, num):
-    """Compare draws with the weights of the nodes by two moments of their ranks.
-
-    ``num`` is that of the independent draws.
-    """
-    share = prior.log_weight.softmax(0)
-    below = share.cumsum(0) - share / 2
-    rank = below[torch.searchsorted((prior.nodes[1:] + prior.nodes[:-1]) / 2, draws)]
-    assert float(rank.mean()) == pytest.approx(0.5, abs=4 / (12 * num) ** 0.5)
-    assert float(rank.square().mean()) == pytest.approx(1 / 3, abs=4 * 0.3 / num**0.5)
 
 
 @pytest.mark.parametrize("priors", [DEFAULT, UNUSUAL])
@@ -199,8 +187,7 @@ def test_steps_of_scales_take_the_prior(noisy, monkeypatch):
         chain._draw_scales(under(scan, **priors), world, view, generator)
     again = torch.Generator().manual_seed(seed)
     wanted = []
-    names = "jitter", "disorder", "additivity", "scatter"
-    for name, size in itertools.product(names, chain.STEPS_OF_SCALE):
+    for name, size in itertools.product(chain.STEPPED, chain.STEPS_OF_SCALE):
         change = size * float(torch.randn(1, generator=again))
         here, there = (
             torch.tensor(float(getattr(world, name)) * math.exp(c)) for c in (0.0, change)

@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
-from torch.distributions import MultivariateNormal
 
-from .conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
+from .amplitudes import draw_amplitudes
+from .conditional import HAS_ATOMS, spread_of_sites
 from .dopants import draw_dopant, without_dopant
 from .dose import dose_of
 from .field import Material
@@ -34,6 +34,7 @@ __all__ = [
     "sample_worlds",
 ]
 
+STEPPED = "jitter", "disorder", "additivity"  # scales; see ``amplitudes`` for the other one
 STEPS_OF_SCALE = 0.25, 0.7  # standard deviations of steps of its logarithm
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 1  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
@@ -122,6 +123,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
         world, view, _, rate = advance(scan, world, view, near, colours, generator)
         near = adapt_steps(near, rate)
         world, view = _draw_scales(scan, world, view, generator)
+        world, view = draw_amplitudes(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = rescaled(scan, world, view)
         if k >= min(LEARNT[-1], EXPLORED - 1):
@@ -204,6 +206,7 @@ def sample_worlds(
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view, near = draw_partner(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)
+        world, view = draw_amplitudes(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)
         view = rescaled(scan, world, view)
         count += 1
@@ -214,45 +217,33 @@ def sample_worlds(
 def _draw_scales(
     scan: Scan, world: World, view: View, generator: torch.Generator
 ) -> tuple[World, View]:
-    """Steps of the scales of rows, displacements, errors and amplitudes with what they scale.
+    """Steps of the scales of rows, displacements and errors with what they scale.
 
     What a scale multiplies goes with it, so that the scale is not held by the values that it had
     led to.
     """
     shared = view.values, view.spectra
-    calm, fine = HAS_ATOMS[world.species] & ~world.is_wide, ~world.is_coarse
-    mean = scan.basis @ world.drift
+    calm, mean = HAS_ATOMS[world.species] & ~world.is_wide, scan.basis @ world.drift
     before = evaluate(scan, world, view, world.z, shared)
     priors = scan.coordinates.scale_priors
-    each = range(len(scan.image))
-    scales = [(n, k) for n in priors for k in (each if n == "scatter" else (0,))]
-    for (name, k), size in itertools.product(scales, STEPS_OF_SCALE):
-        now = _scale(world, name, k)
+    for name, size in itertools.product(STEPPED, STEPS_OF_SCALE):
+        now = getattr(world, name)
         value, log_ratio = priors[name].step(now, size, generator)
         if value == now or log_ratio == -math.inf:
             continue
-        grown = value / now
-        if name == "scatter":
-            scatter, excess = world.scatter.clone(), world.excess.clone()
-            scatter[k] = value
-            excess[fine, k] += (grown - 1) * (excess - scan.mean_excess(world.tone))[fine, k]
-            other = replace(world, scatter=scatter, excess=excess)
-        else:
-            other = replace(world, **{name: value})
+        grown, factors, other = value / now, view.factors, replace(world, **{name: value})
         if name == "jitter":
             other = replace(other, row_shift=grown * world.row_shift)
         if name == "disorder":
             own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
             other = replace(other, shift=mean + own)
-        factors = view.factors
-        if name in ("disorder", "scatter"):
             positions = scan.positions + other.shift
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
         log_ratio += float(after.log_density_with_dose(scan, world.slope))
         log_ratio -= float(before.log_density_with_dose(scan, world.slope))
-        log_ratio += _log_prior_of_outlying(scan, other) - _log_prior_of_outlying(scan, world)
+        log_ratio += _log_prior_of_wide(scan, other) - _log_prior_of_wide(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen
             view = look(scan, world, shared, factors)
@@ -262,23 +253,12 @@ def _draw_scales(
     return world, view
 
 
-def _scale(world: World, name: str, detector: int) -> float:
-    """A scale, which may be one of several."""
-    value = getattr(world, name)
-    return float(value[detector]) if name == "scatter" else value
-
-
-def _log_prior_of_outlying(scan: Scan, world: World) -> float:
-    """Log prior of what does not go with a scale but has it in its own: wide and coarse columns."""
+def _log_prior_of_wide(scan: Scan, world: World) -> float:
+    """Log prior of the wide displacements, which do not go with their scale but have it in it."""
     spread = spread_of_sites(world)
-    counted = HAS_ATOMS[world.species] & scan.updated
-    wide, coarse = counted & world.is_wide, counted & world.is_coarse
+    wide = HAS_ATOMS[world.species] & scan.updated & world.is_wide
     own = (world.shift - scan.basis @ world.drift)[wide] / spread[wide, None]
-    value = -0.5 * own.square().sum() - 2 * spread[wide].log().sum()
-    covariance = covariance_of_excess(world.scatter, world.is_coarse)
-    law = MultivariateNormal(torch.zeros_like(world.excess), covariance, validate_args=False)
-    own = world.excess - scan.mean_excess(world.tone)
-    return float(value + law.log_prob(own)[coarse].sum())
+    return float(-0.5 * own.square().sum() - 2 * spread[wide].log().sum())
 
 
 def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
