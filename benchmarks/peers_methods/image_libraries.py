@@ -27,7 +27,7 @@ RESERVE = 0.9
 AT_ONCE = 2000
 TRIAL = 20  # cycles of AtomAI that measure the rate
 BATCH = 128
-PIECE = 4096  # patches between two looks at the clock, of pyroVED
+PIECE = 512  # patches between two looks at the clock, of pyroVED, and that measure its rate
 
 _declared: list[torch.library.Library] = []
 
@@ -199,10 +199,10 @@ def fit_pyroved(
     with _quiet():
         some = stream.load(FIRST)
         model, trainer = begin()
-        run(trainer, some.take(slice(0, 512)))
+        run(trainer, some.take(slice(0, 2 * BATCH)))
         start = clock.own
-        run(trainer, some.take(slice(0, 1024)))
-        seconds = (clock.own - start) / 1024
+        run(trainer, some.take(slice(0, PIECE)))
+        seconds = (clock.own - start) / PIECE
         left = RESERVE * clock.left + FIRST * stream.cost()
         num = max(FIRST, int(left / (stream.cost() + EPOCHS * seconds)))
         data = stream.load(num)
