@@ -166,6 +166,37 @@ class Canvas:
         columns[..., 0, :] -= turn[:, None, None] * columns[..., 1, :]
         return columns, index
 
+    def columns_of(
+        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Columns of what some sites hold, at a signal of one.
+
+        Parameters
+        ----------
+        scan, world : Scan, World
+            Species, positions and displacements.
+        kernels : Kernels
+            Tabulated columns.
+        sites : Tensor of int, shape (site,)
+            Which.
+
+        Returns
+        -------
+        columns : Tensor, shape (site, detector, 3, pixel)
+            Value, and derivatives along x and y.
+        index : Tensor of int, shape (site, pixel)
+            Their pixels.
+        """
+        order = world.species[sites].argsort(stable=True)
+        held, sizes = world.species[sites].unique(return_counts=True)
+        parts = [
+            self.kernels_at(scan, world, kernels, mine, species)
+            for mine, species in zip(sites[order].split(sizes.tolist()), held.split(1), strict=True)
+        ]
+        back = order.argsort()
+        columns, index = (torch.cat(part)[back] for part in zip(*parts, strict=True))
+        return columns[:, :, 0], index
+
     def slopes(
         self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
     ) -> tuple[Tensor, Tensor]:
@@ -187,9 +218,7 @@ class Canvas:
         index : Tensor of int, shape (site, pixel)
             Their pixels.
         """
-        held, which = world.species[sites].unique(return_inverse=True)
-        columns, index = self.kernels_at(scan, world, kernels, sites, held)
-        slopes = columns[torch.arange(len(sites)), :, which]
+        slopes, index = self.columns_of(scan, world, kernels, sites)
         amplitude = world.signal[:, None] * (1 + world.errors[:, world.species[sites]])
         slopes = slopes * amplitude.mT[..., None, None]
         slopes[:, :, 1:] *= 1 + world.excess[sites][..., None, None]

@@ -178,11 +178,9 @@ class Sites:
         Tensor, shape (site, detector, pixel)
             In their windows.
         """
-        held, which = self.world.species[mine].unique(return_inverse=True)
-        columns, _ = self.canvas.kernels_at(scan, self.world, self.kernels, mine, held)
-        columns = columns[torch.arange(len(mine)), :, which, 0]
+        columns, _ = self.canvas.columns_of(scan, self.world, self.kernels, mine)
         amplitude = self.amplitude[:, self.world.species[mine]].mT * (1 + self.world.excess[mine])
-        return columns * amplitude[..., None]
+        return columns[:, :, 0] * amplitude[..., None]
 
     def conditional(
         self,
