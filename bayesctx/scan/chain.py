@@ -34,7 +34,7 @@ __all__ = [
     "sample_worlds",
 ]
 
-STEPPED = "jitter", "disorder", "additivity"  # scales; see ``amplitudes`` for the other one
+STEPPED = "jitter", "disorder"  # scales; others are drawn with what they scale summed out
 STEPS_OF_SCALE = 0.25, 0.7  # standard deviations of steps of its logarithm
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 1  # factors of the variance of the noise, and draws at each
 EXPLORED = 12  # draws around a mode before those that are kept
@@ -217,7 +217,7 @@ def sample_worlds(
 def _draw_scales(
     scan: Scan, world: World, view: View, generator: torch.Generator
 ) -> tuple[World, View]:
-    """Steps of the scales of rows, displacements and errors with what they scale.
+    """Steps of the scales of rows and displacements with what they scale.
 
     What a scale multiplies goes with it, so that the scale is not held by the values that it had
     led to.

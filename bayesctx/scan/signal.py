@@ -177,20 +177,19 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     World
         With the new values.
     """
-    found = regress_species(scan, world, view.values, view.images, view.variance)
+    given = view.values, view.images, view.variance
+    found = regress_species(scan, world, *given)
+    if generator is not None:
+        world = draw_additivity(scan, world, view, found, generator)
+        found = regress_species(scan, world, *given)
     drawn = found.mean if generator is None else found.draw(generator)
     signal, own, film = drawn.tensor_split([1, 1 + len(view.used)], -1)
     errors = torch.zeros_like(world.errors)
+    if generator is not None:  # species that do not occur have errors of the prior
+        size = error_size(view.values, world.additivity).float()[:, None]
+        errors = torch.randn(errors.shape, generator=generator) * size
     errors[:, view.used] = (own / signal).float()
-    world = replace(world, signal=signal[:, 0].float(), errors=errors, film=film.float())
-    if generator is None:
-        return world
-    world = draw_additivity(scan, world, view, generator)
-    # species that do not occur have errors of the prior
-    size = error_size(view.values, world.additivity).float()[:, None]
-    errors = torch.randn(errors.shape, generator=generator) * size
-    errors[:, view.used] = world.errors[:, view.used]
-    return replace(world, errors=errors)
+    return replace(world, signal=signal[:, 0].float(), errors=errors, film=film.float())
 
 
 def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -219,28 +218,47 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     return replace(world, signal=signal[:, 0], film=film)
 
 
-def draw_additivity(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
-    """Draw the scale of the errors of additivity given these.
+def draw_additivity(
+    scan: Scan, world: World, view: View, found: Regression, generator: torch.Generator
+) -> World:
+    """Draw the scale of the errors of additivity, with signal, errors and film summed out.
 
     Parameters
     ----------
     scan : Scan
         Gives the prior.
     world, view : World, View
-        The rest; the errors of species that do not occur tell nothing.
+        The rest.
+    found : Regression
+        Under the scale that the world has.
     generator : torch.Generator
         Source of randomness.
 
     Returns
     -------
     World
-        With the new value.
+        With the new value; its errors are still those of the former one.
     """
     prior = scan.coordinates.scale_priors["additivity"]
-    sizes = (error_size(view.values, 1.0)[:, None] * prior.nodes).clamp(min=LEAST_ERROR)
-    square = world.errors[:, view.used].square().sum(-1, keepdim=True)
-    log_likelihood = -len(view.used) * sizes.log() - 0.5 * square / sizes**2
-    return replace(world, additivity=float(prior.draw(log_likelihood.sum(0), generator)))
+    num = 1 + len(view.used)
+    whole = found.factor @ found.factor.mT
+    pull = whole @ found.mean[..., None]
+    # the film summed out, and the prior of the errors taken off
+    taken = torch.linalg.solve(whole[:, num:, num:], torch.cat([whole, pull], -1)[:, num:])
+    left = torch.cat([whole, pull], -1)[:, :num] - whole[:, :num, num:] @ taken
+    gram, pull = left[..., :num], left[..., -1:]
+    scale = world.signal.double()[:, None]
+    now, sizes = (
+        scale * error_size(view.values, 1.0)[:, None].mul(v).clamp(min=LEAST_ERROR)
+        for v in (torch.tensor([world.additivity]).double(), prior.nodes)
+    )
+    change = sizes**-2 - now**-2
+    errors = torch.diag(torch.tensor([0.0] + [1.0] * (num - 1), dtype=torch.float64))
+    factor = torch.linalg.cholesky(gram[:, None] + change[..., None, None] * errors)
+    white = torch.linalg.solve_triangular(factor, pull[:, None], upper=False)
+    log_evidence = 0.5 * white.square().sum((-2, -1))
+    log_evidence -= factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + (num - 1) * sizes.log()
+    return replace(world, additivity=float(prior.draw(log_evidence.sum(0), generator)))
 
 
 def accepts(log_ratio: float, generator: torch.Generator) -> bool:
