@@ -68,34 +68,39 @@ class _Quadratic:
         gram = torch.einsum("iab,iajc,jcd->ibjd", root, self.gram, root)
         size = self.pull.numel()
         gram = gram.reshape(size, size) + torch.eye(size, dtype=torch.float64)
-        pull = torch.einsum("iab,ia->ib", root, self.pull)
-        return _Posterior(root, torch.linalg.cholesky(gram), pull)
+        factor = torch.linalg.cholesky(gram)
+        pull = torch.einsum("iab,ia->ib", root, self.pull).reshape(-1, 1)
+        return _Posterior(root, factor, torch.linalg.solve_triangular(factor, pull, upper=False))
 
 
 @dataclass(frozen=True, eq=False)
 class _Posterior:
-    """Gaussian posterior of the excess, in units in which its prior is standard normal."""
+    """Gaussian posterior of the excess, in units in which its prior is standard normal.
+
+    Attributes
+    ----------
+    root : Tensor, shape (site, detector, detector)
+        Roots of the prior covariance.
+    factor : Tensor, shape (unknown, unknown)
+        Of the precision.
+    white : Tensor, shape (unknown, 1)
+        The mean in units of the posterior.
+    """
 
     root: Tensor
     factor: Tensor
-    pull: Tensor
-
-    @property
-    def whitened(self) -> Tensor:
-        """The pull in units of the posterior."""
-        return torch.linalg.solve_triangular(self.factor, self.pull.reshape(-1, 1), upper=False)
+    white: Tensor
 
     @property
     def log_evidence(self) -> float:
         """With the excess summed out, up to a constant."""
-        value = 0.5 * self.whitened.square().sum() - self.factor.diagonal().log().sum()
-        return float(value)
+        return float(0.5 * self.white.square().sum() - self.factor.diagonal().log().sum())
 
     def draw(self, generator: torch.Generator) -> Tensor:
         """Excess beside its mean, shape (site, detector)."""
-        noise = torch.randn(self.whitened.shape, generator=generator, dtype=torch.float64)
-        drawn = torch.linalg.solve_triangular(self.factor.mT, self.whitened + noise, upper=True)
-        return torch.einsum("iab,ib->ia", self.root, drawn.view_as(self.pull))
+        noise = torch.randn(self.white.shape, generator=generator, dtype=torch.float64)
+        drawn = torch.linalg.solve_triangular(self.factor.mT, self.white + noise, upper=True)
+        return torch.einsum("iab,ib->ia", self.root, drawn.view(self.root.shape[:2]))
 
 
 def draw_amplitudes(
