@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -75,10 +78,15 @@ def side_by_side(
     threads do 1.4 times the work of one, and two processes twice.
     """
     values = list(values)
-    if min(num_workers, len(values)) < 2:
+    # a process that ends with its parent, as the workers of Dask, may have none of its own
+    is_bound = multiprocessing.current_process().daemon
+    if is_bound or min(num_workers, len(values)) < 2:
         given = () if tick is None else (tick,)
         return [torch.no_grad()(function)(value, *given) for value in values]
-    pool = get_reusable_executor(min(num_workers, MOST), timeout=IDLE, env=SETTINGS)
+    pool = get_reusable_executor(
+        min(num_workers, MOST), timeout=IDLE, env=SETTINGS, initializer=_prepare,
+        initargs=(os.getpid(),),
+    )  # fmt: skip
     with _heard(tick) as given:
         tasks = [pool.submit(_alone, function, value, *given) for value in values]
         try:
@@ -92,9 +100,21 @@ def side_by_side(
             raise
 
 
-def _alone(function: Callable, *given: object) -> object:
-    """Call a function in a process that is one of several."""
+def _prepare(parent: int) -> None:
+    """Set up a process, which is to end with its parent, also if that is killed."""
     torch.set_num_threads(1)
+    Thread(target=_end_with, args=(parent,), daemon=True).start()
+
+
+def _end_with(parent: int) -> None:
+    """Wait for the end of the parent, then end this process."""
+    while os.getppid() == parent:
+        time.sleep(INTERVAL)
+    os._exit(1)
+
+
+def _alone(function: Callable, *given: object) -> object:
+    """Call a function without gradients."""
     return torch.no_grad()(function)(*given)
 
 

@@ -1,9 +1,13 @@
 """Work in processes: order, errors, what is counted, and an interrupt."""
 
+import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import time
 from dataclasses import replace
+from pathlib import Path
 from threading import Timer
 
 import pytest
@@ -23,12 +27,17 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
+def within_a_minute(is_so):
+    """Whether something is so, or will be within a minute."""
+    end = time.monotonic() + 60.0
+    while not is_so() and time.monotonic() < end:
+        time.sleep(0.02)
+    return is_so()
+
+
 def exist(paths):
     """Whether files are there, or will be within a minute."""
-    end = time.monotonic() + 60.0
-    while not all(p.exists() for p in paths) and time.monotonic() < end:
-        time.sleep(0.02)
-    return all(p.exists() for p in paths)
+    return within_a_minute(lambda: all(p.exists() for p in paths))
 
 
 @pytest.mark.parametrize("num_workers", [1, 3])
@@ -106,6 +115,45 @@ def test_an_interrupt_ends_what_is_running(interruptible):
     with pytest.raises(KeyboardInterrupt):
         side_by_side(time.sleep, [600.0, 600.0], 2)
     assert side_by_side(abs, [-1, 2], 2) == [1, 2]
+
+
+PROGRAM = """
+import os, sys, time
+from bayesctx.parallel import side_by_side
+def work(k):
+    open(os.path.join(sys.argv[1], str(os.getpid())), "w").close()
+    time.sleep(600)
+side_by_side(work, range(2), 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="there a process does not see its parent end")
+def test_processes_end_with_a_parent_that_is_killed(tmp_path):
+    """Of a script without a guard of its main part."""
+    script, folder = tmp_path / "script.py", tmp_path / "ids"
+    script.write_text(PROGRAM)
+    folder.mkdir()
+    program = subprocess.Popen([sys.executable, script, folder])
+    assert within_a_minute(lambda: len(list(folder.iterdir())) == 2)
+    program.kill()
+    program.wait()
+    assert within_a_minute(lambda: not any(is_running(p.name) for p in folder.iterdir()))
+
+
+def is_running(process):
+    """Whether there is a process of a number."""
+    try:
+        os.kill(int(process), 0)
+    except ProcessLookupError:
+        return False
+    # one that has ended, but whose parent has not asked for it
+    state = Path(f"/proc/{process}/stat")
+    return not (state.exists() and state.read_text().rpartition(")")[2].split()[0] == "Z")
+
+
+def test_a_daemon_does_the_work_itself(monkeypatch):
+    monkeypatch.setattr(multiprocessing.current_process(), "_config", {"daemon": True})
+    assert side_by_side(lambda _: os.getpid(), range(2), 2) == [os.getpid()] * 2
 
 
 def test_threads_of_torch_are_restored():
