@@ -110,9 +110,7 @@ def list_candidates(
     valid = torch.from_numpy(np.isfinite(placement.image))
     image = torch.from_numpy(np.nan_to_num(np.stack([p.image for p in placements])))
     finest = min(_implied(placement, names[host]) for host, _ in found)
-    positions, sublattice = find_sites(placement.lattice, shape, margin=-BEYOND / finest)
-    if placement.domains is not None:
-        sublattice = placement.domains.relabel(positions, sublattice)
+    positions, sublattice = _find_sites_beyond(placement, finest)
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
@@ -151,6 +149,15 @@ def list_candidates(
                 candidates.append(Candidate(assigned, dopants, *own))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
+
+
+def _find_sites_beyond(placement: Placement, sampling: float) -> tuple[np.ndarray, np.ndarray]:
+    """Positions in px and sublattices of the sites in an image and near its border."""
+    margin = -BEYOND / sampling
+    positions, sublattice = find_sites(placement.lattice, placement.image.shape, margin=margin)
+    if placement.domains is not None:
+        sublattice = placement.domains.relabel(positions, sublattice)
+    return positions, sublattice
 
 
 def _material(prior: Prior, host: int, weight: Tensor) -> tuple[Material, tuple[int, ...]]:
