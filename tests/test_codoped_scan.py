@@ -18,7 +18,7 @@ from bayesctx.inference import whole_image, worlds
 from bayesctx.inference.claims import _is_claim
 from bayesctx.inference.detectors import check_rings
 from bayesctx.metrics import match_sites
-from bayesctx.scan import Material, Sampled, Weight, mosaic as mosaic_module, windows
+from bayesctx.scan import Fitted, Material, Sampled, mosaic as mosaic_module, windows
 from bayesctx.scan.chain import Draw, Mode, sample_worlds
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.moves import linearise_jointly
@@ -78,7 +78,8 @@ def test_without_one_of_the_dopants_the_crystal_has_the_other(mixed, metal):
     both = Material(MATERIAL.host, first, second)
     found = probabilities(*codope(scan, world, both, NONE))
     expected = probabilities(*codope(scan, world, replace(both, codopant=None)))
-    assert torch.allclose(found[:, :NUM_PLAIN], expected, atol=1e-4)
+    # log likelihoods of some 1e4 nats in single precision
+    assert torch.allclose(found[:, :NUM_PLAIN], expected, atol=5e-3)
     assert (found[:, CODOPED_SPECIES] == 0).all()
     assert float(found[:, DOPED_SPECIES].max()) > 0.9
 
@@ -184,8 +185,14 @@ def infer(data, num_draws=40):
         return bc.infer(data.intensity, KNOWN, likelihood="simulator", num_draws=num_draws)
 
 
-def draw_worlds(shared_by_draws, given, *, num_chains, num_draws, **_):
+def fit_nothing(candidates, *, seed):
+    """No search."""
+    return Fitted(candidates, candidates, [])
+
+
+def draw_worlds(shared_by_draws, fitted, *, num_chains, num_draws, **_):
     """Chains without a search: what patches say the sites hold, with some shares of both."""
+    given = fitted.candidates
     scan, species = given[0].scan, given[0].species
     shared_by_draws.append(scan.material)
     z = torch.zeros(len(scan.coordinates.names), dtype=torch.float64)
@@ -199,7 +206,7 @@ def draw_worlds(shared_by_draws, given, *, num_chains, num_draws, **_):
         draws = [Draw(w, scan.material, values, 1e5, probability, -1.0) for w in own]
         chains.append([(0, d) for d in draws])
     share = np.eye(1, len(given))[0]
-    return Sampled(chains, share, {0: Weight(0.0, 0.0, values, 1e5)})
+    return Sampled(chains, share)
 
 
 @pytest.fixture(scope="module")
@@ -207,6 +214,8 @@ def quick(data):
     """A result of worlds that are given."""
     materials = []
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(worlds, "fit_scan", fit_nothing)
+        patch.setattr(worlds, "weigh_lattices", lambda *arguments: None)
         patch.setattr(worlds, "sample_scan", functools.partial(draw_worlds, materials))
         patch.setattr(whole_image, "conflict_by_pixels", lambda *arguments: {})
         return infer(data), materials
@@ -238,6 +247,8 @@ def test_several_detectors_share_what_sites_hold(monkeypatch):
     options = {"seed": 6, "num_pixels": 88, "sampling": 0.25}
     scan = bc.simulate_micrograph(prior, **options, detectors=named)
     materials = []
+    monkeypatch.setattr(worlds, "fit_scan", fit_nothing)
+    monkeypatch.setattr(worlds, "weigh_lattices", lambda *arguments: None)
     monkeypatch.setattr(worlds, "sample_scan", functools.partial(draw_worlds, materials))
     monkeypatch.setattr(whole_image, "conflict_by_pixels", lambda *arguments: {})
     with warnings.catch_warnings():

@@ -10,6 +10,7 @@ from crystals import RINGS, SAMPLING, crystal, noisy_crystal
 from bayesctx.crystal import METALS
 from bayesctx.defects import SPECIES
 from bayesctx.scan import (
+    contenders,
     mosaic as mosaic_module,
     occupation,
     sampling,
@@ -21,7 +22,7 @@ from bayesctx.scan.conditional import covariance_of_excess
 from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.occupation import _draw_tone
-from bayesctx.scan.search import Candidate
+from bayesctx.scan.search import Candidate, Start
 from bayesctx.scan.signal import draw_brightness
 from bayesctx.scan.view import look
 from bayesctx.scan.windows import MARGIN, tile
@@ -298,10 +299,10 @@ def test_the_dopant_is_found_whatever_it_is_now(noisy, now):
 def test_large_scans_are_searched_in_a_window(monkeypatch):
     scan, *_ = crystal(3, 96)
     candidate = Candidate(scan, (0,), species=PERFECT[scan.kind])
-    assert sampling._windows([candidate])[0] is candidate
-    monkeypatch.setattr(sampling, "MOST_SITES", 20)
-    monkeypatch.setattr(sampling, "IN_WINDOW", 20)
-    (window,) = sampling._windows([candidate])
+    assert contenders._windows([candidate])[0] is candidate
+    monkeypatch.setattr(contenders, "MOST_SITES", 20)
+    monkeypatch.setattr(contenders, "IN_WINDOW", 20)
+    (window,) = contenders._windows([candidate])
     number = int(window.scan.inside.sum())
     assert 10 <= number <= 40
     assert len(window.species) == len(window.scan.kind)
@@ -311,13 +312,13 @@ def test_large_scans_are_searched_in_a_window(monkeypatch):
 def test_a_large_scan_is_read_whole(narrow, monkeypatch):
     """Draws of the whole scan, each with a species at every site."""
     scan, world, _ = noisy_crystal(pixels=120, noise=0.03)
-    monkeypatch.setattr(sampling, "MOST_SITES", 20)
-    monkeypatch.setattr(sampling, "IN_WINDOW", 60)
+    monkeypatch.setattr(contenders, "MOST_SITES", 20)
+    monkeypatch.setattr(contenders, "IN_WINDOW", 60)
     monkeypatch.setattr(mosaic_module, "WARMUP", 2)
-    (window,) = sampling._windows([Candidate(scan, (scan.material.dopant,))])
+    (window,) = contenders._windows([Candidate(scan, (scan.material.dopant,))])
     assert window.scan.image.shape != scan.image.shape
-    start = sampling.Start(0, window.scan, _within(scan, world, window.scan), 0.0)
-    contender = sampling._Contender(start, [(0.0, start.world)], 0.0)
+    start = Start(0, window.scan, _within(scan, world, window.scan), 0.0)
+    contender = contenders.Contender(start, [(0.0, start.world)], 0.0)
     whole = Candidate(scan, (scan.material.dopant,), species=world.species)
     ticks = []
     chains = sampling._sample_candidate(whole, contender, [2, 2], 3, 0, 1, lambda: ticks.append(1))

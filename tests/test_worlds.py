@@ -18,7 +18,7 @@ from bayesctx.inference import candidates, choice, claims, whole_image, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
 from bayesctx.metrics import match_sites
-from bayesctx.scan import Candidate, Coordinates, Weight, chain, fits, sampling, search
+from bayesctx.scan import Candidate, Coordinates, Weight, chain, contenders, fits, search
 
 KNOWN = {
     "host": "WSe2", "beam_energy": 80e3, "convergence_semiangle": 30.0,
@@ -196,8 +196,8 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     middle = torch.zeros(1, len(coordinates.names), dtype=torch.float64)
     values = {n: v[0].tolist() for n, v in coordinates.values(middle).items()}
 
-    def solve(placements, readings, by_patches, *arguments, **options):
-        return by_patches, Weight(0.0, 0.0, values, 1e5)
+    def solve(placements, readings, by_patches, *arguments, judge, **options):
+        return by_patches, judge(Weight(0.0, 0.0, values, 1e5))
 
     def weigh(candidates, *, seed):
         free = candidates[0].scan.coordinates.free
@@ -276,19 +276,35 @@ def test_the_prior_of_the_dose_is_one_of_its_logarithm():
     assert torch.get_num_threads() == 1
 
 
-@pytest.mark.parametrize("by_patches", [(0.5, 0.5), (0.2, 0.8)])
-def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence(by_patches):
-    evidence, errors = np.array([0.0, -12.0]), np.random.default_rng(0).normal(size=(100_000, 2))
+def weigh_two(evidence, by_patches, error):
+    """Probabilities of two candidates that are equal but for their evidence."""
     equal = [Candidate(None, (0,), math.log(0.5), math.log(p)) for p in by_patches]
-    found = sampling._probabilities(
-        [
-            sampling._Contender(search.Start(k, None, None, value), [], value)
-            for k, value in enumerate(evidence)
-        ],
-        equal,
-    )
-    average = softmax(evidence + sampling.ERROR * errors, -1).mean(0)
+    found = [
+        contenders.Contender(search.Start(k, None, None, value), [], value)
+        for k, value in enumerate(evidence)
+    ]
+    return contenders._probabilities(found, equal, error)
+
+
+@pytest.mark.parametrize("by_patches", [(0.5, 0.5), (0.2, 0.8)])
+@pytest.mark.parametrize("error", [8.0, 40.0])
+def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence(by_patches, error):
+    evidence, errors = np.array([0.0, -12.0]), np.random.default_rng(0).normal(size=(100_000, 2))
+    found = weigh_two(evidence, by_patches, error)
+    average = softmax(evidence + error * errors, -1).mean(0)
     # MacKay's approximation is within .03 of the average, to which patches add their odds
     average = average * by_patches / (average @ by_patches)
     np.testing.assert_allclose(found, average, atol=0.06)
     assert found[1] > 0.05  # twelve nats are no certainty
+
+
+def test_a_context_that_the_image_speaks_against_leaves_no_certainty():
+    """A hundred nats decide between assignments, but not where the context costs as many."""
+    agrees, speaks = (claims.misfit_of({"context": value}) for value in (12.0, 100.0))
+    assert claims.misfit_of({}) == claims.misfit_of({"dose": 40.0}) == agrees == 0.0
+    certain, doubtful = (
+        weigh_two((0.0, -100.0), (0.5, 0.5), math.hypot(contenders.ERROR, misfit))[1]
+        for misfit in (agrees, speaks)
+    )
+    assert certain < 1e-5
+    assert 0.1 < doubtful < 0.5

@@ -342,12 +342,9 @@ class Micrograph:
             simulator cannot be fitted.
         """
         given = self.placements, _alternatives(readings), posterior, self.every, rings, self.stated
-        try:
-            solved, weight = solve_by_pixels(
-                *given, self.model.prior, self.num_draws, self.seed, progress=way.progress,
-                exactly=way.likelihood == "exact",
-            )  # fmt: skip
-            hidden = None if way.progress is None else not way.progress
+        hidden = None if way.progress is None else not way.progress
+
+        def judge(weight: Weight) -> dict[str, float]:
             with tqdm(desc="claims", unit=" contexts", disable=hidden) as bar:
 
                 def weigh(*given: object) -> Weight:
@@ -355,7 +352,13 @@ class Micrograph:
                     bar.update()
                     return found
 
-                return solved, conflict_by_pixels(rings, weight, weigh, self.model.prior)
+                return conflict_by_pixels(rings, weight, weigh, self.model.prior)
+
+        try:
+            return solve_by_pixels(
+                *given, self.model.prior, self.num_draws, self.seed, judge=judge,
+                progress=way.progress, exactly=way.likelihood == "exact",
+            )  # fmt: skip
         except torch.linalg.LinAlgError as error:
             refuse_pixels(way, error, must=bool(rings.names))
             return None

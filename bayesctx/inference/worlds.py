@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,10 +18,20 @@ from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES
 from ..exact import sample_exactly
 from ..model import SitePrior
 from ..prior import Prior
-from ..scan import CLASS, PAIRS, Coordinates, Draw, Sampled, Weight, sample_scan, sample_worlds
+from ..scan import (
+    CLASS,
+    PAIRS,
+    Coordinates,
+    Draw,
+    Sampled,
+    Weight,
+    fit_scan,
+    sample_scan,
+    sample_worlds,
+)
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
-from .claims import weigh_lattices
+from .claims import misfit_of, weigh_lattices
 from .convergence import diagnose_chains, errors_of_means, warn_of_chains
 from .detectors import Rings
 from .joint import KIND_OF_CLASS
@@ -58,9 +68,10 @@ def solve_by_pixels(
     num_draws: int,
     seed: int,
     *,
+    judge: Callable[[Weight], dict[str, float]],
     progress: bool | None = None,
     exactly: bool = False,
-) -> tuple[Posterior, Weight]:
+) -> tuple[Posterior, dict[str, float]]:
     """Posterior of the sites of a micrograph and of all that they share.
 
     Parameters
@@ -86,6 +97,10 @@ def solve_by_pixels(
         one for every ``MANY`` sites times that.
     seed : int
         Of the draws.
+    judge : callable
+        Evidence against the claims, from the weight of the context by the middle of the image, see
+        ``claims.conflict_by_pixels``. The more the image speaks against them, the less certain
+        hosts and assignments are.
     progress : bool, optional
         Show a progress bar of the draws; default: in a terminal.
     exactly : bool
@@ -96,8 +111,8 @@ def solve_by_pixels(
     posterior : Posterior
         Of the sites with crystal. Draws are those of ``NUM_CHAINS`` chains, one after the other;
         ``diagnosis`` has effective numbers and r-hat of every continuous variable.
-    weight : Weight
-        Of the context, by the middle of the image, see ``claims.weigh_lattices``.
+    conflict : dict of str to float
+        Evidence against the claims.
 
     Warns
     -----
@@ -105,7 +120,7 @@ def solve_by_pixels(
         If chains have not mixed, see ``warn_of_chains``.
     """
     lattices = list_candidates(placements, readings, sites, rings, stated, prior, seed)
-    sampled = _sample(lattices, num_draws, seed, progress, exactly)
+    sampled, conflict = _sample(lattices, judge, num_draws, seed, progress, exactly)
     pairs = list(itertools.chain(*sampled.chains))
     worlds = [_World.of(c, d, lattices, placements) for c, d in pairs]
     weight = _weights(np.array([c for c, _ in pairs]), sampled.probability)
@@ -141,21 +156,29 @@ def solve_by_pixels(
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
-    return posterior, weigh_lattices(lattices, sampled.weights)
+    return posterior, conflict
 
 
 def _sample(
-    lattices: Lattices, num_draws: int, seed: int, progress: bool | None, exactly: bool
-) -> Sampled:
-    """Draw worlds of the candidates, with a bar of the draws."""
+    lattices: Lattices,
+    judge: Callable[[Weight], dict[str, float]],
+    num_draws: int,
+    seed: int,
+    progress: bool | None,
+    exactly: bool,
+) -> tuple[Sampled, dict[str, float]]:
+    """Draw worlds of the candidates, with a bar of the draws; evidence against the claims."""
     every = math.ceil(len(lattices.sites) / MANY)
     thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
     number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
     _check_draws(number * NUM_CHAINS, lattices)
     hidden = None if progress is None else not progress
     with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
-        return sample_scan(
-            lattices.candidates,
+        fitted = fit_scan(lattices.candidates, seed=seed)
+        conflict = judge(weigh_lattices(lattices, fitted.weights))
+        sampled = sample_scan(
+            fitted,
+            misfit=misfit_of(conflict),
             num_chains=NUM_CHAINS,
             num_draws=number,
             seed=seed,
@@ -164,6 +187,7 @@ def _sample(
             sample=sample_exactly if exactly else sample_worlds,
             jumps=not exactly,
         )
+    return sampled, conflict
 
 
 def _by_detector(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,9 +1,10 @@
 """Posterior of a whole scan by its pixels."""
 
 from .chain import Draw, sample_worlds
+from .contenders import Fitted, fit_scan, weigh_scan
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
-from .sampling import Sampled, sample_scan, weigh_scan
+from .sampling import Sampled, sample_scan
 from .search import Candidate, Weight
 from .world import CLASS, PERFECT, Scan, World
 
@@ -15,11 +16,13 @@ __all__ = [
     "Coordinates",
     "Draw",
     "Field",
+    "Fitted",
     "Material",
     "Sampled",
     "Scan",
     "Weight",
     "World",
+    "fit_scan",
     "sample_scan",
     "sample_worlds",
     "weigh_scan",

@@ -6,7 +6,6 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 import torch
@@ -14,48 +13,20 @@ from scipy.special import softmax
 
 from ..parallel import side_by_side, single_threads
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
-from .fits import anneal, follow_partners, log_density
+from .contenders import Contender, Fitted, compare, derived
 from .mosaic import Mosaic, cover, spread
-from .search import Candidate, Start, Weight, find_starts, log_volume, weigh_middles
-from .view import look
-from .windows import crop, tile
+from .search import Candidate
+from .windows import tile
 from .world import Scan, World
 
-__all__ = ["Sampled", "sample_scan", "weigh_scan"]
+__all__ = ["Sampled", "sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
 WARMUP = 6  # draws of every chain at every mode that are left out
-# sites of the largest scan that is sampled whole, and of the window of a larger one by which its
-# shared variables are sampled
-MOST_SITES, IN_WINDOW = 1000, 400
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
 REACHED = 0.03  # probability of a jump, above which modes are sampled as one
 REMOTE = 12.0  # nats below the best of modes of nearly one image that are not looked at
 MARGIN = 1.15  # of the band limit around modes, at which their angles and energies vary
-UNCLEAR = 60.0  # nats below the best candidate, up to which candidates are compared with more care
-ANNEALED = 2  # worlds of each of these
-# nats, standard deviation of the log evidence of a candidate: fits that began at different worlds
-# of one candidate end roughly so far apart, on two images of 160 x 160 px (1e4 and 1e5 e/Å²)
-ERROR = 8.0
-
-
-@dataclass(frozen=True, eq=False)
-class _Contender:
-    """A candidate that may be, with its modes.
-
-    Attributes
-    ----------
-    start : Start
-        Of the search.
-    modes : list of tuple of float and World
-        Log density and world of the modes that give nearly the same image.
-    log_evidence : float
-        Of the best mode, with the volume of its shared variables.
-    """
-
-    start: Start
-    modes: list[tuple[float, World]]
-    log_evidence: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,18 +39,16 @@ class Sampled:
         Of every chain the position of the candidate and the draw.
     probability : ndarray, shape (candidate,)
         Of the candidates, from the density at their modes.
-    weights : dict of int to Weight
-        See ``weigh_scan``.
     """
 
     chains: list[list[tuple[int, Draw]]]
     probability: np.ndarray
-    weights: dict[int, Weight]
 
 
 def sample_scan(
-    candidates: Sequence[Candidate],
+    fitted: Fitted,
     *,
+    misfit: float = 0.0,
     num_chains: int,
     num_draws: int,
     seed: int,
@@ -92,8 +61,10 @@ def sample_scan(
 
     Parameters
     ----------
-    candidates : sequence of Candidate
-        Together all that may be.
+    fitted : Fitted
+        Where to begin.
+    misfit : float
+        In nats, see ``contenders.compare``.
     num_chains, num_draws : int
         Chains, and draws of each.
     seed : int
@@ -117,22 +88,17 @@ def sample_scan(
     Chains hold draws of every candidate, and of every partner mode of a candidate that jumps do not
     reach, in proportion to their probabilities by Laplace's approximation: a chain hardly moves
     from one to another, so that r-hat says nothing of these proportions. Candidates below
-    ``NEGLIGIBLE`` and partner modes ``REMOTE`` nats below the best one are left out. The evidence
-    of a candidate is known with the error ``ERROR``, over which its probability is averaged, see
-    ``_probabilities``.
+    ``NEGLIGIBLE`` and partner modes ``REMOTE`` nats below the best one are left out.
 
-    The shared variables of a scan of more than ``MOST_SITES`` sites are those of a window of some
-    ``IN_WINDOW``, in its middle or where most pixels are valid; all else is drawn given all pixels,
+    The shared variables of a scan of many sites are those of the window by which it was fitted, in
+    its middle or where most pixels are valid; all else is drawn given all pixels,
     see ``mosaic.spread``.
 
     Chains run side by side in as many processes as torch is set to use threads, each with random
     numbers of its own.
     """
     with single_threads() as num_workers:
-        windows = _windows(candidates)
-        starts = find_starts(windows, seed, num_workers)
-        contenders = _compare(windows, starts, seed, num_workers)
-        probability = _probabilities(contenders, candidates)
+        contenders, probability = compare(fitted, misfit, seed, num_workers)
         sampled = np.where(probability > NEGLIGIBLE, probability, 0.0)
         # with few draws not every chain has one of every candidate, but together they do
         numbers = np.array([
@@ -144,106 +110,18 @@ def sample_scan(
             index = contender.start.candidate
             if not numbers[:, index].any():
                 continue
-            given = candidates[index], contender, numbers[:, index].tolist(), every
+            given = fitted.candidates[index], contender, numbers[:, index].tolist(), every
             found = _sample_candidate(
                 *given, derived(seed, index), num_workers, tick, sample, jumps
             )
             for chain, own in zip(chains, found, strict=True):
                 chain += [(index, draw) for draw in own]
-    return Sampled(chains, probability, {start.candidate: start.weight for start in starts})
-
-
-def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> dict[int, Weight]:
-    """Weigh candidates without drawing worlds.
-
-    Parameters
-    ----------
-    candidates : sequence of Candidate
-        Together all that may be.
-    seed : int
-        Of everything random.
-
-    Returns
-    -------
-    dict of int to Weight
-        Of the middle of the scan, by the position of the candidate, of those that are not far from
-        the best one.
-    """
-    with single_threads() as num_workers:
-        return dict(weigh_middles(_windows(candidates), seed, num_workers))
-
-
-def _windows(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates for a window of a large scan; the same candidates for another one."""
-    scan = candidates[0].scan
-    num_sites = int(scan.inside.sum())
-    if num_sites <= MOST_SITES:
-        return list(candidates)
-    size = math.ceil(math.sqrt(math.prod(scan.field.shape) * IN_WINDOW / num_sites))
-    found = []
-    for candidate in candidates:
-        window, kept = crop(candidate.scan, size)
-        species = None if candidate.species is None else candidate.species[kept]
-        found.append(replace(candidate, scan=window, species=species))
-    return found
-
-
-def _compare(
-    candidates: Sequence[Candidate], starts: Sequence[Start], seed: int, num_workers: int
-) -> list[_Contender]:
-    """Modes and evidence of the candidates that may be."""
-    value = [start.log_density + candidates[start.candidate].log_prior for start in starts]
-    unclear = [s for s, v in zip(starts, value, strict=True) if v > max(value) - UNCLEAR]
-    num_annealed = ANNEALED if len(unclear) > 1 else 0
-    return [
-        _contend(start, num_annealed, derived(seed, start.candidate), num_workers)
-        for start in unclear
-    ]
-
-
-def _contend(start: Start, num_annealed: int, seed: int, num_workers: int) -> _Contender:
-    """Modes of a candidate, those of the best of several worlds, and their evidence.
-
-    The best of several fits is closer to the mode of a candidate than the first is.
-    """
-    scan = start.scan
-    modes = follow_partners(scan, start.world, num_workers)
-    value, world = _best(modes)
-    seeds = [derived(seed, k) for k in range(num_annealed)]
-    cooled = side_by_side(partial(anneal, scan, world), seeds, num_workers)
-    annealed = [(log_density(scan, w, look(scan, w)), w) for w in cooled]
-    if annealed and _best(annealed)[0] > value:
-        modes = follow_partners(scan, _best(annealed)[1], num_workers)
-        value, world = _best(modes)
-    return _Contender(start, modes, value + log_volume(scan, world))
-
-
-def _best(modes: Sequence[tuple[float, World]]) -> tuple[float, World]:
-    """The mode of the largest log density."""
-    return max(modes, key=lambda mode: mode[0])
-
-
-def _probabilities(contenders: Sequence[_Contender], candidates: Sequence[Candidate]) -> np.ndarray:
-    """Probabilities of the candidates, averaged over errors of their log evidence.
-
-    The average of a softmax over independent Gaussian errors is nearly the softmax of smaller
-    differences (MacKay, Neural Computation 4, 720 (1992), doi:10.1162/neco.1992.4.5.720).
-
-    What patches say of an assignment is taken as its prior: their reading has no such error, and
-    what is left of the evidence within its error is not the same information twice.
-    """
-    scale = math.sqrt(1 + math.pi / 8 * 2 * ERROR**2)
-    log_weight = np.full(len(candidates), -np.inf)
-    for contender in contenders:
-        candidate = candidates[contender.start.candidate]
-        log_prior = candidate.log_prior + candidate.log_hint
-        log_weight[contender.start.candidate] = contender.log_evidence / scale + log_prior
-    return softmax(log_weight)
+    return Sampled(chains, probability)
 
 
 def _sample_candidate(
     candidate: Candidate,
-    contender: _Contender,
+    contender: Contender,
     num_draws: Sequence[int],
     every: int,
     seed: int,
@@ -253,7 +131,7 @@ def _sample_candidate(
     jumps: bool = True,
 ) -> list[list[Draw]]:
     """Chains of one candidate, of some lengths, with the modes of nearly one image in turn."""
-    best = _best(contender.modes)[0]
+    best = contender.best[0]
     near = {k: mode for k, mode in enumerate(contender.modes) if mode[0] > best - REMOTE}
     scan, whole = (_limited(s, list(near.values())) for s in (contender.start.scan, candidate.scan))
     candidate = replace(candidate, scan=whole)
@@ -335,24 +213,6 @@ def _cover_modes(
         return cover(*given, candidate.species, candidate.dopants)
 
     return dict(zip(sampled, side_by_side(begin, sampled, num_workers), strict=True))
-
-
-def derived(seed: int, *path: int) -> int:
-    """Another seed for a part of the work.
-
-    Parameters
-    ----------
-    seed : int
-        Of all of it.
-    *path : int
-        Which part.
-
-    Returns
-    -------
-    int
-        Independent of those of other parts.
-    """
-    return int(np.random.SeedSequence([seed, *path]).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _apportion(num: int, weight: np.ndarray, offset: float = 0.5) -> list[int]:

@@ -30,7 +30,7 @@ NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at lea
 NUM_FITTED = 4  # worlds of each candidate, in all
 # candidates whose best world is annealed, and worlds beside these
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
-MARGIN = 60.0  # nats in the middle of the image within which candidates are looked at whole
+MARGIN = 120.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
 
