@@ -308,3 +308,19 @@ def test_a_context_that_the_image_speaks_against_leaves_no_certainty():
     )
     assert certain < 1e-5
     assert 0.1 < doubtful < 0.5
+
+
+def test_changed_images_are_read_by_patches(data):
+    """Where intensities are clipped the simulator would explain the edge by other columns."""
+    few = SimpleNamespace(defect=np.zeros((1, 5000, 13)))
+    with pytest.warns(UserWarning, match=r"signs of another \(clipped\), so it is read by patches"):
+        assert not is_by_pixels("auto", few, {"dose": 1e4}, {"clipped": None, "stretched": None})
+    assert is_by_pixels("auto", few, {"dose": 1e4}, ("stretched", "padding"))
+    assert is_by_pixels("simulator", few, {"dose": 1e4}, ("clipped",))
+    image = data.intensity.values
+    clipped = np.clip(image, *np.quantile(image, [0.08, 1.0]))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        found = bc.infer(clipped, KNOWN, num_draws=64)
+    assert any("so it is read by patches" in str(w.message) for w in caught)
+    assert found["posterior"].sizes["chain"] == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +28,7 @@ BY_PIXELS = ("simulator", "exact")  # likelihoods of all pixels at once
 LEAST_DOSE = 3e3  # e/Å², below which single columns do not tell more than patches
 DELAY = 1.0  # s, before which no bar is shown
 MOST_SITES = 100_000  # that are read by all pixels without being asked to: half an hour
+CHANGED = ("clipped", "gamma", "inverted")  # intensities that the simulator does not make
 HOURS_PER_SITE = 3e-3  # of the exact model, at the default number of draws
 MOST_EXACT = 1000  # inside of an image that is read by the exact model, which has no windows
 
@@ -154,7 +155,12 @@ def check_exact_size(likelihood: str, num_sites: int) -> None:
         )
 
 
-def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, object]) -> bool:
+def is_by_pixels(
+    likelihood: str,
+    by_patches: Posterior,
+    known: Mapping[str, object],
+    doubts: Collection[str] = (),
+) -> bool:
     """Whether a micrograph is read by all of its pixels.
 
     Parameters
@@ -165,12 +171,20 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
         By the network.
     known : mapping
         The checked context.
+    doubts : collection of str
+        What was done to the image, by the names of ``micrograph.diagnose``.
 
     Returns
     -------
     bool
         By default from ``LEAST_DOSE`` on, by the median of the network where the dose is not a
-        number, and up to ``MOST_SITES`` sites with crystal.
+        number, and up to ``MOST_SITES`` sites with crystal, if the intensities are as recorded.
+
+    Warns
+    -----
+    UserWarning
+        If they are not: the simulator would explain what was done to them by other columns, with
+        certainty.
     """
     if likelihood != "auto":
         return likelihood in BY_PIXELS
@@ -179,7 +193,14 @@ def is_by_pixels(likelihood: str, by_patches: Posterior, known: Mapping[str, obj
     dose = known.get("dose")
     if not isinstance(dose, float):
         dose = float(np.median(by_patches.draws["dose"]))
-    return dose >= LEAST_DOSE
+    changed = [doubt for doubt in doubts if doubt in CHANGED]
+    if dose >= LEAST_DOSE and changed:
+        warn(
+            "an image as it was recorded was expected, got signs of another "
+            f"({', '.join(changed)}), so it is read by patches; pass the recorded counts, or "
+            "likelihood='simulator'"
+        )
+    return dose >= LEAST_DOSE and not changed
 
 
 def refuse_pixels(way: Way, error: Exception, *, must: bool = False) -> None:

@@ -100,7 +100,7 @@ def solve_micrograph(
     conflicts = [image.conflict(*pair) for pair in zip(rings.own, best, strict=True)]
     doubts = dict.fromkeys(doubt for p in image.placements for doubt in p.doubts)
     by_pixels = None
-    if rings.names or is_by_pixels(way.likelihood, posterior, rings.shared):
+    if rings.names or is_by_pixels(way.likelihood, posterior, rings.shared, doubts):
         by_pixels = image.by_pixels(rings, readings, posterior, way)
     if by_pixels is None:
         limit = float(model.card.get("conflict_limit", math.inf))
