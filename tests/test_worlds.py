@@ -3,6 +3,7 @@
 import json
 import math
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,10 @@ from scipy.special import softmax
 import bayesctx as bc
 from bayesctx.crystal import METALS
 from bayesctx.exact import long_chains
-from bayesctx.inference import candidates, choice, claims, whole_image, worlds
+from bayesctx.inference import candidates, choice, claims, misfit, whole_image, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
+from bayesctx.inference.worlds import PixelReading
 from bayesctx.metrics import match_sites
 from bayesctx.scan import Candidate, Coordinates, Weight, chain, contenders, fits, search
 
@@ -197,7 +199,7 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     values = {n: v[0].tolist() for n, v in coordinates.values(middle).items()}
 
     def solve(placements, readings, by_patches, *arguments, judge, **options):
-        return by_patches, judge(Weight(0.0, 0.0, values, 1e5))
+        return PixelReading(by_patches, judge(Weight(0.0, 0.0, values, 1e5)), ())
 
     def weigh(candidates, *, seed):
         free = candidates[0].scan.coordinates.free
@@ -300,11 +302,11 @@ def test_probabilities_of_candidates_are_averaged_over_errors_of_their_evidence(
 
 def test_a_context_that_the_image_speaks_against_leaves_no_certainty():
     """A hundred nats decide between assignments, but not where the context costs as many."""
-    agrees, speaks = (claims.misfit_of({"context": value}) for value in (12.0, 100.0))
-    assert claims.misfit_of({}) == claims.misfit_of({"dose": 40.0}) == agrees == 0.0
+    agrees, speaks = (misfit.misfit_of({"context": value}) for value in (12.0, 100.0))
+    assert misfit.misfit_of({}) == misfit.misfit_of({"dose": 40.0}) == agrees == 0.0
     certain, doubtful = (
-        weigh_two((0.0, -100.0), (0.5, 0.5), math.hypot(contenders.ERROR, misfit))[1]
-        for misfit in (agrees, speaks)
+        weigh_two((0.0, -100.0), (0.5, 0.5), math.hypot(contenders.ERROR, value))[1]
+        for value in (agrees, speaks)
     )
     assert certain < 1e-5
     assert 0.1 < doubtful < 0.5
@@ -324,3 +326,62 @@ def test_changed_images_are_read_by_patches(data):
         found = bc.infer(clipped, KNOWN, num_draws=64)
     assert any("so it is read by patches" in str(w.message) for w in caught)
     assert found["posterior"].sizes["chain"] == 1
+
+
+COORDINATES = Coordinates(bc.reference_prior().conditions[0], bc.reference_prior().nuisances)
+SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
+
+
+def test_scales_of_the_prior_are_no_signs_of_misfit():
+    """At most three in a thousand images of the prior have one: a bound for each of three."""
+    generator, number = torch.Generator().manual_seed(0), 4000
+    drawn = {
+        n: COORDINATES.scale_priors[s].draw(0.0, generator, number).numpy()
+        for n, s in SCALES.items()
+    }
+    drawn["share_outlying"] = np.random.default_rng(0).beta(0.5, 50.0, number)
+    found = [
+        misfit.signs_in_scales({n: v[None, i : i + 1] for n, v in drawn.items()}, COORDINATES)
+        for i in range(number)
+    ]
+    # twelve are expected, and more than 24 have a probability below one in a thousand
+    assert 0 < sum(map(bool, found)) <= 24
+
+
+def test_scales_beyond_the_prior_are_named():
+    draws = {
+        "additivity": np.full((1, 8), 3.7),
+        "amplitude_scatter": np.tile([0.01, 0.2], (1, 8, 1)),
+        "defocus": np.full((1, 8), 1e3),
+    }
+    found = misfit.signs_in_scales(draws, COORDINATES)
+    assert found == ("additivity = 3.7", "amplitude_scatter = 0.2")
+    assert misfit.signs_in_claims({"context": 30.0, "dose": 900.0}) == misfit.signs_in_claims({})
+    assert misfit.signs_in_claims({"context": 48.0}) == ("48 nats are lost by the context",)
+
+
+@pytest.mark.parametrize("likelihood", ["auto", "simulator"])
+def test_an_image_that_the_simulator_does_not_make_is_left_to_patches(
+    data, monkeypatch, likelihood
+):
+    """By default; who asks for the simulator gets it, with the warning."""
+    asked = []
+
+    def solve(placements, readings, by_patches, *arguments, must, **options):
+        asked.append(must)
+        other = replace(by_patches, defect=by_patches.defect[..., ::-1].copy())
+        return PixelReading(other if must else None, {"context": 80.0}, ("80 nats",))
+
+    monkeypatch.setattr(whole_image, "solve_by_pixels", solve)
+    text = {"auto": "so it is read by patches", "simulator": "less certain than they seem"}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        found, plain = (
+            bc.infer(data.intensity, KNOWN, num_draws=64, likelihood=way)
+            for way in (likelihood, "network")
+        )
+    assert any(text[likelihood] in str(w.message) for w in caught)
+    assert asked == [likelihood == "simulator"]
+    classes = (r["class_posterior"].defect.values for r in (found, plain))
+    assert np.array_equal(*classes) == (likelihood == "auto")
+    assert float(found["sample_stats"].conflict.sel(claim="context")) == 80.0

@@ -22,7 +22,6 @@ __all__ = [
     "PIXEL_LIMIT",
     "SCREENED",
     "conflict_by_pixels",
-    "misfit_of",
     "warn_of_claims",
     "weigh_lattices",
 ]
@@ -119,23 +118,6 @@ def conflict_by_pixels(
             alone[SEVERAL] = everything
         found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}
     return found
-
-
-def misfit_of(conflict: Mapping[str, float]) -> float:
-    """How much worse an image is explained than it could be.
-
-    Parameters
-    ----------
-    conflict : mapping of str to float
-        From ``conflict_by_pixels``.
-
-    Returns
-    -------
-    float
-        In nats, beyond what the errors of fits explain. Differences between hosts and assignments
-        of the same size may come from what is wrong, in the context or in the model.
-    """
-    return max(0.0, conflict.get(WHOLE, 0.0) - SCREENED)
 
 
 def _log_evidence_of_dose(fit: Weight, priors: Sequence[object]) -> float:

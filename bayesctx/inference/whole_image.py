@@ -18,17 +18,19 @@ from ..storage import warn
 from .arrays import Alternative, Posterior, describe_image, latent_names, with_conflict
 from .candidates import list_candidates
 from .cases import encode, group_images, tabulate
-from .choice import Way, check_detectors, check_exact_size, is_by_pixels, refuse_pixels
+from .choice import BY_PIXELS, Way, check_detectors, check_exact_size, is_by_pixels, refuse_pixels
 from .claims import conflict_by_pixels, warn_of_claims, weigh_lattices
 from .conflict import conflict_with, warn_of_conflict
+from .convergence import warn_of_chains
 from .detectors import Rings
 from .domains import Domains, find_domains
 from .image import log_density_of_kinds, one_image
 from .inputs import Inputs
+from .misfit import warn_of_misfit
 from .placement import Placement, cut_patches, place_sites
 from .scales import Scale, candidate_scales, conflict_of_size
 from .tree import Sites, add_absent_sites
-from .worlds import solve_by_pixels
+from .worlds import PixelReading, solve_by_pixels
 
 __all__ = ["Micrograph", "solve_micrograph"]
 
@@ -106,9 +108,13 @@ def solve_micrograph(
         limit = float(model.card.get("conflict_limit", math.inf))
         warn_of_conflict(conflicts[0], rings.shared, limit, tuple(doubts))
     else:
-        posterior, found = by_pixels
-        warn_of_claims(found, rings, tuple(doubts))
-        conflicts = [conflict | found for conflict in conflicts]
+        is_left = not _must(way, rings) and bool(by_pixels.signs)
+        warn_of_claims(by_pixels.conflict, rings, tuple(doubts))
+        warn_of_misfit(by_pixels.signs, is_left=is_left)
+        conflicts = [conflict | by_pixels.conflict for conflict in conflicts]
+        if not is_left:
+            posterior = by_pixels.posterior
+            warn_of_chains(posterior.diagnosis, posterior.defect_draws.shape[1])
     placement = image.placements[0]
     sites = Sites(
         positions=placement.positions,
@@ -125,6 +131,11 @@ def solve_micrograph(
     posterior = with_conflict(posterior, _joined(conflicts) if rings.names else conflicts[0])
     solved = add_absent_sites(posterior, surprise, placement.crystal, image.every, seed)
     return *solved, sites, rings
+
+
+def _must(way: Way, rings: Rings) -> bool:
+    """Whether nothing but the simulator may read an image."""
+    return bool(rings.names) or way.likelihood in BY_PIXELS
 
 
 def _warn_of_domains(domains: Domains) -> None:
@@ -321,7 +332,7 @@ class Micrograph:
         readings: Sequence[Sequence[_Reading]],
         posterior: Posterior,
         way: Way,
-    ) -> tuple[Posterior, dict[str, float]] | None:
+    ) -> PixelReading | None:
         """Read by all pixels.
 
         Parameters
@@ -335,11 +346,8 @@ class Micrograph:
 
         Returns
         -------
-        posterior : Posterior
-            By all pixels.
-        conflict : dict of str to float
-            Evidence against claims, see ``conflict_by_pixels``. Instead of both None if the
-            simulator cannot be fitted.
+        PixelReading or None
+            None if the simulator cannot be fitted.
         """
         given = self.placements, _alternatives(readings), posterior, self.every, rings, self.stated
         hidden = None if way.progress is None else not way.progress
@@ -357,7 +365,7 @@ class Micrograph:
         try:
             return solve_by_pixels(
                 *given, self.model.prior, self.num_draws, self.seed, judge=judge,
-                progress=way.progress, exactly=way.likelihood == "exact",
+                must=_must(way, rings), progress=way.progress, exactly=way.likelihood == "exact",
             )  # fmt: skip
         except torch.linalg.LinAlgError as error:
             refuse_pixels(way, error, must=bool(rings.names))

@@ -31,13 +31,14 @@ from ..scan import (
 )
 from .arrays import Alternative, Posterior
 from .candidates import Lattices, list_candidates
-from .claims import misfit_of, weigh_lattices
-from .convergence import diagnose_chains, errors_of_means, warn_of_chains
+from .claims import weigh_lattices
+from .convergence import diagnose_chains, errors_of_means
 from .detectors import Rings
 from .joint import KIND_OF_CLASS
+from .misfit import misfit_of, signs_in_claims, signs_in_scales
 from .placement import Placement
 
-__all__ = ["solve_by_pixels"]
+__all__ = ["PixelReading", "solve_by_pixels"]
 
 NUM_CHAINS = 4
 BYTES_PER_SITE = 200  # of a draw
@@ -57,6 +58,26 @@ PERIODS = {azimuth: 2 * math.pi / fold for azimuth, fold in PAIRS.values()}
 AZIMUTH_OF = {azimuth: name for name, (azimuth, _) in PAIRS.items()}
 
 
+@dataclass(frozen=True, eq=False)
+class PixelReading:
+    """A micrograph that was read by all of its pixels.
+
+    Attributes
+    ----------
+    posterior : Posterior or None
+        Of the sites with crystal. Draws are those of ``NUM_CHAINS`` chains, one after the other;
+        ``diagnosis`` has effective numbers and r-hat of every continuous variable.
+    conflict : dict of str to float
+        Evidence against the claims, in nats.
+    signs : tuple of str
+        What tells that the simulator does not make the image, see ``misfit``.
+    """
+
+    posterior: Posterior | None
+    conflict: dict[str, float]
+    signs: tuple[str, ...]
+
+
 def solve_by_pixels(
     placements: Sequence[Placement],
     readings: Sequence[Sequence[Alternative]],
@@ -69,9 +90,10 @@ def solve_by_pixels(
     seed: int,
     *,
     judge: Callable[[Weight], dict[str, float]],
+    must: bool = True,
     progress: bool | None = None,
     exactly: bool = False,
-) -> tuple[Posterior, dict[str, float]]:
+) -> PixelReading:
     """Posterior of the sites of a micrograph and of all that they share.
 
     Parameters
@@ -101,6 +123,8 @@ def solve_by_pixels(
         Evidence against the claims, from the weight of the context by the middle of the image, see
         ``claims.conflict_by_pixels``. The more the image speaks against them, the less certain
         hosts and assignments are.
+    must : bool
+        Draw worlds also of an image that the simulator does not make, as far as the claims tell.
     progress : bool, optional
         Show a progress bar of the draws; default: in a terminal.
     exactly : bool
@@ -108,22 +132,51 @@ def solve_by_pixels(
 
     Returns
     -------
-    posterior : Posterior
-        Of the sites with crystal. Draws are those of ``NUM_CHAINS`` chains, one after the other;
-        ``diagnosis`` has effective numbers and r-hat of every continuous variable.
-    conflict : dict of str to float
-        Evidence against the claims.
-
-    Warns
-    -----
-    UserWarning
-        If chains have not mixed, see ``warn_of_chains``.
+    PixelReading
+        With a posterior unless it was left out.
     """
     lattices = list_candidates(placements, readings, sites, rings, stated, prior, seed)
-    sampled, conflict = _sample(lattices, judge, num_draws, seed, progress, exactly)
-    pairs = list(itertools.chain(*sampled.chains))
-    worlds = [_World.of(c, d, lattices, placements) for c, d in pairs]
-    weight = _weights(np.array([c for c, _ in pairs]), sampled.probability)
+    every = math.ceil(len(lattices.sites) / MANY)
+    thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
+    number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
+    _check_draws(number * NUM_CHAINS, lattices)
+    hidden = None if progress is None else not progress
+    with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
+        fitted = fit_scan(lattices.candidates, seed=seed)
+        conflict = judge(weigh_lattices(lattices, fitted.weights))
+        signs = signs_in_claims(conflict)
+        if signs and not must:
+            return PixelReading(None, conflict, signs)
+        sampled = sample_scan(
+            fitted,
+            misfit=misfit_of(conflict),
+            num_chains=NUM_CHAINS,
+            num_draws=number,
+            seed=seed,
+            every=every,
+            tick=lambda: bar.update(1),
+            sample=sample_exactly if exactly else sample_worlds,
+            jumps=not exactly,
+        )
+    worlds = [_World.of(c, d, lattices, placements) for c, d in itertools.chain(*sampled.chains)]
+    posterior = _gather(worlds, sampled, lattices, by_patches, sites, rings, seed, exactly)
+    coordinates = lattices.candidates[0].scan.coordinates
+    return PixelReading(posterior, conflict, signs + signs_in_scales(posterior.draws, coordinates))
+
+
+def _gather(
+    worlds: Sequence[_World],
+    sampled: Sampled,
+    lattices: Lattices,
+    by_patches: Posterior,
+    sites: SitePrior,
+    rings: Rings,
+    seed: int,
+    exactly: bool,
+) -> Posterior:
+    """Posterior of which worlds are draws."""
+    candidates = [c for c, _ in itertools.chain(*sampled.chains)]
+    weight = _weights(np.array(candidates), sampled.probability)
     free, latent = lattices.candidates[0].scan.coordinates, rings.latent()
     kept = [
         n
@@ -132,14 +185,13 @@ def solve_by_pixels(
     ]
     draws = {n: np.array([w.values[n] for w in worlds], np.float32)[None] for n in kept}
     diagnosis = diagnose_chains(_by_detector(draws, rings.names), NUM_CHAINS)
-    warn_of_chains(diagnosis, len(worlds))
     names = {n: np.array([getattr(w, n) for w in worlds], np.int8) for n in ENUMERATED}
     draws |= {n: v[None] for n, v in names.items() if n == "assignment" or n in latent}
     hosts = np.array([c.scan.material.host for c in lattices.candidates])
     assignments = np.array(lattices.assignments)
     finite = [ess for ess, _ in diagnosis.values() if np.isfinite(ess)]
     probability = np.stack([w.probability for w in worlds])
-    posterior = Posterior(
+    return Posterior(
         images=np.zeros(1, int),
         defect=np.einsum("w,wpk->pk", weight, probability)[None],
         host=_share(hosts, len(HOSTS), sampled.probability),
@@ -156,38 +208,6 @@ def solve_by_pixels(
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
     )
-    return posterior, conflict
-
-
-def _sample(
-    lattices: Lattices,
-    judge: Callable[[Weight], dict[str, float]],
-    num_draws: int,
-    seed: int,
-    progress: bool | None,
-    exactly: bool,
-) -> tuple[Sampled, dict[str, float]]:
-    """Draw worlds of the candidates, with a bar of the draws; evidence against the claims."""
-    every = math.ceil(len(lattices.sites) / MANY)
-    thinned = THINNED_MORE if exactly or len(lattices.sites) > SMALL else THINNED
-    number = math.ceil(num_draws / thinned / NUM_CHAINS / every)
-    _check_draws(number * NUM_CHAINS, lattices)
-    hidden = None if progress is None else not progress
-    with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
-        fitted = fit_scan(lattices.candidates, seed=seed)
-        conflict = judge(weigh_lattices(lattices, fitted.weights))
-        sampled = sample_scan(
-            fitted,
-            misfit=misfit_of(conflict),
-            num_chains=NUM_CHAINS,
-            num_draws=number,
-            seed=seed,
-            every=every,
-            tick=lambda: bar.update(1),
-            sample=sample_exactly if exactly else sample_worlds,
-            jumps=not exactly,
-        )
-    return sampled, conflict
 
 
 def _by_detector(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:

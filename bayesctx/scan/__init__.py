@@ -4,6 +4,7 @@ from .chain import Draw, sample_worlds
 from .contenders import Fitted, fit_scan, weigh_scan
 from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
+from .occupation import RARE
 from .sampling import Sampled, sample_scan
 from .search import Candidate, Weight
 from .world import CLASS, PERFECT, Scan, World
@@ -12,6 +13,7 @@ __all__ = [
     "CLASS",
     "PERFECT",
     "PAIRS",
+    "RARE",
     "Candidate",
     "Coordinates",
     "Draw",

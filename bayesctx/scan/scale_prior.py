@@ -99,6 +99,21 @@ class ScalePrior:
         before, after = self.law.log_prob(values).tolist()
         return there, after - before + change
 
+    def tail(self, value: float) -> float:
+        """Probability of this value or a larger one.
+
+        Parameters
+        ----------
+        value : float
+            Such as the one that fits an image.
+
+        Returns
+        -------
+        float
+            By the nodes.
+        """
+        return float(self.log_weight.softmax(0)[self.nodes >= value].sum())
+
     def at_least(self, value: float) -> float:
         """Smallest node from a value upwards, else the largest.
 

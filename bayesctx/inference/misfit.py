@@ -1,0 +1,109 @@
+"""Whether an image is one that the simulator makes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from scipy.stats import beta
+
+from ..scan import RARE, Coordinates
+from ..storage import warn
+
+__all__ = ["MOST_MISFIT", "misfit_of", "signs_in_claims", "signs_in_scales", "warn_of_misfit"]
+
+EXPECTED = 15.0  # nats that fits may differ by: their errors are some 8 nats
+MOST_MISFIT = 20.0  # nats beyond these, above which the simulator is not trusted
+LEAST_TAIL = 1e-3  # prior probability of scales as large as those of an image
+SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
+"""Of what columns differ by from those of the simulator: their names in draws and in priors."""
+
+
+def misfit_of(conflict: Mapping[str, float]) -> float:
+    """How much worse an image is explained than it could be.
+
+    Parameters
+    ----------
+    conflict : mapping of str to float
+        From ``claims.conflict_by_pixels``.
+
+    Returns
+    -------
+    float
+        In nats, beyond what the errors of fits explain. Differences between hosts and assignments
+        of the same size may come from what is wrong, in the context or in the model.
+    """
+    return max(0.0, conflict.get("context", 0.0) - EXPECTED)
+
+
+def signs_in_claims(conflict: Mapping[str, float]) -> tuple[str, ...]:
+    """What tells, before worlds are drawn, that the simulator does not make an image.
+
+    Parameters
+    ----------
+    conflict : mapping of str to float
+        From ``claims.conflict_by_pixels``.
+
+    Returns
+    -------
+    tuple of str
+        At most one.
+    """
+    if misfit_of(conflict) <= MOST_MISFIT:
+        return ()
+    return (f"{conflict['context']:.0f} nats are lost by the context",)
+
+
+def signs_in_scales(draws: Mapping[str, np.ndarray], coordinates: Coordinates) -> tuple[str, ...]:
+    """What tells, in draws of the posterior, that the simulator does not make an image.
+
+    Parameters
+    ----------
+    draws : mapping of str to ndarray, shape (image, draw, *batch)
+        ``additivity``, ``amplitude_scatter`` and ``share_outlying``; what is known is absent.
+    coordinates : Coordinates
+        Give the priors of the first two.
+
+    Returns
+    -------
+    tuple of str
+        Scales whose mean is larger than in 999 of 1000 images of the prior.
+
+    References
+    ----------
+    Evans and Moshonov, Bayesian Analysis 1, 893 (2006), doi:10.1214/06-BA129.
+    """
+    priors = coordinates.scale_priors
+    tails = {name: priors[scale].tail for name, scale in SCALES.items()}
+    tails["share_outlying"] = beta(*RARE.tolist()).sf
+    means = {n: float(draws[n].mean(1).max()) for n in tails if n in draws}
+    return tuple(f"{n} = {v:.2g}" for n, v in means.items() if tails[n](v) < LEAST_TAIL)
+
+
+def warn_of_misfit(signs: Sequence[str], *, is_left: bool) -> None:
+    """Warn of an image that the simulator does not make.
+
+    Parameters
+    ----------
+    signs : sequence of str
+        See ``signs_in_claims`` and ``signs_in_scales``.
+    is_left : bool
+        Whether the image is read by patches instead.
+
+    Warns
+    -----
+    UserWarning
+        If there are signs.
+    """
+    if not signs:
+        return
+    cause = "a focus or tilt that varies over it, another crystal, or what was done to it"
+    advice = (
+        "so it is read by patches; crop it, or pass likelihood='simulator'"
+        if is_left
+        else "its classes are less certain than they seem; crop it, or pass likelihood='network'"
+    )
+    warn(
+        f"an image that the simulator makes was expected, got signs of another "
+        f"({', '.join(signs)}), as of {cause}: {advice}"
+    )
