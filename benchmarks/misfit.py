@@ -340,8 +340,8 @@ def main() -> None:
     ]  # fmt: skip
     body = INTRODUCTION.format(
         pixels=arguments.num_pixels, dose=arguments.dose, gradient=GRADIENT, mild=MILD,
-        first=TILTS[0], second=TILTS[1], patches=PATCHES, carbon=CARBON, grain=GRAIN, hot=HOT, rows=CORRELATED,
-        memory=MEMORY, afterglow=AFTERGLOW, wings=WINGS,
+        first=TILTS[0], second=TILTS[1], patches=PATCHES, carbon=CARBON, grain=GRAIN, hot=HOT,
+        rows=CORRELATED, memory=MEMORY, afterglow=AFTERGLOW, wings=WINGS,
     )  # fmt: skip
     write("misfit", "Images that the model cannot make", body + table(header, rows_of(done)), 0)
 
