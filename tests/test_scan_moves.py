@@ -416,7 +416,7 @@ def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):
     monkeypatch.setattr(signal, "draw_additivity", lambda _scan, world, *_: world)
     scan, world, view = noisy
     generator = torch.Generator().manual_seed(0)
-    drawn = [draw_signal(scan, world, view, generator) for _ in range(400)]
+    drawn = [draw_signal(scan, world, view, generator) for _ in range(1600)]
     for k, (design, scale) in enumerate(zip(*designs(scan, world), strict=True)):
         weighted = design / view.variance[k].flatten()
         covariance = torch.linalg.inv(weighted @ design.T + (scale**-2).diag())
@@ -430,9 +430,9 @@ def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):
         turned = torch.linalg.solve_triangular(
             torch.linalg.cholesky(covariance), (draws - mean).T, upper=False
         )
-        assert float(turned.mean(1).abs().max()) < 4 / 400**0.5
-        square = turned @ turned.T / 400
-        assert float((square - torch.eye(len(mean))).abs().max()) < 4 * (2 / 400) ** 0.5
+        assert float(turned.mean(1).abs().max()) < 4 / 1600**0.5
+        square = turned @ turned.T / 1600
+        assert float((square - torch.eye(len(mean))).abs().max()) < 4 * (2 / 1600) ** 0.5
 
 
 def test_scan_rows_are_drawn_from_their_conditional(noisy):

@@ -48,7 +48,7 @@ UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther 
 APART = 6.1  # Å between sites that are drawn together
 DEGREE = 3  # of the polynomials of the mean displacement
 # Å between the knots of the film, and of the mean excess of the columns
-FILM, TONE = 12.0, 25.0
+FILM, TONE = 6.0, 25.0
 FILM_SIZE = 10.0  # standard deviation of the coefficients of the film, in units of the image
 TONE_SIZE = 0.05  # scale of the half-normal prior of the size of the latter
 FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
