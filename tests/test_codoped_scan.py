@@ -187,7 +187,7 @@ def infer(data, num_draws=40):
 
 def fit_nothing(candidates, *, seed):
     """No search."""
-    return Fitted(candidates, candidates, [])
+    return Fitted(candidates, [])
 
 
 def draw_worlds(shared_by_draws, fitted, *, num_chains, num_draws, **_):

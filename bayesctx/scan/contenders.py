@@ -37,14 +37,11 @@ class Fitted:
     ----------
     candidates : sequence of Candidate
         Together all that may be.
-    windows : sequence of Candidate
-        The same for the window by which the shared variables are sampled.
     starts : sequence of Start
-        Of the candidates that may be, for that window.
+        Of those that may be, for the window by which the shared variables are sampled.
     """
 
     candidates: Sequence[Candidate]
-    windows: Sequence[Candidate]
     starts: Sequence[Start]
 
     @property
@@ -93,8 +90,7 @@ def fit_scan(candidates: Sequence[Candidate], *, seed: int) -> Fitted:
         With a start for those that are not far from the best one.
     """
     with single_threads() as num_workers:
-        windows = _windows(candidates)
-        return Fitted(candidates, windows, find_starts(windows, seed, num_workers))
+        return Fitted(candidates, find_starts(_windows(candidates), seed, num_workers))
 
 
 def weigh_scan(candidates: Sequence[Candidate], *, seed: int) -> dict[int, Weight]:
