@@ -105,7 +105,8 @@ def infer(
         around it, in seconds. ``"simulator"``: by all of its pixels at once, with the simulator as
         the likelihood, in minutes; context, probe, scan, abundances and sites are drawn together.
         ``"auto"``: the simulator; the network below 3000 e/Å² (a dose that is not given: its median
-        by the network) and for more than 100 000 sites. ``"exact"``: as the simulator, by long
+        by the network), for more than 100 000 sites, and, with a warning, for images that were
+        changed or that the simulator turns out not to make. ``"exact"``: as the simulator, by long
         chains without its approximations, in hours, up to 1000 sites. Patches are always read by
         the network, several detectors always by all pixels.
     progress : bool, optional
