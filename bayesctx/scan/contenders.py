@@ -136,7 +136,6 @@ def compare(
         Of the candidates that may be.
     probability : ndarray, shape (candidate,)
         Of all candidates, averaged over errors of their log evidence.
-
     """
     error, candidates = math.hypot(ERROR, misfit), fitted.candidates
     value = [s.log_density + candidates[s.candidate].log_prior for s in fitted.starts]
