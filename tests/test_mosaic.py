@@ -336,8 +336,12 @@ def _within(scan, world, window):
     parts = ("species", "shift", "excess", "is_wide", "is_coarse")
     inside = {n: getattr(world, n)[near] for n in parts}
     first = (scan.field.shape[0] - window.field.shape[0]) // 2
-    rows = world.row_shift[first : first + window.field.shape[0]]
-    return replace(world, row_shift=rows, **inside)
+    mine = slice(first, first + window.field.shape[0])
+    # splines of its own for what is seen of the film
+    seen = scan.film.images(world.film)[:, mine, mine].flatten(1)
+    splines = window.film.images(torch.eye(window.film.num_terms)).flatten(1)
+    film = torch.linalg.lstsq(splines.mT, seen.mT).solution.mT
+    return replace(world, row_shift=world.row_shift[mine], film=film, **inside)
 
 
 def test_a_view_of_all_windows_adds_up(narrow, noisy):
