@@ -10,7 +10,7 @@ from crystals import PRIOR, RINGS, log_posterior, noisy_crystal, position
 
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan.dose import dose_of
-from bayesctx.scan.hamiltonian import _stand, draw_jointly
+from bayesctx.scan.hamiltonian import _stand, draw_jointly, travel
 from bayesctx.scan.moves import averaged, linearise_jointly, log_density_along, moved
 from bayesctx.scan.shared import image_slopes
 
@@ -136,3 +136,20 @@ def test_slopes_of_the_signal_are_those_of_the_image_and_the_drift_has_none(nois
     num = len(expected) - 2
     assert torch.equal(joint.signal[:num], expected[:-2])
     assert not joint.signal[num:].any()
+
+
+def test_a_trajectory_that_meets_a_singular_fit_has_no_end(noisy):
+    scan, world, view = noisy
+    joint, calls = linearise_jointly(scan, world, view, 0.05, exactly=False), []
+
+    def density(*given):
+        calls.append(given)
+        if len(calls) > 1:
+            raise torch.linalg.LinAlgError("not positive-definite")
+        return log_density_along(*given)
+
+    generator = torch.Generator().manual_seed(0)
+    here, there, _ = travel(scan, world, view, joint, 4, generator, density)
+    assert there is None
+    assert len(calls) == 2
+    assert here.world is world

@@ -135,7 +135,10 @@ def travel(
     for _ in range(number):
         momentum = momentum + size / 2 * there.gradient
         change = joint.factor @ (size * momentum)
-        there = _stand(scan, moved(scan, there.world, joint, change), view, joint, density)
+        try:
+            there = _stand(scan, moved(scan, there.world, joint, change), view, joint, density)
+        except torch.linalg.LinAlgError:  # it diverges: columns outgrow the film by many orders
+            there = None
         if there is None:
             return here, None, 0.0
         momentum = momentum + size / 2 * there.gradient
