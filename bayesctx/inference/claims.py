@@ -21,6 +21,7 @@ from .detectors import Rings
 __all__ = [
     "PIXEL_LIMIT",
     "SCREENED",
+    "WHOLE",
     "conflict_by_pixels",
     "warn_of_claims",
     "weigh_lattices",

@@ -9,11 +9,11 @@ from scipy.stats import beta
 
 from ..scan import RARE, Coordinates
 from ..storage import warn
+from .claims import SCREENED, WHOLE
 
 __all__ = ["MOST_MISFIT", "misfit_of", "signs_in_claims", "signs_in_scales", "warn_of_misfit"]
 
-EXPECTED = 15.0  # nats that fits may differ by: their errors are some 8 nats
-MOST_MISFIT = 20.0  # nats beyond these, above which the simulator is not trusted
+MOST_MISFIT = 20.0  # nats beyond SCREENED, above which the simulator is not trusted
 LEAST_TAIL = 1e-3  # prior probability of scales as large as those of an image
 SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
 """Of what columns differ by from those of the simulator: their names in draws and in priors."""
@@ -33,7 +33,7 @@ def misfit_of(conflict: Mapping[str, float]) -> float:
         In nats, beyond what the errors of fits explain. Differences between hosts and assignments
         of the same size may come from what is wrong, in the context or in the model.
     """
-    return max(0.0, conflict.get("context", 0.0) - EXPECTED)
+    return max(0.0, conflict.get(WHOLE, 0.0) - SCREENED)
 
 
 def signs_in_claims(conflict: Mapping[str, float]) -> tuple[str, ...]:
@@ -51,7 +51,7 @@ def signs_in_claims(conflict: Mapping[str, float]) -> tuple[str, ...]:
     """
     if misfit_of(conflict) <= MOST_MISFIT:
         return ()
-    return (f"{conflict['context']:.0f} nats are lost by the context",)
+    return (f"{conflict[WHOLE]:.0f} nats are lost by the context",)
 
 
 def signs_in_scales(draws: Mapping[str, np.ndarray], coordinates: Coordinates) -> tuple[str, ...]:
