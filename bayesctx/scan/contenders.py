@@ -23,7 +23,7 @@ __all__ = ["Contender", "Fitted", "compare", "derived", "fit_scan", "weigh_scan"
 # shared variables are sampled
 MOST_SITES, IN_WINDOW = 1000, 400
 UNCLEAR = 7.5  # errors below the best candidate, up to which candidates are compared with more care
-ANNEALED = 2  # worlds of each of these
+ANNEALED = 1  # worlds of each of these, beside that of the search
 # nats, standard deviation of the log evidence of a candidate that describes the image: fits that
 # began at different worlds of it end so far apart, on two images of 160 x 160 px (1e4 and 1e5 e/Å²)
 ERROR = 8.0

@@ -25,7 +25,15 @@ from .signal import draw_rows, draw_signal, regress_species, slope_along_x
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
-__all__ = ["adapt_steps", "advance", "anneal", "fit_world", "follow_partners", "log_density"]
+__all__ = [
+    "adapt_steps",
+    "advance",
+    "anneal",
+    "anneal_until_settled",
+    "fit_world",
+    "follow_partners",
+    "log_density",
+]
 
 ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
@@ -43,6 +51,8 @@ MOVES, ANNEAL_MOVES = 24, 4
 HOT_DOSE, LEAST_HEAT, LAST_HEAT = 1.2e3, 8.0, 2.0
 COOLING, DRAWS_PER_HEAT = 2.5, 5  # factor between two heats
 LINEARISED = 2  # heats between two linearisations
+# nats of gain by annealing below which fits of a whole image can be compared, and tries at most
+UNSETTLED, MOST_TRIES = 60.0, 3
 
 
 def fit_world(
@@ -203,6 +213,36 @@ def anneal(scan: Scan, world: World, seed: int) -> World:
             world, view, _, rate = advance(hot, world, view, near, colours, generator, ANNEAL_MOVES)
             near = adapt_steps(near, rate)
     return fit_world(scan, world, rounds=3)[0]
+
+
+def anneal_until_settled(scan: Scan, world: World, value: float, seed: int) -> tuple[float, World]:
+    """Anneal a fit until that hardly gains.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        A fitted world.
+    value : float
+        Its ``log_density``.
+    seed : int
+        Of the draws.
+
+    Returns
+    -------
+    value, world : float, World
+        The best that was found.
+    """
+    for k in range(MOST_TRIES):
+        other = anneal(scan, world, seed + k)
+        found = log_density(scan, other, look(scan, other))
+        gained = found - value
+        if gained > 0:
+            value, world = found, other
+        if gained < UNSETTLED:
+            break
+    return value, world
 
 
 def _heats(scan: Scan, world: World) -> list[float]:

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..parallel import side_by_side
 from .dopants import best_dopant
 from .dose import dose_of
-from .fits import anneal, fit_world, log_density
+from .fits import anneal, anneal_until_settled, fit_world, log_density
 from .moves import Joint, linearise_jointly
 from .shared import climb, evaluate
 from .signal import draw_signal
@@ -154,7 +154,9 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_workers: int = 1
     image, for a perfect crystal and for the species that the candidates give. The best of each
     climb, the best of these are fitted with their sites, and the best of these are annealed:
     before, a candidate cannot be told from another one that is fitted worse. The best of all are
-    fitted to the whole image.
+    fitted to the whole image, and annealed there if they are several: of an image of 256 x 256
+    pixels at 1e6 e/Å² the fit of the right assignment was 530 nats below that of the wrong one, and
+    1300 above it when it was annealed.
     """
     middles, kept = _fit_middles(candidates, seed, num_workers)
 
@@ -164,7 +166,10 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_workers: int = 1
         middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
         scan = replace(candidates[i].scan, material=middle.material)
         world, view = _whole(scan, world)
-        return Start(i, scan, world, log_density(scan, world, view), weight)
+        value = log_density(scan, world, view)
+        if len(kept) > 1:
+            value, world = anneal_until_settled(scan, world, value, seed)
+        return Start(i, scan, world, value, weight)
 
     starts = side_by_side(finish, kept, num_workers)
     return sorted(starts, key=lambda start: -start.log_density)
