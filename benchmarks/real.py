@@ -64,6 +64,9 @@ calibration errors in %, log score and entropy in bits per site. "vacancies foun
 labelled ones; "of those named": share of those found that are labelled. Assignment: probability
 that the metal is where the labels have it. r_hat: the largest of all variables.
 
+Most of the loss is at columns that are read as O_X or Y_X, which the labels do not have
+([labels](labels.md)).
+
 """
 
 

@@ -90,6 +90,8 @@ BENCHMARKS = (
     Benchmark("house", 0.5, quick="", seconds=8, takes={"before": "--before"}, needs=("before",)),
     Benchmark("information", 1.3, "--num-patches 600", "--num-patches 16", 18, measured=True),
     Benchmark("kills", 20),
+    # after real, the results of which it reads
+    Benchmark("labels", 151, "--runs {work}/real", takes={"real": ""}, needs=("real",)),
     Benchmark("left_out", 15, "--num-patches 6e5 --folder {work}/left_out"),
     Benchmark("micrographs", 2400, "--file {work}/micrographs.jsonl", READ_BY_NETWORK, 8),
     Benchmark("misfit", 240, "--file {work}/misfit.jsonl"),
