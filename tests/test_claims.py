@@ -24,6 +24,8 @@ from bayesctx.inference.claims import (
 from bayesctx.inference.detectors import Rings
 from bayesctx.prior import reference_prior
 from bayesctx.scan import Candidate, Coordinates, Weight, search, weigh_scan
+from bayesctx.scan.windows import crop
+from bayesctx.scan.world import begin
 
 KNOWN = {
     "host": "WSe2",
@@ -44,8 +46,8 @@ def weigh_as(values, seen):
 
     def weigh(rings, *near):
         seen.append(frozenset(rings.shared))
-        assert near[0] == BEST
-        assert rings.own == [rings.shared]
+        assert near[0].values == BEST
+        assert list(rings.own) == [rings.shared]
         return values(rings.shared)
 
     return weigh
@@ -78,7 +80,7 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
 
     def values(context):
         density = 100.0 if "beam_energy" in context else 300.0
-        return Weight(density, -40.0 + 5 * len(context))
+        return Weight(density, -40.0 + 5 * len(context), BEST)
 
     given = Weight(100.0, -5.0, BEST, 1e5)
     found = conflict_by_pixels(RINGS, given, weigh_as(values, seen), PRIOR)
@@ -92,17 +94,41 @@ def test_each_claim_is_weighed_where_all_together_are_contradicted():
         "several": 180.0,
     }
     everything = frozenset(KNOWN)
-    assert set(seen[1:]) == {
+    assert seen[1] == everything
+    assert set(seen[2:]) == {
         everything - set(CLAIMS[c]) for c in ("host", "detector", "beam_energy")
     }
 
 
 def test_a_single_claim_is_weighed_once():
-    seen = []
-    known, weigh = {"host": "WSe2"}, weigh_as(lambda context: Weight(1e3, -3.0), seen)
+    seen, known = [], {"host": "WSe2"}
+    weigh = weigh_as(lambda context: Weight(0.0 if context else 1e3, -3.0, BEST), seen)
     found = conflict_by_pixels(Rings(known, (known,)), Weight(0.0, 0.0, BEST), weigh, PRIOR)
     assert found == {"context": 1e3, "host": 1e3 - 3}
-    assert len(seen) == 1
+    assert seen == [frozenset(), frozenset(known)]
+
+
+def test_what_a_wider_search_finds_of_the_rest_does_not_speak_against_the_claims():
+    """The fit under the claims was the worse one, as the search from the other shows."""
+    known = {"host": "WSe2", "beam_energy": 80e3}
+    weigh = weigh_as(lambda context: Weight(98.0 if context else 100.0, -3.0, BEST), [])
+    found = conflict_by_pixels(Rings(known, (known,)), Weight(0.0, 0.0, BEST), weigh, PRIOR)
+    assert found == {"context": 2.0}
+
+
+def test_a_search_begins_at_fits_of_the_same_sites():
+    scan, world, view = noisy_crystal()
+    middle, kept = crop(scan, search.MIDDLE)
+    values = {n: v[0].tolist() for n, v in view.values.items()}
+    here = begin(middle, world.z, world.species[kept])
+    weight = Weight(0.0, 0.0, values, scan=middle, world=here)
+    other = replace(middle, material=replace(middle.material, host=0))
+    near = (weight, Weight(0.0, 0.0), replace(weight, scan=other))
+    turned = replace(middle, kind=middle.kind.flip(0))
+    (found,) = search._worlds_near(Candidate(scan, (0,), near=near), middle)
+    torch.testing.assert_close(found.z, here.z, atol=1e-3, rtol=0)
+    assert torch.equal(found.species, here.species)
+    assert search._worlds_near(Candidate(scan, (0,), near=near), turned) == []
 
 
 def test_angles_of_all_detectors_are_left_open_together():

@@ -13,11 +13,13 @@ import xarray as xr
 from scipy.special import softmax
 
 import bayesctx as bc
-from bayesctx.crystal import METALS
+from bayesctx.crystal import HOSTS, METALS
 from bayesctx.exact import long_chains
 from bayesctx.inference import candidates, choice, claims, misfit, whole_image, worlds
 from bayesctx.inference.choice import is_by_pixels
 from bayesctx.inference.convergence import diagnose_chains, warn_of_chains
+from bayesctx.inference.detectors import check_rings
+from bayesctx.inference.inputs import read_inputs
 from bayesctx.inference.worlds import PixelReading
 from bayesctx.metrics import match_sites
 from bayesctx.scan import Candidate, Coordinates, Weight, chain, contenders, fits, search
@@ -213,13 +215,39 @@ def test_claims_that_pixels_contradict_are_warned_of(data, monkeypatch):
     with pytest.warns(UserWarning, match=r"speaks against what is known .*beam_energy = 80000"):
         found = bc.infer(data.intensity, KNOWN, num_draws=64, likelihood="simulator")
     conflict = found["sample_stats"].conflict
-    # all together, then host, energy, convergence and detector
-    assert len(seen) == 5
+    # all together, the context again, then host, energy, convergence and detector
+    assert len(seen) == 6
     assert len(seen[0]) <= whole_image.MOST_OPEN
     by_claim = {str(c): float(conflict.sel(claim=c)) for c in conflict.claim.values}
     assert by_claim["context"] > 90
     assert by_claim["beam_energy"] > 90
     assert by_claim["detector"] < 0
+
+
+@pytest.mark.parametrize("known", [{}, {"host": "WSe2"}], ids=["open", "host known"])
+@torch.no_grad()
+def test_fits_of_another_context_are_candidates_though_patches_leave_them_out(data, known):
+    model = bc.load_model().frozen()
+    inputs = read_inputs(data.intensity, None, 8.0, model.prior.num_pixels, 0.25)
+    rings = check_rings(known | {"sampling": 0.25}, (), model.domains)
+    image = whole_image.Micrograph.of(inputs, rings, model, 64, 0)
+    found = [[reading.alternative for reading in image.by_patches(rings)[0]]]
+    given = image.placements, found, image.every, rings, None, model.prior, 0
+    plain = candidates.list_candidates(*given)
+    first = plain.candidates[0].scan
+    left_out = set(range(len(HOSTS))) - {c.scan.material.host for c in plain.candidates}
+    other = replace(first, material=replace(first.material, host=min(left_out)))
+    fits_of_it = Weight(0.0, 0.0, scan=other, assignment=3), Weight(0.0, 0.0)
+    wider = candidates.list_candidates(*given, near=fits_of_it)
+    # one that the context excludes stays out
+    added = [] if known else [(min(left_out), 3)]
+    assert pairs_of(wider) == pairs_of(plain) + added
+
+
+def pairs_of(lattices):
+    """Host and assignment of the candidates."""
+    hosts = [c.scan.material.host for c in lattices.candidates]
+    return list(zip(hosts, lattices.assignments, strict=True))
 
 
 def test_chains_that_have_not_mixed_are_named():

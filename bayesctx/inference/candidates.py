@@ -21,7 +21,7 @@ from ..micrograph import find_sites
 from ..model import SitePrior
 from ..nuisances import nuisances_of_scan
 from ..prior import Prior
-from ..scan import CLASS, PERFECT, Candidate, Coordinates, Field, Material, Scan
+from ..scan import CLASS, PERFECT, Candidate, Coordinates, Field, Material, Scan, Weight
 from .arrays import Alternative
 from .detectors import OF_DETECTOR, Rings
 from .placement import Placement
@@ -37,7 +37,7 @@ STEP = 0.02  # of the logarithm of the dose, over which its prior is smoothed
 NODES = 2049  # quantiles by which a prior is represented
 FEW_NODES = 64  # and those of soft evidence on the size of a pixel
 NEGLIGIBLE = 1e-9  # dose in e/Å², for finite logarithms
-LEAST_DENSITY = 1e-30  # of a dose beyond its prior
+LEAST_DENSITY = 1e-30  # of a dose beyond its prior, and of a host that patches leave out
 LEAST_VARIANCE = 1e-8  # of the relative size of a pixel that is known exactly
 NUM_POINTS = 96  # at which the context is as patches say
 # standard deviations from the middle of the prior at which images are sharper than most
@@ -72,7 +72,7 @@ def list_candidates(
     prior: Prior,
     seed: int,
     most: int = MOST,
-    near: Sequence[Mapping[str, object]] = (),
+    near: Sequence[Weight] = (),
 ) -> Lattices:
     """List the hosts and assignments that patches leave possible, with their prior.
 
@@ -94,19 +94,23 @@ def list_candidates(
         Of the points at which the search begins.
     most : int
         Pairs of host and assignment at most.
-    near : sequence of mapping of str to float or list of float
-        Values of the shared variables, at which the search also begins.
+    near : sequence of Weight
+        Of other contexts, at whose fits the search also begins.
 
     Returns
     -------
     Lattices
-        At least one candidate: the hosts and assignments above ``POSSIBLE``, each once for every
-        combination of candidates of the context. Prior probabilities are those among all hosts.
+        At least one candidate: the hosts and assignments above ``POSSIBLE``, and those of the fits
+        that are near, each once for every combination of candidates of the context. Prior
+        probabilities are those among all hosts.
     """
     # what one detector leaves, the pixels decide on: detectors are not independent of each other
     weight = torch.stack([_weight_by_patches(reading) for reading in readings]).mean(0)
-    placement, known, found = placements[0], rings.shared, _possible(weight, most)
-    shape, names = placement.image.shape, list(HOSTS)
+    placement, known, names = placements[0], rings.shared, list(HOSTS)
+    hosts = prior.given(_without(known, "sampling")).hosts
+    held = [(w.scan.material.host, w.assignment) for w in near if w.scan is not None]
+    held = [(h, r) for h, r in held if names[h] in hosts and _is_read(readings, h)]
+    found, shape = list(dict.fromkeys([*_possible(weight, most), *held])), placement.image.shape
     valid = torch.from_numpy(np.isfinite(placement.image))
     image = torch.from_numpy(np.nan_to_num(np.stack([p.image for p in placements])))
     finest = min(_implied(placement, names[host]) for host, _ in found)
@@ -114,12 +118,12 @@ def list_candidates(
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
-    hints = (weight.sum(1) / weight.sum((1, 2))[:, None]).log()  # of assignments, given the host
-    num_hosts = len(prior.given(_without(known, "sampling")).hosts)
+    total = weight.sum((1, 2))[:, None].clamp(min=LEAST_DENSITY)
+    hints = (weight.sum(1) / total).log()  # of assignments, given the host
     for host in dict.fromkeys(host for host, _ in found):
         sampling = _implied(placement, names[host])
         own = _of_host(prior, rings.at(sampling).shared, names[host])
-        share = own.hosts.count(names[host]) / num_hosts
+        share = own.hosts.count(names[host]) / len(hosts)
         log_prior = math.log(share) + log_likelihood_of_size(size, sampling)
         material, dopants = _material(own, host, weight)
         nuisances = {**nuisances_of_scan(own.nuisances), "strain": _strain(size, sampling, own)}
@@ -140,15 +144,20 @@ def list_candidates(
                 valid=None if bool(valid.all()) else valid,
             )
             points = _points_by_patches(readings, coordinates, seed)
-            points = torch.cat([points, *(coordinates.of(values)[None] for values in near)])
+            points = torch.cat([points, *(coordinates.of(w.values)[None] for w in near)])
             for assignment in (r for h, r in found if h == host):
                 assigned = replace(scan, kind=sites.assignments[assignment][scan.kind])
                 species = PERFECT[assigned.kind]
                 species[mine] = _species_by_patches(readings, material, assigned.kind[mine])
-                own = log_prior, float(hints[host, assignment]), points, species
+                own = log_prior, float(hints[host, assignment]), points, species, near
                 candidates.append(Candidate(assigned, dopants, *own))
                 assignments.append(assignment)
     return Lattices(candidates, assignments, nearest)
+
+
+def _is_read(readings: Sequence[Sequence[Alternative]], host: int) -> bool:
+    """Whether patches of every detector were read with a host."""
+    return all(any(host in a.case.materials.row(0).host for a in own) for own in readings)
 
 
 def _find_sites_beyond(placement: Placement, sampling: float) -> tuple[np.ndarray, np.ndarray]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from scipy.special import logsumexp, softmax
@@ -67,8 +68,9 @@ def weigh_lattices(lattices: Lattices, weights: Mapping[int, Weight]) -> Weight:
     densities = [w.log_density + p for w, p in zip(weights.values(), prior, strict=True)]
     evidence = [w.log_evidence + p for w, p in zip(weights.values(), prior, strict=True)]
     best = max(densities)
-    fit = list(weights.values())[densities.index(best)]
-    return Weight(best, float(logsumexp(evidence)) - best, fit.values, fit.dose, fit.dose_spread)
+    index, fit = list(weights.items())[densities.index(best)]
+    volume, assignment = float(logsumexp(evidence)) - best, lattices.assignments[index]
+    return replace(fit, log_density=best, log_volume=volume, assignment=assignment)
 
 
 def conflict_by_pixels(
@@ -83,8 +85,8 @@ def conflict_by_pixels(
     given : Weight
         Of this context.
     weigh : callable
-        Weight of another context, and of values at which its search also begins: a wider context
-        is never explained worse.
+        Weight of another context, from weights at whose fits its search also begins: a wider
+        context is never explained worse.
     prior : Prior
         Where the dose may be if it is left open.
 
@@ -109,12 +111,15 @@ def conflict_by_pixels(
     claims = {c: names for c, names in CLAIMS.items() if _is_claim(rings, names)}
     if not claims:
         return found
-    everything = weigh(rings.without(sum(claims.values(), ())), given.values)
+    everything = weigh(rings.without(sum(claims.values(), ())), given)
+    if everything.log_density - given.log_density > SCREENED:
+        # what else the second search found may be found under the claims as well
+        given = max(given, weigh(rings, everything), key=lambda weight: weight.log_density)
     found[WHOLE] = everything.log_density - given.log_density
     if found[WHOLE] > SCREENED:
         alone = dict.fromkeys(claims, everything)  # as it is for a single claim
         if len(claims) > 1:
-            near = given.values, everything.values
+            near = given, everything
             alone = {c: weigh(rings.without(names), *near) for c, names in claims.items()}
             alone[SEVERAL] = everything
         found |= {c: w.log_evidence - given.log_evidence for c, w in alone.items()}

@@ -371,15 +371,15 @@ class Micrograph:
             refuse_pixels(way, error, must=bool(rings.names))
             return None
 
-    def weigh(self, rings: Rings, *near: Mapping[str, object]) -> Weight:
+    def weigh(self, rings: Rings, *near: Weight) -> Weight:
         """Weigh a context by the pixels in the middle of the image.
 
         Parameters
         ----------
         rings : Rings
             What is known.
-        *near : mapping of str to float or ndarray
-            Values of the shared variables, at which the search also begins.
+        *near : Weight
+            Of other contexts, at whose fits the search also begins.
 
         Returns
         -------

@@ -53,6 +53,10 @@ class Weight:
     dose_spread : float
         Relative standard deviation of it, as far as shared variables that are not known make it: of
         an open beam energy and open angles the absolute intensity is hardly known.
+    scan, world : Scan, World, optional
+        The middle of the image, and the best fit of it.
+    assignment : int
+        Of the sublattices at the best fit, as whoever lists the candidates counts them.
     """
 
     log_density: float
@@ -60,6 +64,9 @@ class Weight:
     values: dict[str, float | list[float]] = field(default_factory=dict)
     dose: float = math.nan
     dose_spread: float = 0.0
+    scan: Scan | None = None
+    world: World | None = None
+    assignment: int = -1
 
     @property
     def log_evidence(self) -> float:
@@ -111,6 +118,8 @@ class Candidate:
         Where the shared variables may be.
     species : Tensor of int, shape (site,), optional
         What the sites may hold; otherwise a search begins at a perfect crystal only.
+    near : sequence of Weight
+        Of other contexts: a search also begins at their fits of the same sites.
     """
 
     scan: Scan
@@ -119,6 +128,7 @@ class Candidate:
     log_hint: float = 0.0
     points: Tensor | None = None
     species: Tensor | None = None
+    near: Sequence[Weight] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -209,7 +219,7 @@ def _weigh(middle: Scan, world: World, value: float) -> Weight:
     dose = dose_of(middle, world.signal, world.slope, values)
     spread = float((joint.signal.mean(-1) @ joint.factor).norm())
     named = {n: v[0].tolist() for n, v in values.items()}
-    return Weight(value, joint.log_volume, named, dose, spread)
+    return Weight(value, joint.log_volume, named, dose, spread, middle, world)
 
 
 def log_volume(scan: Scan, world: World) -> float:
@@ -255,7 +265,8 @@ def _fit_middles(
         return log_density(middles[i], own, look(middles[i], own)), i, own
 
     climbed = _climb_best(candidates, begun, seed, num_workers)
-    fitted = side_by_side(fit, climbed, num_workers)
+    near = [(i, w) for i, c in enumerate(candidates) for w in _worlds_near(c, middles[i])]
+    fitted = side_by_side(fit, [*climbed, *near], num_workers)
     fitted.sort(key=lambda found: -found[0])
     chosen = _first_of_each(fitted)[:MOST_ANNEALED]
     others = [f for f in fitted if f not in chosen]
@@ -308,6 +319,20 @@ def _begin(index: int, candidate: Candidate) -> list[_Begun]:
     species = [None] if candidate.species is None else [None, candidate.species[kept]]
     worlds = [begin(middle, z, s) for s in species]
     return [_Begun(index, middle, world, look(middle, world)) for world in worlds]
+
+
+def _worlds_near(candidate: Candidate, middle: Scan) -> list[World]:
+    """Fits of the same sites under other contexts, with what of their variables is open here."""
+    found = []
+    for weight in candidate.near:
+        own = weight.scan
+        if own is None or own.material.host != middle.material.host:
+            continue
+        if torch.equal(own.kind, middle.kind) and torch.equal(own.positions, middle.positions):
+            z = middle.coordinates.of(weight.values)
+            z[-2:] = weight.world.z[-2:]  # the common displacement
+            found.append(replace(weight.world, z=z))
+    return found
 
 
 def _climb_best(
