@@ -20,6 +20,7 @@ from .moves import Joint, averaged, heated, linearise_jointly
 from .noise import draw_noise
 from .partners import draw_partner, log_ratios
 from .shared import evaluate
+from .shares import draw_abundances
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
 from .world import Scan, World
@@ -120,6 +121,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
             near = linearise_jointly(scan, world, view, near.size)
             hessians.append(near.hessian)
             near = averaged(near, hessians)
+        world = draw_abundances(scan, world, view, generator)
         world, view, _, rate = advance(scan, world, view, near, colours, generator)
         near = adapt_steps(near, rate)
         world, view = _draw_scales(scan, world, view, generator)
@@ -203,6 +205,7 @@ def sample_worlds(
     while True:
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
+        world = draw_abundances(scan, world, view, generator)
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view, near = draw_partner(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)

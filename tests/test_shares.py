@@ -1,0 +1,70 @@
+"""Abundances that are drawn with what the sites hold summed out."""
+
+import math
+
+import pytest
+import torch
+from crystals import noisy_crystal
+
+from bayesctx.defects import DEFECTS
+from bayesctx.scan import shares
+from bayesctx.scan.conditional import Sites
+from bayesctx.scan.shares import draw_abundances, log_likelihood_of_classes
+from bayesctx.scan.world import CLASS
+
+NUM = 200
+
+
+@pytest.fixture(scope="module")
+def noisy():
+    return noisy_crystal()
+
+
+def drawn(scan, world, view, num=NUM):
+    """Draws one after the other, shape (draw, kind, defect_class)."""
+    generator, found = torch.Generator().manual_seed(0), []
+    for _ in range(num):
+        world = draw_abundances(scan, world, view, generator)
+        found.append(world.abundance)
+    return torch.stack(found)
+
+
+def agree(draws, mean):
+    """Means of independent draws, within four standard errors of the largest of them."""
+    error = draws.std(0) / math.sqrt(len(draws))
+    return bool(((draws.mean(0) - mean).abs() <= 4.5 * error + 1e-6).all())
+
+
+def test_densities_of_classes_and_abundances_give_the_conditional_of_a_site(noisy):
+    scan, world, view = noisy
+    log_likelihood, kind = log_likelihood_of_classes(*noisy)
+    log_share = world.abundance.clamp(min=1e-30).log()[kind]
+    found = (log_likelihood + log_share).softmax(-1)
+    sites, expected = Sites.of(*noisy), []
+    for k in range(3):
+        mine = (scan.updated & (scan.kind == k)).nonzero()[:, 0]
+        log_prob = sites.conditional(scan, mine, k).log_prob.double()
+        by_species = log_prob.flatten(1).softmax(-1).view_as(log_prob).sum(1)
+        own = by_species.new_zeros(len(mine), len(DEFECTS))
+        expected.append(own.index_add_(1, CLASS[scan.allowed(k)], by_species))
+    assert torch.equal(kind, scan.kind[scan.updated].sort().values)
+    torch.testing.assert_close(found, torch.cat(expected), atol=1e-5, rtol=1e-4)
+
+
+def test_sites_that_tell_nothing_leave_the_prior(noisy, monkeypatch):
+    """Of classes that all look the same any number is as probable as the prior says."""
+    log_likelihood, kind = log_likelihood_of_classes(*noisy)
+    flat = torch.where(log_likelihood > -math.inf, 0.0, -math.inf)
+    monkeypatch.setattr(shares, "log_likelihood_of_classes", lambda *given: (flat, kind))
+    assert agree(drawn(*noisy), noisy[0].prior.mean)
+
+
+def test_sites_that_are_certain_are_counted(noisy, monkeypatch):
+    scan, world, _ = noisy
+    log_likelihood, kind = log_likelihood_of_classes(*noisy)
+    held = log_likelihood.argmax(-1)
+    sure = torch.full_like(log_likelihood, -math.inf).scatter_(1, held[:, None], 0.0)
+    monkeypatch.setattr(shares, "log_likelihood_of_classes", lambda *given: (sure, kind))
+    counts = torch.zeros(3, len(DEFECTS), dtype=torch.float64)
+    counts.index_put_((kind, held), torch.ones(len(kind), dtype=torch.float64), accumulate=True)
+    assert agree(drawn(*noisy), scan.prior.posterior(counts).mean)
