@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .amplitudes import draw_amplitudes
+from .collapsed import draw_abundances
 from .conditional import HAS_ATOMS, spread_of_sites
 from .dopants import draw_dopant, without_dopant
 from .dose import dose_of
@@ -20,7 +21,6 @@ from .moves import Joint, averaged, heated, linearise_jointly
 from .noise import draw_noise
 from .partners import draw_partner, log_ratios
 from .shared import evaluate
-from .shares import draw_abundances
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
 from .world import Scan, World

@@ -7,9 +7,9 @@ import torch
 from crystals import noisy_crystal
 
 from bayesctx.defects import DEFECTS
-from bayesctx.scan import shares
+from bayesctx.scan import collapsed
+from bayesctx.scan.collapsed import draw_abundances, log_likelihood_of_classes
 from bayesctx.scan.conditional import Sites
-from bayesctx.scan.shares import draw_abundances, log_likelihood_of_classes
 from bayesctx.scan.world import CLASS
 
 NUM = 200
@@ -55,7 +55,7 @@ def test_sites_that_tell_nothing_leave_the_prior(noisy, monkeypatch):
     """Of classes that all look the same any number is as probable as the prior says."""
     log_likelihood, kind = log_likelihood_of_classes(*noisy)
     flat = torch.where(log_likelihood > -math.inf, 0.0, -math.inf)
-    monkeypatch.setattr(shares, "log_likelihood_of_classes", lambda *given: (flat, kind))
+    monkeypatch.setattr(collapsed, "log_likelihood_of_classes", lambda *given: (flat, kind))
     assert agree(drawn(*noisy), noisy[0].prior.mean)
 
 
@@ -64,7 +64,7 @@ def test_sites_that_are_certain_are_counted(noisy, monkeypatch):
     log_likelihood, kind = log_likelihood_of_classes(*noisy)
     held = log_likelihood.argmax(-1)
     sure = torch.full_like(log_likelihood, -math.inf).scatter_(1, held[:, None], 0.0)
-    monkeypatch.setattr(shares, "log_likelihood_of_classes", lambda *given: (sure, kind))
+    monkeypatch.setattr(collapsed, "log_likelihood_of_classes", lambda *given: (sure, kind))
     counts = torch.zeros(3, len(DEFECTS), dtype=torch.float64)
     counts.index_put_((kind, held), torch.ones(len(kind), dtype=torch.float64), accumulate=True)
     assert agree(drawn(*noisy), scan.prior.posterior(counts).mean)
