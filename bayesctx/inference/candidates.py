@@ -108,8 +108,7 @@ def list_candidates(
     weight = torch.stack([_weight_by_patches(reading) for reading in readings]).mean(0)
     placement, known, names = placements[0], rings.shared, list(HOSTS)
     hosts = prior.given(_without(known, "sampling")).hosts
-    held = [(w.scan.material.host, w.assignment) for w in near if w.scan is not None]
-    held = [(h, r) for h, r in held if names[h] in hosts and _is_read(readings, h)]
+    held = [pair for pair in _pairs_of(near, readings) if names[pair[0]] in hosts]
     found, shape = list(dict.fromkeys([*_possible(weight, most), *held])), placement.image.shape
     valid = torch.from_numpy(np.isfinite(placement.image))
     image = torch.from_numpy(np.nan_to_num(np.stack([p.image for p in placements])))
@@ -118,8 +117,7 @@ def list_candidates(
     _, nearest = cKDTree(positions).query(placement.positions)
     mine, size = nearest[placement.crystal], known.get("sampling", stated)
     candidates, assignments = [], []
-    total = weight.sum((1, 2))[:, None].clamp(min=LEAST_DENSITY)
-    hints = (weight.sum(1) / total).log()  # of assignments, given the host
+    hints = _hints(weight)
     for host in dict.fromkeys(host for host, _ in found):
         sampling = _implied(placement, names[host])
         own = _of_host(prior, rings.at(sampling).shared, names[host])
@@ -155,9 +153,18 @@ def list_candidates(
     return Lattices(candidates, assignments, nearest)
 
 
-def _is_read(readings: Sequence[Sequence[Alternative]], host: int) -> bool:
-    """Whether patches of every detector were read with a host."""
-    return all(any(host in a.case.materials.row(0).host for a in own) for own in readings)
+def _pairs_of(
+    near: Sequence[Weight], readings: Sequence[Sequence[Alternative]]
+) -> list[tuple[int, int]]:
+    """Host and assignment of fits, of hosts with which patches of every detector were read."""
+    pairs = [(w.scan.material.host, w.assignment) for w in near if w.scan is not None]
+    read = [[a.case.materials.row(0).host for a in own] for own in readings]
+    return [(h, r) for h, r in pairs if all(any(h in hosts for hosts in own) for own in read)]
+
+
+def _hints(weight: Tensor) -> Tensor:
+    """Log probability of the assignments given the host, shape (host, assignment)."""
+    return (weight.sum(1) / weight.sum((1, 2))[:, None].clamp(min=LEAST_DENSITY)).log()
 
 
 def _find_sites_beyond(placement: Placement, sampling: float) -> tuple[np.ndarray, np.ndarray]:

@@ -9,15 +9,14 @@ import torch
 from torch import Tensor
 
 from ..defects import DEFECTS
-from .conditional import KINDS, Sites
+from .conditional import KINDS, LEAST_SHARE, Sites, sum_by_class
 from .view import View
-from .world import CLASS, Scan, World
+from .world import Scan, World
 
 __all__ = ["draw_abundances", "log_likelihood_of_classes"]
 
 AT_ONCE = 256  # sites
 SWEEPS = 64  # draws of classes and abundances in turn, each of which takes little time
-LEAST_SHARE = 1e-30  # drawn shares underflow to zero
 
 
 def draw_abundances(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -86,11 +85,7 @@ def log_likelihood_of_classes(scan: Scan, world: World, view: View) -> tuple[Ten
         allowed = scan.allowed(kind)
         for mine in (scan.updated & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
             given = sites.conditional(scan, mine, kind).log_prob.logsumexp(1).double()
-            own = given.new_full((len(mine), len(DEFECTS)), -math.inf)
-            for defect in CLASS[allowed].unique().tolist():
-                if scan.prior.mean[kind, defect] > 0:
-                    among = given[:, CLASS[allowed] == defect].logsumexp(-1)
-                    own[:, defect] = among - log_share[kind, defect]
-            found.append(own)
+            own = sum_by_class(given, allowed) - log_share[kind]
+            found.append(own.masked_fill(scan.prior.mean[kind] == 0, -math.inf))
             kinds.append(torch.full((len(mine),), kind))
     return torch.cat(found), torch.cat(kinds)

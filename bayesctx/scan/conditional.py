@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
-from ..defects import CODOPED_SPECIES, DOPED_SPECIES, SPECIES
+from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES, SPECIES
 from .canvas import Canvas
 from .kernels import Kernels, site_conditional
 from .view import View
@@ -21,6 +21,7 @@ __all__ = [
     "HAS_ATOMS",
     "IS_DOPED",
     "KINDS",
+    "LEAST_SHARE",
     "NUM_ALIKE",
     "WIDE",
     "Conditional",
@@ -29,6 +30,7 @@ __all__ = [
     "log_share_of_class",
     "precision_of_sites",
     "spread_of_sites",
+    "sum_by_class",
 ]
 
 WIDE = 0.1  # Å, displacement of columns beside defects
@@ -36,6 +38,7 @@ COARSE = 0.2  # relative excess, the same on all detectors, of columns that are 
 # of the scatter on two detectors of one scan: that of the intensities of columns of two real images
 # is 0.51 to 0.57 (docs/model.md)
 CORRELATION = 0.5
+LEAST_SHARE = 1e-30  # drawn shares underflow to zero
 KINDS = MONOLAYER_1H.sites
 ALLOWED = {
     kind: torch.tensor([i for i, s in enumerate(SPECIES) if s.site == kind]) for kind in KINDS
@@ -150,7 +153,7 @@ class Sites:
         names = ("species", "shift", "excess", "is_coarse")
         own = replace(world, **{n: getattr(world, n).clone() for n in names})
         # drawn shares underflow to zero, which excludes a class only where the prior does
-        log_share = world.abundance.clamp(min=1e-30).log()
+        log_share = world.abundance.clamp(min=LEAST_SHARE).log()
         log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
         return cls(
             world=own,
@@ -225,6 +228,27 @@ class Sites:
         )  # fmt: skip
         log_prob = log_prob + self.log_prior[kind, allowed] + self.prior.log_share[:, None]
         return Conditional(log_prob, location, factor, columns, present, index)
+
+
+def sum_by_class(log_prob: Tensor, allowed: Tensor) -> Tensor:
+    """Sum probabilities of the species of each class.
+
+    Parameters
+    ----------
+    log_prob : Tensor, shape (site, species)
+        Their logarithms.
+    allowed : Tensor of int, shape (species,)
+        Which species these are.
+
+    Returns
+    -------
+    Tensor, shape (site, defect_class)
+        Logarithms; minus infinity for classes of which there is no species.
+    """
+    found, classes = log_prob.new_full((len(log_prob), len(DEFECTS)), -math.inf), CLASS[allowed]
+    for defect in classes.unique().tolist():
+        found[:, defect] = log_prob[:, classes == defect].logsumexp(-1)
+    return found
 
 
 def log_share_of_class(scan: Scan, world: World) -> Tensor:

@@ -11,11 +11,11 @@ from torch import Tensor
 
 from ..abundance import Abundance
 from ..defects import DEFECTS, SPECIES
-from .conditional import ALLOWED, IS_DOPED, KINDS, NUM_ALIKE, Sites
+from .conditional import ALLOWED, IS_DOPED, KINDS, LEAST_SHARE, NUM_ALIKE, Sites, sum_by_class
 from .kernels import Kernels
 from .signal import accepts
 from .view import View
-from .world import CLASS, Scan, World
+from .world import Scan, World
 
 __all__ = ["best_dopant", "draw_dopant", "without_dopant"]
 
@@ -23,7 +23,6 @@ AT_ONCE = 256  # sites
 METAL, DOPANT = KINDS.index("metal"), DEFECTS.index("D_M")
 HOST = next(i for i, s in enumerate(SPECIES) if s.defect == "M")
 LOGITS, NUM_SHARES = (-16.0, 6.0), 512  # of the dopant's share of what is not known, and how many
-LEAST_SHARE = 1e-30  # drawn shares underflow to zero
 
 Seen = tuple[Scan, World, View, Tensor]
 """Scan, world, view, and which sites count."""
@@ -191,7 +190,4 @@ def _log_likelihood(
         square = (rest.square() * weight).sum((1, 2))
         total.append(given.log_prob.logsumexp(1).double() - 0.5 * square[:, None].double())
     by_species = torch.cat(total) if total else torch.zeros(0, len(allowed), dtype=torch.float64)
-    found = by_species.new_full((len(by_species), len(DEFECTS)), -math.inf)
-    for defect in CLASS[allowed].unique().tolist():
-        found[:, defect] = by_species[:, CLASS[allowed] == defect].logsumexp(-1)
-    return found
+    return sum_by_class(by_species, allowed)
