@@ -20,11 +20,12 @@ from bayesctx.prior import reference_prior
 from bayesctx.scan.conditional import HAS_ATOMS, covariance_of_excess, spread_of_sites
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
+from bayesctx.scan.film import PLANE_SIZE
 from bayesctx.scan.occupation import FIELD_PRECISION
-from bayesctx.scan.scale_prior import SCATTER_SCALE
+from bayesctx.scan.scale_prior import FILM_SCALE, SCATTER_SCALE
 from bayesctx.scan.signal import error_size
 from bayesctx.scan.view import look
-from bayesctx.scan.world import FILM_SIZE, Scan, begin
+from bayesctx.scan.world import Scan, begin
 from bayesctx.simulation.latents import draw_images, generators
 from bayesctx.simulation.scene import place_crystal
 
@@ -113,16 +114,26 @@ def noisy_crystal(seed=3, pixels=48, noise=0.02, prior=KNOWN_PROBE, rings=()):
 
 
 def designs(scan, world):
-    """What the image is linear in, shape (detector, parameter, pixel), and the prior scales."""
+    """What the image is linear in, (detector, parameter, pixel), and roots of its covariance."""
     view = look(scan, world)
     total = view.images.sum(1, keepdim=True)
     film = scan.film.images(torch.eye(scan.film.num_terms)).expand(len(total), -1, -1, -1)
     design = torch.cat([total, view.images, film], 1).flatten(2).double()
-    scale = torch.full(design.shape[:2], FLAT, dtype=torch.float64)
-    num = view.images.shape[1]
-    scale[:, 1 : 1 + num] = (error_size(view.values, world.additivity) * world.signal)[:, None]
-    scale[:, 1 + num :] = FILM_SIZE
-    return design, scale
+    num, terms = view.images.shape[1], scan.film.num_terms
+    scale = torch.full((len(total), 1 + num), FLAT, dtype=torch.float64)
+    scale[:, 1:] = (error_size(view.values, world.additivity) * world.signal)[:, None]
+    # coefficients of the film are a plane, and deviations from it
+    ny, nx = scan.film.number[::-1]
+    rows, columns = (torch.arange(n).double() - (n - 1) / 2 for n in (ny, nx))
+    plane = torch.stack([
+        torch.ones(ny, nx).double(), columns.expand(ny, nx), rows[:, None].expand(ny, nx)
+    ])  # fmt: skip
+    plane = torch.nn.functional.normalize(plane.flatten(1), dim=1)
+    plane = plane.mT @ plane
+    apart = torch.eye(terms, dtype=torch.float64) - plane
+    film = world.film_size.double()[:, None, None] * apart + PLANE_SIZE * terms**0.5 * plane
+    roots = [torch.block_diag(own.diag(), root) for own, root in zip(scale, film, strict=True)]
+    return design, torch.stack(roots)
 
 
 def position(world):
@@ -162,10 +173,10 @@ def _mass(law, low, high):
 
 def log_posterior(scan, world, variance):
     """Log density of a world and the image, with signal, film and errors integrated out."""
-    design, scale = designs(scan, world)
+    design, root = designs(scan, world)
     law = LowRankMultivariateNormal(
         torch.zeros(design.shape[::2], dtype=torch.float64),
-        (design * scale[..., None]).mT,
+        design.mT @ root,
         variance.flatten(1).double(),
     )
     moving = scan.updated & HAS_ATOMS[world.species]
@@ -182,6 +193,7 @@ def log_posterior(scan, world, variance):
         MultivariateNormal(torch.zeros_like(excess), covariance).log_prob(excess).sum(),
         Normal(0.0, world.jitter).log_prob(world.row_shift.double()).sum(),
         HalfNormal(SCATTER_SCALE).log_prob(world.scatter).sum(),
+        HalfNormal(FILM_SCALE).log_prob(world.film_size).sum(),
         HalfNormal(1.0).log_prob(torch.tensor(world.additivity)),
     )
     assert math.isfinite(sum(map(float, parts)))

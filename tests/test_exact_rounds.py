@@ -52,8 +52,8 @@ def small_priors(monkeypatch):
     """Sites near the border take the place of those beyond it, which the image hardly shows."""
     monkeypatch.setattr("bayesctx.scan.world.UPDATED", -0.5)
     # a film of the size of the image would make it negative
-    for module in ("generative", "signal", "moves"):
-        monkeypatch.setattr(f"bayesctx.scan.{module}.FILM_SIZE", FILM_SPREAD)
+    monkeypatch.setattr("bayesctx.scan.film.PLANE_SIZE", FILM_SPREAD)
+    monkeypatch.setattr("bayesctx.scan.scale_prior.FILM_SCALE", FILM_SPREAD)
 
 
 def small_scan():
@@ -95,7 +95,6 @@ def draw_world(scan):
         "z": z,
         "signal": signal,
         "floor": FLOOR + FLOOR_SPREAD * torch.randn(1),
-        "film": FILM_SPREAD * torch.randn(1, scan.film.num_terms),
         "log_slope": mean * narrow / precision + torch.randn(1) * precision**-0.5,
     }
     shared = spectra_of(scan, z)
@@ -142,6 +141,7 @@ def statistics(scan, world, shared=None):
         "tone²": world.tone.square().mean().sqrt(),
         "tone_size": world.tone_size.mean(),
         "film²": world.film.square().mean(),
+        "film_size": world.film_size,
         "errors²": world.errors.square().mean().sqrt(),
         "floor": world.floor,
         "log_slope": world.slope.log(),

@@ -49,3 +49,20 @@ def test_sums_are_those_over_all_pixels(film):
     assert torch.allclose(film.gram(weight), gram, rtol=1e-6, atol=1e-9)
     products = torch.stack([basis @ w.flatten() for w in weight])
     assert torch.allclose(film.products(weight), products, rtol=1e-6, atol=1e-9)
+
+
+def test_the_prior_leaves_planes_free_and_bounds_the_rest(film):
+    axes = [torch.linspace(-h, h, n) for h, n in zip(film.half, (41, 29), strict=True)]
+    plane = 0.3 + 0.02 * axes[0] - 0.05 * axes[1][:, None]
+    basis = film.images(torch.eye(film.num_terms, dtype=torch.float64)).flatten(1).T
+    flat = torch.linalg.lstsq(basis, plane.double().flatten()[:, None]).solution[:, 0]
+    assert torch.allclose(film.images(flat), plane.double(), atol=1e-6)
+    assert torch.allclose(film.rough @ flat, torch.zeros_like(flat), atol=1e-5)
+    size = torch.tensor([0.1, 2.0])
+    precision = film.precision(size)
+    assert torch.allclose(film.log_volume(size), torch.logdet(precision) / 2)
+    bent = film.rough @ torch.randn(
+        film.num_terms, generator=torch.Generator().manual_seed(0), dtype=torch.float64
+    )
+    square = torch.einsum("i,dij,j->d", bent, precision, bent)
+    assert torch.allclose(square, bent.square().sum() / size.double() ** 2)

@@ -14,6 +14,7 @@ from bayesctx.scan import (
     mosaic as mosaic_module,
     occupation,
     sampling,
+    signal,
     windows,
     world as world_module,
 )
@@ -123,6 +124,7 @@ def test_worlds_in_windows_are_of_all_detectors(narrow, twofold, monkeypatch):
 
 def test_signal_and_film_of_a_window_are_drawn_given_the_errors(noisy, monkeypatch):
     monkeypatch.setattr(world_module, "FILM", 12.0)
+    monkeypatch.setattr(signal, "draw_film_size", lambda _scan, world, *_: world)
     scan, world = as_window(*noisy)
     errors = 0.1 * torch.linspace(-1, 1, len(SPECIES))[None]
     world = replace(world, errors=errors)
@@ -131,6 +133,7 @@ def test_signal_and_film_of_a_window_are_drawn_given_the_errors(noisy, monkeypat
     film = scan.film.images(torch.eye(scan.film.num_terms))
     design = torch.cat([columns[None], film]).flatten(1).double()
     precision = (design / view.variance[0].flatten().double()) @ design.T
+    precision[1:, 1:] += scan.film.precision(world.film_size)[0]
     pull = (design / view.variance[0].flatten().double()) @ scan.image[0].flatten().double()
     mean, covariance = torch.linalg.solve(precision, pull), torch.linalg.inv(precision)
     generator = torch.Generator().manual_seed(0)

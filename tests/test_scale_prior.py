@@ -25,6 +25,7 @@ from bayesctx.scan.scale_prior import LEAST, ScalePrior, scale_priors
 from bayesctx.scan.signal import (
     accepts,
     draw_additivity,
+    draw_film_size,
     draw_rows,
     draw_signal,
     error_size,
@@ -201,6 +202,32 @@ def test_the_scale_of_errors_is_drawn_by_the_evidence_of_the_image(noisy, priors
         assert (own - own[0]).tolist() == pytest.approx((exact - exact[0]).tolist(), abs=1e-3)
 
 
+def test_the_size_of_the_film_is_drawn_by_the_evidence_of_the_image(noisy, monkeypatch):
+    """With a regression under each of its values as the truth."""
+    scan, world, view = noisy
+    seen = []
+    monkeypatch.setattr(
+        ScalePrior, "draw", lambda self, value, _: seen.append(value) or torch.ones(1)
+    )
+    given = view.values, view.images, view.variance
+    prior = scan.coordinates.scale_priors["film_size"]
+    for begun in (float(prior.nodes[0]), float(prior.nodes[-1])):
+        own = replace(world, film_size=torch.full_like(world.film_size, begun))
+        draw_film_size(scan, own, regress_species(scan, own, *given), torch.Generator())
+    chosen = torch.linspace(0, len(prior.nodes) - 1, 7).long()
+    for k, found in enumerate(seen):
+        detector, exact = k % len(world.film_size), []
+        for size in prior.nodes[chosen]:
+            sizes = world.film_size.clone()
+            sizes[detector] = size
+            other = replace(world, film_size=sizes)
+            exact.append(float(regress_species(scan, other, *given).evidence))
+        own = found[chosen]
+        wanted = [value - exact[0] for value in exact]
+        assert (own - own[0]).tolist() == pytest.approx(wanted, abs=1e-3)
+    assert len(seen) == 2 * len(world.film_size)
+
+
 def test_steps_of_scales_take_the_prior(noisy, monkeypatch):
     """The same step under two priors: the ratios differ by those of their densities."""
     scan, world, view = noisy
@@ -239,7 +266,7 @@ def alone(scan, world, num=2):
     return replace(scan, positions=scan.positions[kept], kind=scan.kind[kept]), world
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", [*NAMES, "film_size"])
 def test_the_prior_is_drawn_where_the_image_tells_nothing(noisy, name, monkeypatch):
     monkeypatch.setattr(occupation, "LIMITS", (9.0, 0.9))
     scan, world, _ = noisy
@@ -256,7 +283,8 @@ def test_the_prior_is_drawn_where_the_image_tells_nothing(noisy, name, monkeypat
         else:
             found = regress_species(scan, world, view.values, view.images, view.variance)
             world = draw_additivity(scan, world, view, found, generator)
-        draws.append(getattr(world, name))
+            world = draw_film_size(scan, world, found, generator)
+        draws.append(float(getattr(world, name)))
     draws = torch.tensor(draws, dtype=torch.float64)
     num = diagnose_chains({"value": draws.log().numpy()}, 4)["value"][0]
     assert num > 100

@@ -412,14 +412,15 @@ def test_excluded_classes_are_never_drawn(noisy):
 
 
 def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):
-    """Under one scale of the errors."""
-    monkeypatch.setattr(signal, "draw_additivity", lambda _scan, world, *_: world)
+    """Under one scale of the errors, and one of the film."""
+    for name in ("draw_additivity", "draw_film_size"):
+        monkeypatch.setattr(signal, name, lambda _scan, world, *_: world)
     scan, world, view = noisy
     generator = torch.Generator().manual_seed(0)
     drawn = [draw_signal(scan, world, view, generator) for _ in range(1600)]
-    for k, (design, scale) in enumerate(zip(*designs(scan, world), strict=True)):
+    for k, (design, root) in enumerate(zip(*designs(scan, world), strict=True)):
         weighted = design / view.variance[k].flatten()
-        covariance = torch.linalg.inv(weighted @ design.T + (scale**-2).diag())
+        covariance = torch.linalg.inv(weighted @ design.T + torch.linalg.inv(root @ root.T))
         mean = covariance @ (weighted @ scan.image[k].flatten().double())
         draws = [
             torch.cat([w.signal[k, None], w.errors[k, view.used] * w.signal[k], w.film[k]])

@@ -15,6 +15,7 @@ from ..scan.chain import Mode, describe
 from ..scan.fits import adapt_steps
 from ..scan.moves import Joint, averaged, linearise_jointly
 from ..scan.noise import LEAST_SLOPE
+from ..scan.scale_prior import PER_DETECTOR
 from ..scan.view import look
 from .rounds import Round, advance_exactly
 from .scale_moves import settled
@@ -121,7 +122,7 @@ def _inside(scan: Scan, world: World) -> World:
         # the ends of the support are outside of it in single precision
         ends = float(prior.nodes[0]) * (1 + NEAR), float(prior.nodes[-1]) * (1 - NEAR)
         value = torch.as_tensor(getattr(world, name)).clamp(*ends)
-        scales[name] = value if name == "scatter" else float(value)
+        scales[name] = value if name in PER_DETECTOR else float(value)
     return replace(
         world,
         share_wide=min(max(world.share_wide, NEAR), 1 - NEAR),

@@ -12,6 +12,7 @@ from torch.distributions import HalfNormal, Normal
 from ..scan import Scan, World
 from ..scan.conditional import WIDE, covariance_of_excess
 from ..scan.occupation import FIELD_PRECISION, FREQUENT, RARE, draw_share_of_codopant
+from ..scan.scale_prior import PER_DETECTOR
 from ..scan.signal import accepts, error_size
 from ..scan.view import look
 from ..scan.world import TONE_SIZE
@@ -157,6 +158,10 @@ def _step_alone(scan: Scan, world: World, generator: torch.Generator) -> World:
         if name == "additivity":
             size = error_size(values, world.additivity)[:, None]
             return float(Normal(0.0, size).log_prob(world.errors.double()).sum())
+        if name == "film_size":
+            square = (world.film.double() @ scan.film.rough).square().sum(-1)
+            volume = scan.film.log_volume(world.film_size)
+            return float((volume - 0.5 * square / world.film_size.double() ** 2).sum())
         return float(log_prior_of_sites(scan, world).sum())
 
     world = _step_tone_size(world, generator)
@@ -184,28 +189,28 @@ def _step_tone_size(world: World, generator: torch.Generator) -> World:
 
 
 def _scales(scan: Scan) -> list[tuple[str, int]]:
-    """Scales, the scatter of every detector for itself."""
-    names = [n for n in scan.coordinates.scale_priors if n != "scatter"]
-    return [(n, 0) for n in names] + [("scatter", k) for k in range(len(scan.image))]
+    """Scales, those of every detector for themselves."""
+    names = [n for n in scan.coordinates.scale_priors if n not in PER_DETECTOR]
+    each = [(n, k) for n in PER_DETECTOR for k in range(len(scan.image))]
+    return [(n, 0) for n in names] + each
 
 
 def _propose(
     scan: Scan, world: World, name: str, k: int, size: float, generator: torch.Generator
 ) -> tuple[World, float]:
     """Another value of a scale; log ratio of its prior and of the proposal."""
-    now = float(world.scatter[k]) if name == "scatter" else getattr(world, name)
-    prior = scan.coordinates.scale_priors[name]
+    now, prior = _value(world, name, k), scan.coordinates.scale_priors[name]
     value, log_ratio = prior.step(now, size, generator)
     # in single precision, as the program takes it, a value may be beyond an end of its range
     if value == now or not bool(prior.law.support.check(torch.tensor(value))):
         return world, -math.inf
     if not math.isfinite(log_ratio):
         return world, -math.inf
-    if name != "scatter":
+    if name not in PER_DETECTOR:
         return replace(world, **{name: value}), log_ratio
-    scatter = world.scatter.clone()
-    scatter[k] = value
-    return replace(world, scatter=scatter), log_ratio
+    values = getattr(world, name).clone()
+    values[k] = value
+    return replace(world, **{name: values}), log_ratio
 
 
 def draw_scales(
@@ -252,8 +257,9 @@ def draw_scales(
 
 
 def _value(world: World, name: str, k: int) -> float:
-    """A scale, the scatter of one detector."""
-    return float(world.scatter[k]) if name == "scatter" else getattr(world, name)
+    """A scale, of one detector where every one has its own."""
+    value = getattr(world, name)
+    return float(value[k]) if name in PER_DETECTOR else value
 
 
 def _follow(scan: Scan, world: World, other: World, name: str, k: int) -> tuple[World, int]:
@@ -268,6 +274,10 @@ def _follow(scan: Scan, world: World, other: World, name: str, k: int) -> tuple[
         own = world.shift - mean
         own = torch.where(calm[:, None], grown * own, own)
         return replace(other, shift=mean + own), 2 * int(calm.sum())
+    if name == "film_size":
+        film, rough = world.film.clone(), scan.film.rough
+        film[k] += (grown - 1) * (rough @ film[k].double()).float()
+        return replace(other, film=film), round(float(rough.trace()))
     fine, excess = scan.updated & ~world.is_coarse, world.excess.clone()
     mean = scan.mean_excess(world.tone)[:, k]
     excess[fine, k] = (mean + grown * (excess[:, k] - mean))[fine]

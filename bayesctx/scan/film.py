@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from torch import Tensor
 __all__ = ["Film"]
 
 DEGREE = 3
+PLANE_SIZE = 10.0  # root mean square of a film that is a plane, in units of the image
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,6 +61,52 @@ class Film:
     def num_terms(self) -> int:
         """Number of products."""
         return math.prod(self.number)
+
+    @functools.cached_property
+    def planes(self) -> Tensor:
+        """Orthonormal coefficients of films that are planes, shape (term, 3)."""
+        y, x = (torch.linspace(-1, 1, n, dtype=torch.float64) for n in reversed(self.number))
+        y, x = torch.cartesian_prod(y, x).T
+        found = torch.stack([torch.ones_like(x), x, y], -1)
+        return found / found.norm(dim=0)
+
+    @functools.cached_property
+    def rough(self) -> Tensor:
+        """Projection of coefficients on what is no plane, shape (term, term)."""
+        return torch.eye(self.num_terms, dtype=torch.float64) - self.planes @ self.planes.mT
+
+    def precision(self, size: Tensor) -> Tensor:
+        """Prior precision of the coefficients.
+
+        Parameters
+        ----------
+        size : Tensor, shape (*batch,)
+            Standard deviation of what is no plane; a plane may be anything, see ``PLANE_SIZE``.
+
+        Returns
+        -------
+        Tensor, shape (*batch, term, term)
+            Double precision.
+        """
+        plane = self.planes @ self.planes.mT / (self.num_terms * PLANE_SIZE**2)
+        return size.double()[..., None, None] ** -2 * self.rough + plane
+
+    def log_volume(self, size: Tensor) -> Tensor:
+        """Half the log of the determinant of ``precision``.
+
+        Parameters
+        ----------
+        size : Tensor, shape (*batch,)
+            As there.
+
+        Returns
+        -------
+        Tensor, shape (*batch,)
+            Double precision.
+        """
+        num = self.planes.shape[1]
+        of_planes = num * math.log(self.num_terms**0.5 * PLANE_SIZE)
+        return -(self.num_terms - num) * size.double().log() - of_planes
 
     def images(self, coefficients: Tensor) -> Tensor:
         """Films at the pixels.

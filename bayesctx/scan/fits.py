@@ -38,7 +38,7 @@ __all__ = [
 ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
 SCALES = {"share_wide": 0.1, "share_coarse": 0.01, "share_codopant": 0.5}
-SCATTER = 0.03  # of the amplitudes, on every detector
+EACH = {"scatter": 0.03, "film_size": 0.1}  # the same, of every detector
 # those of the prior, of which fits take the next larger value; disorder and jitter in Å
 PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
@@ -79,10 +79,10 @@ def fit_world(
     calm = torch.zeros_like(world.is_wide)
     scales = {n: scan.coordinates.scale_priors[n].at_least(v) for n, v in PREFERRED.items()}
     change = scales.pop("disorder") / FIRST_DISORDER
-    scatter = torch.full_like(world.scatter, SCATTER)
+    each = {n: torch.full_like(getattr(world, n), v) for n, v in EACH.items()}
     even = torch.zeros_like(world.tone)
-    world = replace(world, is_wide=calm, is_coarse=calm, tone=even, scatter=scatter)
-    world = replace(world, **SCALES, **scales)
+    world = replace(world, is_wide=calm, is_coarse=calm, tone=even)
+    world = replace(world, **SCALES, **scales, **each)
     view, colours, last = look(scan, world), scan.colours(), -math.inf
     world = draw_signal(scan, world, view, None)
     for _ in range(adapted):

@@ -13,9 +13,10 @@ from ..model import sample_abundance
 from .conditional import KINDS, covariance_of_excess, log_share_of_class, spread_of_sites
 from .dose import log_prior_of_dose
 from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
+from .scale_prior import PER_DETECTOR
 from .signal import error_size
 from .view import look
-from .world import CLASS, FILM_SIZE, PERFECT, TONE_SIZE, Scan, World, begin
+from .world import CLASS, PERFECT, TONE_SIZE, Scan, World, begin
 
 __all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
@@ -42,12 +43,13 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     Notes
     -----
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
-    condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter`` and
-    ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``, ``share_coarse``;
-    ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess; of a co-doped
-    crystal ``share_codopant``; for every lattice site ``species``, ``is_wide``, ``is_coarse``,
-    ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of additivity; ``floor``
-    and ``log_slope`` of the noise with the prior of the ``dose`` as a factor; and ``pixels``.
+    condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter``,
+    ``film_size`` and ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``,
+    ``share_coarse``; ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess;
+    of a co-doped crystal ``share_codopant``; for every lattice site ``species``, ``is_wide``,
+    ``is_coarse``, ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of
+    additivity; ``floor`` and ``log_slope`` of the noise with the prior of the ``dose`` as a factor;
+    and ``pixels``.
     """
     start = begin(scan, _origin(scan))
     z = pyro.sample("z", dist.Normal(torch.zeros_like(start.z), 1.0).to_event(1))
@@ -56,8 +58,11 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     scale = torch.full_like(start.drift, FIELD_PRECISION**-0.5)
     drift = pyro.sample("drift", dist.Normal(0.0, scale).to_event(2))
     priors = scan.coordinates.scale_priors
-    scales = {n: pyro.sample(n, p.law) for n, p in priors.items() if n != "scatter"}
-    scatter = pyro.sample("scatter", priors["scatter"].law.expand([len(scan.image)]).to_event(1))
+    laws = {
+        n: p.law.expand([len(scan.image)]).to_event(1) if n in PER_DETECTOR else p.law
+        for n, p in priors.items()
+    }
+    scales = {n: pyro.sample(n, law) for n, law in laws.items()}
     jitter = scales["jitter"]
     rows = pyro.sample("rows", dist.Normal(0.0, jitter.expand(start.row_shift.shape)).to_event(1))
     world = replace(
@@ -65,8 +70,7 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
         z=z,
         drift=drift,
         row_shift=rows,
-        scatter=scatter,
-        **{n: float(v) for n, v in scales.items()},
+        **{n: v if n in PER_DETECTOR else float(v) for n, v in scales.items()},
         share_wide=float(pyro.sample("share_wide", dist.Beta(*FREQUENT))),
         share_coarse=float(pyro.sample("share_coarse", dist.Beta(*RARE))),
         abundance=sample_abundance(scan.prior),
@@ -143,12 +147,13 @@ def _sample_signal(scan: Scan, world: World) -> World:
     values = scan.coordinates.values(world.z[None])
     size = error_size(values, world.additivity).float()[:, None]
     each = torch.zeros(len(scan.image))
-    film = dist.Normal(torch.zeros_like(world.film), FILM_SIZE).to_event(2)
+    precision = scan.film.precision(world.film_size).float()
+    film = dist.MultivariateNormal(torch.zeros_like(world.film), precision_matrix=precision)
     errors = dist.Normal(torch.zeros_like(world.errors), size).to_event(2)
     return replace(
         world,
         signal=pyro.sample("signal", dist.Normal(each, FLAT).to_event(1)),
-        film=pyro.sample("film", film),
+        film=pyro.sample("film", film.to_event(1)),
         errors=pyro.sample("errors", errors),
         floor=pyro.sample("floor", dist.Normal(each, FLAT).to_event(1)),
         slope=pyro.sample("log_slope", dist.Normal(each, WIDE_LOG).to_event(1)).exp(),
@@ -172,7 +177,7 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
     """
     names = (
         "z", "drift", "jitter", "disorder", "scatter", "additivity", "share_wide", "share_coarse",
-        "species", "tone_size", "tone", "excess", "signal", "film", "errors", "floor",
+        "species", "tone_size", "tone", "excess", "signal", "film_size", "film", "errors", "floor",
     )  # fmt: skip
     values = {n: torch.as_tensor(getattr(world, n)) for n in names}
     shares = world.abundance.double().gather(-1, scan.prior.order)

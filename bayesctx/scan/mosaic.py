@@ -13,6 +13,7 @@ from .chain import Draw, log_prob_of_pixels
 from .dopants import best_dopant, draw_dopant, without_dopant
 from .noise import draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
+from .scale_prior import PER_DETECTOR
 from .signal import draw_brightness, draw_rows
 from .view import look, rescaled, spectra_of
 from .windows import Tile
@@ -24,7 +25,7 @@ WARMUP = 10  # rounds
 GIVEN = "z", "additivity", "errors"  # of the window by which the shared variables are sampled
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
 WIDTHS, SHARES = ("disorder", "jitter"), ("share_wide", "share_coarse")
-SCALES = "floor", "slope", "scatter", *WIDTHS, *SHARES
+SCALES = "floor", "slope", *PER_DETECTOR, *WIDTHS, *SHARES
 """Of every window."""
 
 

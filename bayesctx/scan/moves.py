@@ -22,7 +22,7 @@ from .occupation import FIELD_PRECISION
 from .shared import evaluate, image_slopes
 from .signal import slope_along_x, total_spectrum
 from .view import View, spectra_of
-from .world import FILM_SIZE, Scan, World
+from .world import Scan, World
 
 __all__ = [
     "FIRST_SIZE",
@@ -190,7 +190,7 @@ def linearise_jointly(
     rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
     slopes = slopes + rows.mT[:, None, :, None] * slope_x
     own, excess, known, slopes = _follow(scan, world, view, slopes)
-    slopes = _beside_film(scan, slopes, weight).flatten(1)
+    slopes = _beside_film(scan, world, slopes, weight).flatten(1)
     hessian = ((slopes * weight.flatten()) @ slopes.mT).double()
     hessian = hessian + torch.diag(_own_precision(world))
     of_dose = precision_of_dose(scan, world.signal, world.slope, view.values)
@@ -206,11 +206,11 @@ def linearise_jointly(
     return _with_curvature(scan, world, view, joint, soft) if exactly else joint
 
 
-def _beside_film(scan: Scan, slopes: Tensor, weight: Tensor) -> Tensor:
+def _beside_film(scan: Scan, world: World, slopes: Tensor, weight: Tensor) -> Tensor:
     """Slopes of the image, of which the film takes what it can, (parameter, detector, y, x)."""
     film, weight = scan.film, weight.double()
     gram, seen = film.gram(weight), film.products(slopes * weight)
-    factor = torch.linalg.cholesky(gram + FILM_SIZE**-2 * torch.eye(film.num_terms))
+    factor = torch.linalg.cholesky(gram + film.precision(world.film_size))
     return slopes - film.images(torch.cholesky_solve(seen[..., None], factor)[..., 0]).float()
 
 

@@ -14,13 +14,17 @@ from ..distributions import quantile
 from ..evidence import Truncated, truncate
 from ..nuisances import DOMAINS
 
-__all__ = ["LEAST", "SCATTER_SCALE", "ScalePrior", "scale_priors"]
+__all__ = ["LEAST", "PER_DETECTOR", "SCATTER_SCALE", "ScalePrior", "scale_priors"]
 
 NUM_NODES = 1024
 NEGLIGIBLE = 0.02  # mass above the least value, of a distribution that is taken as this value
 LEAST = 1e-3  # Å or relative: no image shows less, and a scale of zero has no finite precision
 SCATTER_SCALE = 0.03  # of the half-normal prior of the scatter of amplitudes
 LARGEST_SCATTER = 1.0
+FILM_SCALE = 0.5  # of the half-normal prior of the size of the film, in units of the image
+LARGEST_FILM = 5.0
+PER_DETECTOR = "scatter", "film_size"
+"""Scales of which every detector has its own."""
 NUISANCE_OF = {"jitter": "line_jitter", "disorder": "disorder", "additivity": "additivity"}
 
 
@@ -145,15 +149,18 @@ def scale_priors(nuisances: Mapping[str, object]) -> dict[str, ScalePrior]:
     -------
     dict of str to ScalePrior
         ``jitter`` of the rows and ``disorder`` of the columns along an axis, in Å; ``additivity``;
-        and the ``scatter`` of the amplitudes, which the simulator does not have and whose prior is
-        half-normal. All are at least ``LEAST``.
+        and the ``scatter`` of the amplitudes and ``film_size``, which the simulator does not have
+        and whose priors are half-normal. All are at least ``LEAST``.
     """
     found = {
         name: _tabulate(nuisances.get(nuisance, 0.0), DOMAINS[nuisance][1])
         for name, nuisance in NUISANCE_OF.items()
     }
-    scatter = dist.HalfNormal(torch.tensor(SCATTER_SCALE))
-    return found | {"scatter": _tabulate(scatter, LARGEST_SCATTER)}
+    scatter, film = (dist.HalfNormal(torch.tensor(s)) for s in (SCATTER_SCALE, FILM_SCALE))
+    return found | {
+        "scatter": _tabulate(scatter, LARGEST_SCATTER),
+        "film_size": _tabulate(film, LARGEST_FILM),
+    }
 
 
 def _tabulate(prior: object, high: float) -> ScalePrior:

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from ..simulation.spectra import additivity_error
 from .view import View
-from .world import FILM_SIZE, Scan, World
+from .world import Scan, World
 
 __all__ = [
     "Regression",
     "draw_additivity",
     "draw_brightness",
+    "draw_film_size",
     "draw_rows",
     "draw_signal",
     "regress",
@@ -72,6 +73,37 @@ class Regression:
         noise = torch.randn(*self.mean.shape, 1, generator=generator, dtype=torch.float64)
         return self.mean + torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)[..., 0]
 
+    def log_evidence(self, part: slice, projection: Tensor, now: Tensor, sizes: Tensor) -> Tensor:
+        """Log evidence under other sizes of some parameters, with all parameters summed out.
+
+        Parameters
+        ----------
+        part : slice
+            Of the parameters, whose projection has a normal prior of one size.
+        projection : Tensor, shape (parameter, parameter)
+            Of these.
+        now : Tensor, shape (detector, 1)
+            Size at which this was fitted.
+        sizes : Tensor, shape (detector, size)
+            Others.
+
+        Returns
+        -------
+        Tensor, shape (detector, size)
+            Up to a constant.
+        """
+        covariance = torch.cholesky_inverse(self.factor)[:, part, part]
+        root = torch.linalg.cholesky(covariance)
+        # shares of the precision that the prior at the present size has along each direction
+        share, turn = torch.linalg.eigh(root.mT @ projection @ root / now[..., None] ** 2)
+        share = share.clamp(0, 1)[:, None]
+        white = torch.linalg.solve_triangular(root, self.mean[:, part, None], upper=False)
+        white = (turn.mT @ white)[..., 0][:, None]
+        ratio = (now / sizes)[..., None]
+        change = 1 - share + share * ratio**2  # of the precision
+        log_evidence = white.square() / change - change.log()
+        return 0.5 * log_evidence.sum(-1) + projection.trace() * ratio[..., 0].log()
+
 
 def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
     """Standard deviation of the errors of additivity.
@@ -93,7 +125,9 @@ def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
     return (size.double() * additivity).clamp(min=LEAST_ERROR)
 
 
-def regress(scan: Scan, columns: Tensor, precision: Tensor, variance: Tensor) -> Regression:
+def regress(
+    scan: Scan, columns: Tensor, precision: Tensor, film_size: Tensor, variance: Tensor
+) -> Regression:
     """Fit what the images are linear in: some columns, and the film.
 
     Parameters
@@ -104,29 +138,34 @@ def regress(scan: Scan, columns: Tensor, precision: Tensor, variance: Tensor) ->
         Images that are summed with some amplitudes.
     precision : Tensor, shape (detector, column)
         Of the prior of the amplitudes, the mean of which is zero.
+    film_size : Tensor, shape (detector,)
+        Of the prior of the film.
     variance : Tensor, shape (detector, y, x)
         Of the noise.
 
     Returns
     -------
     Regression
-        Given the prior of the film, whose size is ``FILM_SIZE``.
+        Of both.
     """
     film, columns, weight = scan.film, columns.double(), (1 / variance).double()
+    num = columns.shape[1]
     weighted, seen = columns * weight[:, None], weight * scan.image
     cross, own = film.products(weighted), film.gram(weight)
     gram = torch.cat([weighted.flatten(2) @ columns.flatten(2).mT, cross], -1)
     gram = torch.cat([gram, torch.cat([cross.mT, own], -1)], -2)
     dot = (weighted.flatten(2) @ scan.image.flatten(1)[..., None].double())[..., 0]
     dot = torch.cat([dot, film.products(seen)], -1)
-    of_film = torch.full_like(cross[:, 0], FILM_SIZE**-2)
-    prior = torch.cat([precision.double(), of_film], -1)
-    factor = torch.linalg.cholesky(gram + torch.diag_embed(prior))
+    pad, prior = torch.nn.functional.pad, torch.diag_embed(precision.double())
+    of_film = pad(film.precision(film_size), (num, 0, num, 0))
+    rest = film.num_terms
+    factor = torch.linalg.cholesky(gram + pad(prior, (0, rest, 0, rest)) + of_film)
     mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
     evidence = 0.5 * (dot * mean).sum() - factor.diagonal(dim1=-2, dim2=-1).log().sum()
-    amplitudes, coefficients = mean.tensor_split([columns.shape[1]], -1)
+    evidence = evidence + 0.5 * precision.double().log().sum() + film.log_volume(film_size).sum()
+    amplitudes, coefficients = mean.tensor_split([num], -1)
     expected = torch.einsum("dk,dkyx->dyx", amplitudes, columns) + film.images(coefficients)
-    return Regression(evidence + 0.5 * prior.log().sum(), mean, factor, expected.float())
+    return Regression(evidence, mean, factor, expected.float())
 
 
 def regress_species(
@@ -155,13 +194,12 @@ def regress_species(
     size = error_size(values, world.additivity) * world.signal
     columns = torch.cat([images.sum(1, keepdim=True), images], 1)
     errors = (size**-2)[:, None].expand(-1, images.shape[1])
-    return regress(
-        scan, columns, torch.cat([WEAK * torch.ones_like(errors[:, :1]), errors], 1), variance
-    )
+    precision = torch.cat([WEAK * torch.ones_like(errors[:, :1]), errors], 1)
+    return regress(scan, columns, precision, world.film_size, variance)
 
 
 def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
-    """Draw signal, film and errors of additivity.
+    """Draw signal, film and errors of additivity, and the scales of both.
 
     Parameters
     ----------
@@ -181,6 +219,7 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     found = regress_species(scan, world, *given)
     if generator is not None:
         world = draw_additivity(scan, world, view, found, generator)
+        world = draw_film_size(scan, world, regress_species(scan, world, *given), generator)
         found = regress_species(scan, world, *given)
     drawn = found.mean if generator is None else found.draw(generator)
     signal, own, film = drawn.tensor_split([1, 1 + len(view.used)], -1)
@@ -193,7 +232,7 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
 
 
 def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
-    """Draw signal and film given the errors of additivity.
+    """Draw signal and film, and the size of the film, given the errors of additivity.
 
     Parameters
     ----------
@@ -212,9 +251,10 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     amplitude = 1 + world.errors[:, view.used]
     columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)[:, None]
     flat = torch.full((len(columns), 1), WEAK)
-    signal, film = (
-        regress(scan, columns, flat, view.variance).draw(generator).float().tensor_split([1], -1)
-    )
+    found = regress(scan, columns, flat, world.film_size, view.variance)
+    world = draw_film_size(scan, world, found, generator)
+    found = regress(scan, columns, flat, world.film_size, view.variance)
+    signal, film = found.draw(generator).float().tensor_split([1], -1)
     return replace(world, signal=signal[:, 0], film=film)
 
 
@@ -241,24 +281,43 @@ def draw_additivity(
     """
     prior = scan.coordinates.scale_priors["additivity"]
     num = 1 + len(view.used)
-    whole = found.factor @ found.factor.mT
-    pull = whole @ found.mean[..., None]
-    # the film summed out, and the prior of the errors taken off
-    taken = torch.linalg.solve(whole[:, num:, num:], torch.cat([whole, pull], -1)[:, num:])
-    left = torch.cat([whole, pull], -1)[:, :num] - whole[:, :num, num:] @ taken
-    gram, pull = left[..., :num], left[..., -1:]
     scale = world.signal.double()[:, None]
     now, sizes = (
         scale * error_size(view.values, 1.0)[:, None].mul(v).clamp(min=LEAST_ERROR)
         for v in (torch.tensor([world.additivity]).double(), prior.nodes)
     )
-    change = sizes**-2 - now**-2
     errors = torch.diag(torch.tensor([0.0] + [1.0] * (num - 1), dtype=torch.float64))
-    factor = torch.linalg.cholesky(gram[:, None] + change[..., None, None] * errors)
-    white = torch.linalg.solve_triangular(factor, pull[:, None], upper=False)
-    log_evidence = 0.5 * white.square().sum((-2, -1))
-    log_evidence -= factor.diagonal(dim1=-2, dim2=-1).log().sum(-1) + (num - 1) * sizes.log()
+    log_evidence = found.log_evidence(slice(num), errors, now, sizes)
     return replace(world, additivity=float(prior.draw(log_evidence.sum(0), generator)))
+
+
+def draw_film_size(
+    scan: Scan, world: World, found: Regression, generator: torch.Generator
+) -> World:
+    """Draw the size of the film, with signal, errors and film summed out.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives film and prior.
+    world : World
+        The rest.
+    found : Regression
+        Under the size that the world has.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    World
+        With the new value; its film is still that of the former one.
+    """
+    prior, film = scan.coordinates.scale_priors["film_size"], scan.film
+    part = slice(found.mean.shape[1] - film.num_terms, None)
+    now = world.film_size.double()[:, None]
+    log_evidence = found.log_evidence(part, film.rough, now, prior.nodes.expand(len(now), -1))
+    drawn = [prior.draw(own, generator) for own in log_evidence]
+    return replace(world, film_size=torch.cat(drawn).float())
 
 
 def accepts(log_ratio: float, generator: torch.Generator) -> bool:

@@ -21,7 +21,6 @@ from .film import Film
 __all__ = [
     "CLASS",
     "COLUMNS",
-    "FILM_SIZE",
     "MIRROR",
     "PERFECT",
     "TONE_SIZE",
@@ -49,10 +48,10 @@ APART = 6.1  # Å between sites that are drawn together
 DEGREE = 3  # of the polynomials of the mean displacement
 # Å between the knots of the film, and of the mean excess of the columns
 FILM, TONE = 6.0, 25.0
-FILM_SIZE = 10.0  # standard deviation of the coefficients of the film, in units of the image
 TONE_SIZE = 0.05  # scale of the half-normal prior of the size of the latter
 FIRST_FLOOR = 0.05  # of the variance of the image, before the noise is fitted
 FIRST_SCATTER = 0.03  # of the amplitudes
+FIRST_FILM = 0.1  # size of the film, in units of the image
 FIRST_SIGNAL = 10.0  # before the signal is fitted: columns of a few per cent of the beam
 
 
@@ -234,6 +233,8 @@ class World:
         Of the classes on each kind of site.
     film : Tensor, shape (detector, term)
         Coefficients of ``Scan.film``.
+    film_size : Tensor, shape (detector,)
+        Standard deviation of these coefficients around a plane.
     tone : Tensor, shape (kind, detector, term)
         Coefficients of the mean excess, see ``Scan.tone_basis``.
     tone_size : Tensor, shape (kind,)
@@ -263,6 +264,7 @@ class World:
     is_coarse: Tensor
     abundance: Tensor
     film: Tensor
+    film_size: Tensor
     tone: Tensor
     tone_size: Tensor
     signal: Tensor
@@ -309,6 +311,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         is_coarse=torch.zeros(num, dtype=torch.bool),
         abundance=scan.prior.mean.float(),
         film=torch.zeros(num_detectors, scan.film.num_terms),
+        film_size=FIRST_FILM * each,
         tone=torch.zeros(len(KINDS), num_detectors, scan.tone_basis.shape[1]),
         tone_size=torch.full((len(KINDS),), TONE_SIZE),
         floor=FIRST_FLOOR * scan.seen(scan.image).var(-1).float(),
