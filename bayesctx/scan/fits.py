@@ -52,7 +52,7 @@ HOT_DOSE, LEAST_HEAT, LAST_HEAT = 1.2e3, 8.0, 2.0
 COOLING, DRAWS_PER_HEAT = 2.5, 5  # factor between two heats
 LINEARISED = 2  # heats between two linearisations
 # nats of gain by annealing below which fits of a whole image can be compared, and tries at most
-UNSETTLED, MOST_TRIES = 60.0, 3
+UNSETTLED, MOST_TRIES = 60.0, 8
 
 
 def fit_world(
