@@ -121,7 +121,7 @@ def explore_mode(scan: Scan, world: World, seed: int) -> Mode:
             near = linearise_jointly(scan, world, view, near.size)
             hessians.append(near.hessian)
             near = averaged(near, hessians)
-        world = draw_abundances(scan, world, view, generator)
+        world = _draw_abundances(scan, world, view, generator)
         world, view, _, rate = advance(scan, world, view, near, colours, generator)
         near = adapt_steps(near, rate)
         world, view = _draw_scales(scan, world, view, generator)
@@ -205,7 +205,7 @@ def sample_worlds(
     while True:
         if len(dopants) > 1:
             scan, world, view = _draw_dopant(scan, world, view, dopants, generator)
-        world = draw_abundances(scan, world, view, generator)
+        world = _draw_abundances(scan, world, view, generator)
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view, near = draw_partner(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)
@@ -215,6 +215,12 @@ def sample_worlds(
         count += 1
         if count > num_warmup:
             yield describe(scan, world, view, probability)
+
+
+def _draw_abundances(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+    """Draw abundances; the sites have to be drawn next."""
+    seen = [(scan, world, view, scan.updated)]
+    return replace(world, abundance=draw_abundances(seen, generator))
 
 
 def _draw_scales(

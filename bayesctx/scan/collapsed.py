@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -19,22 +19,23 @@ AT_ONCE = 256  # sites
 SWEEPS = 64  # draws of classes and abundances in turn, each of which takes little time
 
 
-def draw_abundances(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
+def draw_abundances(
+    seen: Iterable[tuple[Scan, World, View, Tensor]], generator: torch.Generator
+) -> Tensor:
     """Draw the abundances, whatever the sites hold now.
 
     Parameters
     ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        The rest.
+    seen : iterable of tuple of Scan, World, View and Tensor
+        The scan, or windows that cover it, and of each the sites that are counted, shape (site,);
+        at least one.
     generator : torch.Generator
         Source of randomness.
 
     Returns
     -------
-    World
-        With other abundances; the sites have to be drawn next.
+    Tensor, shape (kind, defect_class)
+        Other abundances; the sites have to be drawn next.
 
     Notes
     -----
@@ -49,19 +50,24 @@ def draw_abundances(scan: Scan, world: World, view: View, generator: torch.Gener
     van Dyk and Park, Journal of the American Statistical Association 103, 790 (2008),
     doi:10.1198/016214508000000409: what is summed out of one step is drawn in the next.
     """
-    log_likelihood, kind = log_likelihood_of_classes(scan, world, view)
-    abundance = world.abundance.double()
+    found = []
+    for scan, world, view, counted in seen:
+        found.append(log_likelihood_of_classes(scan, world, view, counted))
+        prior, abundance = scan.prior, world.abundance.double()
+    log_likelihood, kind = (torch.cat(parts) for parts in zip(*found, strict=True))
     shape = len(KINDS), len(DEFECTS)
     for _ in range(SWEEPS):
         log_share = abundance.clamp(min=LEAST_SHARE).log()[kind]
         weight = (log_likelihood + log_share).softmax(-1)
         held = torch.multinomial(weight, 1, generator=generator)[:, 0] + len(DEFECTS) * kind
         counts = torch.bincount(held, minlength=shape[0] * shape[1]).view(shape).double()
-        abundance = scan.prior.draw(counts, generator)
-    return replace(world, abundance=abundance.float())
+        abundance = prior.draw(counts, generator)
+    return abundance.float()
 
 
-def log_likelihood_of_classes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
+def log_likelihood_of_classes(
+    scan: Scan, world: World, view: View, counted: Tensor
+) -> tuple[Tensor, Tensor]:
     """Log density of the pixels around every site under every class, given the other sites.
 
     Parameters
@@ -70,20 +76,23 @@ def log_likelihood_of_classes(scan: Scan, world: World, view: View) -> tuple[Ten
         The scan.
     world, view : World, View
         The rest.
+    counted : Tensor of bool, shape (site,)
+        Sites that are looked at.
 
     Returns
     -------
     log_likelihood : Tensor, shape (site, defect_class)
-        Of the sites that are drawn, up to a constant of each: species of the class, displacement
+        Of these sites, up to a constant of each: species of the class, displacement
         and amplitude are summed out; minus infinity for classes that cannot be.
     kind : Tensor of int, shape (site,)
-        Of these sites.
+        Theirs.
     """
-    sites, found, kinds = Sites.of(scan, world, view), [], []
+    sites = Sites.of(scan, world, view)
+    found, kinds = [torch.zeros(0, len(DEFECTS)).double()], [torch.zeros(0).long()]
     log_share = world.abundance.clamp(min=LEAST_SHARE).log()
     for kind in range(len(KINDS)):
         allowed = scan.allowed(kind)
-        for mine in (scan.updated & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
+        for mine in (counted & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
             given = sites.conditional(scan, mine, kind).log_prob.logsumexp(1).double()
             own = sum_by_class(given, allowed) - log_share[kind]
             found.append(own.masked_fill(scan.prior.mean[kind] == 0, -math.inf))

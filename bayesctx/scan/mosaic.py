@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from .chain import Draw, log_prob_of_pixels
+from .collapsed import draw_abundances
 from .dopants import best_dopant, draw_dopant, without_dopant
 from .noise import draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
 from .scale_prior import PER_DETECTOR
 from .signal import draw_brightness, draw_rows
-from .view import look, rescaled, spectra_of
+from .view import View, look, rescaled, spectra_of
 from .windows import Tile
 from .world import Scan, World, begin
 
@@ -147,10 +148,14 @@ def spread(
 
 def _with_best_dopant(mosaic: Mosaic, dopants: Sequence[int]) -> Mosaic:
     """The same with the dopant that explains all metal sites best, each given the other sites."""
+    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(_seen(mosaic), dopants)))
+
+
+def _seen(mosaic: Mosaic) -> Iterator[tuple[Scan, World, View, Tensor]]:
+    """Windows with their worlds, and sites that are counted there."""
     shared = _spectra(mosaic)
-    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
-    seen = ((t.scan, w, look(t.scan, w, shared), _counted(t)) for t, w in pairs)
-    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(seen, dopants)))
+    for tile, world in zip(mosaic.tiles, mosaic.worlds, strict=True):
+        yield tile.scan, world, look(tile.scan, world, shared), _counted(tile)
 
 
 def _counted(tile: Tile) -> Tensor:
@@ -176,6 +181,8 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
     """Draw everything once, given the shared variables of a world."""
     given = {name: getattr(world, name) for name in GIVEN}
     mosaic = replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
+    abundance = draw_abundances(_seen(mosaic), generator)
+    mosaic = replace(mosaic, worlds=[replace(w, abundance=abundance) for w in mosaic.worlds])
     shared = _spectra(mosaic)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
@@ -195,10 +202,8 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
 
 def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Generator) -> Mosaic:
     """Draw dopant and abundances; the sites have to be drawn next."""
-    tiles, shared = mosaic.tiles, _spectra(mosaic)
-    pairs = list(zip(tiles, mosaic.worlds, strict=True))
-    seen = [(t.scan, w, look(t.scan, w, shared), _counted(t)) for t, w in pairs]
-    dopant, abundance = draw_dopant(seen, dopants, generator)
+    tiles = mosaic.tiles
+    dopant, abundance = draw_dopant(list(_seen(mosaic)), dopants, generator)
     worlds = [replace(w, abundance=abundance) for w in mosaic.worlds]
     if dopant == tiles[0].scan.material.dopant:
         return replace(mosaic, worlds=worlds)
