@@ -21,6 +21,7 @@ from .occupation import (
     log_occupation,
 )
 from .shared import climb
+from .sides import draw_tilt
 from .signal import draw_rows, draw_signal, regress_species, slope_along_x
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
@@ -295,7 +296,7 @@ def advance(
     view = look(scan, world, _shared(view))
     world, view, rate = draw_jointly(scan, world, view, near, moves, generator)
     world = draw_signal(scan, world, view, generator)
-    view = rescaled(scan, world, view)
+    world, view = draw_tilt(scan, world, rescaled(scan, world, view), near, generator)
     world = draw_rows(scan, world, view, generator)
     return world, look(scan, world, _shared(view), view.factors), probability, rate
 
