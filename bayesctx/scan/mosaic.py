@@ -84,7 +84,9 @@ def cover(
     -------
     Mosaic
         Sites and rows are drawn ``WARMUP`` times at the noise and the scales of the world: noise
-        and scales that were drawn would take what sites do not explain yet. Half way the dopant is
+        and scales that were drawn would take what sites do not explain yet. So would abundances
+        that are drawn with the sites summed out, while the mean excess is not found: metals that
+        are brighter by a per cent all over a scan would become a dopant. Half way the dopant is
         taken that explains all metal sites best.
     """
     worlds = []
@@ -121,10 +123,11 @@ def spread(
     Yields
     ------
     Draw
-        One for each. Abundances and dopant are drawn given all windows; sites, rows, signal, film,
-        noise and scales given one; the shared variables, the errors of additivity and the dose are
-        those of the given draw. In its world the arrays of the sites and the scales are those of
-        the whole scan; rows, film, drift, signal and noise are those of the given draw.
+        One for each. Abundances and dopant are drawn given all windows, with what the sites hold
+        summed out; sites, rows, signal, film, noise and scales given one; the shared variables, the
+        errors of additivity and the dose are those of the given draw. In its world the arrays of
+        the sites and the scales are those of the whole scan; rows, film, drift, signal and noise
+        are those of the given draw.
 
     Notes
     -----
@@ -142,7 +145,7 @@ def spread(
             # at brightness and tones that still go with the shared variables; the window knows the
             # errors of a dopant that it holds, of another one nothing
             mosaic, world = _draw_dopant(mosaic, dopants, generator), without_dopant(world)
-        mosaic = _advance(mosaic, world, generator)
+        mosaic = _advance(_with_abundances(mosaic, generator), world, generator)
         yield _join(mosaic, draw)
 
 
@@ -181,8 +184,6 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
     """Draw everything once, given the shared variables of a world."""
     given = {name: getattr(world, name) for name in GIVEN}
     mosaic = replace(mosaic, worlds=[replace(w, **given) for w in mosaic.worlds])
-    abundance = draw_abundances(_seen(mosaic), generator)
-    mosaic = replace(mosaic, worlds=[replace(w, abundance=abundance) for w in mosaic.worlds])
     shared = _spectra(mosaic)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
@@ -198,6 +199,12 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
         share = draw_share_of_codopant(held, counted, generator)
         worlds = [replace(w, share_codopant=share) for w in worlds]
     return replace(mosaic, worlds=worlds, probability=probability, log_prob=sum(log_prob))
+
+
+def _with_abundances(mosaic: Mosaic, generator: torch.Generator) -> Mosaic:
+    """Draw abundances whatever the sites hold; these have to be drawn next."""
+    abundance = draw_abundances(_seen(mosaic), generator)
+    return replace(mosaic, worlds=[replace(w, abundance=abundance) for w in mosaic.worlds])
 
 
 def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Generator) -> Mosaic:
