@@ -23,8 +23,8 @@ from bayesctx.scan.conditional import covariance_of_excess
 from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.occupation import _draw_tone
-from bayesctx.scan.search import Candidate, Start
 from bayesctx.scan.signal import draw_brightness
+from bayesctx.scan.starts import Candidate, Start
 from bayesctx.scan.view import look
 from bayesctx.scan.windows import MARGIN, tile
 from bayesctx.scan.world import CLASS, PERFECT, begin

@@ -14,7 +14,8 @@ from ..scan.dose import log_prior_of_dose
 from ..scan.fits import MOVES
 from ..scan.hamiltonian import Density, travel
 from ..scan.moves import Joint, log_prior_along
-from ..scan.signal import Regression, accepts, error_size, regress_species
+from ..scan.regression import Regression
+from ..scan.signal import accepts, error_size, regress_species
 from ..scan.view import View, render, spectra_of
 from .linear_moves import LEAST_SIGNAL, Linear, dose_around
 from .target import Target, chance

@@ -6,7 +6,7 @@ from .coordinates import PAIRS, Coordinates
 from .field import Field, Material
 from .occupation import RARE
 from .sampling import Sampled, sample_scan
-from .search import Candidate, Weight
+from .starts import Candidate, Weight
 from .world import CLASS, PERFECT, Scan, World
 
 __all__ = [

@@ -12,7 +12,8 @@ from scipy.special import softmax
 
 from ..parallel import side_by_side, single_threads
 from .fits import anneal, follow_partners, log_density
-from .search import Candidate, Start, Weight, find_starts, log_volume, weigh_middles
+from .search import find_starts, log_volume, weigh_middles
+from .starts import Candidate, Start, Weight
 from .view import look
 from .windows import crop
 from .world import World

@@ -15,7 +15,7 @@ from ..parallel import side_by_side, single_threads
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .contenders import Contender, Fitted, compare, derived
 from .mosaic import Mosaic, cover, spread
-from .search import Candidate
+from .starts import Candidate
 from .windows import tile
 from .world import Scan, World
 

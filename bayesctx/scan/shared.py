@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from .dose import log_prior_of_dose
-from .signal import Regression, regress_species
+from .regression import Regression
+from .signal import regress_species
 from .view import View, look, render, spectra_of
 from .world import Scan, World
 
