@@ -13,7 +13,7 @@ from torch import Tensor
 from ..parallel import side_by_side
 from .dopants import best_dopant
 from .dose import dose_of
-from .fits import anneal_until_settled, fit_world, log_density
+from .fits import anneal, anneal_until_settled, fit_world, log_density
 from .moves import Joint, linearise_jointly
 from .shared import climb, evaluate
 from .signal import draw_signal
@@ -33,6 +33,9 @@ MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 120.0  # nats in the middle of the image within which candidates are looked at whole
 SPREAD = 1.5  # standard deviations of the common displacement: the origin of a lattice may be off
 EXTREME = 1e-4  # probability of points of the prior that are not tried
+
+_Fit = tuple[float, int, World]
+"""Log density, candidate and world."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,9 +76,10 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_workers: int = 1
     1100 below that of the wrong one and ending 80 above it. Chains do not gain that: what they
     begin with is where they stay.
     """
-    middles, kept = _fit_middles(candidates, seed, num_workers)
+    middles, best = _fit_middles(candidates, seed, num_workers)
+    kept = _possible(_settle_middles(middles, best, seed, num_workers))
 
-    def finish(found: tuple[float, int, World]) -> Start:
+    def finish(found: _Fit) -> Start:
         value, i, world = found
         weight = _weigh(middles[i], world, value)
         middle, world = _best_dopant(middles[i], candidates[i].dopants, world)
@@ -108,13 +112,13 @@ def weigh_middles(
     list of tuple of int and Weight
         Those that may be.
     """
-    middles, kept = _fit_middles(candidates, seed, num_workers)
+    middles, best = _fit_middles(candidates, seed, num_workers)
 
-    def weigh(found: tuple[float, int, World]) -> tuple[int, Weight]:
+    def weigh(found: _Fit) -> tuple[int, Weight]:
         value, i, world = found
         return i, _weigh(middles[i], world, value)
 
-    return side_by_side(weigh, kept, num_workers)
+    return side_by_side(weigh, _possible(best), num_workers)
 
 
 def _weigh(middle: Scan, world: World, value: float) -> Weight:
@@ -153,20 +157,20 @@ def _without_dose(scan: Scan, world: World) -> Joint:
 
 def _fit_middles(
     candidates: Sequence[Candidate], seed: int, num_workers: int
-) -> tuple[dict[int, Scan], list[tuple[float, int, World]]]:
-    """Middles of all candidates; density, candidate and world of the best fit of those that may."""
+) -> tuple[dict[int, Scan], list[_Fit]]:
+    """Middles of all candidates, and the best fit of each, the best first."""
     begun = [b for i, c in enumerate(candidates) for b in _begin(i, c)]
     middles = {b.candidate: b.scan for b in begun}
 
-    def fit(pair: tuple[int, World]) -> tuple[float, int, World]:
+    def fit(pair: tuple[int, World]) -> _Fit:
         i, world = pair
         own, seen = fit_world(middles[i], world, rounds=3)
         return log_density(middles[i], own, seen), i, own
 
-    def cool(task: tuple[int, tuple[float, int, World]]) -> tuple[float, int, World]:
-        k, (value, i, world) = task
-        value, world = anneal_until_settled(middles[i], world, value, seed + k)
-        return value, i, world
+    def cool(task: tuple[int, _Fit]) -> _Fit:
+        k, (_, i, world) = task
+        own = anneal(middles[i], world, seed + k)
+        return log_density(middles[i], own, look(middles[i], own)), i, own
 
     climbed = _climb_best(candidates, begun, seed, num_workers)
     near = [(i, w) for i, c in enumerate(candidates) for w in _worlds_near(c, middles[i])]
@@ -175,8 +179,28 @@ def _fit_middles(
     chosen = _first_of_each(fitted)[:MOST_ANNEALED]
     others = [f for f in fitted if f not in chosen]
     cooled = side_by_side(cool, enumerate([*chosen, *others[:MORE_ANNEALED]]), num_workers)
-    fitted = sorted([*fitted, *cooled], key=lambda found: -found[0])
-    return middles, [f for f in _first_of_each(fitted) if f[0] > fitted[0][0] - MARGIN]
+    return middles, _first_of_each(sorted([*fitted, *cooled], key=lambda found: -found[0]))
+
+
+def _settle_middles(
+    middles: dict[int, Scan], best: Sequence[_Fit], seed: int, num_workers: int
+) -> list[_Fit]:
+    """Anneal the best fits of several candidates until that hardly gains; the best first."""
+    if len(best) < 2:
+        return list(best)
+
+    def settle(found: _Fit) -> _Fit:
+        value, i, world = found
+        value, world = anneal_until_settled(middles[i], world, value, seed + MOST_ANNEALED + i)
+        return value, i, world
+
+    settled = side_by_side(settle, best[:MOST_ANNEALED], num_workers)
+    return sorted([*settled, *best[MOST_ANNEALED:]], key=lambda found: -found[0])
+
+
+def _possible(best: Sequence[_Fit]) -> list[_Fit]:
+    """Fits that are not far below the first."""
+    return [found for found in best if found[0] > best[0][0] - MARGIN]
 
 
 def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Scan, World]:
@@ -190,7 +214,7 @@ def _best_dopant(middle: Scan, dopants: Sequence[int], world: World) -> tuple[Sc
     return scan, fit_world(scan, world, rounds=2, adapted=2)[0]
 
 
-def _first_of_each(fitted: Sequence[tuple[float, int, World]]) -> list[tuple[float, int, World]]:
+def _first_of_each(fitted: Sequence[_Fit]) -> list[_Fit]:
     """The first fit of every candidate."""
     first = {}
     for found in fitted:
