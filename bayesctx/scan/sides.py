@@ -181,7 +181,8 @@ def _sites_with_sides(scan: Scan, world: World, generator: torch.Generator) -> T
     sided = sided[torch.randperm(len(sided), generator=generator)]
     if not len(sided):
         return sided
-    near = cKDTree(scan.positions[sided]).query_ball_point(scan.positions[sided], APART)
+    points = scan.positions[sided].numpy()
+    near = cKDTree(points).query_ball_point(points, APART)
     chosen = []
     for k, others in enumerate(near):
         if not set(others) & set(chosen):
