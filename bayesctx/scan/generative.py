@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from ..model import sample_abundance
-from .conditional import KINDS, covariance_of_excess, log_share_of_class, spread_of_sites
+from .conditional import (
+    KINDS,
+    LEAST_SHARE,
+    covariance_of_excess,
+    log_share_of_class,
+    spread_of_sites,
+)
 from .dose import log_prior_of_dose
 from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
 from .scale_prior import PER_DETECTOR
@@ -22,7 +28,7 @@ __all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
 FLAT = 1e6  # standard deviation of what has no prior of its own
 WIDE_LOG = 10.0  # the same, of a logarithm
-LEAST_SHARE, TINY = 1e-30, 1e-7
+TINY = 1e-7
 
 
 def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:

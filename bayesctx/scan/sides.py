@@ -152,7 +152,7 @@ def draw_tilt(
     """
     at = [k for k, n in enumerate(scan.coordinates.names) if n.startswith("tilt")]
     mine = _sites_with_sides(scan, world, generator)
-    if not at or not len(mine):
+    if not at or not len(mine):  # the tilt is known, or nothing holds it
         return world, view
     step = torch.randn(len(at), 1, generator=generator, dtype=torch.float64)
     step *= STEPS[int(torch.randint(len(STEPS), (1,), generator=generator))]
