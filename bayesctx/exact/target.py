@@ -17,7 +17,7 @@ from ..scan.view import variance_of
 
 __all__ = ["Target", "chance", "log_prior_of_sites"]
 
-OF_SITES = ("species", "is_wide", "is_coarse", "own", "excess")
+OF_SITES = "species", "is_wide", "is_coarse", "own", "excess", "is_misleading", "other"
 
 
 def _nothing(world: World) -> float:

@@ -22,12 +22,14 @@ __all__ = [
     "IS_DOPED",
     "KINDS",
     "LEAST_SHARE",
+    "MISLEADING",
     "NUM_ALIKE",
     "WIDE",
     "Conditional",
     "Sites",
     "covariance_of_excess",
     "log_share_of_class",
+    "log_share_of_species",
     "precision_of_sites",
     "spread_of_sites",
     "sum_by_class",
@@ -38,6 +40,9 @@ COARSE = 0.2  # relative excess, the same on all detectors, of columns that are 
 # of the scatter on two detectors of one scan: that of the intensities of columns of two real images
 # is 0.51 to 0.57 (docs/model.md)
 CORRELATION = 0.5
+# share of the sites whose column may look like any other: atoms that jump while the beam passes,
+# or that lie on the layer
+MISLEADING = 1e-3
 LEAST_SHARE = 1e-30  # drawn shares underflow to zero
 KINDS = MONOLAYER_1H.sites
 ALLOWED = {
@@ -152,9 +157,6 @@ class Sites:
         kernels = Kernels.of(scan.field, view.values, scan.material)
         names = ("species", "shift", "excess", "is_coarse")
         own = replace(world, **{n: getattr(world, n).clone() for n in names})
-        # drawn shares underflow to zero, which excludes a class only where the prior does
-        log_share = world.abundance.clamp(min=LEAST_SHARE).log()
-        log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)
         return cls(
             world=own,
             canvas=Canvas.of(scan, world, view, kernels.half),
@@ -163,7 +165,7 @@ class Sites:
             mean_shift=scan.basis @ world.drift,
             mean_excess=scan.mean_excess(world.tone),
             amplitude=world.signal[:, None] * (1 + world.errors),
-            log_prior=log_share[:, CLASS] + log_share_of_class(scan, world),
+            log_prior=log_share_of_species(scan, world),
         )
 
     def present(self, scan: Scan, mine: Tensor) -> Tensor:
@@ -270,6 +272,28 @@ def log_share_of_class(scan: Scan, world: World) -> Tensor:
     if is_codoped:
         found[DOPED_SPECIES] = math.log1p(-world.share_codopant)
     return found
+
+
+def log_share_of_species(scan: Scan, world: World) -> Tensor:
+    """Log prior of what a site of each kind holds, given the abundances.
+
+    Parameters
+    ----------
+    scan, world : Scan, World
+        The prior, abundances, and the share of the second dopant.
+
+    Returns
+    -------
+    Tensor, shape (kind, column)
+        Of ``COLUMNS``; minus infinity for those that a kind of site cannot hold.
+    """
+    # drawn shares underflow to zero, which excludes a class only where the prior does
+    log_share = world.abundance.clamp(min=LEAST_SHARE).log()
+    log_share = torch.where(scan.prior.mean > 0, log_share, -math.inf)[:, CLASS]
+    can_be = torch.zeros(log_share.shape, dtype=torch.bool)
+    for kind, row in enumerate(can_be):
+        row[scan.allowed(kind)] = True
+    return torch.where(can_be, log_share + log_share_of_class(scan, world), -math.inf)
 
 
 def spread_of_sites(world: World) -> Tensor:

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..model import sample_abundance
 from .conditional import (
-    KINDS,
     LEAST_SHARE,
+    MISLEADING,
     covariance_of_excess,
-    log_share_of_class,
+    log_share_of_species,
     spread_of_sites,
 )
 from .dose import log_prior_of_dose
@@ -22,7 +22,7 @@ from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
 from .scale_prior import PER_DETECTOR
 from .signal import error_size
 from .view import look
-from .world import CLASS, PERFECT, TONE_SIZE, Scan, World, begin
+from .world import PERFECT, TONE_SIZE, Scan, World, begin
 
 __all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
@@ -53,7 +53,8 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     ``film_size`` and ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``,
     ``share_coarse``; ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess;
     of a co-doped crystal ``share_codopant``; for every lattice site ``species``, ``is_wide``,
-    ``is_coarse``, ``own`` displacement and ``excess``; ``signal``, ``film``, ``errors`` of
+    ``is_coarse``, ``own`` displacement and ``excess``, and what it holds where it only looks like
+    its species (``is_misleading``, ``other``, ``held``); ``signal``, ``film``, ``errors`` of
     additivity; ``floor`` and ``log_slope`` of the noise with the prior of the ``dose`` as a factor;
     and ``pixels``.
     """
@@ -125,14 +126,9 @@ def sample_sites(scan: Scan, world: World) -> World:
     World
         With its sites.
     """
-    share = world.abundance.clamp(min=LEAST_SHARE)[scan.kind][:, CLASS]
-    share = share * log_share_of_class(scan, world).exp()
-    held = torch.zeros(len(KINDS), len(CLASS))
-    for kind, row in enumerate(held):
-        row[scan.allowed(kind)] = 1.0
-    drawn = scan.updated
+    log_share, drawn = log_share_of_species(scan, world)[scan.kind], scan.updated
     with pyro.plate("site", len(scan.kind)), pyro.poutine.mask(mask=drawn):
-        species = pyro.sample("species", dist.Categorical(probs=share * held[scan.kind]))
+        species = pyro.sample("species", dist.Categorical(logits=log_share))
         is_wide = pyro.sample("is_wide", dist.Bernoulli(torch.tensor(world.share_wide)))
         is_coarse = pyro.sample("is_coarse", dist.Bernoulli(torch.tensor(world.share_coarse)))
         species = torch.where(drawn, species, PERFECT[scan.kind])
@@ -143,9 +139,18 @@ def sample_sites(scan: Scan, world: World) -> World:
         covariance = covariance_of_excess(world.scatter, world.is_coarse)
         mean = scan.mean_excess(world.tone)
         excess = pyro.sample("excess", dist.MultivariateNormal(mean, covariance))
+        _sample_held(species, log_share)
     own = torch.where(drawn[:, None], own, 0.0)
     excess = torch.where(drawn[:, None], excess, mean)
     return replace(world, shift=scan.basis @ world.drift + own, excess=excess)
+
+
+def _sample_held(species: Tensor, log_share: Tensor) -> None:
+    """Sample what sites hold that look as if they held some species; no pixel tells of it."""
+    is_misleading = pyro.sample("is_misleading", dist.Bernoulli(torch.tensor(MISLEADING))).bool()
+    with pyro.poutine.mask(mask=is_misleading):
+        other = pyro.sample("other", dist.Categorical(logits=log_share))
+    pyro.deterministic("held", torch.where(is_misleading, other, species))
 
 
 def _sample_signal(scan: Scan, world: World) -> World:
@@ -196,6 +201,8 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
         "fraction": fraction.float().clamp(TINY, 1 - TINY),
         "is_wide": world.is_wide.float(),
         "is_coarse": world.is_coarse.float(),
+        "is_misleading": torch.zeros(len(scan.kind)),
+        "other": world.species,
         "own": world.shift - scan.basis @ world.drift,
         "log_slope": world.slope.log(),
     }

@@ -14,6 +14,7 @@ from scipy.special import softmax
 from ..parallel import side_by_side, single_threads
 from .chain import Draw, Mode, depart, explore_mode, sample_worlds
 from .contenders import Contender, Fitted, compare, derived
+from .doubt import doubted
 from .mosaic import Mosaic, cover, spread
 from .starts import Candidate
 from .windows import tile
@@ -114,8 +115,9 @@ def sample_scan(
             found = _sample_candidate(
                 *given, derived(seed, index), num_workers, tick, sample, jumps
             )
+            whole, generator = given[0].scan, torch.Generator().manual_seed(derived(seed, index))
             for chain, own in zip(chains, found, strict=True):
-                chain += [(index, draw) for draw in own]
+                chain += [(index, doubted(whole, draw, generator)) for draw in own]
     return Sampled(chains, probability)
 
 
