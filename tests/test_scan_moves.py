@@ -26,7 +26,7 @@ from bayesctx.scan import chain, signal
 from bayesctx.scan.chain import depart, explore_mode, sample_worlds
 from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE
 from bayesctx.scan.coordinates import Coordinates
-from bayesctx.scan.dopants import draw_dopant
+from bayesctx.scan.dopants import draw_dopant, with_dopant
 from bayesctx.scan.dose import dose_of, log_prior_of_dose, precision_of_dose
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.kernels import site_conditional, solve_upper
@@ -341,6 +341,29 @@ def test_a_dopant_that_looks_like_the_host_is_left_again(noisy):
     counts = [found.count(d) for d in dopants]
     # Ti and V are told from W, Re hardly is: what the abundance leaves makes it less probable only
     assert min(counts) > 10, counts
+
+
+def test_columns_beside_the_dopant_stay_when_it_becomes_another_metal(noisy):
+    """Vanadium is as bright as titanium: the same sites hold it, and all else is what it was."""
+    scan, world, _ = noisy
+    species = torch.where(scan.kind == 0, PERFECT[0], PERFECT[scan.kind])
+    inner = (scan.positions.abs() < 3.0).all(-1) & (scan.kind == 0)
+    species[inner] = DOPED
+    world = replace(world, species=species, errors=torch.zeros_like(world.errors))
+    scan = replace(scan, image=look(scan, world).expected + noise_of(world, look(scan, world)))
+    assert int(inner.sum()) > 3
+    generator = torch.Generator().manual_seed(0)
+    other, there = with_dopant(scan, world, METALS.index("V"), generator)
+    assert other.material.dopant == METALS.index("V")
+    seen = scan.inside | (scan.kind != 0)  # a metal beyond the border may be any
+    assert torch.equal(CLASS[there.species][seen], CLASS[world.species][seen])
+    # the image is described nearly as well, unlike with metal of the host in their places
+    plain = replace(world, species=PERFECT[scan.kind])
+    before, after, empty = (
+        ((s.image - look(s, w).expected).square().mean((1, 2)) / world.floor)
+        for s, w in ((scan, world), (other, there), (scan, plain))
+    )
+    assert (after - before < 0.05 * (empty - before)).all()
 
 
 def test_the_metal_of_the_dopant_is_chosen_by_the_density(noisy):

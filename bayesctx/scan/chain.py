@@ -13,7 +13,7 @@ from torch import Tensor
 from .amplitudes import draw_amplitudes
 from .collapsed import draw_abundances
 from .conditional import HAS_ATOMS, spread_of_sites
-from .dopants import draw_dopant, without_dopant
+from .dopants import draw_dopant, with_dopant
 from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
@@ -314,12 +314,11 @@ def log_prob_of_pixels(scan: Scan, view: View) -> float:
 def _draw_dopant(
     scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Scan, World, View]:
-    """Draw dopant and abundances; the sites have to be drawn next."""
+    """Draw the dopant, with abundances and what the metal sites hold if it is another one."""
     seen = [(scan, world, view, scan.updated)]
     dopant, abundance = draw_dopant(seen, dopants, generator)
     world = replace(world, abundance=abundance)
     if dopant == scan.material.dopant:
         return scan, world, view
-    scan = replace(scan, material=replace(scan.material, dopant=dopant))
-    world = without_dopant(world)
+    scan, world = with_dopant(scan, world, dopant, generator)
     return scan, world, look(scan, world)

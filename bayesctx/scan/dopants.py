@@ -13,15 +13,17 @@ from ..abundance import Abundance
 from ..defects import DEFECTS, SPECIES
 from .conditional import ALLOWED, IS_DOPED, KINDS, LEAST_SHARE, NUM_ALIKE, Sites, sum_by_class
 from .kernels import Kernels
+from .occupation import draw_occupation
 from .signal import accepts
-from .view import View
+from .view import View, look
 from .world import Scan, World
 
-__all__ = ["best_dopant", "draw_dopant", "without_dopant"]
+__all__ = ["best_dopant", "draw_dopant", "with_dopant", "without_dopant"]
 
 AT_ONCE = 256  # sites
 METAL, DOPANT = KINDS.index("metal"), DEFECTS.index("D_M")
 HOST = next(i for i, s in enumerate(SPECIES) if s.defect == "M")
+SWEEPS = 2  # over the metal sites with another dopant: the first has metal of the host beside them
 LOGITS, NUM_SHARES = (-16.0, 6.0), 512  # of the dopant's share of what is not known, and how many
 
 Seen = tuple[Scan, World, View, Tensor]
@@ -82,8 +84,8 @@ def draw_dopant(
     A metal that looks like that of the host may be anywhere, and one that does not may be nowhere.
     Given what the sites hold neither would ever be left for the other. Here the species of every
     metal site is summed out given the other sites, as in ``best_dopant``, and the abundance of the
-    dopant is summed over: the first holds nearly, since columns overlap little. The sites have to
-    be drawn next.
+    dopant is summed over: the first holds nearly, since columns overlap little. The metal sites
+    have to be drawn next, see ``with_dopant``.
     """
     scan, world = seen[0][:2]
     now = scan.material.dopant
@@ -102,6 +104,39 @@ def draw_dopant(
     abundance = world.abundance.clone()
     abundance[METAL] = shares[node].float()
     return (proposed if taken else now), abundance
+
+
+def with_dopant(
+    scan: Scan, world: World, dopant: int, generator: torch.Generator
+) -> tuple[Scan, World]:
+    """Change the dopant, and draw what the metal sites hold.
+
+    Parameters
+    ----------
+    scan : Scan
+        With another dopant.
+    world : World
+        With the abundances that go with the new one.
+    dopant : int
+        The new one.
+    generator : torch.Generator
+        Source of randomness.
+
+    Returns
+    -------
+    scan, world : Scan, World
+        With it.
+
+    Notes
+    -----
+    The metal sites come before all that overlaps with them: beside a metal of the host where the
+    dopant is, chalcogens would become vacancies, and it took ten rounds until they were none again.
+    """
+    scan = replace(scan, material=replace(scan.material, dopant=dopant))
+    world = without_dopant(world)
+    metal = [mine[scan.kind[mine] == METAL] for mine in scan.colours()]
+    world, _ = draw_occupation(scan, world, look(scan, world), SWEEPS * metal, generator)
+    return scan, world
 
 
 def without_dopant(world: World) -> World:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .chain import Draw, log_prob_of_pixels
 from .collapsed import draw_abundances
-from .dopants import best_dopant, draw_dopant, without_dopant
+from .dopants import best_dopant, draw_dopant, with_dopant, without_dopant
 from .noise import draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
 from .scale_prior import PER_DETECTOR
@@ -208,14 +208,14 @@ def _with_abundances(mosaic: Mosaic, generator: torch.Generator) -> Mosaic:
 
 
 def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Generator) -> Mosaic:
-    """Draw dopant and abundances; the sites have to be drawn next."""
-    tiles = mosaic.tiles
+    """Draw the dopant, with abundances and what the metal sites hold if it is another one."""
     dopant, abundance = draw_dopant(list(_seen(mosaic)), dopants, generator)
     worlds = [replace(w, abundance=abundance) for w in mosaic.worlds]
-    if dopant == tiles[0].scan.material.dopant:
+    if dopant == mosaic.tiles[0].scan.material.dopant:
         return replace(mosaic, worlds=worlds)
-    worlds = [without_dopant(w) for w in worlds]
-    return replace(mosaic, tiles=_with_dopant(tiles, dopant), worlds=worlds)
+    pairs = zip(mosaic.tiles, worlds, strict=True)
+    worlds = [with_dopant(t.scan, w, dopant, generator)[1] for t, w in pairs]
+    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, dopant), worlds=worlds)
 
 
 def _spectra(mosaic: Mosaic) -> tuple:
