@@ -13,6 +13,7 @@ from .context import ABERRATIONS, Probe
 
 __all__ = [
     "as_tensor",
+    "beam_energy",
     "bilinear",
     "focal_nodes",
     "lorentz_factor",
@@ -57,6 +58,22 @@ def wavelength(beam_energy: float | Tensor) -> float | Tensor:
     0.041757
     """
     return HC / (beam_energy * (beam_energy + 2 * REST_ENERGY)) ** 0.5
+
+
+def beam_energy(wavelength: float | Tensor) -> float | Tensor:
+    """Kinetic energy of an electron of a wavelength.
+
+    Parameters
+    ----------
+    wavelength : float or Tensor
+        In Å.
+
+    Returns
+    -------
+    float or Tensor
+        In eV, same shape as ``wavelength``.
+    """
+    return (REST_ENERGY**2 + (HC / wavelength) ** 2) ** 0.5 - REST_ENERGY
 
 
 def lorentz_factor(beam_energy: float | Tensor) -> float | Tensor:

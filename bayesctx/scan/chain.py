@@ -23,6 +23,7 @@ from .partners import draw_partner, log_ratios
 from .shared import evaluate
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
+from .wavelength import draw_wavelength
 from .world import Scan, World
 
 __all__ = [
@@ -208,6 +209,7 @@ def sample_worlds(
         world = _draw_abundances(scan, world, view, generator)
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view, near = draw_partner(scan, world, view, near, generator)
+        world, view, near = draw_wavelength(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)
         world, view = draw_amplitudes(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)

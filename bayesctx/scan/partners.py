@@ -13,7 +13,7 @@ from .signal import draw_signal
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
-__all__ = ["draw_partner", "log_ratios"]
+__all__ = ["carried", "draw_partner", "log_ratios"]
 
 STEP = 1e-4  # of a coordinate, for the slopes of a partner
 
@@ -56,7 +56,7 @@ def draw_partner(
     seen = replace(look(scan, other), variance=view.variance)
     other = draw_signal(scan, other, seen, generator)
     slopes = _slopes(scan.coordinates, world.z, z)
-    return other, rescaled(scan, other, seen), _carried(near, slopes)
+    return other, rescaled(scan, other, seen), carried(near, slopes)
 
 
 def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]:
@@ -111,8 +111,21 @@ def _slopes(coordinates: Coordinates, z: Tensor, there: Tensor) -> Tensor:
     return slopes
 
 
-def _carried(near: Joint, slopes: Tensor) -> Joint:
-    """Directions, and what follows them, where coordinates are those of a partner."""
+def carried(near: Joint, slopes: Tensor) -> Joint:
+    """Directions, and what follows them, after a map of the coordinates.
+
+    Parameters
+    ----------
+    near : Joint
+        Before.
+    slopes : Tensor, shape (coordinate,)
+        Derivatives of the new coordinates by the old ones, each by its own.
+
+    Returns
+    -------
+    Joint
+        There, where the image is the same.
+    """
     num = len(slopes) - 2  # without the common displacement
     whole = torch.ones(len(near.factor), dtype=near.factor.dtype)
     whole[:num] = slopes[:num]
