@@ -135,7 +135,7 @@ def test_the_prior_stays_where_the_image_tells_nothing(noisy, monkeypatch):
     scan, world, view, near = noisy
     coordinates = scan.coordinates
     monkeypatch.setattr(
-        steps, "_log_density", lambda scan, own, *_: float(coordinates.log_prior(own.z[None]))
+        steps, "log_density_at", lambda scan, own, *_: float(coordinates.log_prior(own.z[None]))
     )
     monkeypatch.setattr(steps, "look", lambda *_: view)
     monkeypatch.setattr(steps, "rescaled", lambda *_: view)

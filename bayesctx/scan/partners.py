@@ -13,7 +13,7 @@ from .signal import draw_signal
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
-__all__ = ["carried", "draw_partner", "log_ratios"]
+__all__ = ["carried", "draw_partner", "log_density_at", "log_ratios"]
 
 STEP = 1e-4  # of a coordinate, for the slopes of a partner
 
@@ -76,9 +76,9 @@ def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]
     list of float
         In the order of ``Coordinates.partners``.
     """
-    here, found = _log_density(scan, world, view, near), []
+    here, found = log_density_at(scan, world, view, near), []
     for z, turned in scan.coordinates.partners(world.z):
-        there = _log_density(scan, _turned(world, z, turned), view, near)
+        there = log_density_at(scan, _turned(world, z, turned), view, near)
         volume = float(_slopes(scan.coordinates, world.z, z).abs().log().sum())
         found.append(there - here + volume)
     return found
@@ -89,8 +89,23 @@ def _turned(world: World, z: Tensor, turned: bool) -> World:
     return replace(world, z=z, species=MIRROR[world.species] if turned else world.species)
 
 
-def _log_density(scan: Scan, world: World, view: View, near: Joint) -> float:
-    """Log density with all that is linear summed out, at the variance of a view."""
+def log_density_at(scan: Scan, world: World, view: View, near: Joint) -> float:
+    """Log density with all that is linear summed out, at the variance of a view.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world, view : World, View
+        Where, and the variance of the noise.
+    near : Joint
+        Of the steps of the shared variables.
+
+    Returns
+    -------
+    float
+        Up to a constant, see ``log_density_along``.
+    """
     return float(log_density_along(scan, world, view, near)[0])
 
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ..optics import beam_energy, wavelength
 from .coordinates import PAIRS, Coordinates
-from .moves import Joint, log_density_along
-from .partners import carried
+from .moves import Joint
+from .partners import carried, log_density_at
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
 from .world import Scan, World
@@ -65,21 +65,21 @@ def draw_wavelength(
     """
     if "beam_energy" not in scan.coordinates.free:
         return world, view, near
-    before = _log_density(scan, world, view, near)
+    there, before = world, log_density_at(scan, world, view, near)
     for size in STEPS:
         step = size * torch.randn(1, generator=generator, dtype=torch.float64)
-        z, slopes = scaled(scan.coordinates, world.z, math.exp(float(step)))
+        z, slopes = scaled(scan.coordinates, there.z, math.exp(float(step)))
         if z is None:
             continue
-        other = replace(world, z=z)
-        after = _log_density(scan, other, view, near)
-        if not accepts(after - before + float(slopes.log().sum()), generator):
-            continue
-        seen = replace(look(scan, other), variance=view.variance)
-        world, near = draw_signal(scan, other, seen, generator), carried(near, slopes)
-        view = rescaled(scan, world, seen)
-        before = _log_density(scan, world, view, near)
-    return world, view, near
+        other = replace(there, z=z)
+        after = log_density_at(scan, other, view, near)
+        if accepts(after - before + float(slopes.log().sum()), generator):
+            there, before, near = other, after, carried(near, slopes)
+    if there is world:
+        return world, view, near
+    seen = replace(look(scan, there), variance=view.variance)
+    there = draw_signal(scan, there, seen, generator)
+    return there, rescaled(scan, there, seen), near
 
 
 def scaled(
@@ -123,11 +123,6 @@ def scaled(
         ratio = there[k : k + 2].norm() / z[k : k + 2].norm()
         slopes[k : k + 2] = (slopes[k] * ratio).sqrt()
     return there, slopes
-
-
-def _log_density(scan: Scan, world: World, view: View, near: Joint) -> float:
-    """Log density with all that is linear summed out, at the variance of a view."""
-    return float(log_density_along(scan, world, view, near)[0])
 
 
 def _variable(name: str) -> tuple[str, int]:
