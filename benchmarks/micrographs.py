@@ -44,6 +44,7 @@ CONTINUOUS = (
     "gain",
 )  # fmt: skip
 LEVELS = (0.5, 0.9)
+ALL = "all"
 READINGS = {
     "network, host known": ("host", "network"),
     "simulator, host known": ("host", "simulator"),
@@ -139,24 +140,31 @@ def measure(
 
 
 def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
-    """Rows of the table of scores."""
-    kept = {(r["case"], r["dose"], r["reading"], r["index"]): r for r in done if "lost" not in r}
+    """Rows of the table of scores: each cell of case, dose and reading, and each reading."""
+    kept = [r for r in done if "lost" not in r]
+    images = "case", "dose", "index"
+    oracle = {tuple(r[n] for n in images): r for r in kept if r["reading"] == "oracle"}
     rows = []
-    for case, dose, reading in itertools.product(CASES, DOSES, READINGS):
-        mine = {k[3]: r for k, r in kept.items() if k[:3] == (case, dose, reading)}
+    for case, dose, reading in itertools.product([*CASES, ALL], [*DOSES, ALL], READINGS):
+        if (case == ALL) != (dose == ALL):
+            continue
+        mine = [
+            r for r in kept
+            if r["reading"] == reading and case in (r["case"], ALL) and dose in (r["dose"], ALL)
+        ]  # fmt: skip
         if not mine:
             continue
-        score, entropy = (np.array([r[n] for r in mine.values()]) for n in ("log score", "entropy"))
-        oracle = {i: kept.get((case, dose, "oracle", i)) for i in mine}
-        below = [oracle[i]["log score"] - r["log score"] for i, r in mine.items() if oracle[i]]
+        score, entropy = (np.array([r[n] for r in mine]) for n in ("log score", "entropy"))
+        best = [oracle.get(tuple(r[n] for n in images)) for r in mine]
+        below = [o["log score"] - r["log score"] for o, r in zip(best, mine, strict=True) if o]
         rows.append([
-            case, f"{dose:.0e}", reading, str(len(mine)),
+            case, dose if dose == ALL else f"{dose:.0e}", reading, str(len(mine)),
             with_error(score),
             f"{entropy.mean():.4f}",
             with_error(np.array(below)) if below else "",
-            f"{100 * np.mean([r['right'] for r in mine.values()]):.1f}",
-            f"{sum(r['assignment'] for r in mine.values())} of {len(mine)}",
-            f"{np.median([r['seconds'] for r in mine.values()]):.0f}",
+            f"{100 * np.mean([r['right'] for r in mine]):.1f}",
+            f"{sum(r['assignment'] for r in mine)} of {len(mine)}",
+            f"{np.median([r['seconds'] for r in mine]):.0f}",
         ])  # fmt: skip
     return rows
 
@@ -212,7 +220,7 @@ def main() -> None:
     )
     titles = [f"{r}, {100 * q:.0f} %" for r in READINGS if r != "oracle" for q in LEVELS]
     body += table(["variable", *titles], coverage_of(done))
-    write("micrographs", "Whole micrographs", body, arguments.seed)
+    write("pixels", "Micrographs by all pixels", body, arguments.seed)
 
 
 if __name__ == "__main__":

@@ -25,15 +25,36 @@ def test_annealing_finds_what_a_short_fit_does_not():
 
 @pytest.mark.parametrize(
     ("gains", "kept", "tries"),
-    [([500.0, 70.0, 3.0, 900.0], 573.0, 3), ([59.0, 900.0], 59.0, 1), ([-4.0, 900.0], 0.0, 1)],
-    ids=["while it gains", "little gain", "loss"],
+    [
+        ([500.0, 70.0, 3.0, 19.0, 900.0], 592.0, 4),
+        ([19.0, 40.0, -4.0, -5.0, 900.0], 59.0, 4),
+        ([-4.0, -5.0, 900.0], 0.0, 2),
+        ([50.0] * 20, 500.0, 10),
+    ],
+    ids=["while it gains", "after one in vain", "loss", "at most"],
 )
 def test_annealing_ends_when_it_gains_little(monkeypatch, gains, kept, tries):
-    worlds = []
+    hot = []
+
+    def anneal(scan, world, seed, *, is_hot):
+        hot.append(is_hot)
+        return world + gains[seed]
+
     monkeypatch.setattr(fits, "look", lambda scan, world: None)
     monkeypatch.setattr(fits, "log_density", lambda scan, world, view: world)
-    monkeypatch.setattr(
-        fits, "anneal", lambda scan, world, seed: worlds.append(world) or world + gains[seed]
-    )
+    monkeypatch.setattr(fits, "anneal", anneal)
     assert anneal_until_settled(None, 0.0, 0.0, 0) == (kept, kept)
-    assert len(worlds) == tries
+    assert hot == [k % 2 == 0 for k in range(tries)]
+
+
+def test_the_first_heat_is_that_of_the_dose_of_the_columns():
+    scan, world, _ = noisy_crystal(noise=1e-4)
+    hot = fits._first_heat(scan, world)
+    assert hot > 4 * fits.LEAST_HEAT
+    # four times the variance of the noise is a quarter of the dose
+    assert fits._first_heat(scan, replace(world, floor=4 * world.floor)) == pytest.approx(hot / 4)
+    # images have an offset that tells nothing of the dose
+    lower = replace(scan, image=scan.image - 30), replace(world, film=world.film - 30)
+    assert fits._first_heat(*lower) == pytest.approx(hot, rel=1e-3)
+    few = noisy_crystal(noise=0.3)
+    assert fits._first_heat(*few[:2]) == fits.LEAST_HEAT

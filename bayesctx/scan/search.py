@@ -169,7 +169,7 @@ def _fit_middles(
 
     def cool(task: tuple[int, _Fit]) -> _Fit:
         k, (_, i, world) = task
-        own = anneal(middles[i], world, seed + k)
+        own = anneal(middles[i], world, seed + k, is_hot=True)
         return log_density(middles[i], own, look(middles[i], own)), i, own
 
     climbed = _climb_best(candidates, begun, seed, num_workers)
