@@ -220,7 +220,7 @@ def main() -> None:
     )
     titles = [f"{r}, {100 * q:.0f} %" for r in READINGS if r != "oracle" for q in LEVELS]
     body += table(["variable", *titles], coverage_of(done))
-    write("pixels", "Micrographs by all pixels", body, arguments.seed)
+    write("micrographs", "Whole micrographs", body, arguments.seed)
 
 
 if __name__ == "__main__":
