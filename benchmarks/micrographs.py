@@ -145,9 +145,8 @@ def rows_of(done: list[dict[str, object]]) -> list[list[str]]:
     images = "case", "dose", "index"
     oracle = {tuple(r[n] for n in images): r for r in kept if r["reading"] == "oracle"}
     rows = []
-    for case, dose, reading in itertools.product([*CASES, ALL], [*DOSES, ALL], READINGS):
-        if (case == ALL) != (dose == ALL):
-            continue
+    cells = [*itertools.product(CASES, DOSES), (ALL, ALL)]
+    for (case, dose), reading in itertools.product(cells, READINGS):
         mine = [
             r for r in kept
             if r["reading"] == reading and case in (r["case"], ALL) and dose in (r["dose"], ALL)

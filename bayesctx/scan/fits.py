@@ -243,7 +243,7 @@ def anneal_until_settled(scan: Scan, world: World, value: float, seed: int) -> t
     -----
     Every other try is a hot one. From a fit of 256 x 256 pixels at 1e6 e/Å² 340 nats below the best
     each of five hot tries led to it, but two of five pairs of others did not; where hot ones end
-    scatters by up to 50 nats, of which others gain what is left. A single one in vain says little:
+    scatters by up to 100 nats, of which others gain what is left. A single one in vain says little:
     a fit 110 nats below the best gained 7.
     """
     vain = 0
