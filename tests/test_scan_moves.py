@@ -24,7 +24,7 @@ from bayesctx.defects import DEFECTS, SITES, SPECIES
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan import chain, signal
 from bayesctx.scan.chain import depart, explore_mode, sample_worlds
-from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE
+from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE, Sites
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.dopants import draw_dopant, with_dopant
 from bayesctx.scan.dose import dose_of, log_prior_of_dose, precision_of_dose
@@ -33,6 +33,7 @@ from bayesctx.scan.kernels import site_conditional, solve_upper
 from bayesctx.scan.moves import linearise_jointly, log_density_along, moved
 from bayesctx.scan.noise import draw_noise
 from bayesctx.scan.occupation import draw_occupation, log_evidence_of_sites
+from bayesctx.scan.overlaps import overlaps_of
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import draw_rows, draw_signal
 from bayesctx.scan.view import look
@@ -50,6 +51,10 @@ def noisy(request):
 @pytest.fixture(scope="module")
 def joint(noisy):
     return linearise_jointly(*noisy, exactly=False)
+
+
+def seeded(seed):
+    return torch.Generator().manual_seed(seed)
 
 
 def without(joint, *names):
@@ -214,7 +219,8 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
     # a coarse excess is the same on all detectors
     fine, coarse = 100 * own, torch.linalg.inv(0.01 * own + 0.5)
     precision = torch.stack([torch.block_diag(place, e) for e in (fine, coarse)])[None].double()
-    log_prob, location, factor = site_conditional(kernels, rest, weight, mean, precision)
+    products = overlaps_of(kernels, rest, weight)
+    log_prob, location, factor = site_conditional(*products, mean, precision)
     noise = torch.eye(2 + num, dtype=torch.float64)
     image, variance, wanted = rest.flatten(), 1 / weight.flatten(), []
     for c in range(2):
@@ -237,6 +243,37 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
             wanted.append(float(law.log_prob(image)))
     found = log_prob[0].flatten()
     assert (found - found[0]).tolist() == pytest.approx([w - wanted[0] for w in wanted])
+
+
+def test_tabulated_products_are_those_of_the_columns_where_they_stand(noisy):
+    """Sums over pixels, against columns of every species that are written out."""
+    scan, world, view = noisy
+    world = replace(world, row_shift=0.05 * torch.randn(scan.field.shape[0], generator=seeded(1)))
+    sites, mine = Sites.of(scan, world, view), scan.updated.nonzero()[:, 0]
+    given = sites.conditional(scan, mine)
+    rest = sites.canvas.at(sites.canvas.rest, given.index) + given.present
+    weight = sites.canvas.at(sites.canvas.weight, given.index)
+    positions = scan.positions[mine] + world.shift[mine]
+    columns = [
+        sites.canvas.columns_at(scan, sites.kernels, positions, species)[0]
+        * sites.amplitude[:, species].mT[..., None, None]
+        for species in given.species.unbind(1)
+    ]
+    gram, dot = overlaps_of(torch.stack(columns, 2), rest, weight)
+    real = sites.log_prior[scan.kind[mine][:, None], given.species] > -math.inf
+    assert sorted(set(real.sum(1).tolist())) == sorted({len(scan.allowed(k)) for k in range(3)})
+    found, wanted = (v.movedim(2, 1)[real] for v in (sites.gram(scan, mine), gram))
+    # rounding, in single precision
+    assert float((found - wanted).abs().max()) < 1e-5 * float(wanted.abs().max())
+    mean = torch.cat([sites.mean_shift - world.shift, sites.mean_excess], -1)[mine]
+    precision = sites.prior.precision(mine)
+    wanted, location, _ = site_conditional(gram, dot, mean, precision)
+    wanted = wanted + sites.log_prior[scan.kind[mine][:, None], given.species][:, None]
+    wanted = wanted + sites.prior.log_share[:, None]
+    law, same = (v.flatten(1).softmax(-1) for v in (wanted, given.log_prob))
+    assert float((law - same).abs().max()) < 1e-3
+    at = real[:, None].expand(wanted.shape)
+    assert torch.allclose(given.location[at], location[at], atol=1e-3)
 
 
 @pytest.mark.parametrize("is_coarse", [False, True])

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..fourier import column_phases
 from ..scan import Scan, World
 from ..scan.conditional import HAS_ATOMS, KINDS, Sites
-from ..scan.kernels import STEPS, site_conditional
+from ..scan.kernels import site_conditional
+from ..scan.overlaps import overlaps_of
 from ..scan.signal import accepts
 from ..scan.view import View
 from .target import Target, chance, log_prior_of_sites
@@ -241,12 +242,13 @@ def _propose(scan: Scan, sites: Sites, mine: Tensor, rest: Tensor) -> _Proposal:
     pairs, species = mine[which], choices[which, choice]
     shift, precision = sites.mean_shift[pairs], sites.prior.precision(mine)[which]
     for k in range(NUM_STEPS):
-        columns, index = _columns_at(scan, sites, pairs, species, shift)
+        columns, index = canvas.columns_at(
+            scan, sites.kernels, scan.positions[pairs] + shift, species
+        )
+        columns = columns * sites.amplitude[:, species].mT[..., None, None]
         mean = torch.cat([sites.mean_shift[pairs] - shift, sites.mean_excess[pairs]], -1)
-        found = site_conditional(
-            columns[:, :, None], canvas.at(canvas.rest, index), canvas.at(canvas.weight, index),
-            mean, precision,
-        )  # fmt: skip
+        seen = (canvas.at(v, index) for v in (canvas.rest, canvas.weight))
+        found = site_conditional(*overlaps_of(columns[:, :, None], *seen), mean, precision)
         log_prob, location, factor = (v[:, :, 0] for v in found)
         log_prob = log_prob + sites.prior.log_share
         if k < NUM_STEPS - 1:
@@ -272,20 +274,3 @@ def _choices(scan: Scan) -> Tensor:
     """Species that each kind of site can hold, filled with -1, shape (kind, choice)."""
     allowed = [scan.allowed(kind) for kind in range(len(KINDS))]
     return torch.nn.utils.rnn.pad_sequence(allowed, batch_first=True, padding_value=-1)
-
-
-def _columns_at(
-    scan: Scan, sites: Sites, mine: Tensor, species: Tensor, shift: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Columns of one species each and their derivatives, (site, detector, 3, pixel), and pixels."""
-    kernels, canvas = sites.kernels, sites.canvas
-    centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
-    place = (scan.positions[mine] + shift) / scan.field.sampling + centre
-    base = place.round()
-    step = ((place - base + 0.5) * STEPS).floor().long().clamp(0, STEPS - 1)
-    rest = (place - base - ((step + 0.5) / STEPS - 0.5)) * scan.field.sampling
-    picked = kernels.values[:, species, :, step[:, 1], step[:, 0]].clone()
-    index, turn = canvas.windows(base.long())
-    along = (rest[:, :1] - turn)[:, None] * picked[:, :, 1] + rest[:, None, 1:] * picked[:, :, 2]
-    picked[:, :, 0] += along
-    return picked * sites.amplitude[:, species].mT[..., None, None], index

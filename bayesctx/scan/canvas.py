@@ -137,48 +137,45 @@ class Canvas:
         """
         return values[:, index].movedim(0, 1)
 
-    def kernels_at(
-        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor, species: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """Columns of some species where some sites are, at a signal of one.
+    def windows_at(
+        self, scan: Scan, kernels: Kernels, positions: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """List the pixels of the windows of columns.
 
         Parameters
         ----------
-        scan, world : Scan, World
-            Positions and displacements.
+        scan : Scan
+            Size of the image.
         kernels : Kernels
             Tabulated columns.
-        sites, species : Tensor of int, shapes (site,) and (species,)
-            Which.
+        positions : Tensor, shape (site, 2)
+            Of the columns, (x, y) in Å from the centre.
 
         Returns
         -------
-        columns : Tensor, shape (site, detector, species, 3, pixel)
-            Value, and derivatives along x and y.
-        index : Tensor of int, shape (site, pixel)
-            Their pixels.
+        step, rest : Tensor, shapes (site,) and (site, 2)
+            See ``Kernels.locate``.
+        index, rows : Tensor, shape (site, pixel)
+            See ``windows``.
         """
-        centre = (torch.tensor(scan.field.shape[::-1]) - 1) / 2
-        place = (scan.positions[sites] + world.shift[sites]) / scan.field.sampling + centre
-        columns, base = kernels.at(species, place)
-        index, turn = self.windows(base)
-        # a row that is displaced along x sees the column displaced the other way
-        columns[..., 0, :] -= turn[:, None, None] * columns[..., 1, :]
-        return columns, index
+        base, step, rest = kernels.locate(_place(scan, positions))
+        return step, rest, *self.windows(base)
 
-    def columns_of(
-        self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
+    def columns_at(
+        self, scan: Scan, kernels: Kernels, positions: Tensor, species: Tensor
     ) -> tuple[Tensor, Tensor]:
-        """Columns of what some sites hold, at a signal of one.
+        """Columns of some species at some positions, at a signal of one.
 
         Parameters
         ----------
-        scan, world : Scan, World
-            Species, positions and displacements.
+        scan : Scan
+            Size of the image.
         kernels : Kernels
             Tabulated columns.
-        sites : Tensor of int, shape (site,)
-            Which.
+        positions : Tensor, shape (site, 2)
+            Of the columns, (x, y) in Å from the centre.
+        species : Tensor of int, shape (site,)
+            Theirs.
 
         Returns
         -------
@@ -187,15 +184,11 @@ class Canvas:
         index : Tensor of int, shape (site, pixel)
             Their pixels.
         """
-        order = world.species[sites].argsort(stable=True)
-        held, sizes = world.species[sites].unique(return_counts=True)
-        parts = [
-            self.kernels_at(scan, world, kernels, mine, species)
-            for mine, species in zip(sites[order].split(sizes.tolist()), held.split(1), strict=True)
-        ]
-        back = order.argsort()
-        columns, index = (torch.cat(part)[back] for part in zip(*parts, strict=True))
-        return columns[:, :, 0], index
+        columns, base = kernels.at(species, _place(scan, positions))
+        index, turn = self.windows(base)
+        # a row that is displaced along x sees the column displaced the other way
+        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+        return columns, index
 
     def slopes(
         self, scan: Scan, world: World, kernels: Kernels, sites: Tensor
@@ -218,8 +211,14 @@ class Canvas:
         index : Tensor of int, shape (site, pixel)
             Their pixels.
         """
-        slopes, index = self.columns_of(scan, world, kernels, sites)
-        amplitude = world.signal[:, None] * (1 + world.errors[:, world.species[sites]])
+        positions, species = scan.positions[sites] + world.shift[sites], world.species[sites]
+        slopes, index = self.columns_at(scan, kernels, positions, species)
+        amplitude = world.signal[:, None] * (1 + world.errors[:, species])
         slopes = slopes * amplitude.mT[..., None, None]
         slopes[:, :, 1:] *= 1 + world.excess[sites][..., None, None]
         return slopes, index
+
+
+def _place(scan: Scan, positions: Tensor) -> Tensor:
+    """Positions in px from the corner of the image."""
+    return positions / scan.field.sampling + (torch.tensor(scan.field.shape[::-1]) - 1) / 2

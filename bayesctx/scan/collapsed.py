@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from ..defects import DEFECTS
-from .conditional import KINDS, LEAST_SHARE, Sites, sum_by_class
+from .conditional import KINDS, LEAST_SHARE, Sites
 from .view import View
-from .world import Scan, World
+from .world import CLASS, Scan, World
 
-__all__ = ["draw_abundances", "log_likelihood_of_classes"]
+__all__ = ["draw_abundances", "log_likelihood_of_classes", "sum_by_class"]
 
 AT_ONCE = 256  # sites
 SWEEPS = 64  # draws of classes and abundances in turn, each of which takes little time
@@ -88,13 +88,31 @@ def log_likelihood_of_classes(
         Theirs.
     """
     sites = Sites.of(scan, world, view)
-    found, kinds = [torch.zeros(0, len(DEFECTS)).double()], [torch.zeros(0).long()]
     log_share = world.abundance.clamp(min=LEAST_SHARE).log()
-    for kind in range(len(KINDS)):
-        allowed = scan.allowed(kind)
-        for mine in (counted & (scan.kind == kind)).nonzero()[:, 0].split(AT_ONCE):
-            given = sites.conditional(scan, mine, kind).log_prob.logsumexp(1).double()
-            own = sum_by_class(given, allowed) - log_share[kind]
-            found.append(own.masked_fill(scan.prior.mean[kind] == 0, -math.inf))
-            kinds.append(torch.full((len(mine),), kind))
-    return torch.cat(found), torch.cat(kinds)
+    every, found = counted.nonzero()[:, 0], [torch.zeros(0, len(DEFECTS)).double()]
+    for mine in every.split(AT_ONCE):
+        given = sites.conditional(scan, mine)
+        own = sum_by_class(given.log_prob.logsumexp(1).double(), given.species)
+        found.append(own - log_share[scan.kind[mine]])
+    kind = scan.kind[every]
+    return torch.cat(found).masked_fill(scan.prior.mean[kind] == 0, -math.inf), kind
+
+
+def sum_by_class(log_prob: Tensor, species: Tensor) -> Tensor:
+    """Sum probabilities of the species of each class.
+
+    Parameters
+    ----------
+    log_prob : Tensor, shape (site, species)
+        Their logarithms.
+    species : Tensor of int, shape (site, species)
+        Which species these are.
+
+    Returns
+    -------
+    Tensor, shape (site, defect_class)
+        Logarithms; minus infinity for classes of which there is no species.
+    """
+    classes = CLASS[species]
+    parts = [log_prob.masked_fill(classes != k, -math.inf) for k in range(len(DEFECTS))]
+    return torch.stack(parts, 1).logsumexp(-1)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from ..crystal import MONOLAYER_1H
-from ..defects import CODOPED_SPECIES, DEFECTS, DOPED_SPECIES, SPECIES
+from ..defects import CODOPED_SPECIES, DOPED_SPECIES, SPECIES
 from .canvas import Canvas
 from .kernels import Kernels, site_conditional
+from .overlaps import Overlaps
 from .view import View
 from .world import CLASS, COLUMNS, Scan, World
 
@@ -32,7 +34,6 @@ __all__ = [
     "log_share_of_species",
     "precision_of_sites",
     "spread_of_sites",
-    "sum_by_class",
 ]
 
 WIDE = 0.1  # Å, displacement of columns beside defects
@@ -83,24 +84,24 @@ class _Amplitudes:
 
 @dataclass(frozen=True, eq=False)
 class Conditional:
-    """What some sites of one kind hold given all else.
+    """What some sites hold given all else.
 
     Attributes
     ----------
+    species : Tensor of int, shape (site, species)
+        What each may hold.
     log_prob, location, factor : Tensor
         With the prior, see ``site_conditional``.
-    columns : Tensor, shape (site, detector, species, 3, pixel)
-        What may be there, and its derivatives.
     present : Tensor, shape (site, detector, pixel)
         What is there.
     index : Tensor of int, shape (site, pixel)
         Pixels of the canvas.
     """
 
+    species: Tensor
     log_prob: Tensor
     location: Tensor
     factor: Tensor
-    columns: Tensor
     present: Tensor
     index: Tensor
 
@@ -117,6 +118,10 @@ class Sites:
         Likewise.
     kernels : Kernels
         Columns of every species.
+    allowed : Tensor of int, shape (kind, species)
+        Species that each kind of site may hold, filled with others.
+    overlaps : Overlaps
+        Of the columns of these.
     prior : _Amplitudes
         Of displacement and amplitude.
     mean_shift : Tensor, shape (site, 2)
@@ -132,6 +137,8 @@ class Sites:
     world: World
     canvas: Canvas
     kernels: Kernels
+    allowed: Tensor
+    overlaps: Overlaps
     prior: _Amplitudes
     mean_shift: Tensor
     mean_excess: Tensor
@@ -155,12 +162,15 @@ class Sites:
             With its kernels.
         """
         kernels = Kernels.of(scan.field, view.values, scan.material)
+        allowed = [scan.allowed(kind) for kind in range(len(KINDS))]
         names = ("species", "shift", "excess", "is_coarse")
         own = replace(world, **{n: getattr(world, n).clone() for n in names})
         return cls(
             world=own,
             canvas=Canvas.of(scan, world, view, kernels.half),
             kernels=kernels,
+            allowed=_filled(allowed),
+            overlaps=Overlaps.of(kernels, allowed),
             prior=_Amplitudes.of(world),
             mean_shift=scan.basis @ world.drift,
             mean_excess=scan.mean_excess(world.tone),
@@ -169,7 +179,7 @@ class Sites:
         )
 
     def present(self, scan: Scan, mine: Tensor) -> Tensor:
-        """Columns that are there.
+        """Columns that are there, with the excess that they have.
 
         Parameters
         ----------
@@ -183,19 +193,64 @@ class Sites:
         Tensor, shape (site, detector, pixel)
             In their windows.
         """
-        columns, _ = self.canvas.columns_of(scan, self.world, self.kernels, mine)
-        amplitude = self.amplitude[:, self.world.species[mine]].mT * (1 + self.world.excess[mine])
-        return columns[:, :, 0] * amplitude[..., None]
+        excess = self.world.excess[mine]
+        still = excess.new_zeros(len(mine), 2)
+        return self.moved(scan, mine, self.world.species[mine], torch.cat([still, excess], -1))
+
+    def moved(self, scan: Scan, mine: Tensor, species: Tensor, move: Tensor) -> Tensor:
+        """Columns of some species, displaced from where columns are.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        mine, species : Tensor of int, shape (site,)
+            Some sites, and species.
+        move : Tensor, shape (site, unknown)
+            Displacement along x and y in Å, in which the columns are linear, and excess on every
+            detector.
+
+        Returns
+        -------
+        Tensor, shape (site, detector, pixel)
+            In their windows.
+        """
+        positions = scan.positions[mine] + self.world.shift[mine]
+        columns, _ = self.canvas.columns_at(scan, self.kernels, positions, species)
+        columns = columns * self.amplitude[:, species].mT[..., None, None]
+        value, along_x, along_y = columns.unbind(2)
+        along = along_x * move[:, :1, None] + along_y * move[:, 1:2, None]
+        return value * (1 + move[:, 2:, None]) + along
+
+    def gram(self, scan: Scan, mine: Tensor) -> Tensor:
+        """Products of the columns that some sites may hold, where they are.
+
+        Parameters
+        ----------
+        scan : Scan
+            The scan.
+        mine : Tensor of int, shape (site,)
+            Some sites.
+
+        Returns
+        -------
+        Tensor, shape (site, detector, species, 3, 3)
+            See ``site_conditional``.
+        """
+        kind, canvas = scan.kind[mine], self.canvas
+        positions = scan.positions[mine] + self.world.shift[mine]
+        step, rest, index, turn = canvas.windows_at(scan, self.kernels, positions)
+        found = self.overlaps.gram(kind, step, rest, canvas.at(canvas.weight, index), turn)
+        return found * self.amplitude[:, self.allowed[kind], None, None].transpose(0, 1) ** 2
 
     def conditional(
         self,
         scan: Scan,
         mine: Tensor,
-        kind: int,
         present: Tensor | None = None,
-        allowed: Tensor | None = None,
+        gram: Tensor | None = None,
     ) -> Conditional:
-        """What some sites of one kind hold given all else.
+        """What some sites hold given all else.
 
         Parameters
         ----------
@@ -203,54 +258,37 @@ class Sites:
             The scan.
         mine : Tensor of int, shape (site,)
             The sites; those that do not overlap can be drawn together.
-        kind : int
-            Their kind.
         present : Tensor, shape (site, detector, pixel), optional
             The columns that are there; default: of these kernels.
-        allowed : Tensor of int, shape (species,), optional
-            Species to look at; default: those of the kind.
+        gram : Tensor, shape (site, detector, species, 3, 3), optional
+            If known, see ``gram``.
 
         Returns
         -------
         Conditional
-            For each of these species.
+            For each species; those with which a kind is filled have no probability.
         """
-        world, allowed = self.world, scan.allowed(kind) if allowed is None else allowed
-        columns, index = self.canvas.kernels_at(scan, world, self.kernels, mine, allowed)
-        columns = columns * self.amplitude[:, allowed][..., None, None]
-        if present is None:  # as ``present`` has it, from what is there already
-            now = (allowed == world.species[mine][:, None]).long().argmax(1)
-            present = columns[torch.arange(len(mine)), :, now, 0]
-            present = present * (1 + world.excess[mine])[..., None]
+        kind, world, canvas = scan.kind[mine], self.world, self.canvas
+        positions, species = scan.positions[mine] + world.shift[mine], self.allowed[kind]
+        step, rest, index, turn = canvas.windows_at(scan, self.kernels, positions)
+        present = self.present(scan, mine) if present is None else present
+        seen = canvas.at(canvas.weight, index) * (canvas.at(canvas.rest, index) + present)
+        dot = self.overlaps.dot(kind, step, rest, seen, turn)
+        dot = dot * self.amplitude[:, species, None].transpose(0, 1)
+        gram = self.gram(scan, mine) if gram is None else gram
         away = self.mean_shift[mine] - world.shift[mine]
         mean = torch.cat([away, self.mean_excess[mine]], -1)
-        log_prob, location, factor = site_conditional(
-            columns, self.canvas.at(self.canvas.rest, index) + present,
-            self.canvas.at(self.canvas.weight, index), mean, self.prior.precision(mine),
-        )  # fmt: skip
-        log_prob = log_prob + self.log_prior[kind, allowed] + self.prior.log_share[:, None]
-        return Conditional(log_prob, location, factor, columns, present, index)
+        log_prob, *law = site_conditional(gram, dot, mean, self.prior.precision(mine))
+        log_prior = self.log_prior[kind[:, None], species]
+        log_prob = log_prob + log_prior[:, None] + self.prior.log_share[:, None]
+        return Conditional(species, log_prob, *law, present, index)
 
 
-def sum_by_class(log_prob: Tensor, allowed: Tensor) -> Tensor:
-    """Sum probabilities of the species of each class.
-
-    Parameters
-    ----------
-    log_prob : Tensor, shape (site, species)
-        Their logarithms.
-    allowed : Tensor of int, shape (species,)
-        Which species these are.
-
-    Returns
-    -------
-    Tensor, shape (site, defect_class)
-        Logarithms; minus infinity for classes of which there is no species.
-    """
-    found, classes = log_prob.new_full((len(log_prob), len(DEFECTS)), -math.inf), CLASS[allowed]
-    for defect in classes.unique().tolist():
-        found[:, defect] = log_prob[:, classes == defect].logsumexp(-1)
-    return found
+def _filled(allowed: Sequence[Tensor]) -> Tensor:
+    """Species of each kind of site, filled with one of another kind, shape (kind, species)."""
+    most = max(len(mine) for mine in allowed)
+    others = (allowed[k - 1][:1].expand(most - len(mine)) for k, mine in enumerate(allowed))
+    return torch.stack([torch.cat(pair) for pair in zip(allowed, others, strict=True)])
 
 
 def log_share_of_class(scan: Scan, world: World) -> Tensor:

@@ -11,11 +11,13 @@ from torch import Tensor
 
 from ..abundance import Abundance
 from ..defects import DEFECTS, SPECIES
-from .conditional import ALLOWED, IS_DOPED, KINDS, LEAST_SHARE, NUM_ALIKE, Sites, sum_by_class
+from .collapsed import sum_by_class
+from .conditional import ALLOWED, IS_DOPED, KINDS, LEAST_SHARE, NUM_ALIKE, Sites
 from .kernels import Kernels
 from .occupation import draw_occupation
+from .overlaps import Overlaps
 from .signal import accepts
-from .view import View, look
+from .view import View, look, spectra_of
 from .world import Scan, World
 
 __all__ = ["best_dopant", "draw_dopant", "with_dopant", "without_dopant"]
@@ -135,7 +137,9 @@ def with_dopant(
     scan = replace(scan, material=replace(scan.material, dopant=dopant))
     world = without_dopant(world)
     metal = [mine[scan.kind[mine] == METAL] for mine in scan.colours()]
-    world, _ = draw_occupation(scan, world, look(scan, world), SWEEPS * metal, generator)
+    metal, shared = [mine for mine in metal if len(mine)], spectra_of(scan, world.z)
+    for _ in range(SWEEPS):
+        world, _ = draw_occupation(scan, world, look(scan, world, shared), metal, generator)
     return scan, world
 
 
@@ -215,11 +219,14 @@ def _log_likelihood(
     # host that are not as bright as simulated for a dopant that looks like it
     amplitude = torch.where(IS_DOPED, sites.amplitude[:, HOST, None], sites.amplitude)
     alike = -NUM_ALIKE.log().expand(len(KINDS), -1)
-    other = replace(sites, kernels=kernels, amplitude=amplitude, log_prior=alike)
+    other = replace(
+        sites, kernels=kernels, allowed=allowed[None], overlaps=Overlaps.of(kernels, [allowed]),
+        amplitude=amplitude, log_prior=alike,
+    )  # fmt: skip
     total = []
     for mine in (counted & (scan.kind == METAL)).nonzero()[:, 0].split(AT_ONCE):
         present = sites.present(scan, mine)
-        given = other.conditional(scan, mine, METAL, present, allowed)
+        given = other.conditional(scan, mine, present)
         rest = sites.canvas.at(sites.canvas.rest, given.index) + present
         weight = sites.canvas.at(sites.canvas.weight, given.index)
         square = (rest.square() * weight).sum((1, 2))

@@ -15,7 +15,7 @@ from torch import Tensor
 from ..fourier import synthesize
 from .field import Field, Material, frequencies
 
-__all__ = ["Kernels", "gram_of_unknowns", "site_conditional", "solve_upper"]
+__all__ = ["STEPS", "Kernels", "gram_of_unknowns", "site_conditional", "solve_upper"]
 
 HALF = 3.0  # Å, half the width of the window around a site
 ROOM = 10.0  # Å from the window to the periodic repetition of the column
@@ -28,8 +28,9 @@ class Kernels:
 
     Attributes
     ----------
-    values : Tensor, shape (detector, species, 3, step_y, step_x, pixel)
-        Image, and its derivatives with respect to x and y of the column, for a signal of one.
+    values : Tensor, shape (step, detector, species, 3, pixel)
+        Image, and its derivatives with respect to x and y of the column, for a signal of one; at
+        ``STEPS`` positions in a pixel along y times as many along x.
     half : int
         The window has 2 half + 1 pixels along each side.
     sampling : float
@@ -72,33 +73,54 @@ class Kernels:
         axis = ((torch.arange(-half, half + 1) - offset[:, None]) * s).flatten()  # step, pixel
         found = synthesize(torch.stack(along, 2), axis, axis, cell=cell)
         found = found.unflatten(-1, (STEPS, -1)).unflatten(-3, (STEPS, -1)).transpose(-3, -2)
-        return cls(found.flatten(-2), half, s)
+        steps = found.flatten(-2).flatten(-3, -2).movedim(-2, 0)
+        return cls(steps.contiguous(), half, s)
 
-    def at(self, species: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
-        """Kernels of some species at sites.
+    def locate(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Find the window of columns, and where they are in it.
 
         Parameters
         ----------
-        species : Tensor of int, shape (species,)
-            Which ones.
         place : Tensor, shape (site, 2)
             Position (x, y) of the columns in px.
 
         Returns
         -------
-        kernels : Tensor, shape (site, detector, species, 3, pixel)
-            To first order in what is left of the position.
         base : Tensor of int, shape (site, 2)
             Pixel (x, y) at the middle of the window.
+        step : Tensor of int, shape (site,)
+            Position in a pixel that is tabulated.
+        rest : Tensor, shape (site, 2)
+            What is left of the position in Å.
         """
         base = place.round()
         within = place - base
         step = ((within + 0.5) * STEPS).floor().long().clamp(0, STEPS - 1)
         rest = (within - ((step + 0.5) / STEPS - 0.5)) * self.sampling
-        picked = self.values[:, species][..., step[:, 1], step[:, 0], :].movedim(-2, 0)
-        rest = rest[:, :, None, None, None]
-        value = picked[..., 0, :] + rest[:, 0] * picked[..., 1, :] + rest[:, 1] * picked[..., 2, :]
-        return torch.cat([value[..., None, :], picked[..., 1:, :]], -2), base.long()
+        return base.long(), step[:, 1] * STEPS + step[:, 0], rest
+
+    def at(self, species: Tensor, place: Tensor) -> tuple[Tensor, Tensor]:
+        """Kernels of single columns.
+
+        Parameters
+        ----------
+        species : Tensor of int, shape (site,)
+            Of every column.
+        place : Tensor, shape (site, 2)
+            Position (x, y) of the columns in px.
+
+        Returns
+        -------
+        kernels : Tensor, shape (site, detector, 3, pixel)
+            To first order in what is left of the position.
+        base : Tensor of int, shape (site, 2)
+            Pixel (x, y) at the middle of the window.
+        """
+        base, step, rest = self.locate(place)
+        found = self.values[step, :, species]
+        along_x, along_y = rest[:, None, None].unbind(-1)
+        found[:, :, 0] += along_x * found[:, :, 1] + along_y * found[:, :, 2]
+        return found, base
 
 
 def gram_of_unknowns(gram: Tensor) -> Tensor:
@@ -124,22 +146,17 @@ def gram_of_unknowns(gram: Tensor) -> Tensor:
 
 
 def site_conditional(
-    kernels: Tensor,
-    rest: Tensor,
-    weight: Tensor,
-    mean: Tensor,
-    precision: Tensor,
+    gram: Tensor, dot: Tensor, mean: Tensor, precision: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Likelihood of the species of sites, displacement and amplitude integrated out.
 
     Parameters
     ----------
-    kernels : Tensor, shape (site, detector, species, 3, pixel)
-        Value of the column and derivatives along x and y.
-    rest : Tensor, shape (site, detector, pixel)
-        Image without the column of the site.
-    weight : Tensor, shape (site, detector, pixel)
-        Inverse variance of the pixels, zero beyond the image.
+    gram : Tensor, shape (site, detector, species, 3, 3)
+        Products of the value of the column and of its derivatives along x and y with each other,
+        summed over pixels with their inverse variance.
+    dot : Tensor, shape (site, detector, species, 3)
+        Products of these with the image without the column of the site.
     mean : Tensor, shape (site, unknown)
         Prior mean of the displacement along x and y from where the kernels stand, and of the
         relative excess of the amplitude on each detector.
@@ -155,9 +172,6 @@ def site_conditional(
     factor : Tensor, shape (site, component, species, element)
         Lower triangle of the Cholesky factor of the posterior precision, row by row.
     """
-    weighted = kernels * weight[:, :, None, None]
-    gram = weighted @ kernels.mT
-    dot = (weighted @ rest[:, :, None, :, None])[..., 0]
     pull = dot - gram[..., 0]  # what the column does not explain itself
     gradient = torch.cat([pull[..., 1:].sum(1), pull[..., 0].movedim(1, -1)], -1)
     square = (gram[..., 0, 0] - 2 * dot[..., 0]).sum(1)

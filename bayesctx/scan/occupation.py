@@ -62,7 +62,7 @@ def draw_occupation(
     world, view : World, View
         The rest.
     colours : list of Tensor
-        See ``Scan.colours``.
+        See ``Scan.colours``; every site at most once.
     generator : torch.Generator or None
         Source of randomness; None takes the most probable species and leaves the scales.
 
@@ -82,25 +82,20 @@ def draw_occupation(
     sites = Sites.of(scan, world, view)
     now, canvas = sites.world, sites.canvas
     probability = torch.zeros(len(now.species), scan.material.num_species)
-    for colour in colours:
-        for kind in range(len(KINDS)):
-            mine, allowed = colour[scan.kind[colour] == kind], scan.allowed(kind)
-            if not len(mine):
-                continue
-            given = sites.conditional(scan, mine, kind)
-            found = given.log_prob.flatten(1).softmax(-1)
-            probability[mine[:, None], allowed] = found.view_as(given.log_prob).sum(1)
-            located = given.location.flatten(1, 2), given.factor.flatten(1, 2)
-            chosen, move = _choose(found, *located, generator)
-            coarse, chosen = chosen >= len(allowed), chosen % len(allowed)
-            value, along_x, along_y = given.columns[torch.arange(len(mine)), :, chosen].unbind(2)
-            along = along_x * move[:, :1, None] + along_y * move[:, 1:2, None]
-            made = value * (1 + move[:, 2:, None]) + along
-            change = (given.present - made).movedim(1, 0).flatten(1)
-            canvas.rest.index_add_(1, given.index.flatten(), change)
-            now.species[mine], now.is_coarse[mine] = allowed[chosen], coarse
-            now.shift[mine] += move[:, :2]
-            now.excess[mine] = move[:, 2:]
+    grams = sites.gram(scan, torch.cat(colours)).split([len(mine) for mine in colours])
+    for mine, gram in zip(colours, grams, strict=True):
+        given = sites.conditional(scan, mine, gram=gram)
+        found = given.log_prob.flatten(1).softmax(-1)
+        probability[mine[:, None], given.species] = found.view_as(given.log_prob).sum(1)
+        located = given.location.flatten(1, 2), given.factor.flatten(1, 2)
+        chosen, move = _choose(found, *located, generator)
+        number = given.species.shape[1]
+        species = given.species[torch.arange(len(mine)), chosen % number]
+        change = given.present - sites.moved(scan, mine, species, move)
+        canvas.rest.index_add_(1, given.index.flatten(), change.movedim(1, 0).flatten(1))
+        now.species[mine], now.is_coarse[mine] = species, chosen >= number
+        now.shift[mine] += move[:, :2]
+        now.excess[mine] = move[:, 2:]
     return _draw_scales(scan, now, sites.prior.spread, generator), probability
 
 

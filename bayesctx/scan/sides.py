@@ -8,7 +8,7 @@ import torch
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from .conditional import KINDS, Sites
+from .conditional import Sites
 from .moves import Joint, log_density_along, moved
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
@@ -52,26 +52,20 @@ class Sides:
         world, view : World, View
             The rest; whether columns are coarse, or displaced more, stays.
         mine : Tensor of int, shape (site,)
-            The sites, those of one kind after those of the other.
+            The sites.
 
         Returns
         -------
         Sides
             As far as the image is linear in displacement and excess of a column.
         """
-        sites, parts = Sites.of(scan, world, view), []
-        for kind in range(len(KINDS)):
-            own = mine[scan.kind[mine] == kind]
-            if not len(own):
-                continue
-            allowed = scan.allowed(kind)
-            given = sites.conditional(scan, own, kind)
-            pair = torch.stack([world.species[own], MIRROR[world.species[own]]], -1)
-            at = (allowed == pair[..., None]).long().argmax(-1)
-            here, component = torch.arange(len(own))[:, None], world.is_coarse[own].long()[:, None]
-            found = (getattr(given, n)[here, component, at] for n in ("log_prob", "location"))
-            parts.append((pair, *found, given.factor[here, component, at]))
-        species, log_prob, location, elements = (torch.cat(p) for p in zip(*parts, strict=True))
+        given = Sites.of(scan, world, view).conditional(scan, mine)
+        species = torch.stack([world.species[mine], MIRROR[world.species[mine]]], -1)
+        at = (given.species[:, None] == species[..., None]).long().argmax(-1)
+        here, component = torch.arange(len(mine))[:, None], world.is_coarse[mine].long()[:, None]
+        log_prob, location, elements = (
+            getattr(given, n)[here, component, at] for n in ("log_prob", "location", "factor")
+        )
         num = location.shape[-1]
         factor = elements.new_zeros(*elements.shape[:-1], num, num)
         factor[..., *torch.tril_indices(num, num)] = elements
@@ -176,7 +170,7 @@ def draw_tilt(
 
 
 def _sites_with_sides(scan: Scan, world: World, generator: torch.Generator) -> Tensor:
-    """Sites whose atoms are on one side, as many as do not overlap, ordered by kind."""
+    """Sites whose atoms are on one side, as many as do not overlap."""
     sided = (scan.updated & (MIRROR[world.species] != world.species)).nonzero()[:, 0]
     sided = sided[torch.randperm(len(sided), generator=generator)]
     if not len(sided):
@@ -187,8 +181,7 @@ def _sites_with_sides(scan: Scan, world: World, generator: torch.Generator) -> T
     for k, others in enumerate(near):
         if not set(others) & set(chosen):
             chosen.append(k)
-    mine = sided[torch.tensor(chosen)]
-    return mine[scan.kind[mine].argsort(stable=True)]
+    return sided[torch.tensor(chosen)]
 
 
 def _with_sides(world: World, mine: Tensor, species: Tensor, values: Tensor) -> World:
