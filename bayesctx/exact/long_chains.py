@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -12,7 +13,7 @@ from torch import Tensor
 from ..evidence import Truncated
 from ..scan import Draw, Scan, World
 from ..scan.chain import Mode, describe
-from ..scan.fits import adapt_steps
+from ..scan.fits import LARGEST_STEP, SMALLEST_STEP
 from ..scan.moves import Joint, averaged, linearise_jointly
 from ..scan.noise import LEAST_SLOPE
 from ..scan.scale_prior import PER_DETECTOR
@@ -28,6 +29,7 @@ ROUNDS = 8  # of a chain for each draw
 WARMUP = 40  # rounds before the first draw, in which proposals are tuned
 NEAR = 1e-6  # relative, of what is at an end of its range where a chain begins
 LEARNT = (6, 14, 24)  # of these, before which the posterior is approximated anew
+TARGET_RATE, LEARNING = 0.75, 0.4  # of trajectories that are taken, and speed of the adaptation
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class _Chain:
                 near = averaged(near, hessians)
                 self.tuning = Tuning.of(self.scan, self.world, near)
             rates = self.advance().rates
-            near = adapt_steps(self.tuning.near, rates["shared"])
+            near = _adapt_steps(self.tuning.near, rates["shared"])
             self.tuning = replace(self.tuning, near=near)
         logger.debug("steps of %.3f", self.tuning.near.size)
 
@@ -130,3 +132,9 @@ def _inside(scan: Scan, world: World) -> World:
         slope=world.slope.clamp(min=LEAST_SLOPE),
         **scales,
     )
+
+
+def _adapt_steps(near: Joint, rate: float) -> Joint:
+    """Change the size of the steps such that most trajectories are taken."""
+    size = near.size * math.exp(LEARNING * (rate - TARGET_RATE))
+    return replace(near, size=min(max(size, SMALLEST_STEP), LARGEST_STEP))

@@ -44,7 +44,9 @@ EACH = {"scatter": 0.03, "film_size": 0.1}  # the same, of every detector
 PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
-TARGET_RATE, LEARNING = 0.75, 0.4  # of trajectories that are taken, and speed of the adaptation
+# mean of exp(-|error of the energy|) if three of four trajectories are taken and errors are normal,
+# and speed of the adaptation
+TARGET_RATE, LEARNING = 0.63, 0.4
 SMALLEST_STEP, LARGEST_STEP = 0.05, 1.2
 # steps at most of a trajectory of the shared variables between two sweeps over the sites
 MOVES, ANNEAL_MOVES = 24, 4
@@ -215,8 +217,9 @@ def anneal(scan: Scan, world: World, seed: int, *, is_hot: bool = False) -> Worl
         else:  # the posterior is narrower by the change of the noise
             near = heated(near, heat / heats[k - 1])
         for _ in range(DRAWS_PER_HEAT):
-            world, view, _, rate = advance(hot, world, view, near, colours, generator, ANNEAL_MOVES)
-            near = adapt_steps(near, rate)
+            given = hot, world, view, near, colours, generator, ANNEAL_MOVES
+            world, view, _, log_ratio = advance(*given)
+            near = adapt_steps(near, log_ratio)
     return fit_world(scan, world, rounds=3)[0]
 
 
@@ -306,32 +309,39 @@ def advance(
         After the round.
     probability : Tensor, shape (site, species)
         Of the species of every site given all else.
-    rate : float
+    log_ratio : float
         See ``draw_jointly``.
     """
     world, probability = draw_occupation(scan, world, view, colours, generator)
     view = look(scan, world, _shared(view))
-    world, view, rate = draw_jointly(scan, world, view, near, moves, generator)
+    world, view, log_ratio = draw_jointly(scan, world, view, near, moves, generator)
     world = draw_signal(scan, world, view, generator)
     world, view = draw_tilt(scan, world, rescaled(scan, world, view), near, generator)
     world = draw_rows(scan, world, view, generator)
-    return world, look(scan, world, _shared(view), view.factors), probability, rate
+    return world, look(scan, world, _shared(view), view.factors), probability, log_ratio
 
 
-def adapt_steps(near: Joint, rate: float) -> Joint:
+def adapt_steps(near: Joint, log_ratio: float, speed: float = LEARNING) -> Joint:
     """Change the size of the steps such that most trajectories are taken.
 
     Parameters
     ----------
     near : Joint
         With some size.
-    rate : float
-        See ``draw_jointly``.
+    log_ratio : float
+        Of a trajectory, see ``draw_jointly``.
+    speed : float
+        Change of the logarithm of the size for each unit of the rate.
 
     Returns
     -------
     Joint
         With another.
+
+    Notes
+    -----
+    An energy that falls is as much of an error as one that rises: on the way down to the posterior
+    trajectories are taken whatever their errors are, and steps would become too long for it.
     """
-    size = near.size * math.exp(LEARNING * (rate - TARGET_RATE))
+    size = near.size * math.exp(speed * (math.exp(-abs(log_ratio)) - TARGET_RATE))
     return replace(near, size=min(max(size, SMALLEST_STEP), LARGEST_STEP))

@@ -73,8 +73,8 @@ def draw_jointly(
         At the end of the trajectory, or where it began.
     view : View
         What follows from it, but for the variance.
-    rate : float
-        Probability with which the end was taken.
+    log_ratio : float
+        By which the end was taken or not: minus the error of the energy.
 
     Notes
     -----
@@ -90,8 +90,7 @@ def draw_jointly(
     if accepts(log_ratio, generator):
         here = there
     found = look(scan, here.world, factors=here.factors)
-    rate = math.exp(min(log_ratio, 0.0))
-    return here.world, replace(found, variance=view.variance), rate
+    return here.world, replace(found, variance=view.variance), log_ratio
 
 
 def travel(

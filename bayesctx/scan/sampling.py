@@ -23,7 +23,7 @@ from .world import Scan, World
 __all__ = ["Sampled", "sample_scan"]
 
 NEGLIGIBLE = 1e-3  # probability of a candidate that is not sampled
-WARMUP = 6  # draws of every chain at every mode that are left out
+WARMUP = 3  # draws of every chain at every mode that are left out, beside those that fit its steps
 GOLDEN = (math.sqrt(5) - 1) / 2  # its multiples are spread evenly between whole numbers
 REACHED = 0.03  # probability of a jump, above which modes are sampled as one
 REMOTE = 12.0  # nats below the best of modes of nearly one image that are not looked at
