@@ -276,6 +276,15 @@ def test_tabulated_products_are_those_of_the_columns_where_they_stand(noisy):
     assert torch.allclose(given.location[at], location[at], atol=1e-3)
 
 
+def test_where_no_site_is_drawn_all_stay(noisy):
+    """As in a window without a metal site, when the dopant changes."""
+    scan, world, view = noisy
+    found, probability = draw_occupation(scan, world, view, [], torch.Generator().manual_seed(0))
+    assert torch.equal(found.species, world.species)
+    assert torch.equal(found.shift[scan.updated], world.shift[scan.updated])
+    assert not probability.any()
+
+
 @pytest.mark.parametrize("is_coarse", [False, True])
 def test_evidence_of_a_site_is_an_integral(is_coarse):
     """At the mode of a linear image Laplace's approximation is exact."""

@@ -82,7 +82,8 @@ def draw_occupation(
     sites = Sites.of(scan, world, view)
     now, canvas = sites.world, sites.canvas
     probability = torch.zeros(len(now.species), scan.material.num_species)
-    grams = sites.gram(scan, torch.cat(colours)).split([len(mine) for mine in colours])
+    every = torch.cat([torch.zeros(0, dtype=torch.long), *colours])
+    grams = sites.gram(scan, every).split([len(mine) for mine in colours])
     for mine, gram in zip(colours, grams, strict=True):
         given = sites.conditional(scan, mine, gram=gram)
         found = given.log_prob.flatten(1).softmax(-1)
