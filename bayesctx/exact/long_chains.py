@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -13,7 +12,7 @@ from torch import Tensor
 from ..evidence import Truncated
 from ..scan import Draw, Scan, World
 from ..scan.chain import Mode, describe
-from ..scan.fits import LARGEST_STEP, SMALLEST_STEP
+from ..scan.fits import resize_steps
 from ..scan.moves import Joint, averaged, linearise_jointly
 from ..scan.noise import LEAST_SLOPE
 from ..scan.scale_prior import PER_DETECTOR
@@ -67,7 +66,8 @@ class _Chain:
                 near = averaged(near, hessians)
                 self.tuning = Tuning.of(self.scan, self.world, near)
             rates = self.advance().rates
-            near = _adapt_steps(self.tuning.near, rates["shared"])
+            change = LEARNING * (rates["shared"] - TARGET_RATE)
+            near = resize_steps(self.tuning.near, change)
             self.tuning = replace(self.tuning, near=near)
         logger.debug("steps of %.3f", self.tuning.near.size)
 
@@ -132,9 +132,3 @@ def _inside(scan: Scan, world: World) -> World:
         slope=world.slope.clamp(min=LEAST_SLOPE),
         **scales,
     )
-
-
-def _adapt_steps(near: Joint, rate: float) -> Joint:
-    """Change the size of the steps such that most trajectories are taken."""
-    size = near.size * math.exp(LEARNING * (rate - TARGET_RATE))
-    return replace(near, size=min(max(size, SMALLEST_STEP), LARGEST_STEP))

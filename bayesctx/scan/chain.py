@@ -201,7 +201,7 @@ def depart(scan: Scan, mode: Mode, seed: int) -> Mode:
     -----
     Of five chains around two explorations of a mode (144 x 144 px, 1e5 e/Å²) 3, 19, 39, 41 and 87 %
     of the trajectories with directions of the mode were taken, though their steps were fitted to
-    the chain; 57, 74, 99, 55 and 91 % with directions that the chain knows too.
+    the chain in ten rounds; 57, 74, 99, 55 and 91 % with two linearisations of the chain too.
 
     References
     ----------

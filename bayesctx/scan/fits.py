@@ -34,6 +34,7 @@ __all__ = [
     "fit_world",
     "follow_partners",
     "log_density",
+    "resize_steps",
 ]
 
 ROUNDS = 8  # of a fit at most
@@ -343,5 +344,23 @@ def adapt_steps(near: Joint, log_ratio: float, speed: float = LEARNING) -> Joint
     An energy that falls is as much of an error as one that rises: on the way down to the posterior
     trajectories are taken whatever their errors are, and steps would become too long for it.
     """
-    size = near.size * math.exp(speed * (math.exp(-abs(log_ratio)) - TARGET_RATE))
+    return resize_steps(near, speed * (math.exp(-abs(log_ratio)) - TARGET_RATE))
+
+
+def resize_steps(near: Joint, change: float) -> Joint:
+    """Change the size of the steps within bounds.
+
+    Parameters
+    ----------
+    near : Joint
+        With some size.
+    change : float
+        Of its logarithm.
+
+    Returns
+    -------
+    Joint
+        With another.
+    """
+    size = near.size * math.exp(change)
     return replace(near, size=min(max(size, SMALLEST_STEP), LARGEST_STEP))
