@@ -10,8 +10,9 @@ from crystals import PRIOR, RINGS, log_posterior, noisy_crystal, position
 
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan.dose import dose_of
+from bayesctx.scan.following import averaged
 from bayesctx.scan.hamiltonian import _stand, draw_jointly, travel
-from bayesctx.scan.moves import averaged, linearise_jointly, log_density_along, moved
+from bayesctx.scan.moves import linearise_jointly, log_density_along, moved
 from bayesctx.scan.shared import image_slopes
 
 SOFT_PROBE = PRIOR.given({"inner_collection_angle": dist.Normal(60.0, 5.0)})

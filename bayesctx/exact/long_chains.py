@@ -13,7 +13,8 @@ from ..evidence import Truncated
 from ..scan import Draw, Scan, World
 from ..scan.chain import Mode, describe
 from ..scan.fits import resize_steps
-from ..scan.moves import Joint, averaged, linearise_jointly
+from ..scan.following import Joint, averaged
+from ..scan.moves import linearise_jointly
 from ..scan.noise import LEAST_SLOPE
 from ..scan.scale_prior import PER_DETECTOR
 from ..scan.view import look

@@ -12,8 +12,9 @@ from ..scan import Scan, World
 from ..scan.conditional import IS_DOPED
 from ..scan.dose import log_prior_of_dose
 from ..scan.fits import MOVES
+from ..scan.following import Joint
 from ..scan.hamiltonian import Density, travel
-from ..scan.moves import Joint, log_prior_along
+from ..scan.moves import log_prior_along
 from ..scan.regression import Regression
 from ..scan.signal import accepts, error_size, regress_species
 from ..scan.view import View, render, spectra_of

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..scan import Scan, World
-from ..scan.moves import Joint
+from ..scan.following import Joint
 from ..scan.noise import LEAST_SLOPE, WEAK_FLOOR, WEAK_SLOPE
 from ..scan.view import View, look, variance_of
 

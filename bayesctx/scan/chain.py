@@ -18,7 +18,8 @@ from .dopants import draw_dopant, with_dopant
 from .dose import dose_of
 from .field import Material
 from .fits import adapt_steps, advance
-from .moves import Joint, averaged, heated, linearise_jointly
+from .following import Joint, averaged, heated
+from .moves import linearise_jointly
 from .noise import draw_noise
 from .partners import draw_partner, log_ratios
 from .shared import evaluate

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from ..parallel import side_by_side
+from .following import FIRST_SIZE, Joint, heated
 from .hamiltonian import draw_jointly
-from .moves import FIRST_SIZE, Joint, heated, linearise_jointly
+from .moves import linearise_jointly
 from .noise import fit_noise
 from .occupation import (
     FIELD_PRECISION,

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .moves import Joint, log_density_along, moved
+from .following import Joint
+from .moves import log_density_along, moved
 from .signal import accepts
 from .view import View, look
 from .world import Scan, World

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -17,6 +17,7 @@ from .canvas import Canvas
 from .conditional import HAS_ATOMS, covariance_of_excess, precision_of_sites, spread_of_sites
 from .dose import precision_of_dose
 from .field import frequencies
+from .following import FIRST_SIZE, Joint, principal, taken_by_excess
 from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
 from .shared import evaluate, image_slopes
@@ -24,16 +25,7 @@ from .signal import slope_along_x, total_spectrum
 from .view import View, spectra_of
 from .world import Scan, World
 
-__all__ = [
-    "FIRST_SIZE",
-    "Joint",
-    "averaged",
-    "heated",
-    "linearise_jointly",
-    "log_density_along",
-    "log_prior_along",
-    "moved",
-]
+__all__ = ["linearise_jointly", "log_density_along", "log_prior_along", "moved"]
 
 SOFT = 0.08  # standard deviations of the prior, in size of a direction
 # curvature over that of the Gaussian, whose log density falls by one on both sides together: up to
@@ -41,122 +33,6 @@ SOFT = 0.08  # standard deviations of the prior, in size of a direction
 NEARLY_ONE, LARGEST_FALL = 1.7, 16.0
 LEAST_TAKEN = 1e-6  # of a misfit of the amplitude, by the excess of a column without any light
 ATTEMPTS = 3  # corrections of a direction
-FIRST_SIZE = 0.3  # of the steps
-
-
-@dataclass(frozen=True, eq=False)
-class Joint:
-    """A linear map from shared variables and drift to everything that follows them.
-
-    Attributes
-    ----------
-    factor : Tensor, shape (parameter, direction)
-        Principal directions of a Gaussian approximation of the posterior, one standard deviation
-        long. Parameters are the coordinates without the common displacement, then the coefficients
-        of the drift along x and y.
-    own : Tensor, shape (site, 2, parameter)
-        Slopes of the displacement of every column from the mean displacement, in Å.
-    excess : Tensor, shape (site, detector, parameter)
-        Slopes of the relative excess of its amplitudes, for a scatter without bounds; see
-        ``excess_slopes``.
-    known : Tensor, shape (site, detector)
-        What the pixels say of the excess: its precision.
-    rows : Tensor, shape (row, parameter)
-        Slopes of the displacement of the scan rows in Å.
-    signal : Tensor, shape (parameter, detector)
-        Relative slopes of the signal.
-    size : float
-        Of the steps, in standard deviations.
-    """
-
-    factor: Tensor
-    own: Tensor
-    excess: Tensor
-    known: Tensor
-    rows: Tensor
-    signal: Tensor
-    size: float = FIRST_SIZE
-
-    def excess_slopes(self, world: World) -> Tensor:
-        """Slopes of the relative excess under the scatter of a world.
-
-        Parameters
-        ----------
-        world : World
-            Of the scan. Under a small scatter amplitudes can follow less.
-
-        Returns
-        -------
-        Tensor, shape (site, detector, parameter)
-            By parameter.
-        """
-        return _taken(world, self.known)[..., None] * self.excess
-
-    @property
-    def log_volume(self) -> float:
-        """Log of the volume of one standard deviation along all directions."""
-        return float(torch.linalg.slogdet(self.factor)[1])
-
-    @property
-    def hessian(self) -> Tensor:
-        """Precision of the Gaussian approximation, shape (parameter, parameter)."""
-        inverse = torch.linalg.inv(self.factor)
-        return inverse.mT @ inverse
-
-
-def averaged(joint: Joint, hessians: Sequence[Tensor]) -> Joint:
-    """Set the directions to those between the mean of some precisions and that of some covariances.
-
-    Parameters
-    ----------
-    joint : Joint
-        Says how sites and rows follow.
-    hessians : sequence of Tensor, shape (parameter, parameter)
-        Where the posterior is not Gaussian, those of several worlds.
-
-    Returns
-    -------
-    Joint
-        Whose steps suit all of these worlds.
-
-    Notes
-    -----
-    Where a posterior is thin and bent, a direction that is wide in one world is narrow in another.
-    The mean precision makes it narrow, so that trajectories do not get far along the bend; the mean
-    covariance makes it as wide as all draws are, and trajectories leave the bend. The geometric
-    mean of the two covariances lies halfway (Bhatia, Positive Definite Matrices (2007), chapter 4).
-    """
-    narrow, _ = _principal(sum(hessians) / len(hessians))
-    wide = sum(torch.linalg.inv(hessian) for hessian in hessians) / len(hessians)
-    inverse = torch.linalg.inv(narrow)
-    ratio, turn = torch.linalg.eigh(inverse @ wide @ inverse.mT)
-    return replace(joint, factor=narrow @ turn * ratio**0.25)
-
-
-def heated(joint: Joint, factor: float) -> Joint:
-    """Change the directions to those under another variance of the noise.
-
-    Parameters
-    ----------
-    joint : Joint
-        Under one variance.
-    factor : float
-        Of the variance.
-
-    Returns
-    -------
-    Joint
-        What the image says of a direction is divided by the factor, the prior stays.
-    """
-    width = joint.factor.norm(dim=0)
-    by_image = (width**-2 - 1).clamp(min=0.0)
-    return replace(joint, factor=joint.factor / (width * (1 + by_image / factor).sqrt()))
-
-
-def _principal(hessian: Tensor) -> tuple[Tensor, Tensor]:
-    """Principal directions of a precision, one standard deviation long, and the precisions."""
-    precision, vectors = torch.linalg.eigh(hessian)
-    return vectors * precision.rsqrt(), precision
 
 
 def linearise_jointly(
@@ -200,7 +76,7 @@ def linearise_jointly(
     for _, slope, scale in _parts(scan, world, joint):
         scaled = (slope / scale[:, None]).double()
         hessian = hessian + scaled.T @ scaled
-    factor, precision = _principal(hessian)
+    factor, precision = principal(hessian)
     joint = replace(joint, factor=factor)
     soft = (precision < SOFT**-2).nonzero()[:, 0].tolist()
     return _with_curvature(scan, world, view, joint, soft) if exactly else joint
@@ -251,12 +127,6 @@ def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     return torch.stack(found).transpose(0, 1).flatten(0, 1).flatten(1)
 
 
-def _taken(world: World, known: Tensor) -> Tensor:
-    """The part of a misfit of the amplitude that the excess takes, shape (site, detector)."""
-    variance = covariance_of_excess(world.scatter, world.is_coarse).diagonal(dim1=-2, dim2=-1)
-    return variance * known / (1 + variance * known)
-
-
 def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tensor, ...]:
     """How displacement and excess of columns follow, what is known, slopes of the image then."""
     kernels = Kernels.of(scan.field, view.values, scan.material)
@@ -284,7 +154,7 @@ def _follow(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tenso
         change = torch.einsum("ska,sdkp->adsp", answer[:, :2], columns[:, :, 1:])
         change = change + torch.einsum("sda,sdp->adsp", answer[:, 2:], columns[:, :, 0])
         moving.index_add_(2, index.flatten(), change.flatten(2))
-    excess = excess / _taken(world, known).clamp(min=LEAST_TAKEN)[..., None]
+    excess = excess / taken_by_excess(world, known).clamp(min=LEAST_TAKEN)[..., None]
     return own, excess, known, canvas.cut_images(moving, scan.field.shape)
 
 

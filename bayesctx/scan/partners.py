@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from .coordinates import EVEN, Coordinates
-from .moves import Joint, log_density_along
+from .following import Joint
+from .moves import log_density_along
 from .signal import draw_signal
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World

@@ -14,7 +14,8 @@ from ..parallel import side_by_side
 from .dopants import best_dopant
 from .dose import dose_of
 from .fits import anneal, anneal_until_settled, fit_world, log_density
-from .moves import Joint, linearise_jointly
+from .following import Joint
+from .moves import linearise_jointly
 from .shared import climb, evaluate
 from .signal import draw_signal
 from .starts import Candidate, Start, Weight

@@ -9,7 +9,8 @@ from scipy.spatial import cKDTree
 from torch import Tensor
 
 from .conditional import Sites
-from .moves import Joint, log_density_along, moved
+from .following import Joint
+from .moves import log_density_along, moved
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
 from .world import APART, MIRROR, Scan, World

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..optics import beam_energy, wavelength
 from .coordinates import PAIRS, Coordinates
-from .moves import Joint
+from .following import Joint
 from .partners import carried, log_density_at
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
