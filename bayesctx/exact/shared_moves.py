@@ -71,7 +71,7 @@ def draw_shared(
     view = tuning.see(scan, world, shared)
     law = Linear.of(scan, world, view, tuning)
     held, density = replace(world, signal=tuning.signal), _density_by(tuning)
-    _, end, kinetic = travel(scan, held, view, tuning.near, MOVES, generator, density)
+    _, end, gain = travel(scan, held, view, tuning.near, MOVES, generator, density)
     if end is None:
         return world, shared, 0.0
     there = replace(end.world, signal=world.signal)
@@ -79,7 +79,7 @@ def draw_shared(
     law_there = Linear.of(scan, there, tuning.see(scan, there, far), tuning)
     there = law_there.draw(there, generator)
     log_ratio = target.log_density(scan, there, far) - target.log_density(scan, world, shared)
-    log_ratio += law.log_prob(world) - law_there.log_prob(there) + kinetic
+    log_ratio += law.log_prob(world) - law_there.log_prob(there) + gain
     taken = accepts(log_ratio, generator)
     return *((there, far) if taken else (world, shared)), chance(log_ratio)
 

@@ -287,14 +287,29 @@ class Coordinates:
         for low, high in itertools.pairwise(self.order):
             for edge in rings.edges:
                 possible = possible & (edge[:, low] <= edge[:, high])
-        value = log_mass - 0.5 * z.square().sum(-1)
-        for k in self._columns_of_pairs():
-            value = value - _distance(z[:, k], z[:, k + 1]).log()
+        value = log_mass - 0.5 * z.square().sum(-1) - self.distances(z).log().sum(-1)
         return torch.where(possible, value, -math.inf)
 
-    def _columns_of_pairs(self) -> list[int]:
+    @property
+    def first_of_pairs(self) -> list[int]:
         """Positions of the first coordinates of the pairs."""
         return [k for (name, _), k in self._columns().items() if name in PAIRS]
+
+    def distances(self, z: Tensor) -> Tensor:
+        """Distances of the pairs from the origin, where the prior density is infinite.
+
+        Parameters
+        ----------
+        z : Tensor, shape (..., coordinate)
+            Coordinates.
+
+        Returns
+        -------
+        Tensor, shape (..., pair)
+            Half-normal, with a finite logarithm.
+        """
+        at = torch.tensor(self.first_of_pairs, dtype=torch.long)
+        return _distance(z[..., at], z[..., at + 1])
 
     def draw(self, num: int, generator: torch.Generator) -> Tensor:
         """Draw points of the prior.
@@ -333,7 +348,7 @@ class Coordinates:
         """
         u = u.clamp(1 - NEARLY_ONE, NEARLY_ONE)
         z = torch.special.ndtri(u)
-        for k in self._columns_of_pairs():
+        for k in self.first_of_pairs:
             angle = 2 * math.pi * u[:, k + 1]
             z[:, k : k + 2] = _radius(u[:, k, None]) * torch.stack([angle.cos(), angle.sin()], -1)
         return z

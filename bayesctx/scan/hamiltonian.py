@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .following import Joint
+from .magnitudes import Widths
 from .moves import log_density_along, moved
 from .signal import accepts
 from .view import View, look
@@ -36,7 +37,7 @@ class Point:
     log_density : float
         See ``log_density_along``.
     gradient : Tensor, shape (direction,)
-        Of the log density.
+        Of the log density, given the widths of a trajectory.
     """
 
     world: World
@@ -86,8 +87,8 @@ def draw_jointly(
     ----------
     Neal, in Handbook of Markov Chain Monte Carlo (2011), chapter 5.
     """
-    here, there, kinetic = travel(scan, world, view, joint, most, generator)
-    log_ratio = there.log_density - here.log_density + kinetic if there else -math.inf
+    here, there, gain = travel(scan, world, view, joint, most, generator)
+    log_ratio = there.log_density - here.log_density + gain if there else -math.inf
     if accepts(log_ratio, generator):
         here = there
     found = look(scan, here.world, factors=here.factors)
@@ -103,7 +104,7 @@ def travel(
     generator: torch.Generator,
     density: Density = log_density_along,
 ) -> tuple[Point, Point | None, float]:
-    """Follow a trajectory of Hamiltonian dynamics with a random momentum.
+    """Follow a trajectory of Hamiltonian dynamics with random momentum and widths, see ``Widths``.
 
     Parameters
     ----------
@@ -118,8 +119,8 @@ def travel(
         Where it begins.
     there : Point or None
         Where it ends; None if it meets a world that cannot be.
-    kinetic : float
-        Fall of the kinetic energy.
+    gain : float
+        Fall of the kinetic energy, and rise of the density given the widths over that without.
 
     Notes
     -----
@@ -129,20 +130,25 @@ def travel(
     """
     size = joint.size * (1 + UNEVEN * (2 * float(torch.rand(1, generator=generator)) - 1))
     number = min(most, max(1, round(LENGTH / joint.size)))
-    here = _stand(scan, world, view, joint, density)
+    widths = Widths.draw(scan.coordinates, world.z, generator)
+    joint = widths.narrow(joint)
+    here = _stand(scan, world, view, joint, density, widths)
     momentum = torch.randn(joint.factor.shape[1], generator=generator, dtype=torch.float64)
     kinetic, there = _kinetic(momentum), here
     for _ in range(number):
         momentum = momentum + size / 2 * there.gradient
         change = joint.factor @ (size * momentum)
         try:
-            there = _stand(scan, moved(scan, there.world, joint, change), view, joint, density)
+            there = moved(scan, there.world, joint, change)
+            there = _stand(scan, there, view, joint, density, widths)
         except torch.linalg.LinAlgError:  # it diverges: columns outgrow the film by many orders
             there = None
         if there is None:
             return here, None, 0.0
         momentum = momentum + size / 2 * there.gradient
-    return here, there, kinetic - _kinetic(momentum)
+    gain = kinetic - _kinetic(momentum)
+    gain += float(widths.log_ratio(there.world.z) - widths.log_ratio(here.world.z))
+    return here, there, gain
 
 
 def _kinetic(momentum: Tensor) -> float:
@@ -151,16 +157,22 @@ def _kinetic(momentum: Tensor) -> float:
 
 
 def _stand(
-    scan: Scan, world: World, view: View, joint: Joint, density: Density = log_density_along
+    scan: Scan,
+    world: World,
+    view: View,
+    joint: Joint,
+    density: Density = log_density_along,
+    widths: Widths | None = None,
 ) -> Point | None:
-    """A world with log density and gradient; None if these are not finite."""
+    """A world with log density and gradient, that given the widths; None if not finite."""
     with torch.enable_grad():
         along = joint.factor.new_zeros(joint.factor.shape[1], requires_grad=True)
         there = moved(scan, world, joint, joint.factor @ along)
         value, factors = density(scan, there, view, joint)
         if not bool(value.isfinite()):
             return None
-        (gradient,) = torch.autograd.grad(value, along)
+        given = value + widths.log_ratio(there.z) if widths else value
+        (gradient,) = torch.autograd.grad(given, along)
     if not bool(gradient.isfinite().all()):
         return None
     factors = {k: f.detach() for k, f in factors.items()}

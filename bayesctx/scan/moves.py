@@ -99,7 +99,9 @@ def _with_curvature(
     """
 
     def density(change: Tensor) -> float:
-        return float(log_density_along(scan, moved(scan, world, joint, change), view, joint)[0])
+        there = moved(scan, world, joint, change)
+        smooth = scan.coordinates.distances(there.z).log().sum()  # see ``Widths``
+        return float(log_density_along(scan, there, view, joint)[0] + smooth)
 
     factor = joint.factor.clone()
     here = density(torch.zeros_like(factor[0]))
