@@ -12,7 +12,7 @@ from bayesctx.scan import partners, sampling
 from bayesctx.scan.chain import Mode
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.moves import linearise_jointly, moved
-from bayesctx.scan.partners import draw_partner, log_ratios
+from bayesctx.scan.partners import draw_partner, log_ratios, partners_of
 from bayesctx.scan.view import look
 from bayesctx.scan.world import MIRROR, World
 
@@ -31,14 +31,17 @@ def test_a_partner_of_a_partner_is_the_point_itself(defocus):
     coordinates = Coordinates(condition, PRIOR.nuisances, ())
     z = torch.linspace(-0.6, 0.7, len(coordinates.names), dtype=torch.float64)
     for k in range(3):
-        there = coordinates.partners(z)[k][0]
-        back = coordinates.partners(there)[k][0]
+        there = partners_of(coordinates, z)[k][0]
+        back = partners_of(coordinates, there)[k][0]
         assert torch.allclose(back, z, atol=1e-6)
         # against differences of all coordinates with all; there and back changes no volume
         slopes = [partners._slopes(coordinates, *pair) for pair in ((z, there), (there, z))]
         for found, point in zip(slopes, (z, there), strict=True):
             wanted = [
-                (coordinates.partners(point + step)[k][0] - coordinates.partners(point)[k][0])
+                (
+                    partners_of(coordinates, point + step)[k][0]
+                    - partners_of(coordinates, point)[k][0]
+                )
                 / STEP
                 for step in STEP * torch.eye(len(z), dtype=z.dtype)
             ]
@@ -49,7 +52,7 @@ def test_a_partner_of_a_partner_is_the_point_itself(defocus):
 def test_ratios_are_those_of_the_posterior(noisy):
     scan, world, view, near = noisy
     before, wanted = log_posterior(scan, world, view.variance), []
-    for z, turned in scan.coordinates.partners(world.z):
+    for z, turned in partners_of(scan.coordinates, world.z):
         species = MIRROR[world.species] if turned else world.species
         other = replace(world, z=z, species=species)
         wanted.append(log_posterior(scan, other, view.variance) - before)
@@ -62,7 +65,7 @@ def test_worlds_are_drawn_by_their_densities(noisy, monkeypatch):
     ratios = (weight[1:] / weight[0]).log().tolist()
     monkeypatch.setattr(partners, "log_ratios", lambda *_: ratios)
     generator, num = torch.Generator().manual_seed(0), 300
-    points = [world.z, *(z for z, _ in scan.coordinates.partners(world.z))]
+    points = [world.z, *(z for z, _ in partners_of(scan.coordinates, world.z))]
     count = torch.zeros(4)
     for _ in range(num):
         there, _, _ = draw_partner(scan, world, view, near, generator)

@@ -34,6 +34,7 @@ from bayesctx.scan.moves import linearise_jointly
 from bayesctx.scan.noise import draw_noise, fit_noise
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.overlaps import overlaps_of
+from bayesctx.scan.partners import partners_of
 from bayesctx.scan.sampling import _apportion, _interleave
 from bayesctx.scan.shared import _updated, climb, evaluate, image_slopes, linearise, settle
 from bayesctx.scan.signal import (
@@ -87,7 +88,7 @@ def test_partners_give_nearly_the_same_image(known):
     still = replace(world, row_shift=torch.zeros_like(world.row_shift))
     image = look(scan, still).expected
     contrast = float(image.std())
-    for z, upside_down in COORDINATES.partners(still.z):
+    for z, upside_down in partners_of(COORDINATES, still.z):
         other = replace(still, z=z)
         if upside_down:
             other = replace(other, species=MIRROR[other.species])

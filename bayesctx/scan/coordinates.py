@@ -18,14 +18,13 @@ from ..prior import CONTINUOUS
 from .angles import NO_SHARE, Angles
 from .scale_prior import ScalePrior, scale_priors
 
-__all__ = ["EVEN", "PAIRS", "Coordinates"]
+__all__ = ["PAIRS", "Coordinates"]
 
 PAIRS = {"C12": ("phi12", 2), "C21": ("phi21", 1), "C23": ("phi23", 3), "tilt": ("tilt_azimuth", 1)}
 """Magnitudes with the azimuth that goes with them, and the multiplicity of the azimuth."""
 
 SHARED = ("strain", "vibration", "source_size", "focal_spread", "C12", "C21", "C23", "C30", "tilt")
 OF_DETECTOR = ("inner_collection_angle", "outer_collection_angle")
-EVEN = ("defocus", "C30")  # change sign with C12, see Coordinates.partners
 TRANSLATION = 0.1  # Å, one standard deviation of the common displacement
 NEARLY_ONE = 1 - 1e-9  # largest probability of a magnitude, whose logarithm is taken
 NO_DISTANCE = 1e-6  # from the origin, of a pair
@@ -352,33 +351,6 @@ class Coordinates:
             angle = 2 * math.pi * u[:, k + 1]
             z[:, k : k + 2] = _radius(u[:, k, None]) * torch.stack([angle.cos(), angle.sin()], -1)
         return z
-
-    def partners(self, z: Tensor) -> list[tuple[Tensor, bool]]:
-        """Points that give nearly the same image, and whether the layer is turned upside down.
-
-        Parameters
-        ----------
-        z : Tensor, shape (coordinate,)
-            Coordinates.
-
-        Returns
-        -------
-        list of tuple of Tensor and bool
-            Three points.
-
-        Notes
-        -----
-        |psi|² is the same for chi(k) and -chi(-k): for the opposite defocus, twofold astigmatism
-        and spherical aberration together; what tells them apart is the depth of the atoms. A
-        layer that is tilted the other way is the layer upside down.
-        """
-        names = self.names
-        values = {n: v[0] for n, v in self.values(z[None]).items()}
-        even = {n: -values[n] for n in EVEN} | {"phi12": values["phi12"] + math.pi / 2}
-        tilt = z.new_tensor([-1.0 if n.startswith("tilt") else 1.0 for n in names])
-        opposite = self.of(values | even)
-        opposite[-2:] = z[-2:]
-        return [(opposite, False), (z * tilt, True), (opposite * tilt, True)]
 
 
 def _distance(x: Tensor, y: Tensor) -> Tensor:

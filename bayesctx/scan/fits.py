@@ -21,6 +21,7 @@ from .occupation import (
     log_evidence_of_sites,
     log_occupation,
 )
+from .partners import partners_of
 from .shared import climb
 from .sides import draw_tilt
 from .signal import draw_rows, draw_signal, regress_species, slope_along_x
@@ -152,7 +153,7 @@ def log_density(scan: Scan, world: World, view: View) -> float:
 
 
 def follow_partners(scan: Scan, world: World, num_workers: int = 1) -> list[tuple[float, World]]:
-    """Fit the worlds that look nearly the same, see ``Coordinates.partners``.
+    """Fit the worlds that look nearly the same, see ``partners_of``.
 
     Parameters
     ----------
@@ -180,7 +181,7 @@ def follow_partners(scan: Scan, world: World, num_workers: int = 1) -> list[tupl
             other, view = _adapt(scan, other, view, colours)
         return log_density(scan, other, view), other
 
-    partners = [(world.z, False), *scan.coordinates.partners(world.z)]
+    partners = [(world.z, False), *partners_of(scan.coordinates, world.z)]
     return side_by_side(fit, partners, num_workers)
 
 

@@ -1,22 +1,54 @@
-"""Jumps between worlds that look nearly the same, see ``Coordinates.partners``."""
+"""Jumps between worlds that look nearly the same."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from .coordinates import EVEN, Coordinates
+from .coordinates import Coordinates
 from .following import Joint
 from .moves import log_density_along
 from .signal import draw_signal
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
-__all__ = ["carried", "draw_partner", "log_density_at", "log_ratios"]
+__all__ = ["carried", "draw_partner", "log_density_at", "log_ratios", "partners_of"]
 
+EVEN = ("defocus", "C30")  # change sign with C12, see ``partners_of``
 STEP = 1e-4  # of a coordinate, for the slopes of a partner
+
+
+def partners_of(coordinates: Coordinates, z: Tensor) -> list[tuple[Tensor, bool]]:
+    """Points that give nearly the same image, and whether the layer is turned upside down.
+
+    Parameters
+    ----------
+    coordinates : Coordinates
+        Of the shared variables.
+    z : Tensor, shape (coordinate,)
+        Coordinates.
+
+    Returns
+    -------
+    list of tuple of Tensor and bool
+        Three points.
+
+    Notes
+    -----
+    |psi|² is the same for chi(k) and -chi(-k): for the opposite defocus, twofold astigmatism
+    and spherical aberration together; what tells them apart is the depth of the atoms. A
+    layer that is tilted the other way is the layer upside down.
+    """
+    names = coordinates.names
+    values = {n: v[0] for n, v in coordinates.values(z[None]).items()}
+    even = {n: -values[n] for n in EVEN} | {"phi12": values["phi12"] + math.pi / 2}
+    tilt = z.new_tensor([-1.0 if n.startswith("tilt") else 1.0 for n in names])
+    opposite = coordinates.of(values | even)
+    opposite[-2:] = z[-2:]
+    return [(opposite, False), (z * tilt, True), (opposite * tilt, True)]
 
 
 def draw_partner(
@@ -52,7 +84,7 @@ def draw_partner(
     chosen = int(torch.multinomial(ratios.softmax(0), 1, generator=generator))
     if not chosen:
         return world, view, near
-    z, turned = scan.coordinates.partners(world.z)[chosen - 1]
+    z, turned = partners_of(scan.coordinates, world.z)[chosen - 1]
     other = _turned(world, z, turned)
     seen = replace(look(scan, other), variance=view.variance)
     other = draw_signal(scan, other, seen, generator)
@@ -75,10 +107,10 @@ def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]
     Returns
     -------
     list of float
-        In the order of ``Coordinates.partners``.
+        In the order of ``partners_of``.
     """
     here, found = log_density_at(scan, world, view, near), []
-    for z, turned in scan.coordinates.partners(world.z):
+    for z, turned in partners_of(scan.coordinates, world.z):
         there = log_density_at(scan, _turned(world, z, turned), view, near)
         volume = float(_slopes(scan.coordinates, world.z, z).abs().log().sum())
         found.append(there - here + volume)
