@@ -117,7 +117,7 @@ def test_the_prior_stays_where_the_image_tells_nothing(noisy, monkeypatch):
     monkeypatch.setattr(steps, "look", lambda *_: view)
     monkeypatch.setattr(steps, "rescaled", lambda *_: view)
     monkeypatch.setattr(steps, "draw_signal", lambda scan, own, *_: own)
-    generator, num, found = torch.Generator().manual_seed(0), 120, []
+    generator, num, found = torch.Generator().manual_seed(0), 80, []
     for z in coordinates.draw(num, generator):
         own, _ = draw_rings(scan, replace(world, z=z), view, near, generator)
         found.append(torch.stack([z, own.z]))

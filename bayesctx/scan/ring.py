@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -85,23 +86,21 @@ class Ring:
             Of the brightness of the columns.
             None if the contrast is not found again.
         """
-        here, there = z, z.clone()
-        there[self.outer] += change
-        before = self.brightness(scan, here[None])[0]
-        asked = math.log(before[0] / before[1])
-        at = float(z[self.inner])
+        wide, at = _placed(z, self.outer, float(z[self.outer]) + change), float(z[self.inner])
+        asked = self._log_contrast(scan, z[None])[0]
 
         def excess(inner: float) -> float:
-            return self._log_contrast(scan, _placed(there, self.inner, inner)[None])[0] - asked
+            return self._log_contrast(scan, _placed(wide, self.inner, inner)[None])[0] - asked
 
-        if excess(at - REACH) * excess(at + REACH) >= 0:
+        try:
+            there = _placed(wide, self.inner, brentq(excess, at - REACH, at + REACH, xtol=CLOSE))
+        except ValueError:  # it has one sign at both ends
             return None
-        there = _placed(there, self.inner, brentq(excess, at - REACH, at + REACH, xtol=CLOSE))
-        slopes = [self._slope(scan, point) for point in (here, there)]
-        if slopes[0] * slopes[1] <= 0:
+        before, after = (self._slope(scan, point) for point in (z, there))
+        if before * after <= 0:
             return None
-        after = self.brightness(scan, there[None])[0]
-        return there, math.log(slopes[0] / slopes[1]), float(after[0] / before[0])
+        dim, bright = self.brightness(scan, torch.stack([z, there]))[:, 0].tolist()
+        return there, math.log(before / after), bright / dim
 
     def _log_contrast(self, scan: Scan, z: Tensor) -> list[float]:
         """Log of the ratio of a metal to a pair of chalcogens at some points."""
@@ -176,20 +175,22 @@ def draw_rings(
     Biometrika 87, 353 (2000), doi:10.1093/biomet/87.2.353). The signals by which errors of
     additivity are scaled change with the brightness.
     """
+    rings = list(rings_of(scan.coordinates))
+    if not rings:
+        return world, view
     there, before = world, log_density_at(scan, world, view, near)
-    for ring in rings_of(scan.coordinates):
-        for size in STEPS:
-            change = size * float(torch.randn(1, generator=generator, dtype=torch.float64))
-            found = ring.step(scan, there.z, change)
-            if found is None:
-                continue
-            z, log_slope, factor = found
-            signal = there.signal.clone()
-            signal[ring.detector] /= factor
-            other = replace(there, z=z, signal=signal)
-            after = log_density_at(scan, other, view, near)
-            if accepts(after - before + log_slope, generator):
-                there, before = other, after
+    for ring, size in itertools.product(rings, STEPS):
+        change = size * float(torch.randn(1, generator=generator, dtype=torch.float64))
+        found = ring.step(scan, there.z, change)
+        if found is None:
+            continue
+        z, log_slope, factor = found
+        signal = there.signal.clone()
+        signal[ring.detector] /= factor
+        other = replace(there, z=z, signal=signal)
+        after = log_density_at(scan, other, view, near)
+        if accepts(after - before + log_slope, generator):
+            there, before = other, after
     if there is world:
         return world, view
     seen = replace(look(scan, there), variance=view.variance)
