@@ -70,7 +70,7 @@ def test_the_way_back_is_as_probable_as_it_is_taken_to_be(vacant, monkeypatch):
     monkeypatch.setattr(Sides, "of", classmethod(keep))
     monkeypatch.setattr(sides, "STEPS", (1.0,))
     monkeypatch.setattr(sides, "accepts", lambda *_: True)
-    monkeypatch.setattr(sides, "draw_signal", lambda _scan, world, *_: world)
+    monkeypatch.setattr(sides, "arrive", lambda _scan, world, view, *_: (world, view))
     there, _ = draw_tilt(scan, world, view, near, torch.Generator().manual_seed(1))
     (forth, _), (_, back) = seen
     mine = forth[3]

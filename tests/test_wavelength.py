@@ -137,9 +137,7 @@ def test_the_prior_stays_where_the_image_tells_nothing(noisy, monkeypatch):
     monkeypatch.setattr(
         steps, "log_density_at", lambda scan, own, *_: float(coordinates.log_prior(own.z[None]))
     )
-    monkeypatch.setattr(steps, "look", lambda *_: view)
-    monkeypatch.setattr(steps, "rescaled", lambda *_: view)
-    monkeypatch.setattr(steps, "draw_signal", lambda scan, own, *_: own)
+    monkeypatch.setattr(steps, "arrive", lambda scan, own, *_: (own, view))
     generator, num, found = torch.Generator().manual_seed(0), 300, []
     for z in coordinates.draw(num, generator):
         own, _, _ = draw_wavelength(scan, replace(world, z=z), view, near, generator)

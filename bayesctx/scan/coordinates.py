@@ -289,7 +289,7 @@ class Coordinates:
         value = log_mass - 0.5 * z.square().sum(-1) - self.distances(z).log().sum(-1)
         return torch.where(possible, value, -math.inf)
 
-    @property
+    @functools.cached_property
     def first_of_pairs(self) -> list[int]:
         """Positions of the first coordinates of the pairs."""
         return [k for (name, _), k in self._columns().items() if name in PAIRS]

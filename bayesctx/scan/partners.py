@@ -11,8 +11,8 @@ from torch import Tensor
 from .coordinates import Coordinates
 from .following import Joint
 from .moves import log_density_along
-from .signal import draw_signal
-from .view import View, look, rescaled
+from .signal import arrive
+from .view import View
 from .world import MIRROR, Scan, World
 
 __all__ = ["carried", "draw_partner", "log_density_at", "log_ratios", "partners_of"]
@@ -86,10 +86,8 @@ def draw_partner(
         return world, view, near
     z, turned = partners_of(scan.coordinates, world.z)[chosen - 1]
     other = _turned(world, z, turned)
-    seen = replace(look(scan, other), variance=view.variance)
-    other = draw_signal(scan, other, seen, generator)
     slopes = _slopes(scan.coordinates, world.z, z)
-    return other, rescaled(scan, other, seen), carried(near, slopes)
+    return *arrive(scan, other, view, generator), carried(near, slopes)
 
 
 def log_ratios(scan: Scan, world: World, view: View, near: Joint) -> list[float]:

@@ -14,8 +14,8 @@ from torch import Tensor
 from .coordinates import Coordinates
 from .following import Joint
 from .partners import log_density_at
-from .signal import accepts, draw_signal
-from .view import View, look, rescaled
+from .signal import accepts, arrive
+from .view import View
 from .world import PERFECT, Scan, World
 
 __all__ = ["Ring", "draw_rings", "rings_of"]
@@ -191,8 +191,4 @@ def draw_rings(
         after = log_density_at(scan, other, view, near)
         if accepts(after - before + log_slope, generator):
             there, before = other, after
-    if there is world:
-        return world, view
-    seen = replace(look(scan, there), variance=view.variance)
-    there = draw_signal(scan, there, seen, generator)
-    return there, rescaled(scan, there, seen)
+    return (world, view) if there is world else arrive(scan, there, view, generator)

@@ -11,8 +11,8 @@ from torch import Tensor
 from .conditional import Sites
 from .following import Joint
 from .moves import log_density_along, moved
-from .signal import accepts, draw_signal
-from .view import View, look, rescaled
+from .signal import accepts, arrive
+from .view import View, look
 from .world import APART, MIRROR, Scan, World
 
 __all__ = ["Sides", "draw_tilt"]
@@ -165,9 +165,7 @@ def draw_tilt(
     after, factors = log_density_along(scan, there, view, near)
     if not accepts(log_ratio + float(after - before), generator):
         return world, view
-    seen = replace(look(scan, there, factors=factors), variance=view.variance)
-    there = draw_signal(scan, there, seen, generator)
-    return there, rescaled(scan, there, seen)
+    return arrive(scan, there, view, generator, factors)
 
 
 def _sites_with_sides(scan: Scan, world: World, generator: torch.Generator) -> Tensor:

@@ -11,10 +11,11 @@ from torch import Tensor
 
 from ..simulation.spectra import additivity_error
 from .regression import Regression, regress
-from .view import View
+from .view import View, look, rescaled
 from .world import Scan, World
 
 __all__ = [
+    "arrive",
     "draw_additivity",
     "draw_brightness",
     "draw_film_size",
@@ -111,6 +112,38 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
         errors = torch.randn(errors.shape, generator=generator) * size
     errors[:, view.used] = (own / signal).float()
     return replace(world, signal=signal[:, 0].float(), errors=errors, film=film.float())
+
+
+def arrive(
+    scan: Scan,
+    world: World,
+    view: View,
+    generator: torch.Generator,
+    factors: dict[int, Tensor] | None = None,
+) -> tuple[World, View]:
+    """Draw signal, film and errors after a step that was accepted with these summed out.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    world : World
+        After the step.
+    view : View
+        Before it: the step was accepted at its variance of the noise.
+    generator : torch.Generator
+        Source of randomness.
+    factors : dict of int to Tensor, optional
+        Structure factors of the world, if known.
+
+    Returns
+    -------
+    world, view : World, View
+        With the new values, and the variance that follows from them.
+    """
+    seen = replace(look(scan, world, factors=factors), variance=view.variance)
+    world = draw_signal(scan, world, seen, generator)
+    return world, rescaled(scan, world, seen)
 
 
 def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:

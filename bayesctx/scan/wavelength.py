@@ -12,8 +12,8 @@ from ..optics import beam_energy, wavelength
 from .coordinates import PAIRS, Coordinates
 from .following import Joint
 from .partners import carried, log_density_at
-from .signal import accepts, draw_signal
-from .view import View, look, rescaled
+from .signal import accepts, arrive
+from .view import View
 from .world import Scan, World
 
 __all__ = ["draw_wavelength", "scaled"]
@@ -77,9 +77,7 @@ def draw_wavelength(
             there, before, near = other, after, carried(near, slopes)
     if there is world:
         return world, view, near
-    seen = replace(look(scan, there), variance=view.variance)
-    there = draw_signal(scan, there, seen, generator)
-    return there, rescaled(scan, there, seen), near
+    return *arrive(scan, there, view, generator), near
 
 
 def scaled(
