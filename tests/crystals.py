@@ -41,7 +41,7 @@ MATERIAL = Material(list(HOSTS).index("WSe2"), METALS.index("Ti"))
 KINDS = {"metal": 0, "chalcogen": 1, "hollow": 2}
 SAMPLING, PIXELS = 0.2, 64
 INNER_AND_OUTER = ("inner_collection_angle", "outer_collection_angle")
-FLAT = 1e6  # standard deviation of the signal, on which there is no prior
+FLAT = 1e6  # standard deviation of the signal, within which its prior changes slowly
 
 
 def abundance_of(prior):
@@ -172,7 +172,10 @@ def _mass(law, low, high):
 
 
 def log_posterior(scan, world, variance):
-    """Log density of a world and the image, with signal, film and errors integrated out."""
+    """Log density of a world and the image, with signal, film and errors integrated out.
+
+    The prior of the signal is flat in its logarithm, and taken where the signal is expected.
+    """
     design, root = designs(scan, world)
     law = LowRankMultivariateNormal(
         torch.zeros(design.shape[::2], dtype=torch.float64),
@@ -186,6 +189,7 @@ def log_posterior(scan, world, variance):
     own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),
+        -_expected_signal(scan, design, root, variance).log().sum(),
         Normal(0.0, 1.0).log_prob(world.z).sum(),
         prior_of_angles_and_pairs(scan.coordinates, world.z),
         Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
@@ -198,6 +202,14 @@ def log_posterior(scan, world, variance):
     )
     assert math.isfinite(sum(map(float, parts)))
     return sum(map(float, parts))
+
+
+def _expected_signal(scan, design, root, variance):
+    """Mean of the signals given the image."""
+    over = design / variance.flatten(1)[:, None].double()
+    seen = over @ scan.image.flatten(1)[..., None].double()
+    inner = torch.eye(root.shape[-1]) + root.mT @ over @ design.mT @ root
+    return (root @ torch.linalg.solve(inner, root.mT @ seen))[:, 0, 0]
 
 
 def check_distribution(draws, prior, num):

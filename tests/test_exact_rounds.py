@@ -32,7 +32,7 @@ from bayesctx.scan.view import look, spectra_of
 from bayesctx.scan.world import begin
 
 PIXELS, SAMPLING, REACH = (16, 18), 0.35, 3.4
-SIGNAL, SIGNAL_SPREAD, FLOOR, FLOOR_SPREAD = 30.0, 3.0, 0.5, 0.05
+SIGNAL, SIGNAL_SPREAD, FLOOR, FLOOR_SPREAD = 30.0, 0.1, 0.5, 0.05
 FILM_SPREAD, DOSE, DOSE_SPREAD = 0.3, 2.0e3, 0.2
 DOPANTS = METALS.index("Ti"), METALS.index("Re")
 FIXED = {
@@ -77,8 +77,9 @@ def small_scan():
 
 
 def log_known(world):
-    """What is flat in the program: signal and floor of the noise."""
-    signal, floor = (world.signal - SIGNAL) / SIGNAL_SPREAD, (world.floor - FLOOR) / FLOOR_SPREAD
+    """What is all but flat in the program: signal and floor of the noise."""
+    signal = (world.signal / SIGNAL).log() / SIGNAL_SPREAD
+    floor = (world.floor - FLOOR) / FLOOR_SPREAD
     return -0.5 * float((signal.double().square() + floor.double().square()).sum())
 
 
@@ -87,8 +88,11 @@ def draw_world(scan):
     z = scan.coordinates.draw(1, _generator())[0]
     z[-2:] = 0
     size = scan.field.sampling * (1 + float(scan.coordinates.values(z[None])["strain"]))
-    signal = SIGNAL + SIGNAL_SPREAD * torch.randn(1)
-    # the logarithm of the slope: normal given the dose, and a wide normal
+    # the logarithm of the signal: normal as known, times the wide normal of the program
+    narrow = SIGNAL_SPREAD**-2
+    precision = narrow + WIDE_LOG**-2
+    signal = (math.log(SIGNAL) * narrow / precision + torch.randn(1) * precision**-0.5).exp()
+    # that of the slope: normal given the dose, times the wide one
     mean, narrow = math.log(float(signal) / size**2 / DOSE), DOSE_SPREAD**-2
     precision = narrow + WIDE_LOG**-2
     data = {

@@ -4,6 +4,7 @@ import itertools
 import math
 from dataclasses import replace
 
+import pyro
 import pytest
 import torch
 from crystals import (
@@ -17,7 +18,7 @@ from crystals import (
     noisy_crystal,
     position,
 )
-from torch.distributions import LowRankMultivariateNormal
+from torch.distributions import LogNormal, LowRankMultivariateNormal
 
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS, SITES, SPECIES
@@ -27,8 +28,14 @@ from bayesctx.scan.chain import depart, explore_mode, sample_worlds
 from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE, Sites
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.dopants import draw_dopant, with_dopant
-from bayesctx.scan.dose import dose_of, log_prior_of_dose, precision_of_dose
+from bayesctx.scan.dose import (
+    dose_of,
+    log_prior_of_dose,
+    log_prior_of_signal,
+    precision_of_dose,
+)
 from bayesctx.scan.field import Field, Material
+from bayesctx.scan.generative import WIDE_LOG, sample_scan_program, values_of
 from bayesctx.scan.kernels import site_conditional, solve_upper
 from bayesctx.scan.moves import linearise_jointly, log_density_along, moved
 from bayesctx.scan.noise import draw_noise
@@ -628,6 +635,30 @@ def test_the_noise_stays_where_a_drawn_signal_changes(noisy):
     drawn = draw_signal(scan, other, view, torch.Generator().manual_seed(0))
     assert torch.allclose(drawn.signal, world.signal, rtol=0.5)
     assert torch.equal(drawn.slope, other.slope)
+
+
+def log_prob_of_program(scan, world, names):
+    """Log density of some sites of the program."""
+    conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
+    trace = pyro.poutine.trace(conditioned).get_trace(scan)
+    trace.compute_log_prob(lambda name, site: name in names)
+    return sum(float(trace.nodes[n]["log_prob_sum"]) for n in names)
+
+
+def test_the_prior_of_the_signal_is_that_of_the_program(noisy):
+    """Prior of the program at two signals, of which the second implies twice the dose."""
+    scan, world, view = noisy
+    slope = world.signal * 1e-3
+    known = replace(scan, log_dose=lambda d: -0.5 * (math.log(d / 1e4) / 0.5) ** 2)
+    worlds = [replace(world, signal=f * world.signal, slope=slope) for f in (1.0, 2.0)]
+    program = [log_prob_of_program(known, w, ("signal", "dose")) for w in worlds]
+    wide = [LogNormal(0.0, WIDE_LOG).log_prob(w.signal) + w.signal.log() for w in worlds]
+    moves = [log_prior_of_signal(known, w.signal, slope, view.values) for w in worlds]
+    expected = float(moves[1] - moves[0]) + float((wide[1] - wide[0]).sum())
+    assert program[1] - program[0] == pytest.approx(expected, abs=1e-3)
+    # flat in the logarithm where nothing is known of the dose
+    blind = [log_prior_of_signal(scan, w.signal, slope, view.values) for w in worlds]
+    assert float(blind[0] - blind[1]) == pytest.approx(len(slope) * math.log(2))
 
 
 def test_steps_of_the_shared_variables_know_the_dose(noisy):

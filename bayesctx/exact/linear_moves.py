@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from ..scan import Scan, World
-from ..scan.dose import log_prior_of_dose, precision_of_dose
+from ..scan.dose import log_prior_of_signal, precision_of_dose
 from ..scan.signal import accepts, error_size, regress_species
 from ..scan.view import View
 from .target import Target, chance
 from .tuning import Tuning
 
-__all__ = ["Linear", "dose_around", "draw_linear"]
+__all__ = ["Linear", "signal_around", "draw_linear"]
 
 TIMES = 3  # expansions of what is not quite linear in the signal, each around the one before
 LEAST_SIGNAL = 1e-6  # for a finite logarithm
@@ -71,8 +71,8 @@ class Linear:
             found = regress_species(seen, given, view.values, view.images, variance)
             image, variance = tuning.pixels_around(scan, world, found.expected)
             mean, factor = found.mean, found.factor
-            if k and scan.log_dose is not None:
-                mean, factor = _with_dose(scan, given, view, mean, factor)
+            if k:
+                mean, factor = _with_prior(scan, given, view, mean, factor)
             signal = mean[:, 0].float().clamp(min=LEAST_SIGNAL)
         size = error_size(view.values, world.additivity)[:, None]
         return cls(view.used, mean, factor, size)
@@ -126,8 +126,8 @@ class Linear:
         return float(volume - 0.5 * square - scale)
 
 
-def dose_around(scan: Scan, world: World, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    """Prior of the dose around the signal of a world.
+def signal_around(scan: Scan, world: World, values: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Prior around the signal of a world.
 
     Parameters
     ----------
@@ -149,7 +149,7 @@ def dose_around(scan: Scan, world: World, values: Mapping[str, Tensor]) -> tuple
     def log_prior(k: int, step: float) -> float:
         signal = world.signal.clone()
         signal[k] *= math.exp(step)
-        return float(log_prior_of_dose(scan, signal, world.slope, values))
+        return float(log_prior_of_signal(scan, signal, world.slope, values))
 
     each = range(len(world.signal))
     rise = [log_prior(k, STEP_OF_SIGNAL) - log_prior(k, -STEP_OF_SIGNAL) for k in each]
@@ -157,11 +157,11 @@ def dose_around(scan: Scan, world: World, values: Mapping[str, Tensor]) -> tuple
     return rise, precision_of_dose(scan, world.signal, world.slope, values)
 
 
-def _with_dose(
+def _with_prior(
     scan: Scan, world: World, view: View, mean: Tensor, factor: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Law with the prior of the dose, to second order in the logarithm of each signal."""
-    rise, known = dose_around(scan, world, view.values)
+    """Law with the prior of the signal, to second order in the logarithm of each signal."""
+    rise, known = signal_around(scan, world, view.values)
     precision, signal, known = factor @ factor.mT, world.signal.double(), known.diagonal()
     pull = (precision @ mean[..., None])[..., 0]
     precision[:, 0, 0] += known / signal**2

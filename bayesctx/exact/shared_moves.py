@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..scan import Scan, World
 from ..scan.conditional import IS_DOPED
-from ..scan.dose import log_prior_of_dose
+from ..scan.dose import log_prior_of_signal
 from ..scan.fits import MOVES
 from ..scan.following import Joint
 from ..scan.hamiltonian import Density, travel
@@ -18,7 +18,7 @@ from ..scan.moves import log_prior_along
 from ..scan.regression import Regression
 from ..scan.signal import accepts, error_size, regress_species
 from ..scan.view import View, render, spectra_of
-from .linear_moves import LEAST_SIGNAL, Linear, dose_around
+from .linear_moves import LEAST_SIGNAL, Linear, signal_around
 from .target import Target, chance
 from .tuning import Tuning
 
@@ -102,7 +102,7 @@ def _density_by(tuning: Tuning) -> Density:
         fitted = replace(world, signal=found.signal.clamp(min=LEAST_SIGNAL))
         found = regress_species(replace(scan, image=image), fitted, values, images, variance)
         value = prior + log_prior_along(scan, world, joint) + found.evidence
-        value = value + _log_mean_of_dose(scan, world, values, found)
+        value = value + _log_mean_of_prior(scan, world, values, found)
         # at what fits best the density of the pixels themselves, not of those around
         weight, image, mean = (scan.seen(v) for v in (1 / variance, image, found.expected))
         value = value + (weight * (0.5 * mean.square() - image * mean)).sum()
@@ -113,22 +113,20 @@ def _density_by(tuning: Tuning) -> Density:
     return density
 
 
-def _log_mean_of_dose(
+def _log_mean_of_prior(
     scan: Scan, world: World, values: dict[str, Tensor], found: Regression
 ) -> Tensor:
-    """Log of the mean of the prior of the dose over signals that the pixels leave open.
+    """Log of the mean of the prior of the signal over signals that the pixels leave open.
 
     At the fitted signals alone a known dose would hold the shared variables, while errors of
     additivity leave the signal open by some per cent.
     """
     signal = found.signal.double().clamp(min=LEAST_SIGNAL)
     fitted = replace(world, signal=signal.detach().float())
-    known = log_prior_of_dose(scan, fitted.signal, world.slope, values).detach()
-    if scan.log_dose is None:
-        return known
+    known = log_prior_of_signal(scan, fitted.signal, world.slope, values).detach()
     size = 2 * values["strain"][0].double().log1p()  # of a pixel, whose dose it is
     values = {n: v.detach() for n, v in values.items()}
-    rise, precision = dose_around(scan, fitted, values)
+    rise, precision = signal_around(scan, fitted, values)
     inverse = torch.cholesky_inverse(found.factor.detach())
     spread = inverse[:, 0, 0] / fitted.signal.double() ** 2  # relative variance of the signals
     mixed = torch.eye(len(spread)) + precision * spread  # I + C T

@@ -35,7 +35,8 @@ class Target:
         Of the density of the pixels: one, or less where chains shall leave modes.
     known : callable
         Log density, up to a constant, of what is known of a world beside the program; default:
-        nothing. Tests give signal and noise, whose priors are flat, a prior that can be drawn from.
+        nothing. Tests give signal and noise, whose priors are all but flat, one that can be drawn
+        from.
 
     Notes
     -----
@@ -63,7 +64,8 @@ class Target:
             In nats; minus infinity where a world cannot be.
         """
         prior = scan.coordinates.log_prior(world.z[None])
-        if not bool(prior.isfinite()) or not bool((world.slope > 0).all()):
+        positive = torch.cat([world.signal, world.slope]) > 0
+        if not bool(prior.isfinite() & positive.all()):
             return -math.inf
         conditioned = pyro.condition(sample_scan_program, data=values_of(scan, world))
         with torch.no_grad():

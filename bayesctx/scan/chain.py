@@ -298,8 +298,8 @@ def _draw_scales(
             factors = scan.field.factors(positions, 1 + other.excess, other.species)
         seen = replace(view, factors=factors)
         after = evaluate(scan, other, seen, world.z, shared)
-        log_ratio += float(after.log_density_with_dose(scan, world.slope))
-        log_ratio -= float(before.log_density_with_dose(scan, world.slope))
+        log_ratio += float(after.log_density_with_signal(scan, world.slope))
+        log_ratio -= float(before.log_density_with_signal(scan, world.slope))
         log_ratio += _log_prior_of_wide(scan, other) - _log_prior_of_wide(scan, world)
         if accepts(log_ratio, generator):
             world, view = other, seen

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .world import Scan
 
-__all__ = ["dose_of", "log_prior_of_dose", "precision_of_dose"]
+__all__ = ["dose_of", "log_prior_of_dose", "log_prior_of_signal", "precision_of_dose"]
 
 NO_SLOPE = 1e-12  # of the variance, for a finite dose
 NO_DOSE = 1e-30  # e/Å², for a finite logarithm where a signal is negative
@@ -78,6 +78,31 @@ def log_prior_of_dose(
     if middle.requires_grad:
         known = known + (middle - middle.detach()) * _slope_of_dose(scan, float(middle.detach()))
     return known - 0.5 * ((logs - middle) / DOSE_SPREAD).square().sum()
+
+
+def log_prior_of_signal(
+    scan: Scan, signal: Tensor, slope: Tensor, values: Mapping[str, Tensor]
+) -> Tensor:
+    """Log prior density of the signal given the noise, up to a constant.
+
+    Parameters
+    ----------
+    scan : Scan
+        Gives the prior of the dose, and the size of a pixel.
+    signal : Tensor, shape (detector,)
+        Intensity per fraction of the beam.
+    slope : Tensor, shape (detector,)
+        Increase of the variance with the intensity.
+    values : mapping of str to Tensor, shape (1,)
+        Shared variables, of which the strain counts.
+
+    Returns
+    -------
+    Tensor, shape ()
+        Flat in its logarithm, since a gain may have any size, but for the dose that it implies.
+    """
+    known = log_prior_of_dose(scan, signal, slope, values)
+    return known - signal.double().clamp(min=NO_DOSE).log().sum()
 
 
 def _slope_of_dose(scan: Scan, log_dose: float) -> float:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..parallel import side_by_side
+from .dose import log_prior_of_signal
 from .following import FIRST_SIZE, Joint, heated
 from .hamiltonian import draw_jointly
 from .moves import linearise_jointly
@@ -139,7 +140,8 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     -------
     float
         Signal, film and errors of additivity are integrated out, rows, displacements and amplitudes
-        by Laplace's approximation, each given the others; the shared variables are not.
+        by Laplace's approximation, each given the others; the shared variables are not. Nothing
+        is known of the dose.
     """
     square, variance = scan.seen(scan.image.square()), scan.seen(view.variance)
     value = float(regress_species(scan, world, view.values, view.images, view.variance).evidence)
@@ -149,6 +151,8 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     value -= 0.5 * float(((world.row_shift / world.jitter).square() + gained.log1p()).sum())
     value -= 0.5 * FIELD_PRECISION * float(world.drift.square().sum())
     value += log_evidence_of_sites(scan, world, view) + log_occupation(scan, world)
+    blind = replace(scan, log_dose=None)
+    value += float(log_prior_of_signal(blind, world.signal, world.slope, view.values))
     return value + float(scan.coordinates.log_prior(world.z[None]))
 
 

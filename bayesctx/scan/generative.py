@@ -26,8 +26,8 @@ from .world import PERFECT, TONE_SIZE, Scan, World, begin
 
 __all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
-FLAT = 1e6  # standard deviation of what has no prior of its own
-WIDE_LOG = 10.0  # the same, of a logarithm
+FLAT = 1e6  # standard deviation of the floor, which has no prior of its own
+WIDE_LOG = 10.0  # the same, of the logarithms of signal and slope
 TINY = 1e-7
 
 
@@ -163,7 +163,7 @@ def _sample_signal(scan: Scan, world: World) -> World:
     errors = dist.Normal(torch.zeros_like(world.errors), size).to_event(2)
     return replace(
         world,
-        signal=pyro.sample("signal", dist.Normal(each, FLAT).to_event(1)),
+        signal=pyro.sample("signal", dist.LogNormal(each, WIDE_LOG).to_event(1)),
         film=pyro.sample("film", film.to_event(1)),
         errors=pyro.sample("errors", errors),
         floor=pyro.sample("floor", dist.Normal(each, FLAT).to_event(1)),

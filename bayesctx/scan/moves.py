@@ -240,7 +240,7 @@ def log_density_along(
     factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
     shared = spectra_of(scan, world.z, list(factors))
     state = evaluate(scan, world, replace(view, factors=factors), world.z, shared)
-    value = state.log_density_with_dose(scan, world.slope)
+    value = state.log_density_with_signal(scan, world.slope)
     return value + log_prior_along(scan, world, joint), factors
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from .dose import log_prior_of_dose
+from .dose import log_prior_of_signal
 from .regression import Regression
 from .signal import regress_species
 from .view import View, look, render, spectra_of
@@ -53,8 +53,8 @@ class State:
         """The log density as a number."""
         return float(self.log_density)
 
-    def log_density_with_dose(self, scan: Scan, slope: Tensor) -> Tensor:
-        """Log density with the prior of the dose, at the expected signal.
+    def log_density_with_signal(self, scan: Scan, slope: Tensor) -> Tensor:
+        """Log density with the prior of the signal, where that is expected.
 
         Parameters
         ----------
@@ -71,7 +71,7 @@ class State:
         if self.regression is None:
             return self.log_density
         given = self.regression.signal, slope, self.shared[0]
-        return self.log_density + log_prior_of_dose(scan, *given)
+        return self.log_density + log_prior_of_signal(scan, *given)
 
 
 def evaluate(scan: Scan, world: World, view: View, z: Tensor, shared: tuple | None = None) -> State:
