@@ -174,9 +174,11 @@ def _mass(law, low, high):
 def log_posterior(scan, world, variance):
     """Log density of a world and the image, with signal, film and errors integrated out.
 
-    The prior of the signal is flat in its logarithm, and taken where the signal is expected.
+    The prior of the signal is flat in its logarithm, and taken where the signal is expected, as is
+    the size of the errors, which are relative to the signal.
     """
-    design, root = designs(scan, world)
+    signal = _expected_signal(scan, *designs(scan, world), variance)
+    design, root = designs(scan, replace(world, signal=signal.float()))
     law = LowRankMultivariateNormal(
         torch.zeros(design.shape[::2], dtype=torch.float64),
         design.mT @ root,

@@ -55,17 +55,14 @@ def test_the_brightness_is_that_of_the_images_of_columns(noisy):
 def test_the_contrast_stays_and_the_step_back_undoes_it(noisy, change):
     scan, world, *_ = noisy
     ring = one(scan)
-    there, log_slope, factor = ring.step(scan, world.z, change)
+    there, log_slope = ring.step(scan, world.z, change)
     assert contrast(ring, scan, there) == pytest.approx(contrast(ring, scan, world.z), rel=1e-5)
     assert float(there[ring.outer] - world.z[ring.outer]) == pytest.approx(change)
     others = [k for k in range(len(there)) if k not in (ring.inner, ring.outer)]
     assert torch.equal(there[others], world.z[others])
-    back, returned, inverse = ring.step(scan, there, -change)
+    back, returned = ring.step(scan, there, -change)
     assert torch.allclose(back, world.z, atol=1e-4)
     assert log_slope + returned == pytest.approx(0.0, abs=1e-3)
-    assert factor * inverse == pytest.approx(1.0, rel=1e-4)
-    before, after = (ring.brightness(scan, z[None])[0, 0] for z in (world.z, there))
-    assert factor == pytest.approx(float(after / before), rel=1e-6)
 
 
 @pytest.mark.parametrize("change", [-0.3, 0.2])
@@ -99,10 +96,8 @@ def test_ratios_are_those_of_the_posterior(noisy, monkeypatch):
     generator = torch.Generator().manual_seed(1)
     for size in steps.STEPS:
         change = size * float(torch.randn(1, generator=generator, dtype=torch.float64))
-        z, log_slope, factor = ring.step(scan, world.z, change)
-        signal = world.signal.clone()
-        signal[ring.detector] /= factor
-        other = replace(world, z=z, signal=signal)
+        z, log_slope = ring.step(scan, world.z, change)
+        other = replace(world, z=z)
         wanted.append(log_posterior(scan, other, view.variance) - before + log_slope)
     assert ratios == pytest.approx(wanted, abs=0.05)
 

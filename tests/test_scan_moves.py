@@ -18,7 +18,7 @@ from crystals import (
     noisy_crystal,
     position,
 )
-from torch.distributions import LogNormal, LowRankMultivariateNormal
+from torch.distributions import LogNormal, LowRankMultivariateNormal, Normal
 
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import DEFECTS, SITES, SPECIES
@@ -41,6 +41,7 @@ from bayesctx.scan.moves import linearise_jointly, log_density_along, moved
 from bayesctx.scan.noise import draw_noise
 from bayesctx.scan.occupation import draw_occupation, log_evidence_of_sites
 from bayesctx.scan.overlaps import overlaps_of
+from bayesctx.scan.regression import Regression
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import draw_rows, draw_signal
 from bayesctx.scan.view import look
@@ -487,6 +488,18 @@ def test_excluded_classes_are_never_drawn(noisy):
         assert not excluded[world.species[scan.updated]].any()
 
 
+def test_a_signal_that_pixels_leave_open_is_positive():
+    """Its mean is that of a normal variable above zero."""
+    mean, unit = torch.tensor([[0.5, 2.0]]).double(), torch.eye(2).double()
+    found = Regression(torch.zeros(()), mean, unit[None], None)
+    drawn = torch.stack([found.draw(seeded(k))[0] for k in range(1000)])
+    assert (drawn[:, 0] > 0).all()
+    law = Normal(0.0, 1.0)
+    share = law.log_prob(torch.tensor(0.5)).exp() / law.cdf(torch.tensor(0.5))
+    assert float(drawn[:, 0].mean()) == pytest.approx(0.5 + float(share), abs=0.1)
+    assert float(drawn[:, 1].mean()) == pytest.approx(2.0, abs=0.13)
+
+
 def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):
     """Under one scale of the errors, and one of the film."""
     for name in ("draw_additivity", "draw_film_size"):
@@ -656,6 +669,8 @@ def test_the_prior_of_the_signal_is_that_of_the_program(noisy):
     moves = [log_prior_of_signal(known, w.signal, slope, view.values) for w in worlds]
     expected = float(moves[1] - moves[0]) + float((wide[1] - wide[0]).sum())
     assert program[1] - program[0] == pytest.approx(expected, abs=1e-3)
+    beyond = replace(world, signal=-world.signal)
+    assert float(log_prior_of_signal(scan, beyond.signal, slope, view.values)) == -math.inf
     # flat in the logarithm where nothing is known of the dose
     blind = [log_prior_of_signal(scan, w.signal, slope, view.values) for w in worlds]
     assert float(blind[0] - blind[1]) == pytest.approx(len(slope) * math.log(2))

@@ -99,10 +99,13 @@ def log_prior_of_signal(
     Returns
     -------
     Tensor, shape ()
-        Flat in its logarithm, since a gain may have any size, but for the dose that it implies.
+        Flat in its logarithm, since a gain may have any size, but for the dose that it implies;
+        minus infinity where a signal is not positive.
     """
+    if not bool((signal > 0).all()):
+        return torch.full((), -math.inf, dtype=torch.float64)
     known = log_prior_of_dose(scan, signal, slope, values)
-    return known - signal.double().clamp(min=NO_DOSE).log().sum()
+    return known - signal.double().log().sum()
 
 
 def _slope_of_dose(scan: Scan, log_dose: float) -> float:

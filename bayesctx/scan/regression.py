@@ -7,9 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .film import Film
 from .world import Scan
 
-__all__ = ["Regression", "regress"]
+__all__ = ["Equations", "Regression"]
+
+TRIES = 20  # to draw a signal that is positive
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +27,22 @@ class Regression:
         Amplitudes, then coefficients of the film; double precision.
     factor : Tensor, shape (detector, parameter, parameter)
         Cholesky factors of the precision.
-    expected : Tensor, shape (detector, y, x)
-        The images at the mean.
+    equations : Equations
+        What was solved.
     """
 
     evidence: Tensor
     mean: Tensor
     factor: Tensor
-    expected: Tensor
+    equations: Equations
+
+    @property
+    def expected(self) -> Tensor:
+        """The images at the mean, shape (detector, y, x)."""
+        columns, film = self.equations.columns, self.equations.film
+        amplitudes, coefficients = self.mean.tensor_split([columns.shape[1]], -1)
+        images = torch.einsum("dk,dkyx->dyx", amplitudes, columns) + film.images(coefficients)
+        return images.float()
 
     @property
     def signal(self) -> Tensor:
@@ -39,7 +50,7 @@ class Regression:
         return self.mean[:, 0].float()
 
     def draw(self, generator: torch.Generator) -> Tensor:
-        """Draw amplitudes and film.
+        """Draw amplitudes and film, of which the signal is positive.
 
         Parameters
         ----------
@@ -51,8 +62,14 @@ class Regression:
         Tensor, shape (detector, parameter)
             As the mean.
         """
-        noise = torch.randn(*self.mean.shape, 1, generator=generator, dtype=torch.float64)
-        return self.mean + torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)[..., 0]
+        for _ in range(TRIES):
+            noise = torch.randn(*self.mean.shape, 1, generator=generator, dtype=torch.float64)
+            change = torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)[..., 0]
+            drawn = self.mean + change
+            if bool((drawn[:, 0] > 0).all()):
+                return drawn
+        # columns are as bright as nothing: worlds of such a signal are hardly ever accepted
+        return torch.cat([drawn[:, :1].abs(), drawn[:, 1:]], -1)
 
     def log_evidence(self, part: slice, projection: Tensor, now: Tensor, sizes: Tensor) -> Tensor:
         """Log evidence under other sizes of some parameters, with all parameters summed out.
@@ -86,44 +103,74 @@ class Regression:
         return 0.5 * log_evidence.sum(-1) + projection.trace() * ratio[..., 0].log()
 
 
-def regress(
-    scan: Scan, columns: Tensor, precision: Tensor, film_size: Tensor, variance: Tensor
-) -> Regression:
-    """Fit what the images are linear in: some columns, and the film.
+@dataclass(frozen=True, eq=False)
+class Equations:
+    """Normal equations of some columns and the film, of which their priors are no part.
 
-    Parameters
+    Attributes
     ----------
-    scan : Scan
-        Gives the images and the film.
     columns : Tensor, shape (detector, column, y, x)
         Images that are summed with some amplitudes.
-    precision : Tensor, shape (detector, column)
-        Of the prior of the amplitudes, the mean of which is zero.
-    film_size : Tensor, shape (detector,)
-        Of the prior of the film.
-    variance : Tensor, shape (detector, y, x)
-        Of the noise.
-
-    Returns
-    -------
-    Regression
-        Of both.
+    film : Film
+        The film.
+    gram : Tensor, shape (detector, parameter, parameter)
+        Products of columns and film over the variance; double precision.
+    dot : Tensor, shape (detector, parameter)
+        Their products with the images.
     """
-    film, columns, weight = scan.film, columns.double(), (1 / variance).double()
-    num = columns.shape[1]
-    weighted, seen = columns * weight[:, None], weight * scan.image
-    cross, own = film.products(weighted), film.gram(weight)
-    gram = torch.cat([weighted.flatten(2) @ columns.flatten(2).mT, cross], -1)
-    gram = torch.cat([gram, torch.cat([cross.mT, own], -1)], -2)
-    dot = (weighted.flatten(2) @ scan.image.flatten(1)[..., None].double())[..., 0]
-    dot = torch.cat([dot, film.products(seen)], -1)
-    pad, prior = torch.nn.functional.pad, torch.diag_embed(precision.double())
-    of_film = pad(film.precision(film_size), (num, 0, num, 0))
-    rest = film.num_terms
-    factor = torch.linalg.cholesky(gram + pad(prior, (0, rest, 0, rest)) + of_film)
-    mean = torch.cholesky_solve(dot[..., None], factor)[..., 0]
-    evidence = 0.5 * (dot * mean).sum() - factor.diagonal(dim1=-2, dim2=-1).log().sum()
-    evidence = evidence + 0.5 * precision.double().log().sum() + film.log_volume(film_size).sum()
-    amplitudes, coefficients = mean.tensor_split([num], -1)
-    expected = torch.einsum("dk,dkyx->dyx", amplitudes, columns) + film.images(coefficients)
-    return Regression(evidence, mean, factor, expected.float())
+
+    columns: Tensor
+    film: Film
+    gram: Tensor
+    dot: Tensor
+
+    @classmethod
+    def of(cls, scan: Scan, columns: Tensor, variance: Tensor) -> Equations:
+        """The equations of a scan.
+
+        Parameters
+        ----------
+        scan : Scan
+            Gives the images and the film.
+        columns : Tensor, shape (detector, column, y, x)
+            Images that are summed.
+        variance : Tensor, shape (detector, y, x)
+            Of the noise.
+
+        Returns
+        -------
+        Equations
+            Of both.
+        """
+        film, columns, weight = scan.film, columns.double(), (1 / variance).double()
+        weighted, seen = columns * weight[:, None], weight * scan.image
+        cross, own = film.products(weighted), film.gram(weight)
+        gram = torch.cat([weighted.flatten(2) @ columns.flatten(2).mT, cross], -1)
+        gram = torch.cat([gram, torch.cat([cross.mT, own], -1)], -2)
+        dot = (weighted.flatten(2) @ scan.image.flatten(1)[..., None].double())[..., 0]
+        return cls(columns, film, gram, torch.cat([dot, film.products(seen)], -1))
+
+    def solve(self, precision: Tensor, film_size: Tensor) -> Regression:
+        """Fit amplitudes and film.
+
+        Parameters
+        ----------
+        precision : Tensor, shape (detector, column)
+            Of the prior of the amplitudes, the mean of which is zero.
+        film_size : Tensor, shape (detector,)
+            Of the prior of the film.
+
+        Returns
+        -------
+        Regression
+            Of both.
+        """
+        num, film = self.columns.shape[1], self.film
+        pad, prior = torch.nn.functional.pad, torch.diag_embed(precision.double())
+        known = pad(prior, (0, film.num_terms) * 2)
+        known = known + pad(film.precision(film_size), (num, 0) * 2)
+        factor = torch.linalg.cholesky(self.gram + known)
+        mean = torch.cholesky_solve(self.dot[..., None], factor)[..., 0]
+        evidence = 0.5 * (self.dot * mean).sum() - factor.diagonal(dim1=-2, dim2=-1).log().sum()
+        evidence = evidence + 0.5 * precision.double().log().sum()
+        return Regression(evidence + film.log_volume(film_size).sum(), mean, factor, self)

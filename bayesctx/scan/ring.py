@@ -64,7 +64,7 @@ class Ring:
         spectra = scan.field.spectra(values, scan.material, cell, (0, 0), COLUMNS)
         return spectra[:, self.detector, :, 0, 0].real.double()
 
-    def step(self, scan: Scan, z: Tensor, change: float) -> tuple[Tensor, float, float] | None:
+    def step(self, scan: Scan, z: Tensor, change: float) -> tuple[Tensor, float] | None:
         """Change the outer angle, and the inner one such that the contrast stays.
 
         Parameters
@@ -82,8 +82,6 @@ class Ring:
             There.
         log_slope : float
             Log of the Jacobian of the map.
-        factor : float
-            Of the brightness of the columns.
             None if the contrast is not found again.
         """
         wide, at = _placed(z, self.outer, float(z[self.outer]) + change), float(z[self.inner])
@@ -99,8 +97,7 @@ class Ring:
         before, after = (self._slope(scan, point) for point in (z, there))
         if before * after <= 0:
             return None
-        dim, bright = self.brightness(scan, torch.stack([z, there]))[:, 0].tolist()
-        return there, math.log(before / after), bright / dim
+        return there, math.log(before / after)
 
     def _log_contrast(self, scan: Scan, z: Tensor) -> list[float]:
         """Log of the ratio of a metal to a pair of chalcogens at some points."""
@@ -172,8 +169,7 @@ def draw_rings(
     ridge, along which signal and dose change too. Here the inner angle follows the outer one such
     that a metal and a pair of chalcogens have the same ratio, which is taken to change in one sense
     with the inner angle. The ratio of acceptance has the Jacobian of the map (Liu and Sabatti,
-    Biometrika 87, 353 (2000), doi:10.1093/biomet/87.2.353). The signals by which errors of
-    additivity are scaled change with the brightness.
+    Biometrika 87, 353 (2000), doi:10.1093/biomet/87.2.353).
     """
     rings = list(rings_of(scan.coordinates))
     if not rings:
@@ -184,10 +180,8 @@ def draw_rings(
         found = ring.step(scan, there.z, change)
         if found is None:
             continue
-        z, log_slope, factor = found
-        signal = there.signal.clone()
-        signal[ring.detector] /= factor
-        other = replace(there, z=z, signal=signal)
+        z, log_slope = found
+        other = replace(there, z=z)
         after = log_density_at(scan, other, view, near)
         if accepts(after - before + log_slope, generator):
             there, before = other, after

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..simulation.spectra import additivity_error
-from .regression import Regression, regress
+from .regression import Equations, Regression
 from .view import View, look, rescaled
 from .world import Scan, World
 
@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 WEAK = 1e-12  # prior precision of the signal, in units of the image
+FAINTEST = 1e-3  # of the signal before, by which errors of additivity are scaled
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
 
@@ -61,7 +62,7 @@ def regress_species(
     scan : Scan
         The scan.
     world : World
-        Gives the signal by which errors of additivity are scaled, and their size.
+        Gives the size of the errors of additivity, and a signal near its own.
     values : mapping of str to Tensor
         The shared variables.
     images : Tensor, shape (detector, species, y, x)
@@ -74,11 +75,27 @@ def regress_species(
     Regression
         Of the signal, the errors times the signal, and the film, given the rest of the world.
     """
+    equations = _equations_of_species(scan, images, variance)
+    return _solve(equations, _with_fitted_signal(equations, world, values), values)
+
+
+def _equations_of_species(scan: Scan, images: Tensor, variance: Tensor) -> Equations:
+    """Normal equations of the signal, of the errors of every species times it, and of the film."""
+    return Equations.of(scan, torch.cat([images.sum(1, keepdim=True), images], 1), variance)
+
+
+def _solve(equations: Equations, world: World, values: Mapping[str, Tensor]) -> Regression:
+    """Fit with errors that are scaled by the signal of the world."""
     size = error_size(values, world.additivity) * world.signal
-    columns = torch.cat([images.sum(1, keepdim=True), images], 1)
-    errors = (size**-2)[:, None].expand(-1, images.shape[1])
+    errors = (size**-2)[:, None].expand(-1, equations.columns.shape[1] - 1)
     precision = torch.cat([WEAK * torch.ones_like(errors[:, :1]), errors], 1)
-    return regress(scan, columns, precision, world.film_size, variance)
+    return equations.solve(precision, world.film_size)
+
+
+def _with_fitted_signal(equations: Equations, world: World, values: Mapping[str, Tensor]) -> World:
+    """A world with the signal of a fit, so that the density does not depend on the one before."""
+    signal = _solve(equations, world, values).signal
+    return replace(world, signal=signal.maximum(FAINTEST * world.signal))
 
 
 def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
@@ -98,12 +115,13 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
     World
         With the new values.
     """
-    given = view.values, view.images, view.variance
-    found = regress_species(scan, world, *given)
+    equations, values = _equations_of_species(scan, view.images, view.variance), view.values
+    world = _with_fitted_signal(equations, world, values)
+    found = _solve(equations, world, values)
     if generator is not None:
         world = draw_additivity(scan, world, view, found, generator)
-        world = draw_film_size(scan, world, regress_species(scan, world, *given), generator)
-        found = regress_species(scan, world, *given)
+        world = draw_film_size(scan, world, _solve(equations, world, values), generator)
+        found = _solve(equations, world, values)
     drawn = found.mean if generator is None else found.draw(generator)
     signal, own, film = drawn.tensor_split([1, 1 + len(view.used)], -1)
     errors = torch.zeros_like(world.errors)
@@ -165,10 +183,12 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     """
     amplitude = 1 + world.errors[:, view.used]
     columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)[:, None]
-    flat = torch.full((len(columns), 1), WEAK)
-    found = regress(scan, columns, flat, world.film_size, view.variance)
-    world = draw_film_size(scan, world, found, generator)
-    found = regress(scan, columns, flat, world.film_size, view.variance)
+    flat, equations = (
+        torch.full((len(columns), 1), WEAK),
+        Equations.of(scan, columns, view.variance),
+    )
+    world = draw_film_size(scan, world, equations.solve(flat, world.film_size), generator)
+    found = equations.solve(flat, world.film_size)
     signal, film = found.draw(generator).float().tensor_split([1], -1)
     return replace(world, signal=signal[:, 0], film=film)
 
@@ -185,7 +205,7 @@ def draw_additivity(
     world, view : World, View
         The rest.
     found : Regression
-        Under the scale that the world has.
+        Under the scale that the world has, with errors that its signal scales.
     generator : torch.Generator
         Source of randomness.
 
