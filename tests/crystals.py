@@ -174,10 +174,10 @@ def _mass(law, low, high):
 def log_posterior(scan, world, variance):
     """Log density of a world and the image, with signal, film and errors integrated out.
 
-    The prior of the signal is flat in its logarithm, and taken where the signal is expected, as is
-    the size of the errors, which are relative to the signal.
+    The prior of the signal is flat in its logarithm, and taken at its root mean square, as is the
+    size of the errors, which are relative to the signal.
     """
-    signal = _expected_signal(scan, *designs(scan, world), variance)
+    signal = _size_of_signal(scan, *designs(scan, world), variance)
     design, root = designs(scan, replace(world, signal=signal.float()))
     law = LowRankMultivariateNormal(
         torch.zeros(design.shape[::2], dtype=torch.float64),
@@ -191,7 +191,7 @@ def log_posterior(scan, world, variance):
     own = (world.shift - scan.basis @ world.drift)[moving].double()
     parts = (
         law.log_prob(scan.image.flatten(1).double()).sum(),
-        -_expected_signal(scan, design, root, variance).log().sum(),
+        -_size_of_signal(scan, design, root, variance).log().sum(),
         Normal(0.0, 1.0).log_prob(world.z).sum(),
         prior_of_angles_and_pairs(scan.coordinates, world.z),
         Normal(0.0, FIELD_PRECISION**-0.5).log_prob(world.drift.double()).sum(),
@@ -206,12 +206,14 @@ def log_posterior(scan, world, variance):
     return sum(map(float, parts))
 
 
-def _expected_signal(scan, design, root, variance):
-    """Mean of the signals given the image."""
+def _size_of_signal(scan, design, root, variance):
+    """Root mean square of the signals given the image."""
     over = design / variance.flatten(1)[:, None].double()
     seen = over @ scan.image.flatten(1)[..., None].double()
     inner = torch.eye(root.shape[-1]) + root.mT @ over @ design.mT @ root
-    return (root @ torch.linalg.solve(inner, root.mT @ seen))[:, 0, 0]
+    mean = (root @ torch.linalg.solve(inner, root.mT @ seen))[:, 0, 0]
+    covariance = root @ torch.linalg.solve(inner, root.mT.contiguous())
+    return (mean.square() + covariance[:, 0, 0]).sqrt()
 
 
 def check_distribution(draws, prior, num):

@@ -710,6 +710,6 @@ def test_steps_of_the_shared_variables_know_the_dose(noisy):
         )
     joint = linearise_jointly(known, world, view, exactly=False)
     with_dose, without = (density(s, world, view, joint) for s in (known, scan))
-    signal = evaluate(scan, world, view, world.z).regression.signal
+    signal = evaluate(scan, world, view, world.z).regression.size_of_signal
     expected = float(log_prior_of_dose(known, signal, slope, view.values))
     assert with_dose - without == pytest.approx(expected, abs=1e-6)

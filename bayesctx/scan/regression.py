@@ -49,6 +49,15 @@ class Regression:
         """Mean of the first amplitude, shape (detector,)."""
         return self.mean[:, 0].float()
 
+    @property
+    def size_of_signal(self) -> Tensor:
+        """Root of the mean square of the first amplitude, shape (detector,): it is positive."""
+        first = torch.zeros_like(self.mean)[..., None]
+        first[:, 0] = 1.0
+        white = torch.linalg.solve_triangular(self.factor, first, upper=False)
+        variance = white.square().sum((-1, -2))
+        return (self.mean[:, 0].square() + variance).sqrt().float()
+
     def draw(self, generator: torch.Generator) -> Tensor:
         """Draw amplitudes and film, of which the signal is positive.
 

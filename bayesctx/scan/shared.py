@@ -54,7 +54,7 @@ class State:
         return float(self.log_density)
 
     def log_density_with_signal(self, scan: Scan, slope: Tensor) -> Tensor:
-        """Log density with the prior of the signal, where that is expected.
+        """Log density with the prior of the signal, at the size that is expected.
 
         Parameters
         ----------
@@ -70,7 +70,7 @@ class State:
         """
         if self.regression is None:
             return self.log_density
-        given = self.regression.signal, slope, self.shared[0]
+        given = self.regression.size_of_signal, slope, self.shared[0]
         return self.log_density + log_prior_of_signal(scan, *given)
 
 
@@ -125,7 +125,7 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
         Relative.
     """
     here = evaluate(scan, world, view, world.z)
-    signal, slopes, of_signal = here.regression.signal.double(), [], []
+    size, slopes, of_signal = here.regression.size_of_signal.double(), [], []
     for i in range(len(world.z)):
         for change in (DIFFERENCE, -DIFFERENCE):
             z = world.z.clone()
@@ -136,7 +136,7 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
         else:
             there, change = here, 1.0
         slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
-        of_signal.append((there.regression.signal / signal - 1) / change)
+        of_signal.append((there.regression.size_of_signal / size - 1) / change)
     return torch.stack(slopes), torch.stack(of_signal)
 
 

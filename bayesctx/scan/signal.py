@@ -27,7 +27,6 @@ __all__ = [
 ]
 
 WEAK = 1e-12  # prior precision of the signal, in units of the image
-FAINTEST = 1e-3  # of the signal before, by which errors of additivity are scaled
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
 LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
 
@@ -94,8 +93,7 @@ def _solve(equations: Equations, world: World, values: Mapping[str, Tensor]) -> 
 
 def _with_fitted_signal(equations: Equations, world: World, values: Mapping[str, Tensor]) -> World:
     """A world with the signal of a fit, so that the density does not depend on the one before."""
-    signal = _solve(equations, world, values).signal
-    return replace(world, signal=signal.maximum(FAINTEST * world.signal))
+    return replace(world, signal=_solve(equations, world, values).size_of_signal)
 
 
 def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
