@@ -63,9 +63,9 @@ class Truncated(TorchDistribution):
     def __init__(self, base: Distribution, low: float, high: float) -> None:
         self.base, self.low, self.high = base, float(low), float(high)
         super().__init__(validate_args=False)
-        law = in_double(base)
-        ends = closed_form(law, self.low, self.high)
-        self._table = None if ends else tabulate(law, self.low, self.high)
+        self._law = in_double(base)
+        ends = closed_form(self._law, self.low, self.high)
+        self._table = None if ends else tabulate(self._law, self.low, self.high)
         self._below, end = ends or (0.0, self._table.cumulative[-1])
         self.mass = float(end - self._below)
 
@@ -113,7 +113,7 @@ class Truncated(TorchDistribution):
         p = value.detach().cpu().double().clamp(TINY, 1 - TINY)
         p = (self._below + self.mass * p).numpy()
         if self._table is None:
-            found = evaluate(in_double(self.base).icdf, p)
+            found = evaluate(self._law.icdf, p)
         else:
             found = np.interp(p, self._table.cumulative, self._table.x)
         found = torch.from_numpy(np.asarray(np.clip(found, self.low, self.high))).to(value)
@@ -139,7 +139,7 @@ class Truncated(TorchDistribution):
             share of the draws within a thousandth of the interval.
         """
         x = value.detach().cpu().double().numpy()
-        found = density(in_double(self.base), x)
+        found = density(self._law, x)
         if found is None or not (self._table is None or self._table.has_density):
             p = torch.linspace(0, 1, NUM_DRAWS, dtype=torch.float64)
             edges, half = self.icdf(p).numpy(), (self.high - self.low) / 1000

@@ -125,7 +125,8 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
         Relative.
     """
     here = evaluate(scan, world, view, world.z)
-    size, slopes, of_signal = here.regression.size_of_signal.double(), [], []
+    expected, size = here.regression.expected, here.regression.size_of_signal.double()
+    slopes, of_signal = [], []
     for i in range(len(world.z)):
         for change in (DIFFERENCE, -DIFFERENCE):
             z = world.z.clone()
@@ -135,7 +136,7 @@ def image_slopes(scan: Scan, world: World, view: View) -> tuple[Tensor, Tensor]:
                 break
         else:
             there, change = here, 1.0
-        slopes.append((there.regression.expected - here.regression.expected).flatten() / change)
+        slopes.append((there.regression.expected - expected).flatten() / change)
         of_signal.append((there.regression.size_of_signal / size - 1) / change)
     return torch.stack(slopes), torch.stack(of_signal)
 
