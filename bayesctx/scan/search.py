@@ -27,8 +27,8 @@ __all__ = ["find_starts", "log_volume", "weigh_middles"]
 
 MIDDLE = 104  # px along each side that are searched
 NUM_TRIED = 128  # points of the prior
-NUM_CLIMBED, LEAST_CLIMBED = 8, 2  # points in all, and of each beginning at least
-NUM_FITTED = 4  # worlds of each candidate, in all
+NUM_CLIMBED, LEAST_CLIMBED = 32, 2  # points in all, and of each beginning at least
+NUM_FITTED = 8  # worlds in all, of each beginning one at least
 # candidates whose best world is annealed, and worlds beside these
 MOST_ANNEALED, MORE_ANNEALED = 4, 2
 MARGIN = 120.0  # nats in the middle of the image within which candidates are looked at whole
