@@ -498,6 +498,9 @@ def test_a_signal_that_pixels_leave_open_is_positive():
     share = law.log_prob(torch.tensor(0.5)).exp() / law.cdf(torch.tensor(0.5))
     assert float(drawn[:, 0].mean()) == pytest.approx(0.5 + float(share), abs=0.1)
     assert float(drawn[:, 1].mean()) == pytest.approx(2.0, abs=0.13)
+    assert torch.equal(found.draw(None), mean)
+    darker = Regression(torch.zeros(()), -mean, unit[None], None)
+    assert torch.allclose(darker.draw(None), torch.tensor([[1.25**0.5, -2.0]]).double())
 
 
 def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):

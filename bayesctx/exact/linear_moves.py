@@ -16,7 +16,7 @@ from ..scan.view import View
 from .target import Target, chance
 from .tuning import Tuning
 
-__all__ = ["Linear", "signal_around", "draw_linear"]
+__all__ = ["Linear", "draw_linear", "signal_around"]
 
 TIMES = 3  # expansions of what is not quite linear in the signal, each around the one before
 LEAST_SIGNAL = 1e-6  # for a finite logarithm

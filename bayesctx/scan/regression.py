@@ -58,27 +58,28 @@ class Regression:
         variance = white.square().sum((-1, -2))
         return (self.mean[:, 0].square() + variance).sqrt().float()
 
-    def draw(self, generator: torch.Generator) -> Tensor:
+    def draw(self, generator: torch.Generator | None) -> Tensor:
         """Draw amplitudes and film, of which the signal is positive.
 
         Parameters
         ----------
-        generator : torch.Generator
-            Source of randomness.
+        generator : torch.Generator or None
+            Source of randomness; None takes the mean.
 
         Returns
         -------
         Tensor, shape (detector, parameter)
             As the mean.
         """
-        for _ in range(TRIES):
+        for _ in range(TRIES if generator else 0):
             noise = torch.randn(*self.mean.shape, 1, generator=generator, dtype=torch.float64)
             change = torch.linalg.solve_triangular(self.factor.mT, noise, upper=True)[..., 0]
             drawn = self.mean + change
             if bool((drawn[:, 0] > 0).all()):
                 return drawn
-        # columns are as bright as nothing: worlds of such a signal are hardly ever accepted
-        return torch.cat([drawn[:, :1].abs(), drawn[:, 1:]], -1)
+        # where the image is darker at columns, something small
+        signal = self.mean[:, 0].where(self.mean[:, 0] > 0, self.size_of_signal.double())
+        return torch.cat([signal[:, None], self.mean[:, 1:]], -1)
 
     def log_evidence(self, part: slice, projection: Tensor, now: Tensor, sizes: Tensor) -> Tensor:
         """Log evidence under other sizes of some parameters, with all parameters summed out.

@@ -120,8 +120,7 @@ def draw_signal(scan: Scan, world: World, view: View, generator: torch.Generator
         world = draw_additivity(scan, world, view, found, generator)
         world = draw_film_size(scan, world, _solve(equations, world, values), generator)
         found = _solve(equations, world, values)
-    drawn = found.mean if generator is None else found.draw(generator)
-    signal, own, film = drawn.tensor_split([1, 1 + len(view.used)], -1)
+    signal, own, film = found.draw(generator).tensor_split([1, 1 + len(view.used)], -1)
     errors = torch.zeros_like(world.errors)
     if generator is not None:  # species that do not occur have errors of the prior
         size = error_size(view.values, world.additivity).float()[:, None]
