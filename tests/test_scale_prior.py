@@ -23,6 +23,8 @@ from bayesctx.scan.kernels import Kernels
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.scale_prior import LEAST, ScalePrior, scale_priors
 from bayesctx.scan.signal import (
+    _equations_of_species,
+    _solve,
     accepts,
     draw_additivity,
     draw_film_size,
@@ -187,14 +189,14 @@ def test_the_scale_of_errors_is_drawn_by_the_evidence_of_the_image(noisy, priors
     scan, world, view = noisy
     scan, seen = under(scan, **priors), []
     monkeypatch.setattr(ScalePrior, "draw", lambda self, value, _: seen.append(value) or 1.0)
-    given = view.values, view.images, view.variance
+    equations = _equations_of_species(scan, view.images, view.variance)
     prior = scan.coordinates.scale_priors["additivity"]
     for begun in (float(prior.nodes[0]), float(prior.nodes[-1])):
         own = replace(world, additivity=begun)
-        draw_additivity(scan, own, view, regress_species(scan, own, *given), torch.Generator())
+        draw_additivity(scan, own, view, _solve(equations, own, view.values), torch.Generator())
     chosen = torch.linspace(0, len(prior.nodes) - 1, 7).long()
     exact = torch.stack([
-        regress_species(scan, replace(world, additivity=float(v)), *given).evidence
+        _solve(equations, replace(world, additivity=float(v)), view.values).evidence
         for v in prior.nodes[chosen]
     ])  # fmt: skip
     for found in seen:
@@ -209,11 +211,11 @@ def test_the_size_of_the_film_is_drawn_by_the_evidence_of_the_image(noisy, monke
     monkeypatch.setattr(
         ScalePrior, "draw", lambda self, value, _: seen.append(value) or torch.ones(1)
     )
-    given = view.values, view.images, view.variance
+    equations = _equations_of_species(scan, view.images, view.variance)
     prior = scan.coordinates.scale_priors["film_size"]
     for begun in (float(prior.nodes[0]), float(prior.nodes[-1])):
         own = replace(world, film_size=torch.full_like(world.film_size, begun))
-        draw_film_size(scan, own, regress_species(scan, own, *given), torch.Generator())
+        draw_film_size(scan, own, _solve(equations, own, view.values), torch.Generator())
     chosen = torch.linspace(0, len(prior.nodes) - 1, 7).long()
     for k, found in enumerate(seen):
         detector, exact = k % len(world.film_size), []
@@ -221,7 +223,7 @@ def test_the_size_of_the_film_is_drawn_by_the_evidence_of_the_image(noisy, monke
             sizes = world.film_size.clone()
             sizes[detector] = size
             other = replace(world, film_size=sizes)
-            exact.append(float(regress_species(scan, other, *given).evidence))
+            exact.append(float(_solve(equations, other, view.values).evidence))
         own = found[chosen]
         wanted = [value - exact[0] for value in exact]
         assert (own - own[0]).tolist() == pytest.approx(wanted, abs=1e-3)
