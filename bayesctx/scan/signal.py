@@ -180,10 +180,8 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     """
     amplitude = 1 + world.errors[:, view.used]
     columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)[:, None]
-    flat, equations = (
-        torch.full((len(columns), 1), WEAK),
-        Equations.of(scan, columns, view.variance),
-    )
+    equations = Equations.of(scan, columns, view.variance)
+    flat = torch.full((len(columns), 1), WEAK)
     world = draw_film_size(scan, world, equations.solve(flat, world.film_size), generator)
     found = equations.solve(flat, world.film_size)
     signal, film = found.draw(generator).float().tensor_split([1], -1)
