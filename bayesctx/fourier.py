@@ -12,8 +12,16 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .context import Probe
-from .optics import MAX_SEMIANGLE, NO_RADIUS, as_tensor, mode_orders, transfer, wavelength
-from .responses import chebyshev
+from .optics import (
+    MAX_SEMIANGLE,
+    NO_RADIUS,
+    as_tensor,
+    chebyshev,
+    mode_orders,
+    transfer,
+    wavelength,
+)
+from .responses import NUM_ORDERS
 
 __all__ = [
     "bandwidth",
@@ -36,7 +44,6 @@ def column_spectra(
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
     positions: Tensor | None = None,
-    focal_phase: float | None = None,
     refinement: int = 1,
 ) -> Tensor:
     """Fourier coefficients of the image of one column, for every column and condition of a batch.
@@ -55,7 +62,7 @@ def column_spectra(
         Largest orders (mx, my) of the spatial frequencies.
     positions : Tensor, shape (*batch, column, 2), optional
         x and y of the columns in Å. Default: the origin.
-    focal_phase, refinement : float, int, optional
+    refinement : int, optional
         See ``optics.transfer``.
 
     Returns
@@ -71,13 +78,13 @@ def column_spectra(
     energy = as_tensor(probe.beam_energy, coefficients)
     terms = transfer(
         replace(probe, beam_energy=energy), cell=cell, num_modes=num_modes,
-        focal_phase=focal_phase, refinement=refinement,
+        refinement=refinement,
     )  # fmt: skip
     qx = torch.arange(num_modes[0] + 1).to(energy) / cell[0]
     qy = mode_orders(num_modes[1]).to(energy) / cell[1]
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
     radius = (qx**2 + qy[:, None] ** 2 + NO_RADIUS**2).sqrt()
-    polynomials = chebyshev(radius * scale[..., None, None])
+    polynomials = chebyshev(radius * scale[..., None, None], NUM_ORDERS)
     # one real matrix product: (column, term * order) times (term * order, mode * re and im)
     basis = (
         torch.view_as_real(terms[:, None] * polynomials).flatten(0, 1).movedim(0, -4).flatten(-3)

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from .context import Detector
 from .crystal import HOSTS, METALS
 from .defects import DEFECTS, HYPOTHESES, SITES
-from .optics import MAX_SEMIANGLE, wavelength
-from .responses import LookUp, chebyshev, load_table
+from .optics import MAX_SEMIANGLE, chebyshev, wavelength
+from .responses import NUM_ORDERS, LookUp, load_table
 
 __all__ = [
     "CLASS_OF_HYPOTHESIS",
@@ -125,7 +125,7 @@ def _responses(columns: LookUp, energy: Tensor, angle: Tensor, detector: Detecto
     coefficients = load_table().coefficients(columns, energy, detector)
     frequency = torch.tensor(FREQUENCIES, dtype=energy.dtype).to(energy)
     scale = wavelength(energy) / (2 * MAX_SEMIANGLE * 1e-3)
-    polynomials = chebyshev(frequency * scale[..., None]).movedim(0, -1)
+    polynomials = chebyshev(frequency * scale[..., None], NUM_ORDERS).movedim(0, -1)
     values = torch.einsum("...cto,...fo->...cft", coefficients, polynomials)
     power = ((angle / MAX_SEMIANGLE) ** 2)[..., None, None]
     # means of p and p² over the aperture

@@ -15,7 +15,7 @@ __all__ = [
     "as_tensor",
     "beam_energy",
     "bilinear",
-    "focal_nodes",
+    "chebyshev",
     "lorentz_factor",
     "mode_orders",
     "pupil",
@@ -30,6 +30,10 @@ MAX_SEMIANGLE = 40.0
 """Largest convergence semi-angle for which column responses are expanded, in mrad."""
 
 NO_RADIUS = 1e-10  # 1/Å, so that the modulus of a wave vector has a derivative at zero
+
+# fields for an error below 1e-4 of the average over the focal spread; the phase is that at the rim
+# of the aperture for a defocus of one standard deviation
+LEAST_FIELDS, FIELDS_PER_PHASE = 4, 2
 
 POWERS = ((0, 0), (1, 0), (1, 1), (2, 0))
 """Exponents (m, n) of p1**m p2**n in the scattering kernel, p = (k wavelength / MAX_SEMIANGLE)²."""
@@ -135,6 +139,28 @@ def bilinear(u: Sequence[Tensor], v: Sequence[Tensor]) -> list[Tensor]:
     return terms
 
 
+def chebyshev(x: Tensor, num_orders: int) -> Tensor:
+    """Chebyshev polynomials of the first kind on [0, 1], zero above one.
+
+    Parameters
+    ----------
+    x : Tensor
+        Arguments, >= 0.
+    num_orders : int
+        Number of polynomials.
+
+    Returns
+    -------
+    Tensor, shape (order, *x)
+        T_n(2 x - 1).
+    """
+    t = 2 * x.clamp(max=1) - 1
+    polynomials = [torch.ones_like(t), t]
+    for _ in range(num_orders - 2):
+        polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
+    return torch.stack(polynomials) * (x <= 1)
+
+
 def pupil(kx: Tensor, ky: Tensor, probe: Probe, softness: float) -> Tensor:
     """Normalised complex pupil function of the probe-forming lens on a grid of wave vectors.
 
@@ -217,7 +243,6 @@ def transfer(
     *,
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
-    focal_phase: float | None = None,
     refinement: int = 1,
 ) -> Tensor:
     """Transfer function of the probe for every term of the scattering kernel.
@@ -232,10 +257,6 @@ def transfer(
         1/Ly.
     num_modes : tuple of int
         Largest orders (mx, my) of the spatial frequencies that are returned.
-    focal_phase : float, optional
-        Phase for which the average over the focal spread is computed, see ``focal_nodes``; at
-        least that of ``rim_phase``. Default: that, rounded up to a multiple of 1/2 rad, so that
-        the result is piecewise smooth in the probe; a number makes it smooth.
     refinement : int
         Wave vectors are multiples of 1/Lx and 1/Ly over this number: the edge of the aperture is as
         sharp as they are dense.
@@ -249,8 +270,9 @@ def transfer(
     Notes
     -----
     T_t(Q) = sum_k b_t(psi(k) p(k)^m, psi*(k + Q) p(k + Q)^n), the autocorrelation of the pupil
-    weighted with powers of the squared angle p. It is computed as a product of the fields in real
-    space and averaged over the focal spread (``focal_nodes``).
+    weighted with powers of the squared angle p. A Gaussian focal spread multiplies every product by
+    exp(-(c p(k) - c p(k + Q))² / 2). Powers and Gaussian are expanded in Chebyshev polynomials of
+    both p, so that T is computed from products of few fields in real space.
     """
     energy = probe.beam_energy
     batch = energy.shape
@@ -266,7 +288,7 @@ def transfer(
     rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
     # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
     parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
-    given = cell, num_modes, focal_phase, refinement
+    given = cell, num_modes, refinement
     found = torch.cat([_transfer_rows(part, *given) for part in parts], 1)
     return found.view(len(found), *batch, *found.shape[-2:])
 
@@ -275,16 +297,15 @@ def _transfer_rows(
     rows: Tensor,
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int],
-    focal_phase: float | None,
     refinement: int,
 ) -> Tensor:
     """Transfer for rows of (energy, semi-angle, spread, aberrations), shape (term, row, qy, qx)."""
     energy, angle, spread, *coefficients = rows.T[..., None, None]
     lam = wavelength(energy)
     lx, ly = (length * refinement for length in cell)
-    reach = (angle * 1e-3 / lam).detach()
+    reach = float((angle * 1e-3 / lam).detach().max())
     lengths = [float(torch.as_tensor(length).detach()) for length in (lx, ly)]
-    nx, ny = (math.ceil(float(reach.max()) * length) + 1 for length in lengths)
+    nx, ny = (math.ceil(reach * length) + 1 for length in lengths)
     # padding keeps aliases of the autocorrelation outside the returned modes
     size_x, size_y = (
         next_fast_len(2 * n + min(2 * n, refinement * m) + 1)
@@ -292,34 +313,51 @@ def _transfer_rows(
     )
     kx = torch.arange(-nx, nx + 1).to(rows) / lx
     ky = torch.arange(-ny, ny + 1).to(rows)[:, None] / ly
-    power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
     probe = Probe(energy, angle, dict(zip(ABERRATIONS, coefficients, strict=True)))
     psi = pupil(kx, ky, probe, softness=(1 / lx + 1 / ly) / 2)
+    power = (kx**2 + ky**2) * (lam / (MAX_SEMIANGLE * 1e-3)) ** 2
+    largest = (power * (psi != 0)).max()
     # an extra defocus C multiplies the pupil by exp(-i pi wavelength k² C)
-    turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread * power
-    # rounded up to steps of 1/2, so that the nodes are constant when a gradient is taken
-    rim = (2 * rim_phase(reach, (lam * spread).detach())).ceil() / 2
-    if focal_phase is not None:
-        rim = torch.full_like(rim, focal_phase)
-    nodes, weights = (
-        v.to(rows)[..., None, None] for v in focal_nodes(rim[:, 0, 0])
-    )  # (row, focus, 1, 1)
-    field = psi[:, None] * torch.polar(
-        weights.sqrt().expand(-1, -1, *turn.shape[-2:]), -nodes * turn[:, None]
-    )
-    powers = torch.stack([torch.ones_like(power), power, power**2])[:, :, None]
-    f0, f1, f2 = torch.fft.fft2(field * powers, s=(size_y, size_x))
-    cross, twice = ((f * f0.conj()).sum(1) for f in (f1, f2))
-    square = [(f * f.conj()).sum(1).real for f in (f0, f1)]
-    # the terms of bilinear(f, conj f), which are all real
-    total = torch.stack(
-        [square[0], 2 * cross.real, -2 * cross.imag, square[1], 2 * twice.real, -2 * twice.imag]
-    )
+    turn = math.pi * (MAX_SEMIANGLE * 1e-3) ** 2 / lam * spread
+    num = math.ceil(LEAST_FIELDS + FIELDS_PER_PHASE * float(largest.detach() * turn.detach().max()))
+    fields = psi[:, None] * chebyshev(power / largest, num).transpose(0, 1)
+    # one axis at a time: rows outside of the pupil have nothing to be transformed
+    fields = torch.fft.fft(torch.fft.fft(fields, n=size_x), n=size_y, dim=-2)
+    total = _products(fields, _kernels(turn, largest, num))
     return _take(
         torch.fft.rfft2(total, norm="forward"),
         refinement * mode_orders(num_modes[1]).to(rows.device),
         refinement * num_modes[0] + 1,
     )[..., ::refinement]
+
+
+def _kernels(turn: Tensor, largest: Tensor, num: int) -> Tensor:
+    """Coefficients of p^m q^n exp(-turn² (p - q)² / 2) in products of Chebyshev polynomials.
+
+    Shape (row, power, order of p, order of q); p and q are at most the largest.
+    """
+    order = torch.arange(num, dtype=torch.float64)
+    angle = (order + 0.5) * (math.pi / num)
+    by_order = torch.cos(order[:, None] * angle) * (2 / num)
+    by_order[0] /= 2
+    by_order, q = by_order.to(turn), largest * ((1 + angle.cos()) / 2).to(turn)
+    p = q[:, None]
+    powers = torch.stack([p**m * q**n for m, n in POWERS])
+    spread = torch.exp(-((turn * (p - q)) ** 2) / 2)
+    return by_order @ (spread[:, None] * powers) @ by_order.mT
+
+
+def _products(fields: Tensor, kernels: Tensor) -> Tensor:
+    """Terms of ``bilinear`` of fields and their conjugates, shape (term, row, y, x); all are real.
+
+    Fields have the shape (row, order, y, x), kernels (row, power, order, order).
+    """
+    flat, terms = torch.view_as_real(fields).flatten(2), []
+    for (m, n), kernel in zip(POWERS, kernels.unbind(1), strict=True):
+        other = torch.view_as_complex((kernel @ flat).view(*fields.shape, 2))
+        total = torch.linalg.vecdot(other, fields, dim=1)
+        terms += [total.real] if m == n else [2 * total.real, -2 * total.imag]
+    return torch.stack(terms)
 
 
 def geometric_reach(probe: Probe) -> Tensor:
@@ -342,54 +380,6 @@ def geometric_reach(probe: Probe) -> Tensor:
     # the gradient of W, and rays that lose energy
     first = theta * (c10 + c12 + 2 * torch.as_tensor(probe.focal_spread))
     return first + theta**2 * (c21 + c23) + theta**3 * c30
-
-
-def rim_phase(reach: Tensor, spread: Tensor) -> Tensor:
-    """Phase of the rim of the aperture at a defocus of one focal spread.
-
-    Parameters
-    ----------
-    reach : Tensor
-        Radius of the aperture in 1/Å.
-    spread : Tensor
-        Wavelength times focal spread in Å².
-
-    Returns
-    -------
-    Tensor
-        In rad, double precision.
-    """
-    return math.pi * reach.double() ** 2 * spread.double()
-
-
-def focal_nodes(phase: Tensor) -> tuple[Tensor, Tensor]:
-    """Nodes and weights of the average over a Gaussian focal spread.
-
-    Parameters
-    ----------
-    phase : Tensor, shape (*batch,)
-        Phase difference in rad between the edge and the centre of the aperture for a defocus of
-        one standard deviation.
-
-    Returns
-    -------
-    nodes, weights : Tensor, shape (*batch, node)
-        Nodes in standard deviations. The weights sum to one; surplus nodes of a batch element that
-        needs fewer nodes have weight zero.
-
-    Notes
-    -----
-    The nodes are equidistant with a step of 2 pi / (phase + 3.8), which keeps aliases of the
-    Gaussian beyond every phase of the pupil. The average of exp(i t x) has an error below 2e-3 for
-    all t <= phase (tests/test_optics.py) with about phase + 4 nodes; Gauss-Hermite quadrature needs
-    phase² / 2.
-    """
-    step = 2 * math.pi / (phase + 3.8)
-    num_foci = torch.where(phase > 0, (6.6 / step).ceil(), 1)[..., None]
-    place = torch.arange(int(num_foci.max())).to(step)
-    nodes = (place - (num_foci - 1) / 2) * step[..., None]
-    weights = torch.exp(-(nodes**2) / 2) * (place < num_foci)
-    return nodes, weights / weights.sum(-1, keepdim=True)
 
 
 def _take(spectrum: Tensor, rows: Tensor, num_columns: int) -> Tensor:

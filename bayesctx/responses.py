@@ -19,7 +19,7 @@ from .crystal import THERMAL_DISPLACEMENT
 from .defects import Atoms, formula_of
 from .optics import MAX_SEMIANGLE, as_tensor, wavelength
 
-__all__ = ["LookUp", "ResponseTable", "chebyshev", "load_table", "pair_overlap"]
+__all__ = ["LookUp", "ResponseTable", "load_table", "pair_overlap"]
 
 MAX_EXTRAPOLATION = 0.1  # Å beyond the tabulated separations of a pair
 
@@ -295,28 +295,6 @@ def load_table() -> ResponseTable:
 
 NUM_ORDERS = 8  # Chebyshev polynomials in |Q|
 NUM_TERMS = 6  # real terms of optics.POWERS
-
-
-def chebyshev(x: Tensor, num_orders: int = NUM_ORDERS) -> Tensor:
-    """Chebyshev polynomials of the first kind on [0, 1], zero above one.
-
-    Parameters
-    ----------
-    x : Tensor
-        Arguments, >= 0.
-    num_orders : int
-        Number of polynomials.
-
-    Returns
-    -------
-    Tensor, shape (order, *x)
-        T_n(2 x - 1).
-    """
-    t = 2 * x.clamp(max=1) - 1
-    polynomials = [torch.ones_like(t), t]
-    for _ in range(num_orders - 2):
-        polynomials.append(2 * t * polynomials[-1] - polynomials[-2])
-    return torch.stack(polynomials) * (x <= 1)
 
 
 COHERENCE = 0.163

@@ -12,7 +12,8 @@ from bayesctx.defects import columns_of
 from bayesctx.inference import patches as of_patches
 from bayesctx.inference.refinement import empty_tally, log_prior_of
 from bayesctx.nuisances import NUISANCES
-from bayesctx.responses import chebyshev, load_table
+from bayesctx.optics import chebyshev
+from bayesctx.responses import NUM_ORDERS, load_table
 from bayesctx.simulation import scene, spectra
 
 PROBE = Probe(beam_energy=80e3, convergence_semiangle=25.0)
@@ -37,7 +38,7 @@ def rms(image, truth):
 
 def under_a_probe(coefficients, semiangle=25.0):
     """Response at some spatial frequencies to a probe: means of p and p² over its aperture."""
-    q = chebyshev(torch.linspace(0, 0.6, 7, dtype=torch.float64)).numpy()
+    q = chebyshev(torch.linspace(0, 0.6, 7, dtype=torch.float64), NUM_ORDERS).numpy()
     power = (semiangle / 40) ** 2
     return np.einsum(
         "to,of,t->f", coefficients, q, [1, power, 0, power**2 / 3, 2 * power**2 / 3, 0]

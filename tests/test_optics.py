@@ -6,7 +6,6 @@ from bayesctx.context import ABERRATIONS, Probe
 from bayesctx.optics import (
     HC,
     REST_ENERGY,
-    focal_nodes,
     geometric_reach,
     pupil,
     transfer,
@@ -84,9 +83,8 @@ def test_transfer_at_zero_frequency_is_one():
 def test_refinement_leaves_frequencies_out():
     """Frequencies of a cell, of the probe in a cell that is three times as large."""
     probe = make(1, C10=40.0, C21=200.0, C30=1e4, focal_spread=30.0)
-    fine = transfer(probe, cell=(27.0, 30.0), num_modes=(24, 27), focal_phase=6.0)
-    given = {"cell": (9.0, 10.0), "num_modes": (8, 9), "focal_phase": 6.0}
-    found = transfer(probe, **given, refinement=3)
+    fine = transfer(probe, cell=(27.0, 30.0), num_modes=(24, 27))
+    found = transfer(probe, cell=(9.0, 10.0), num_modes=(8, 9), refinement=3)
     rows = [*range(0, 28, 3), *range(30, 55, 3)]
     assert torch.allclose(found, fine[..., rows, :][..., ::3], atol=1e-12)
 
@@ -128,25 +126,20 @@ def test_batch_matches_single_conditions():
         assert torch.allclose(together[:, i], one, atol=2e-6)
 
 
-def test_focal_spread_is_a_gaussian_average_over_defocus():
+@pytest.mark.parametrize("spread", [0.0, 5.0, 25.0, 60.0, 150.0])
+def test_focal_spread_is_a_gaussian_average_over_defocus(spread):
+    """Every term, up to a phase of 10 rad at the rim of the aperture."""
     kwargs = {"cell": (12.0, 12.0), "num_modes": (8, 8)}
-    blurred = transfer(make(1, focal_spread=25.0), **kwargs)
+    blurred = transfer(make(1, C10=20.0, focal_spread=spread), **kwargs)
     nodes = np.linspace(-5, 5, 201)
     weights = np.exp(-(nodes**2) / 2)
     total = sum(
-        w * transfer(make(1, C10=25.0 * n), **kwargs)
+        w * transfer(make(1, C10=20.0 + spread * n), **kwargs)
         for n, w in zip(nodes, weights / weights.sum(), strict=True)
     )
-    assert (blurred - total).abs().max() < 2e-3 * total.abs().max()
-
-
-def test_focal_nodes_are_accurate_for_any_phase():
-    """The average of exp(i t x) over the nodes is exp(-t²/2), also for a large focal spread."""
-    for phase in (0.1, 0.5, 1.0, 2.0, 4.0, 7.0, 13.0):
-        nodes, weights = (v.numpy() for v in focal_nodes(torch.tensor(phase, dtype=torch.float64)))
-        t = np.linspace(0, phase, 200)
-        assert np.abs(np.cos(t[:, None] * nodes) @ weights - np.exp(-(t**2) / 2)).max() < 2e-3
-        assert len(nodes) < phase * 1.1 + 6
+    error, size = (v.abs().flatten(1).amax(1) for v in (blurred - total, total))
+    # the error of the kernel, of two terms that are added
+    assert bool((error < 2e-4 * size[0]).all()), error / size[0]
 
 
 def test_constants_are_those_of_codata():

@@ -106,7 +106,7 @@ def test_the_expected_image_is_that_of_the_simulator(known):
     rings = {n: image[n][:, None] for n in INNER_AND_OUTER}
     spectra = detector_spectra(
         image | rings, nuisances, deviation, cell=length, num_modes=scan.field.num_modes,
-        focal_phase=scan.field.focal_phase, refinement=math.ceil(PUPIL_CELL / cell),
+        refinement=math.ceil(PUPIL_CELL / cell),
     )[0, 0]  # fmt: skip
     total = add_columns(spectra, columns, species, cell=length)
     axis = scan.field.axes[0] * (1 + float(nuisances["strain"]))

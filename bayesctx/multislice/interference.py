@@ -13,7 +13,7 @@ from torch import Tensor
 from ..context import Detector, Probe
 from ..defects import Atoms
 from ..fourier import FWHM, synthesize
-from ..optics import focal_nodes, mode_orders, wavelength
+from ..optics import mode_orders, wavelength
 from .grid import Grid
 from .kernel import mean_amplitude, scattering_kernel
 
@@ -144,12 +144,7 @@ def _illumination(grid: Grid, orders: np.ndarray, probe: Probe) -> Tensor:
     kx, ky = (orders / np.array(grid.cell)).T[:, None]
     psi = grid.pupil(kx, ky, probe)[0]
     turn = math.pi * grid.wavelength * probe.focal_spread * torch.from_numpy(kx**2 + ky**2)[0]
-    total, angle = 0, probe.convergence_semiangle * 1e-3
-    rim = math.pi * angle**2 / grid.wavelength * probe.focal_spread
-    for node, weight in zip(*focal_nodes(torch.tensor(rim, dtype=torch.float64)), strict=True):
-        turned = psi * torch.polar(torch.full_like(turn, math.sqrt(weight)), -node * turn)
-        total = total + turned[:, None] * turned.conj()
-    return total
+    return psi[:, None] * psi.conj() * torch.exp(-((turn[:, None] - turn) ** 2) / 2)
 
 
 def _coherent(

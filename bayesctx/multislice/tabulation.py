@@ -14,8 +14,8 @@ from tqdm import tqdm
 
 from ..crystal import ATOMIC_NUMBERS, CHALCOGENS, HOSTS
 from ..defects import Atoms
-from ..optics import MAX_SEMIANGLE, bilinear, wavelength
-from ..responses import NUM_ORDERS, NUM_TERMS, chebyshev
+from ..optics import MAX_SEMIANGLE, bilinear, chebyshev, wavelength
+from ..responses import NUM_ORDERS, NUM_TERMS
 from .kernel import Kernel, scattering_kernel
 
 __all__ = ["column_key", "fit_response", "table_columns", "tabulate"]
@@ -62,7 +62,7 @@ def fit_response(kernel: Kernel, beam_energy: float, edges: Sequence[float]) -> 
         i, j = (inside[n] for n in np.triu_indices(len(inside)))
         q = torch.from_numpy(np.hypot(*(kernel.k[i] - kernel.k[j]).T) * scale / 2)
         terms = bilinear([power[i] ** m for m in range(3)], [power[j] ** m + 0j for m in range(3)])
-        basis = torch.stack([t * c for t in terms for c in chebyshev(q)], -1).numpy()
+        basis = torch.stack([t * c for t in terms for c in chebyshev(q, NUM_ORDERS)], -1).numpy()
         # small angles matter for every aperture; off-diagonal pairs represent two elements
         weight = np.exp(-3 * (power[i] + power[j]).numpy()) * np.where(i == j, 1, np.sqrt(2))
         rows, target = basis * weight[:, None], values[i, j] * weight

@@ -13,20 +13,17 @@ from ..context import Probe
 from ..defects import CODOPED_SPECIES, SPECIES
 from ..fourier import embed, structure_factor, synthesize
 from ..nuisances import NUISANCES
-from ..optics import geometric_reach, mode_orders, rim_phase, wavelength
+from ..optics import geometric_reach, mode_orders
 from ..simulation.rendering import pixel_axis
 from ..simulation.spectra import detector_spectra, image_bandwidth
 
 __all__ = ["Field", "Material"]
 
 PADDING = 9.0  # Å between the image and its periodic repetition, on each side
-# the nodes of the average over the focal spread are fixed, so that images are smooth in the shared
-# variables; they suffice for a larger phase at the rim of the aperture than that of given images
-SPARE_PHASE, MARGIN_OF_PHASE = 2.0, 1.5  # rad, and relative
 # Å beside the rays of geometrical optics, in which the image of a column ends but for 3e-4 of its
 # peak; these rays with a margin, since probes vary around given ones
 HALO, MARGIN_OF_REACH = 6.0, 1.0
-PUPIL_CELL = 40.0  # Å, least period of the probe: its inverse is the width of the aperture's edge
+PUPIL_CELL = 36.0  # Å, least period of the probe: its inverse is the width of the aperture's edge
 
 
 @dataclass(frozen=True)
@@ -63,9 +60,6 @@ class Field:
         Size of a pixel in Å if the crystal is not strained.
     num_modes : tuple of int
         Largest orders of the spatial frequencies (mx, my).
-    focal_phase : float
-        Phase in rad for which the average over the focal spread is computed, see
-        ``optics.transfer``.
     column_cell : float
         Period in Å of images of one column that do not overlap, see ``spectra``.
     """
@@ -73,7 +67,6 @@ class Field:
     shape: tuple[int, int]
     sampling: float
     num_modes: tuple[int, int] = (0, 0)
-    focal_phase: float = 8.0
     column_cell: float = math.inf
 
     @property
@@ -103,14 +96,10 @@ class Field:
         """
         image, nuisances = _of_simulator(values, Material(0, 0))
         band = margin * float(image_bandwidth(image, nuisances).max())
-        waves = wavelength(image["beam_energy"])
-        reach = image["convergence_semiangle"] * 1e-3 / waves
-        rim = float(rim_phase(reach, waves * nuisances["focal_spread"]).max())
-        phase = SPARE_PHASE + MARGIN_OF_PHASE * rim
         num_modes = tuple(math.ceil(band * length) for length in self.cell)
         reach = float(geometric_reach(Probe.of({**nuisances, **image})).max())
         column_cell = 2 * (HALO + MARGIN_OF_REACH * reach)
-        return replace(self, num_modes=num_modes, focal_phase=phase, column_cell=column_cell)
+        return replace(self, num_modes=num_modes, column_cell=column_cell)
 
     def spectra(
         self,
@@ -166,7 +155,7 @@ class Field:
             mine = [{n: v[rows] for n, v in d.items()} for d in (image, nuisances)]
             parts.append((rows, detector_spectra(
                 *mine, deviation[rows], cell=tuple(c * stretch for c in cell), num_modes=num_modes,
-                focal_phase=self.focal_phase, refinement=math.ceil(PUPIL_CELL / min(cell)),
+                refinement=math.ceil(PUPIL_CELL / min(cell)),
                 kept=kept,
             )))  # fmt: skip
         if len(parts) == 1:

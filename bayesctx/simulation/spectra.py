@@ -78,7 +78,6 @@ def image_spectra(
     *,
     cell: tuple[float, float],
     num_modes: tuple[int, int] | None = None,
-    focal_phase: float | None = None,
 ) -> Tensor:
     """Fourier coefficients of the image of every species.
 
@@ -94,8 +93,6 @@ def image_spectra(
         Periods (Lx, Ly) in Å.
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
-    focal_phase : float, optional
-        See ``optics.transfer``.
 
     Returns
     -------
@@ -104,7 +101,7 @@ def image_spectra(
     """
     rings = {n: image[n][:, None] for n in ("inner_collection_angle", "outer_collection_angle")}
     given = dict(image) | rings, nuisances, deviation[:, None]
-    return detector_spectra(*given, cell=cell, num_modes=num_modes, focal_phase=focal_phase)[:, 0]
+    return detector_spectra(*given, cell=cell, num_modes=num_modes)[:, 0]
 
 
 def detector_spectra(
@@ -114,7 +111,6 @@ def detector_spectra(
     *,
     cell: tuple[float | Tensor, float | Tensor],
     num_modes: tuple[int, int] | None = None,
-    focal_phase: float | None = None,
     refinement: int = 1,
     kept: Sequence[int] | None = None,
 ) -> Tensor:
@@ -134,7 +130,7 @@ def detector_spectra(
         Periods (Lx, Ly) in Å.
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
-    focal_phase, refinement : float, int, optional
+    refinement : int, optional
         See ``optics.transfer``.
     kept : sequence of int, optional
         Species, index into ``SPECIES``; default: all.
@@ -150,8 +146,7 @@ def detector_spectra(
     are treated as more columns of the same image.
     """
     if "codopant" in image:
-        given = {"cell": cell, "num_modes": num_modes, "focal_phase": focal_phase}
-        given["refinement"] = refinement
+        given = {"cell": cell, "num_modes": num_modes, "refinement": refinement}
         return _codoped_spectra(image, nuisances, deviation, given, kept)
     probe, detector = Probe.of({**nuisances, **image}), Detector.of(image)
     energy, inner = probe.beam_energy, detector.inner_collection_angle
@@ -181,7 +176,6 @@ def detector_spectra(
         cell=cell,
         num_modes=num_modes,
         positions=positions.flatten(1, 2) if tilted else None,
-        focal_phase=focal_phase,
         refinement=refinement,
     ).unflatten(1, share.shape[1:])
     whole, alone = spectra.split([len(species), share.shape[2] - len(species)], 2)
