@@ -24,22 +24,24 @@ def test_annealing_finds_what_a_short_fit_does_not():
 
 
 @pytest.mark.parametrize(
-    ("gains", "kept", "tries"),
+    ("heat", "gains", "kept", "tries"),
     [
-        ([500.0, 70.0, 3.0, 19.0, 900.0], 592.0, 4),
-        ([19.0, 40.0, -4.0, -5.0, 900.0], 59.0, 4),
-        ([-4.0, -5.0, 900.0], 0.0, 2),
-        ([50.0] * 20, 500.0, 10),
+        (100.0, [500.0, 70.0, 3.0, 19.0, 900.0], 592.0, 4),
+        (100.0, [19.0, 40.0, -4.0, -5.0, 900.0], 59.0, 4),
+        (100.0, [-4.0, -5.0, 900.0], 0.0, 2),
+        (100.0, [50.0] * 20, 500.0, 10),
+        (fits.LEAST_HEAT, [70.0, 3.0, 900.0], 73.0, 2),
     ],
-    ids=["while it gains", "after one in vain", "loss", "at most"],
+    ids=["while it gains", "after one in vain", "loss", "at most", "low dose"],
 )
-def test_annealing_ends_when_it_gains_little(monkeypatch, gains, kept, tries):
+def test_annealing_ends_when_it_gains_little(monkeypatch, heat, gains, kept, tries):
     hot = []
 
     def anneal(scan, world, seed, *, is_hot):
         hot.append(is_hot)
         return world + gains[seed]
 
+    monkeypatch.setattr(fits, "_first_heat", lambda scan, world: heat)
     monkeypatch.setattr(fits, "look", lambda scan, world: None)
     monkeypatch.setattr(fits, "log_density", lambda scan, world, view: world)
     monkeypatch.setattr(fits, "anneal", anneal)
