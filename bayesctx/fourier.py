@@ -12,16 +12,9 @@ from torch import Tensor
 from torch.autograd.function import FunctionCtx, once_differentiable
 
 from .context import Probe
-from .optics import (
-    MAX_SEMIANGLE,
-    NO_RADIUS,
-    as_tensor,
-    chebyshev,
-    mode_orders,
-    transfer,
-    wavelength,
-)
+from .optics import MAX_SEMIANGLE, NO_RADIUS, as_tensor, chebyshev, mode_orders, wavelength
 from .responses import NUM_ORDERS
+from .transfer import transfer
 
 __all__ = [
     "bandwidth",
@@ -63,7 +56,7 @@ def column_spectra(
     positions : Tensor, shape (*batch, column, 2), optional
         x and y of the columns in Å. Default: the origin.
     refinement : int, optional
-        See ``optics.transfer``.
+        See ``transfer.transfer``.
 
     Returns
     -------

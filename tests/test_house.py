@@ -16,6 +16,7 @@ ORDER = (
     "evidence",
     "abundance",
     "optics",
+    "transfer",
     "responses",
     "fourier",
     "distributions",

@@ -8,9 +8,9 @@ from bayesctx.optics import (
     REST_ENERGY,
     geometric_reach,
     pupil,
-    transfer,
     wavelength,
 )
+from bayesctx.transfer import transfer
 
 
 def test_wavelength_of_textbook_energies():

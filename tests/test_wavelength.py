@@ -9,12 +9,13 @@ import torch
 from crystals import PRIOR, log_posterior, noisy_crystal
 
 from bayesctx.context import Probe
-from bayesctx.optics import beam_energy, transfer, wavelength
+from bayesctx.optics import beam_energy, wavelength
 from bayesctx.scan import wavelength as steps
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.moves import linearise_jointly
 from bayesctx.scan.view import look
 from bayesctx.scan.wavelength import POWERS, draw_wavelength, scaled
+from bayesctx.transfer import transfer
 
 STEP = 1e-4  # of a coordinate
 CONDITION = PRIOR.conditions[0]

@@ -255,9 +255,9 @@ def anneal_until_settled(scan: Scan, world: World, value: float, seed: int) -> t
     Every other try is a hot one. From a fit of 256 x 256 pixels at 1e6 e/Å² 340 nats below the best
     each of five hot tries led to it, but two of five pairs of others did not; where hot ones end
     scatters by up to 100 nats, of which others gain what is left. A single one in vain says little:
-    a fit 110 nats below the best gained 7. Where the noise is that of a low dose no try is hotter than
-    others, and those after the first were in vain: fits of a real scan gained 30 to 120 nats by one
-    and at most 3 by each of the next.
+    a fit 110 nats below the best gained 7. Where the noise is that of a low dose no try is hotter
+    than others, and those after the first were in vain: fits of a real scan gained 30 to 120 nats
+    by one and at most 3 by each of the next.
     """
     vain, patience = 0, PATIENCE if _first_heat(scan, world) > NOISY * LEAST_HEAT else 1
     for k in range(MOST_TRIES):

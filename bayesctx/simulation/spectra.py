@@ -131,7 +131,7 @@ def detector_spectra(
     num_modes : tuple of int, optional
         Largest orders of the spatial frequencies. Default: as many as the images need.
     refinement : int, optional
-        See ``optics.transfer``.
+        See ``transfer.transfer``.
     kept : sequence of int, optional
         Species, index into ``SPECIES``; default: all.
 
