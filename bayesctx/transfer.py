@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import torch
@@ -66,11 +67,32 @@ def transfer(
         )
     ]
     rows = torch.stack(parameters, -1).reshape(-1, len(parameters))
-    # CPU: one row at a time, so that the transforms fit into the cache; GPU: all rows in one launch
-    parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
-    given = cell, num_modes, refinement
-    found = torch.cat([_transfer_rows(part, *given) for part in parts], 1)
+    if len(rows) == 1 and rows.device.type == "cpu" and not _has_slopes(rows, *cell):
+        row, lengths = tuple(rows[0].tolist()), tuple(map(float, cell))
+        found = _remembered(row, rows.dtype, lengths, num_modes, refinement)
+    else:
+        # CPU: one at a time, so that the transforms fit into the cache; GPU: all in one launch
+        parts = rows.split(1 if rows.device.type == "cpu" else len(rows))
+        given = cell, num_modes, refinement
+        found = torch.cat([_transfer_rows(part, *given) for part in parts], 1)
     return found.view(len(found), *batch, *found.shape[-2:])
+
+
+def _has_slopes(*values: float | Tensor) -> bool:
+    """Whether a derivative with respect to one of these is asked for."""
+    return torch.is_grad_enabled() and any(getattr(v, "requires_grad", False) for v in values)
+
+
+@functools.lru_cache(maxsize=8)  # of one image, whose detectors, sites and tilt change
+def _remembered(
+    row: tuple[float, ...],
+    dtype: torch.dtype,
+    cell: tuple[float, float],
+    num_modes: tuple[int, int],
+    refinement: int,
+) -> Tensor:
+    """Transfer of one row."""
+    return _transfer_rows(torch.tensor([row], dtype=dtype), cell, num_modes, refinement)
 
 
 def _transfer_rows(

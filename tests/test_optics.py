@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -140,6 +142,20 @@ def test_focal_spread_is_a_gaussian_average_over_defocus(spread):
     error, size = (v.abs().flatten(1).amax(1) for v in (blurred - total, total))
     # the error of the kernel, of two terms that are added
     assert bool((error < 2e-4 * size[0]).all()), error / size[0]
+
+
+def test_what_is_remembered_is_what_is_computed():
+    """Without a derivative the last results are kept."""
+    given = {"cell": (12.0, 11.0), "num_modes": (8, 8)}
+    for defocus in (20.0, 40.0, 20.0):
+        probe = make(1, C10=defocus)
+        slow = transfer(replace(probe, beam_energy=probe.beam_energy.requires_grad_()), **given)
+        probe.beam_energy.requires_grad_(False)
+        first, second = (transfer(probe, **given) for _ in range(2))
+        assert slow.requires_grad
+        assert not first.requires_grad
+        assert torch.equal(first, second)
+        assert torch.allclose(first, slow, atol=1e-12)
 
 
 def test_constants_are_those_of_codata():
