@@ -6,6 +6,7 @@ detector, in this order.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -59,22 +60,8 @@ class Kernels:
         Kernels
             In windows of ``HALF`` on each side.
         """
-        s = field.sampling
-        half = math.ceil(HALF / s)
-        cell = (2 * half * s + 2 * ROOM,) * 2
-        num_modes = tuple(
-            math.ceil(m * cell[i] / field.cell[i]) for i, m in enumerate(field.num_modes)
-        )
-        spectra = field.spectra(values, material, cell, num_modes)[0]  # of every detector
-        qx, qy = frequencies(cell, num_modes)
-        # d/du of K(r - u)
-        along = [spectra, spectra * (-2j * math.pi * qx), spectra * (-2j * math.pi * qy)[:, None]]
-        offset = (torch.arange(STEPS) + 0.5) / STEPS - 0.5
-        axis = ((torch.arange(-half, half + 1) - offset[:, None]) * s).flatten()  # step, pixel
-        found = synthesize(torch.stack(along, 2), axis, axis, cell=cell)
-        found = found.unflatten(-1, (STEPS, -1)).unflatten(-3, (STEPS, -1)).transpose(-3, -2)
-        steps = found.flatten(-2).flatten(-3, -2).movedim(-2, 0)
-        return cls(steps.contiguous(), half, s)
+        known = tuple((n, v.shape, tuple(v.flatten().tolist())) for n, v in values.items())
+        return _tabulate(field, known, material)
 
     def locate(self, place: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Find the window of columns, and where they are in it.
@@ -121,6 +108,26 @@ class Kernels:
         along_x, along_y = rest[:, None, None].unbind(-1)
         found[:, :, 0] += along_x * found[:, :, 1] + along_y * found[:, :, 2]
         return found, base
+
+
+@functools.lru_cache(maxsize=2)  # every kind of draw of a round asks for those of one probe
+def _tabulate(field: Field, known: tuple[tuple, ...], material: Material) -> Kernels:
+    """Kernels at shared variables of which name, shape and numbers are given."""
+    values = {n: torch.tensor(v, dtype=torch.float64).view(shape) for n, shape, v in known}
+    s = field.sampling
+    half = math.ceil(HALF / s)
+    cell = (2 * half * s + 2 * ROOM,) * 2
+    num_modes = tuple(math.ceil(m * cell[i] / field.cell[i]) for i, m in enumerate(field.num_modes))
+    spectra = field.spectra(values, material, cell, num_modes)[0]  # of every detector
+    qx, qy = frequencies(cell, num_modes)
+    # d/du of K(r - u)
+    along = [spectra, spectra * (-2j * math.pi * qx), spectra * (-2j * math.pi * qy)[:, None]]
+    offset = (torch.arange(STEPS) + 0.5) / STEPS - 0.5
+    axis = ((torch.arange(-half, half + 1) - offset[:, None]) * s).flatten()  # step, pixel
+    found = synthesize(torch.stack(along, 2), axis, axis, cell=cell)
+    found = found.unflatten(-1, (STEPS, -1)).unflatten(-3, (STEPS, -1)).transpose(-3, -2)
+    steps = found.flatten(-2).flatten(-3, -2).movedim(-2, 0)
+    return Kernels(steps.contiguous(), half, s)
 
 
 def gram_of_unknowns(gram: Tensor) -> Tensor:
