@@ -91,7 +91,7 @@ def _remembered(
     num_modes: tuple[int, int],
     refinement: int,
 ) -> Tensor:
-    """Transfer of one row."""
+    """Transfer of one row; whoever is given it must not write to it."""
     return _transfer_rows(torch.tensor([row], dtype=dtype), cell, num_modes, refinement)
 
 
