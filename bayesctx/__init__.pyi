@@ -38,6 +38,7 @@ from . import (
     tables as tables,
     tensors as tensors,
     training as training,
+    transfer as transfer,
 )
 from .context import CONTEXT as CONTEXT, Detector as Detector, Probe as Probe
 from .crystal import DOPANTS as DOPANTS, HOSTS as HOSTS
