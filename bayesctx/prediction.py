@@ -276,6 +276,8 @@ def render_draw(
         float(values.get(n, NUISANCES[d][1].mean))
         for n, d in (("row_jitter", "line_jitter"), ("disorder", "disorder"))
     )
+    # patches do not tell of it
+    jitters = [jitter, float(values.get("row_jitter_y", 0.0))]
     image = {n: torch.tensor([float(values[n])]) for n in CONTINUOUS if n not in ANGLES}
     names = [n for n in ("host", "dopant", "codopant") if n in values]
     image |= {n: torch.tensor([int(values[n])]) for n in names}
@@ -295,8 +297,9 @@ def render_draw(
         x, y = (
             torch.from_numpy((np.arange(n) - (n - 1) / 2) * sampling).float() for n in size.tolist()
         )
-        shift = torch.from_numpy(rng.normal(0, jitter, len(y))).float()
-        return synthesize(total, x, y, cell=cell, row_shift=shift).clamp(min=0).numpy()
+        shift, shift_y = torch.from_numpy(rng.normal(0, jitters, (len(y), 2))).float().unbind(-1)
+        found = synthesize(total, x, y + shift_y, cell=cell, row_shift=shift)
+        return found.clamp(min=0).numpy()
 
 
 def _expose(

@@ -28,6 +28,7 @@ from bayesctx.exact.tuning import Tuning
 from bayesctx.scan import PERFECT, Coordinates, Field, Scan
 from bayesctx.scan.generative import WIDE_LOG, sample_scan_program
 from bayesctx.scan.moves import linearise_jointly
+from bayesctx.scan.rows import proposed
 from bayesctx.scan.view import look, spectra_of
 from bayesctx.scan.world import begin
 
@@ -125,7 +126,7 @@ def statistics(scan, world, shared=None):
         "drift": world.drift[0],
         "drift²": world.drift.square().mean(),
         "rows²": world.row_shift.square().mean().sqrt(),
-        "jitter": torch.tensor(world.jitter),
+        "jitter": world.jitters,
         "disorder": torch.tensor(world.disorder),
         "scatter": world.scatter,
         "additivity": torch.tensor(world.additivity),
@@ -254,7 +255,7 @@ WRONG = {
     "given columns": (scale_moves, "FREQUENT", torch.tensor([5.0, 1.0])),
     "shared": (Target, "log_density", _with_a_third_of_the_density),
     "linear": (Linear, "log_prob", _with_the_linear_law_wrong),
-    "rows": (row_moves._Rows, "log_prob", lambda self, value: torch.zeros_like(value)),
+    "rows": (row_moves, "proposed", lambda law, g: 2 * proposed(law, g) - law.mean),
     "scales": (scale_moves, "_follow", _without_the_volume),
     "noise": (Target, "log_noise", lambda *_: 0.0),
 }

@@ -75,6 +75,7 @@ def statistics(scan, world):
             "log_signal": float(world.signal.log()),
             "additivity": world.additivity,
             "jitter": world.jitter,
+            "jitter_y": world.jitter_y,
             "disorder": world.disorder,
             "scatter": float(world.scatter.mean()),
             "film_size": float(world.film_size.mean()),

@@ -21,6 +21,7 @@ from bayesctx.scan.fits import fit_world
 from bayesctx.scan.generative import sample_scan_program, values_of
 from bayesctx.scan.kernels import Kernels
 from bayesctx.scan.occupation import draw_occupation
+from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.scale_prior import LEAST, ScalePrior, scale_priors
 from bayesctx.scan.signal import (
     _equations_of_species,
@@ -28,12 +29,12 @@ from bayesctx.scan.signal import (
     accepts,
     draw_additivity,
     draw_film_size,
-    draw_rows,
     draw_signal,
     error_size,
     regress_species,
 )
 from bayesctx.scan.view import look
+from bayesctx.scan.world import JITTERS
 
 NAMES = {"jitter": "line_jitter", "disorder": "disorder", "additivity": "additivity"}
 UNUSUAL = {
@@ -120,7 +121,7 @@ def test_the_program_takes_numbers_and_candidates(noisy):
         drawn = pyro.condition(sample_scan_program, data={"z": world.z})(scan)
     assert (drawn.jitter, drawn.disorder) == pytest.approx((LEAST, 0.03))
     assert drawn.additivity in (0.5, 1.0)
-    held = replace(world, jitter=LEAST, row_shift=LEAST * torch.ones(len(world.row_shift)))
+    held = replace(world, jitter=LEAST, row_shift=LEAST * torch.ones_like(world.row_shift))
     conditioned = pyro.condition(sample_scan_program, data=values_of(scan, held))
     trace = pyro.poutine.trace(conditioned).get_trace(scan)
     trace.compute_log_prob()
@@ -155,7 +156,7 @@ def _counted(scan, world):
 
 
 @pytest.mark.parametrize("priors", [DEFAULT, UNUSUAL])
-@pytest.mark.parametrize("name", ["jitter", "disorder"])
+@pytest.mark.parametrize("name", [*JITTERS, "disorder"])
 def test_conditionals_of_scales_are_those_of_the_program(noisy, name, priors, monkeypatch):
     scan, world, view = noisy
     scan, generator, found = under(scan, **priors), torch.Generator().manual_seed(0), {}
@@ -165,7 +166,7 @@ def test_conditionals_of_scales_are_those_of_the_program(noisy, name, priors, mo
         return self.nodes[len(self.nodes) // 2]
 
     monkeypatch.setattr(ScalePrior, "draw", draw)
-    if name == "jitter":
+    if name in JITTERS:
         world = draw_rows(scan, world, view, generator)
     else:
         world, _ = draw_occupation(scan, world, view, scan.colours(), generator)
@@ -252,7 +253,7 @@ def test_steps_of_scales_take_the_prior(noisy, monkeypatch):
     num = len(wanted)
     found = [b - a for a, b in zip(ratios[:num], ratios[num:], strict=True)]
     assert len(ratios) == 2 * num
-    assert min(abs(wanted[k]) for k in (2, 3)) > 0.01
+    assert min(abs(w) for w in wanted[-len(chain.STEPS_OF_SCALE) :]) > 0.01
     assert found == pytest.approx(wanted, abs=1e-3)
 
 

@@ -35,13 +35,10 @@ from bayesctx.scan.noise import draw_noise, fit_noise
 from bayesctx.scan.occupation import draw_occupation
 from bayesctx.scan.overlaps import overlaps_of
 from bayesctx.scan.partners import partners_of
+from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.sampling import _apportion, _interleave
 from bayesctx.scan.shared import _updated, climb, evaluate, image_slopes, linearise, settle
-from bayesctx.scan.signal import (
-    draw_rows,
-    draw_signal,
-    regress_species,
-)  # fmt: skip
+from bayesctx.scan.signal import draw_signal, regress_species
 from bayesctx.scan.view import look
 from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import CLASS, MIRROR, begin

@@ -42,10 +42,11 @@ from bayesctx.scan.noise import draw_noise
 from bayesctx.scan.occupation import draw_occupation, log_evidence_of_sites
 from bayesctx.scan.overlaps import overlaps_of
 from bayesctx.scan.regression import Regression
+from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.shared import evaluate
-from bayesctx.scan.signal import draw_rows, draw_signal
+from bayesctx.scan.signal import draw_signal
 from bayesctx.scan.view import look
-from bayesctx.scan.world import CLASS, PERFECT, Scan, begin
+from bayesctx.scan.world import CLASS, JITTERS, PERFECT, Scan, begin
 
 DOPED = next(i for i, s in enumerate(SPECIES) if s.defect == "D_M")
 SOFT = 0.08  # size of a direction, above which the density is not Gaussian
@@ -256,7 +257,7 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
 def test_tabulated_products_are_those_of_the_columns_where_they_stand(noisy):
     """Sums over pixels, against columns of every species that are written out."""
     scan, world, view = noisy
-    world = replace(world, row_shift=0.05 * torch.randn(scan.field.shape[0], generator=seeded(1)))
+    world = replace(world, row_shift=0.05 * torch.randn(world.row_shift.shape, generator=seeded(1)))
     sites, mine = Sites.of(scan, world, view), scan.updated.nonzero()[:, 0]
     given = sites.conditional(scan, mine)
     rest = sites.canvas.at(sites.canvas.rest, given.index) + given.present
@@ -328,7 +329,7 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     moving = HAS_ATOMS[world.species] & scan.updated
     excess = torch.randn(world.excess.shape, generator=generator) * moving[:, None]
     excess = scan.mean_excess(world.tone) + world.scatter * excess
-    rows = 0.01 * torch.randn(len(world.row_shift), generator=generator)
+    rows = 0.01 * torch.randn(world.row_shift.shape, generator=generator)
     world = replace(world, excess=excess, row_shift=rows, disorder=0.03)
     view = replace(look(scan, world), variance=view.variance)
     ratios = []
@@ -342,8 +343,10 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
         change = size * float(torch.randn(1, generator=again))
         grown, num = math.exp(change), 0
         other = replace(world, **{name: grown * getattr(world, name)})
-        if name == "jitter":
-            other, num = replace(other, row_shift=grown * world.row_shift), len(world.row_shift)
+        if name in JITTERS:
+            rows = world.row_shift.clone()
+            rows[:, JITTERS.index(name)] *= grown
+            other, num = replace(other, row_shift=rows), len(rows)
         if name == "disorder":
             shift = torch.where(moving[:, None], mean + grown * (world.shift - mean), world.shift)
             other, num = replace(other, shift=shift), 2 * int(moving.sum())
@@ -531,27 +534,30 @@ def test_signal_and_film_are_drawn_from_their_conditional(noisy, monkeypatch):
 def test_scan_rows_are_drawn_from_their_conditional(noisy):
     """Against the density of the displacement of every row on a grid."""
     scan, world, view = noisy
-    # from displacements that are wrong by half of their posterior width: there the linearised image
-    # errs by 0.1 of it
     generator = torch.Generator().manual_seed(0)
-    off = 0.01 * torch.randn(len(world.row_shift), generator=generator)
-    world = replace(world, row_shift=off, jitter=0.02)
-    view = replace(look(scan, world), variance=view.variance)
-    grid = torch.linspace(-0.12, 0.12, 61)
-    # rows do not see each other
-    rest = [
-        scan.image
-        - look(scan, replace(world, row_shift=torch.full_like(world.row_shift, g))).expected
-        for g in grid.tolist()
-    ]
-    log_prob = -0.5 * (torch.stack(rest).square() / view.variance).sum((1, -1))
-    density = (log_prob - 0.5 * (grid[:, None] / world.jitter) ** 2).double().softmax(0)
-    mean = grid.double() @ density
-    sd = (grid.double().square() @ density - mean**2).sqrt()
-    draws = [draw_rows(scan, world, view, generator).row_shift for _ in range(200)]
-    found = (torch.stack(draws).double() - mean) / sd
-    assert float(found.mean(0).abs().max()) < 4 / 200**0.5
-    assert float(found.std(0).mean()) == pytest.approx(1, abs=0.1)
+    off = 0.01 * torch.randn(world.row_shift.shape, generator=generator)
+    scales = {"jitter": 0.02, "jitter_y": 0.03}
+    world = replace(world, row_shift=off, **scales)
+    draws = []
+    for _ in range(400):  # most are taken, so that they are nearly independent
+        seen = replace(look(scan, world), variance=view.variance)
+        world = replace(draw_rows(scan, world, seen, generator), **scales)
+        draws.append(world.row_shift)
+    centre, width = torch.stack(draws).mean(0), torch.stack(draws).std(0)
+    axis = torch.linspace(-6, 6, 25)
+    # rows do not see each other, so that one image has a point of the grid of each
+    grid = torch.cartesian_prod(axis, axis)
+    log_prob = []
+    for point in grid:
+        there = replace(world, row_shift=centre + point * width)
+        square = (scan.image - look(scan, there).expected).square() / view.variance
+        prior = (there.row_shift / there.jitters).square().sum(-1)
+        log_prob.append(-0.5 * (square.sum((0, -1)) + prior))
+    density = torch.stack(log_prob).double().softmax(0)
+    mean = density.mT @ grid.double()
+    sd = (density.mT @ grid.double().square() - mean**2).sqrt()
+    assert float(mean.abs().max()) < 5 / 400**0.5
+    assert sd.mean(0).tolist() == pytest.approx([1, 1], abs=0.05)
 
 
 def test_noise_is_drawn_from_its_conditional():

@@ -1,5 +1,6 @@
 """The moves of the chains of a scan against its Pyro program."""
 
+import itertools
 import math
 from dataclasses import replace
 
@@ -17,8 +18,9 @@ from bayesctx.scan.conditional import NUM_ALIKE, covariance_of_excess, spread_of
 from bayesctx.scan.generative import sample_scan_program, sample_sites, values_of
 from bayesctx.scan.noise import _draw_noise_of
 from bayesctx.scan.occupation import draw_occupation, draw_share_of_codopant, log_occupation
+from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.shared import evaluate
-from bayesctx.scan.signal import draw_rows, draw_signal, error_size
+from bayesctx.scan.signal import draw_signal, error_size
 from bayesctx.scan.view import look
 from bayesctx.scan.world import CLASS, begin
 
@@ -63,7 +65,7 @@ def known(request):
         slope=torch.tensor([0.02, 0.034])[:num],
         shift=0.02 * torch.randn(sites, 2, generator=generator) * drawn,
         excess=0.01 * torch.randn(sites, num, generator=generator) * drawn,
-        row_shift=0.03 * torch.randn(PIXELS, generator=generator),
+        row_shift=0.03 * torch.randn(PIXELS, 2, generator=generator),
         errors=0.01 * torch.randn(world.errors.shape, generator=generator),
     )
     view = look(scan, world)
@@ -164,12 +166,12 @@ def test_rows_are_where_the_program_is_largest(known):
     view = look(scan, world)
     best = world
     for _ in range(3):  # the image is linear in small shifts only
-        best = replace(draw_rows(scan, best, look(scan, best), None), jitter=world.jitter)
+        best = draw_rows(scan, best, look(scan, best), None)
     middle = log_joint(scan, best)
     for change in (0.004, -0.004):
-        for row in (3, 17, 30):
+        for row, axis in itertools.product((3, 17, 30), (0, 1)):
             rows = best.row_shift.clone()
-            rows[row] += change
+            rows[row, axis] += change
             # the conditional holds the variance of the noise, which the program lets move
             assert log_joint(scan, replace(best, row_shift=rows)) < middle + 0.05
     assert view.expected.shape == scan.image.shape

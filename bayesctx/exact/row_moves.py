@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import torch
 from torch import Tensor
+from torch.distributions import MultivariateNormal
 
 from ..scan import Scan, World
 from ..scan.noise import NOISE_SCALE, NOISE_STEPS
-from ..scan.signal import accepts, slope_along_x
+from ..scan.rows import proposed, rows_given, slopes_of_rows
+from ..scan.signal import accepts
 from ..scan.view import View, look, variance_of
 from .target import Target
 from .tuning import Tuning
@@ -56,41 +58,33 @@ def draw_rows(
     after, all rows stay.
     """
     here, law = _look_at_rows(scan, world, shared, tuning)
-    there = replace(world, row_shift=law.sample_with(generator))
+    there = replace(world, row_shift=proposed(law, generator))
     far, back = _look_at_rows(scan, there, shared, tuning)
     if _is_bounded(scan, world, here):
         return world, 0.0
     log_ratio = target.power * (
         _log_prob_of_rows(scan, there, far) - _log_prob_of_rows(scan, world, here)
     )
-    prior = torch.distributions.Normal(0.0, world.jitter)
-    log_ratio += (prior.log_prob(there.row_shift) - prior.log_prob(world.row_shift)).double()
+    prior = torch.distributions.Normal(0.0, world.jitters)
+    of_prior = prior.log_prob(there.row_shift) - prior.log_prob(world.row_shift)
+    log_ratio += of_prior.sum(-1).double()
     log_ratio += back.log_prob(world.row_shift) - law.log_prob(there.row_shift)
     chance = torch.rand(len(log_ratio), generator=generator, dtype=torch.float64)
     taken = (chance + 1e-30).log() < log_ratio
-    found = replace(world, row_shift=torch.where(taken, there.row_shift, world.row_shift))
+    row_shift = torch.where(taken[:, None], there.row_shift, world.row_shift)
+    found = replace(world, row_shift=row_shift)
     if _is_bounded(scan, found, look(scan, found, shared)):
         return world, 0.0
     return found, float(log_ratio.clamp(max=0.0).exp().mean())
 
 
-class _Rows(torch.distributions.Normal):
-    """Law of the displacements of rows around where they are."""
-
-    def sample_with(self, generator: torch.Generator) -> Tensor:
-        """Draw once."""
-        return (self.loc + self.scale * torch.randn(self.loc.shape, generator=generator)).float()
-
-
-def _look_at_rows(scan: Scan, world: World, shared: tuple, tuning: Tuning) -> tuple[View, _Rows]:
+def _look_at_rows(
+    scan: Scan, world: World, shared: tuple, tuning: Tuning
+) -> tuple[View, MultivariateNormal]:
     """View of a world, and a law of its rows by their slopes there."""
     view = look(scan, world, shared)
-    weight = 1 / tuning.variance(scan, world)
-    slope = slope_along_x(scan, world, view)
-    precision = (slope.square() * weight).sum((0, -1)) + world.jitter**-2
-    pull = (slope * (scan.image - view.expected) * weight).sum((0, -1))
-    pull = pull - world.row_shift * world.jitter**-2
-    return view, _Rows(world.row_shift + pull / precision, precision.rsqrt(), validate_args=False)
+    variance, slopes = tuning.variance(scan, world), slopes_of_rows(scan, world, view)
+    return view, rows_given(scan, world, view.expected, variance, slopes)
 
 
 def _log_prob_of_rows(scan: Scan, world: World, view: View) -> Tensor:

@@ -12,10 +12,11 @@ from torch.distributions import HalfNormal, Normal
 from ..scan import Scan, World
 from ..scan.conditional import WIDE, covariance_of_excess
 from ..scan.occupation import FIELD_PRECISION, FREQUENT, RARE, draw_share_of_codopant
+from ..scan.rows import stretched
 from ..scan.scale_prior import PER_DETECTOR
 from ..scan.signal import accepts, error_size
 from ..scan.view import look
-from ..scan.world import TONE_SIZE
+from ..scan.world import JITTERS, TONE_SIZE
 from .target import Target, chance, log_prior_of_sites
 
 __all__ = ["draw_given_columns", "draw_scales"]
@@ -153,8 +154,8 @@ def _step_alone(scan: Scan, world: World, generator: torch.Generator) -> World:
     values = scan.coordinates.values(world.z[None])
 
     def density(world: World, name: str) -> float:
-        if name == "jitter":
-            return float(Normal(0.0, world.jitter).log_prob(world.row_shift).double().sum())
+        if name in JITTERS:
+            return float(Normal(0.0, world.jitters).log_prob(world.row_shift).double().sum())
         if name == "additivity":
             size = error_size(values, world.additivity)[:, None]
             return float(Normal(0.0, size).log_prob(world.errors.double()).sum())
@@ -265,8 +266,9 @@ def _value(world: World, name: str, k: int) -> float:
 def _follow(scan: Scan, world: World, other: World, name: str, k: int) -> tuple[World, int]:
     """What a scale multiplies, under another value of it, and how many numbers that are."""
     grown = _value(other, name, k) / _value(world, name, k)
-    if name == "jitter":
-        return replace(other, row_shift=grown * world.row_shift), len(world.row_shift)
+    if name in JITTERS:
+        row_shift = stretched(world.row_shift, name, grown)
+        return replace(other, row_shift=row_shift), len(row_shift)
     if name == "additivity":
         return replace(other, errors=grown * world.errors), world.errors.numel()
     if name == "disorder":

@@ -129,7 +129,7 @@ def build_tree(
 
 def _unit(name: str) -> str:
     """Unit of a variable of context or nuisances, 1 where it has none."""
-    if name == "row_jitter":
+    if name in ("row_jitter", "row_jitter_y"):
         return "Å"
     return (CONTEXT[name].unit if name in CONTEXT else NUISANCES.get(name, ("",))[0]) or "1"
 

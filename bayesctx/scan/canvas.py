@@ -25,8 +25,8 @@ class Canvas:
     ----------
     rest, weight : Tensor, shape (detector, pixel)
         Image without what is expected, and inverse variance, with the margin.
-    rows : Tensor, shape (row,)
-        Displacement of the scan rows in Å.
+    rows : Tensor, shape (row, 2)
+        Displacement (x, y) of the scan rows in Å.
     width, pad, half : int
         Pixels of a row, of the margin, and of half a window.
     """
@@ -62,7 +62,7 @@ class Canvas:
             torch.nn.functional.pad(v, (pad,) * 4).flatten(1)
             for v in (scan.image - view.expected, 1 / view.variance)
         ]
-        rows = torch.nn.functional.pad(world.row_shift, (pad, pad))
+        rows = torch.nn.functional.pad(world.row_shift, (0, 0, pad, pad))
         return cls(*padded, rows, scan.field.shape[1] + 2 * pad, pad, half)
 
     def pad_images(self, images: Tensor) -> Tensor:
@@ -111,14 +111,14 @@ class Canvas:
         -------
         index : Tensor of int, shape (site, pixel)
             Into the pixels of ``rest`` and ``weight``.
-        rows : Tensor, shape (site, pixel)
-            Displacement of the scan row of every pixel in Å.
+        rows : Tensor, shape (site, 2, pixel)
+            Displacement (x, y) of the scan row of every pixel in Å.
         """
         window = torch.arange(-self.half, self.half + 1)
         offsets = (window[:, None] * self.width + window).flatten()
         index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
         rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
-        return index, rows.repeat_interleave(len(window), -1)
+        return index, rows.mT.repeat_interleave(len(window), -1)
 
     def at(self, values: Tensor, index: Tensor) -> Tensor:
         """Take the pixels of windows.
@@ -155,7 +155,7 @@ class Canvas:
         -------
         step, rest : Tensor, shapes (site,) and (site, 2)
             See ``Kernels.locate``.
-        index, rows : Tensor, shape (site, pixel)
+        index, rows : Tensor, shapes (site, pixel) and (site, 2, pixel)
             See ``windows``.
         """
         base, step, rest = kernels.locate(_place(scan, positions))
@@ -186,8 +186,8 @@ class Canvas:
         """
         columns, base = kernels.at(species, _place(scan, positions))
         index, turn = self.windows(base)
-        # a row that is displaced along x sees the column displaced the other way
-        columns[:, :, 0] -= turn[:, None] * columns[:, :, 1]
+        # a row that is displaced sees the column displaced the other way
+        columns[:, :, 0] -= (turn[:, None] * columns[:, :, 1:]).sum(2)
         return columns, index
 
     def slopes(

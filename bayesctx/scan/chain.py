@@ -23,11 +23,12 @@ from .moves import linearise_jointly
 from .noise import draw_noise
 from .partners import draw_partner, log_ratios
 from .ring import draw_rings
+from .rows import stretched
 from .shared import evaluate
 from .signal import accepts, draw_signal
 from .view import View, look, rescaled
 from .wavelength import draw_wavelength
-from .world import Scan, World
+from .world import JITTERS, Scan, World
 
 __all__ = [
     "Draw",
@@ -39,7 +40,7 @@ __all__ = [
     "sample_worlds",
 ]
 
-STEPPED = "jitter", "disorder"  # scales; others are drawn with what they scale summed out
+STEPPED = *JITTERS, "disorder"  # scales; others are drawn with what they scale summed out
 STEPS_OF_SCALE = 0.25, 0.7  # standard deviations of steps of its logarithm
 DEPARTURES, PER_HEAT = (8.0, 4.0, 2.0), 1  # factors of the variance of the noise, and draws at each
 # draws around a mode, and of every chain where it begins, before which the posterior is
@@ -289,8 +290,8 @@ def _draw_scales(
         if value == now or log_ratio == -math.inf:
             continue
         grown, factors, other = value / now, view.factors, replace(world, **{name: value})
-        if name == "jitter":
-            other = replace(other, row_shift=grown * world.row_shift)
+        if name in JITTERS:
+            other = replace(other, row_shift=stretched(world.row_shift, name, grown))
         if name == "disorder":
             own = torch.where(calm[:, None], grown * (world.shift - mean), world.shift - mean)
             other = replace(other, shift=mean + own)

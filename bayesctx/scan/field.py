@@ -198,8 +198,8 @@ class Field:
         ----------
         spectra : Tensor, shape (*batch, qy, qx)
             Coefficients.
-        row_shift : Tensor, shape (y,), optional
-            Displacement of the scan rows along x in Å.
+        row_shift : Tensor, shape (y, 2), optional
+            Displacement (x, y) of the scan rows in Å.
 
         Returns
         -------
@@ -207,10 +207,13 @@ class Field:
             Values at the pixels.
         """
         x, y = self.axes
-        return synthesize(spectra, x, y, cell=self.cell, row_shift=row_shift)
+        if row_shift is None:
+            return synthesize(spectra, x, y, cell=self.cell)
+        along_x, along_y = row_shift.unbind(-1)
+        return synthesize(spectra, x, y + along_y, cell=self.cell, row_shift=along_x)
 
-    def slope_x(self, spectrum: Tensor) -> Tensor:
-        """Coefficients of the derivative of an image along x.
+    def slopes(self, spectrum: Tensor) -> Tensor:
+        """Coefficients of the derivatives of an image along x and y.
 
         Parameters
         ----------
@@ -219,11 +222,11 @@ class Field:
 
         Returns
         -------
-        Tensor, shape (*batch, qy, qx)
+        Tensor, shape (2, *batch, qy, qx)
             Per Å.
         """
-        qx = torch.arange(self.num_modes[0] + 1) / self.cell[0]
-        return spectrum * (2j * math.pi * qx)
+        qx, qy = frequencies(self.cell, self.num_modes)
+        return torch.stack([spectrum * (2j * math.pi * q) for q in (qx, qy[:, None])])
 
 
 def frequencies(cell: tuple[float, float], num_modes: tuple[int, int]) -> tuple[Tensor, Tensor]:

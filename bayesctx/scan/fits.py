@@ -23,9 +23,10 @@ from .occupation import (
     log_occupation,
 )
 from .partners import partners_of
+from .rows import draw_rows, rows_given, slopes_of_rows
 from .shared import climb
 from .sides import draw_tilt
-from .signal import draw_rows, draw_signal, regress_species, slope_along_x
+from .signal import draw_signal, regress_species
 from .view import View, look, rescaled
 from .world import MIRROR, Scan, World
 
@@ -44,8 +45,8 @@ ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
 SCALES = {"share_wide": 0.1, "share_coarse": 0.01, "share_codopant": 0.5}
 EACH = {"scatter": 0.03, "film_size": 0.1}  # the same, of every detector
-# those of the prior, of which fits take the next larger value; disorder and jitter in Å
-PREFERRED = {"additivity": 1.0, "jitter": 0.05, "disorder": 0.05}
+# those of the prior, of which fits take the next larger value; all but the first in Å
+PREFERRED = {"additivity": 1.0, "jitter": 0.05, "jitter_y": 0.05, "disorder": 0.05}
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 # mean of exp(-|error of the energy|) if three of four trajectories are taken and errors are normal,
@@ -147,9 +148,10 @@ def log_density(scan: Scan, world: World, view: View) -> float:
     square, variance = scan.seen(scan.image.square()), scan.seen(view.variance)
     value = float(regress_species(scan, world, view.values, view.images, view.variance).evidence)
     value -= 0.5 * float((square / variance + variance.log()).sum())
-    slope = slope_along_x(scan, world, view)
-    gained = world.jitter**2 * (slope.square() / view.variance).sum((0, -1))
-    value -= 0.5 * float(((world.row_shift / world.jitter).square() + gained.log1p()).sum())
+    rows = rows_given(scan, world, view.expected, view.variance, slopes_of_rows(scan, world, view))
+    scaled = rows.scale_tril / world.jitters[:, None]
+    value -= 0.5 * float((world.row_shift / world.jitters).square().sum())
+    value += float(scaled.diagonal(dim1=-2, dim2=-1).log().sum())
     value -= 0.5 * FIELD_PRECISION * float(world.drift.square().sum())
     value += log_evidence_of_sites(scan, world, view) + log_occupation(scan, world)
     blind = replace(scan, log_dose=None)

@@ -22,7 +22,7 @@ from .occupation import EVEN, FIELD_PRECISION, FREQUENT, RARE
 from .scale_prior import PER_DETECTOR
 from .signal import error_size
 from .view import look
-from .world import PERFECT, TONE_SIZE, Scan, World, begin
+from .world import JITTERS, PERFECT, TONE_SIZE, Scan, World, begin
 
 __all__ = ["sample_scan_program", "sample_sites", "values_of"]
 
@@ -49,9 +49,10 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     Notes
     -----
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
-    condition ``detector``; ``drift``; the scales ``jitter``, ``disorder``, ``scatter``,
-    ``film_size`` and ``additivity``, see ``Coordinates.scale_priors``; ``rows``; ``share_wide``,
-    ``share_coarse``; ``fraction`` of the abundances; ``tone_size`` and ``tone`` of the mean excess;
+    condition ``detector``; ``drift``; the scales ``jitter``, ``jitter_y``, ``disorder``,
+    ``scatter``, ``film_size`` and ``additivity``, see ``Coordinates.scale_priors``; ``rows``;
+    ``share_wide``, ``share_coarse``; ``fraction`` of the abundances; ``tone_size`` and ``tone`` of
+    the mean excess;
     of a co-doped crystal ``share_codopant``; for every lattice site ``species``, ``is_wide``,
     ``is_coarse``, ``own`` displacement and ``excess``, and what it holds where it only looks like
     its species (``is_misleading``, ``other``, ``held``); ``signal``, ``film``, ``errors`` of
@@ -70,8 +71,8 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
         for n, p in priors.items()
     }
     scales = {n: pyro.sample(n, law) for n, law in laws.items()}
-    jitter = scales["jitter"]
-    rows = pyro.sample("rows", dist.Normal(0.0, jitter.expand(start.row_shift.shape)).to_event(1))
+    jitters = torch.stack([scales[n] for n in JITTERS]).expand_as(start.row_shift)
+    rows = pyro.sample("rows", dist.Normal(0.0, jitters).to_event(2))
     world = replace(
         start,
         z=z,
@@ -187,7 +188,7 @@ def values_of(scan: Scan, world: World) -> dict[str, Tensor]:
         For ``pyro.condition``.
     """
     names = (
-        "z", "drift", "jitter", "disorder", "scatter", "additivity", "share_wide", "share_coarse",
+        "z", "drift", *JITTERS, "disorder", "scatter", "additivity", "share_wide", "share_coarse",
         "species", "tone_size", "tone", "excess", "signal", "film_size", "film", "errors", "floor",
     )  # fmt: skip
     values = {n: torch.as_tensor(getattr(world, n)) for n in names}

@@ -14,18 +14,19 @@ from .collapsed import draw_abundances
 from .dopants import best_dopant, draw_dopant, with_dopant, without_dopant
 from .noise import draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
+from .rows import draw_rows
 from .scale_prior import PER_DETECTOR
-from .signal import draw_brightness, draw_rows
+from .signal import draw_brightness
 from .view import View, look, rescaled, spectra_of
 from .windows import Tile
-from .world import Scan, World, begin
+from .world import JITTERS, Scan, World, begin
 
 __all__ = ["Mosaic", "cover", "spread"]
 
 WARMUP = 10  # rounds
 GIVEN = "z", "additivity", "errors"  # of the window by which the shared variables are sampled
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
-WIDTHS, SHARES = ("disorder", "jitter"), ("share_wide", "share_coarse")
+WIDTHS, SHARES = ("disorder", *JITTERS), ("share_wide", "share_coarse")
 SCALES = "floor", "slope", *PER_DETECTOR, *WIDTHS, *SHARES
 """Of every window."""
 

@@ -16,12 +16,12 @@ from torch import Tensor
 from .canvas import Canvas
 from .conditional import HAS_ATOMS, covariance_of_excess, precision_of_sites, spread_of_sites
 from .dose import precision_of_dose
-from .field import frequencies
 from .following import FIRST_SIZE, Joint, principal, taken_by_excess
 from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
+from .rows import rows_given, slopes_of_rows
 from .shared import evaluate, image_slopes
-from .signal import slope_along_x, total_spectrum
+from .signal import total_spectrum
 from .view import View, spectra_of
 from .world import Scan, World
 
@@ -61,10 +61,7 @@ def linearise_jointly(
     slopes = slopes.unflatten(1, scan.image.shape)
     of_signal = torch.nn.functional.pad(of_signal, (0, 0, 0, len(slopes) - len(of_signal)))
     weight = 1 / view.variance
-    slope_x = slope_along_x(scan, world, view)
-    precision = (slope_x.square() * weight).sum((0, -1)) + world.jitter**-2
-    rows = -((slopes * (slope_x * weight)).sum((1, -1)) / precision).mT
-    slopes = slopes + rows.mT[:, None, :, None] * slope_x
+    rows, slopes = _follow_rows(scan, world, view, slopes)
     own, excess, known, slopes = _follow(scan, world, view, slopes)
     slopes = _beside_film(scan, world, slopes, weight).flatten(1)
     hessian = ((slopes * weight.flatten()) @ slopes.mT).double()
@@ -80,6 +77,15 @@ def linearise_jointly(
     joint = replace(joint, factor=factor)
     soft = (precision < SOFT**-2).nonzero()[:, 0].tolist()
     return _with_curvature(scan, world, view, joint, soft) if exactly else joint
+
+
+def _follow_rows(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tensor, Tensor]:
+    """How rows follow, shape (row, 2, parameter), and slopes of the image then."""
+    of_rows = slopes_of_rows(scan, world, view)
+    law = rows_given(scan, world, view.expected, view.variance, of_rows)
+    pull = torch.einsum("adyx,pdyx->yap", of_rows / view.variance, slopes)
+    rows = -law.covariance_matrix @ pull
+    return rows, slopes + torch.einsum("yap,adyx->pdyx", rows, of_rows)
 
 
 def _beside_film(scan: Scan, world: World, slopes: Tensor, weight: Tensor) -> Tensor:
@@ -118,14 +124,13 @@ def _with_curvature(
 
 def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     """Change of the image with the coefficients of the drift, shape (parameter, pixel)."""
-    qx, qy = frequencies(scan.field.cell, scan.field.num_modes)
-    turns = (-2j * math.pi * qx, (-2j * math.pi * qy)[:, None])
     positions, held, found = scan.positions + world.shift, HAS_ATOMS[world.species], []
     for term in scan.basis.T:
         weights = (1 + world.excess) * (term * held)[:, None]
         factors = scan.field.factors(positions, weights, world.species)
         total = total_spectrum(world, view, factors)
-        found.append(scan.field.images(torch.stack([total * t for t in turns]), world.row_shift))
+        # columns that move along an axis are rows that move the other way
+        found.append(-scan.field.images(scan.field.slopes(total), world.row_shift))
     return torch.stack(found).transpose(0, 1).flatten(0, 1).flatten(1)
 
 
@@ -169,10 +174,11 @@ def _parts(scan: Scan, world: World, joint: Joint) -> tuple[tuple[Tensor, Tensor
     white = torch.linalg.inv(torch.linalg.cholesky(covariance))[world.is_coarse.long()]
     excess = world.excess - scan.mean_excess(world.tone)
     excess = (white @ excess[..., None]).flatten()
+    num_rows = len(world.row_shift)
     return (
         (own.flatten(), joint.own.flatten(0, 1), spread.repeat_interleave(2)),
         (excess, (white @ joint.excess_slopes(world)).flatten(0, 1), torch.ones_like(excess)),
-        (world.row_shift, joint.rows, torch.full_like(world.row_shift, world.jitter)),
+        (world.row_shift.flatten(), joint.rows.flatten(0, 1), world.jitters.repeat(num_rows)),
     )
 
 

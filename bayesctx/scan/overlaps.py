@@ -34,8 +34,9 @@ class Overlaps:
     Notes
     -----
     A column that is displaced by u from a tabulated position, in a row that is displaced by t, is
-    K + (u_x - t) dK/dx + u_y dK/dy. Sums over its pixels are those of tabulated columns with
-    weights times powers of t: matrix products, without the columns of every species at every site.
+    K + (u_x - t_x) dK/dx + (u_y - t_y) dK/dy. Sums over its pixels are those of tabulated columns
+    with weights times powers of t: matrix products, without the columns of every species at every
+    site.
     """
 
     columns: Tensor
@@ -76,22 +77,23 @@ class Overlaps:
             See ``Kernels.locate``.
         weight : Tensor, shape (site, detector, pixel)
             Of the pixels.
-        turn : Tensor, shape (site, pixel)
-            Displacement of their rows in Å.
+        turn : Tensor, shape (site, 2, pixel)
+            Displacement (x, y) of their rows in Å.
 
         Returns
         -------
         Tensor, shape (site, detector, species, 3, 3)
             Of value and derivatives.
         """
-        found = self._sums(self.products, kind, step, _powers(weight, turn, 3))
-        plain, once, twice = found[..., SQUARE].unbind(2)
+        powers = torch.cat([_to_first_order(weight, turn), _to_second_order(weight, turn)], 2)
+        found = self._sums(self.products, kind, step, powers)[..., SQUARE]
+        plain, along_x, along_y, xx, xy, yy = found.unbind(2)
         moved = _displaced(rest)
-        crossed = (once @ moved.mT)[..., 1, :]
+        crossed = along_x[..., 1:2, :] @ moved.mT + along_y[..., 2:, :] @ moved.mT
         gram = moved @ plain @ moved.mT
-        gram[..., 0, :] -= crossed
-        gram[..., 0] -= crossed
-        gram[..., 0, 0] += twice[..., 1, 1]
+        gram[..., 0, :] -= crossed[..., 0, :]
+        gram[..., 0] -= crossed[..., 0, :]
+        gram[..., 0, 0] += xx[..., 1, 1] + 2 * xy[..., 1, 2] + yy[..., 2, 2]
         return gram
 
     def dot(self, kind: Tensor, step: Tensor, rest: Tensor, seen: Tensor, turn: Tensor) -> Tensor:
@@ -103,7 +105,7 @@ class Overlaps:
             See ``gram``.
         seen : Tensor, shape (site, detector, pixel)
             The image times the weight of the pixels.
-        turn : Tensor, shape (site, pixel)
+        turn : Tensor, shape (site, 2, pixel)
             See ``gram``.
 
         Returns
@@ -111,10 +113,10 @@ class Overlaps:
         Tensor, shape (site, detector, species, 3)
             Of value and derivatives.
         """
-        found = self._sums(self.columns, kind, step, _powers(seen, turn, 2))
-        plain, once = found.unbind(2)
+        found = self._sums(self.columns, kind, step, _to_first_order(seen, turn))
+        plain, along_x, along_y = found.unbind(2)
         dot = plain @ _displaced(rest)[:, 0].mT
-        dot[..., 0] -= once[..., 1]
+        dot[..., 0] -= along_x[..., 1] + along_y[..., 2]
         return dot
 
     def _sums(self, table: Tensor, kind: Tensor, step: Tensor, seen: Tensor) -> Tensor:
@@ -134,12 +136,15 @@ class Overlaps:
         return found
 
 
-def _powers(weight: Tensor, turn: Tensor, number: int) -> Tensor:
-    """Weights times powers of the displacement of rows, shape (site, detector, power, pixel)."""
-    found = [weight]
-    for _ in range(number - 1):
-        found.append(found[-1] * turn[:, None])
-    return torch.stack(found, 2)
+def _to_first_order(weight: Tensor, turn: Tensor) -> Tensor:
+    """Weights, and these times the displacement of rows, shape (site, detector, 3, pixel)."""
+    return weight[:, :, None] * torch.cat([torch.ones_like(turn[:, :1]), turn], 1)[:, None]
+
+
+def _to_second_order(weight: Tensor, turn: Tensor) -> Tensor:
+    """Weights times products x², xy and y² of the displacement, (site, detector, 3, pixel)."""
+    x, y = turn.unbind(1)
+    return weight[:, :, None] * torch.stack([x * x, x * y, y * y], 1)[:, None]
 
 
 def _displaced(rest: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ NEGLIGIBLE = 0.02  # mass above the least value, of a distribution that is taken
 LEAST = 1e-3  # Å or relative: no image shows less, and a scale of zero has no finite precision
 SCATTER_SCALE = 0.03  # of the half-normal prior of the scatter of amplitudes
 LARGEST_SCATTER = 1.0
+ACROSS = 0.1  # Å, of the half-normal prior of the jitter of rows across them
 FILM_SCALE = 0.5  # of the half-normal prior of the size of the film, in units of the image
 LARGEST_FILM = 5.0
 PER_DETECTOR = "scatter", "film_size"
@@ -148,16 +149,20 @@ def scale_priors(nuisances: Mapping[str, object]) -> dict[str, ScalePrior]:
     Returns
     -------
     dict of str to ScalePrior
-        ``jitter`` of the rows and ``disorder`` of the columns along an axis, in Å; ``additivity``;
-        and the ``scatter`` of the amplitudes and ``film_size``, which the simulator does not have
-        and whose priors are half-normal. All are at least ``LEAST``.
+        ``jitter`` of the rows along them and ``disorder`` of the columns along an axis, in Å;
+        ``additivity``; and the jitter of the rows across them, ``jitter_y``, the ``scatter`` of the
+        amplitudes and ``film_size``, which the simulator does not have and whose priors are
+        half-normal. All are at least ``LEAST``.
     """
     found = {
         name: _tabulate(nuisances.get(nuisance, 0.0), DOMAINS[nuisance][1])
         for name, nuisance in NUISANCE_OF.items()
     }
-    scatter, film = (dist.HalfNormal(torch.tensor(s)) for s in (SCATTER_SCALE, FILM_SCALE))
+    across, scatter, film = (
+        dist.HalfNormal(torch.tensor(s)) for s in (ACROSS, SCATTER_SCALE, FILM_SCALE)
+    )
     return found | {
+        "jitter_y": _tabulate(across, DOMAINS["line_jitter"][1]),
         "scatter": _tabulate(scatter, LARGEST_SCATTER),
         "film_size": _tabulate(film, LARGEST_FILM),
     }

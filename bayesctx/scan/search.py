@@ -21,7 +21,7 @@ from .signal import draw_signal
 from .starts import Candidate, Start, Weight
 from .view import View, look, spectra_of
 from .windows import crop
-from .world import Scan, World, begin
+from .world import JITTERS, Scan, World, begin
 
 __all__ = ["find_starts", "log_volume", "weigh_middles"]
 
@@ -233,7 +233,8 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
     shift = world.shift + drift[0]
     shift[kept] = middle.shift
     film = middle.film.mean(-1, keepdim=True).expand_as(world.film)  # splines add up to one
-    given = {n: getattr(middle, n) for n in ("signal", "floor", "slope", "errors", "jitter")}
+    known = "signal", "floor", "slope", "errors", *JITTERS
+    given = {n: getattr(middle, n) for n in known}
     world = replace(
         world, drift=drift, species=species, excess=excess, shift=shift, film=film, **given
     )

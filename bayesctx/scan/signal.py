@@ -1,4 +1,4 @@
-"""Signal, film, errors of additivity and scan rows: what is linear, or nearly so."""
+"""Signal, film and errors of additivity: what is linear."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ __all__ = [
     "draw_additivity",
     "draw_brightness",
     "draw_film_size",
-    "draw_rows",
     "draw_signal",
     "regress_species",
-    "slope_along_x",
     "total_spectrum",
 ]
 
 WEAK = 1e-12  # prior precision of the signal, in units of the image
 LEAST_ERROR = 1e-4  # relative, of a species: a prior without width has no precision
-LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
 
 
 def error_size(values: Mapping[str, Tensor], additivity: float) -> Tensor:
@@ -267,58 +264,6 @@ def accepts(log_ratio: float, generator: torch.Generator) -> bool:
     """
     # a random number may be zero
     return math.log(float(torch.rand(1, generator=generator)) + 1e-30) < log_ratio
-
-
-def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
-    """Draw the displacement of every scan row, and the scale of these displacements.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        The rest.
-    generator : torch.Generator or None
-        Source of randomness; None takes the mean.
-
-    Returns
-    -------
-    World
-        With the new values. The image is linearised in the displacements.
-    """
-    slope = slope_along_x(scan, world, view)
-    rest = scan.image - view.expected
-    precision = (slope.square() / view.variance).sum((0, -1)) + world.jitter**-2
-    gradient = (slope * rest / view.variance).sum((0, -1)) - world.row_shift * world.jitter**-2
-    change = gradient / precision
-    if generator is not None:
-        change = change + torch.randn(len(change), generator=generator) / precision.sqrt()
-    limit = max(LARGEST_SHIFT, FARTHEST * world.jitter)
-    shift = (world.row_shift + change).clamp(-limit, limit)
-    if generator is None:
-        return replace(world, row_shift=shift)
-    prior = scan.coordinates.scale_priors["jitter"]
-    log_likelihood = -len(shift) * prior.nodes.log() - 0.5 * shift.square().sum() / prior.nodes**2
-    return replace(world, row_shift=shift, jitter=float(prior.draw(log_likelihood, generator)))
-
-
-def slope_along_x(scan: Scan, world: World, view: View) -> Tensor:
-    """Change of the images with the displacement of their rows.
-
-    Parameters
-    ----------
-    scan : Scan
-        The scan.
-    world, view : World, View
-        Where.
-
-    Returns
-    -------
-    Tensor, shape (detector, y, x)
-        Intensity per Å.
-    """
-    total = total_spectrum(world, view, view.factors)
-    return scan.field.images(scan.field.slope_x(total), world.row_shift)
 
 
 def total_spectrum(world: World, view: View, factors: dict[int, Tensor]) -> Tensor:

@@ -21,6 +21,7 @@ from .film import Film
 __all__ = [
     "CLASS",
     "COLUMNS",
+    "JITTERS",
     "MIRROR",
     "PERFECT",
     "TONE_SIZE",
@@ -42,6 +43,9 @@ MIRROR = torch.tensor([
     for i, s in enumerate(COLUMNS)
 ])  # fmt: skip
 """The species that is each one reflected in the plane of the layer."""
+
+JITTERS = "jitter", "jitter_y"
+"""Scales of the displacements of scan rows along x and along y."""
 
 UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
 APART = 6.1  # Å between sites that are drawn together
@@ -218,8 +222,8 @@ class World:
         Displacement (x, y) of the columns in Å.
     excess : Tensor, shape (site, detector)
         Relative excess of their amplitudes.
-    row_shift : Tensor, shape (y,)
-        Displacement of the scan rows in Å.
+    row_shift : Tensor, shape (y, 2)
+        Displacement (x, y) of the scan rows in Å.
     errors : Tensor, shape (detector, species)
         Relative errors of additivity.
     drift : Tensor, shape (term, 2)
@@ -245,8 +249,9 @@ class World:
         Variance of the noise at zero intensity, and its increase with the intensity.
     scatter : Tensor, shape (detector,)
         Scale of the excess of the amplitudes.
-    additivity, jitter, disorder : float
-        Scales of the errors of additivity, of the rows in Å, and of the displacements in Å.
+    additivity, jitter, jitter_y, disorder : float
+        Scales of the errors of additivity, of the displacements of rows along x and along y in Å,
+        and of those of columns in Å.
     share_wide, share_coarse : float
         Shares of the columns that are displaced more, and whose amplitude is off by more.
     share_codopant : float
@@ -273,10 +278,16 @@ class World:
     scatter: Tensor
     additivity: float = 0.5
     jitter: float = 0.05
+    jitter_y: float = 0.05
     disorder: float = 0.1
     share_wide: float = 0.1
     share_coarse: float = 0.01
     share_codopant: float = 0.5
+
+    @property
+    def jitters(self) -> Tensor:
+        """Scales of the displacements of rows, in the order of ``JITTERS``, shape (2,)."""
+        return torch.tensor([getattr(self, name) for name in JITTERS])
 
 
 def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
@@ -304,7 +315,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         species=PERFECT[scan.kind] if species is None else species,
         shift=torch.zeros(num, 2),
         excess=torch.zeros(num, num_detectors),
-        row_shift=torch.zeros(scan.field.shape[0]),
+        row_shift=torch.zeros(scan.field.shape[0], 2),
         errors=torch.zeros(num_detectors, scan.material.num_species),
         drift=torch.zeros(scan.basis.shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
