@@ -29,6 +29,7 @@ from . import (
     plots as plots,
     prediction as prediction,
     prior as prior,
+    raster as raster,
     report as report,
     responses as responses,
     scan as scan,

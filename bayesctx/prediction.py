@@ -16,8 +16,8 @@ from .context import NO_DOPANT
 from .crystal import HOSTS, METALS, MONOLAYER_1H
 from .defects import CODOPED_SPECIES, DEFECTS, SITES, SPECIES
 from .evidence import Codoped
-from .fourier import synthesize
 from .nuisances import NUISANCES
+from .raster import synthesize_rows
 from .simulation.spectra import add_columns, detector_spectra
 
 __all__ = ["Columns", "predict_images", "read_draw", "render_draw"]
@@ -276,8 +276,8 @@ def render_draw(
         float(values.get(n, NUISANCES[d][1].mean))
         for n, d in (("row_jitter", "line_jitter"), ("disorder", "disorder"))
     )
-    # patches do not tell of it
-    jitters = [jitter, float(values.get("row_jitter_y", 0.0))]
+    # of the rows only the first is known of patches
+    jitters = [jitter, *(float(values.get(n, 0.0)) for n in ("row_jitter_y", "row_slant"))]
     image = {n: torch.tensor([float(values[n])]) for n in CONTINUOUS if n not in ANGLES}
     names = [n for n in ("host", "dopant", "codopant") if n in values]
     image |= {n: torch.tensor([int(values[n])]) for n in names}
@@ -297,9 +297,8 @@ def render_draw(
         x, y = (
             torch.from_numpy((np.arange(n) - (n - 1) / 2) * sampling).float() for n in size.tolist()
         )
-        shift, shift_y = torch.from_numpy(rng.normal(0, jitters, (len(y), 2))).float().unbind(-1)
-        found = synthesize(total, x, y + shift_y, cell=cell, row_shift=shift)
-        return found.clamp(min=0).numpy()
+        shift = torch.from_numpy(rng.normal(0, jitters, (len(y), len(jitters)))).float()
+        return synthesize_rows(total, x, y, shift, cell=cell).clamp(min=0).numpy()
 
 
 def _expose(

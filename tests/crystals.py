@@ -22,7 +22,7 @@ from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import Field, Material
 from bayesctx.scan.film import PLANE_SIZE
 from bayesctx.scan.occupation import FIELD_PRECISION
-from bayesctx.scan.scale_prior import ACROSS, FILM_SCALE, SCATTER_SCALE
+from bayesctx.scan.scale_prior import ACROSS, FILM_SCALE, SCATTER_SCALE, SLANT
 from bayesctx.scan.signal import error_size
 from bayesctx.scan.view import look
 from bayesctx.scan.world import Scan, begin
@@ -199,6 +199,7 @@ def log_posterior(scan, world, variance):
         MultivariateNormal(torch.zeros_like(excess), covariance).log_prob(excess).sum(),
         Normal(0.0, world.jitters).log_prob(world.row_shift.double()).sum(),
         HalfNormal(ACROSS).log_prob(torch.tensor(world.jitter_y)),
+        HalfNormal(SLANT).log_prob(torch.tensor(world.slant)),
         HalfNormal(SCATTER_SCALE).log_prob(world.scatter).sum(),
         HalfNormal(FILM_SCALE).log_prob(world.film_size).sum(),
         HalfNormal(1.0).log_prob(torch.tensor(world.additivity)),

@@ -125,7 +125,7 @@ def statistics(scan, world, shared=None):
         "z²": world.z[:-2].square(),
         "drift": world.drift[0],
         "drift²": world.drift.square().mean(),
-        "rows²": world.row_shift.square().mean().sqrt(),
+        "rows²": world.row_shift.square().mean(0).sqrt(),
         "jitter": world.jitters,
         "disorder": torch.tensor(world.disorder),
         "scatter": world.scatter,

@@ -9,6 +9,7 @@ from bayesctx.fourier import column_spectra, embed, structure_factor, synthesize
 from bayesctx.nuisances import NUISANCES
 from bayesctx.optics import mode_orders
 from bayesctx.prior import MAX_TRIES, reference_prior
+from bayesctx.raster import STEP, steps_along, synthesize_rows
 from bayesctx.responses import load_table
 
 
@@ -27,6 +28,25 @@ def test_row_shift_moves_rows():
         spectrum, x, y, cell=(10.0, 10.0), row_shift=torch.zeros(2, 5, dtype=torch.float64)
     )
     assert torch.equal(still, synthesize(spectrum, x, y, cell=(10.0, 10.0)))
+
+
+def test_slanted_rows_go_in_steps():
+    """Every pixel for itself, where the step that it is in has the beam."""
+    generator = torch.Generator().manual_seed(1)
+    cell, size = (40.0, 30.0), (23, 4)
+    spectrum = torch.randn(2, 9, 7, dtype=torch.complex128, generator=generator)
+    spectrum[..., 0] = spectrum[..., 0].real + 0j
+    x = torch.linspace(-11, 11, size[0], dtype=torch.float64)
+    y = torch.linspace(-3, 3, size[1], dtype=torch.float64)
+    rows = torch.randn(size[1], 3, dtype=torch.float64, generator=generator)
+    found, steps = synthesize_rows(spectrum, x, y, rows, cell=cell), steps_along(x)
+    assert float((steps - x).abs().max()) <= STEP / 2
+    assert steps.unique().tolist() == pytest.approx([-22 / 3, 0, 22 / 3], abs=1)
+    for i, (along_x, along_y, slant) in enumerate(rows):
+        for k in (0, 9, 22):
+            place = x[k : k + 1] + along_x, y[i : i + 1] + along_y + slant * steps[k]
+            wanted = synthesize(spectrum, *place, cell=cell)[..., 0, 0]
+            assert torch.allclose(found[..., i, k], wanted)
 
 
 def gaussian(cell, num_modes):

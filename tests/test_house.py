@@ -19,6 +19,7 @@ ORDER = (
     "transfer",
     "responses",
     "fourier",
+    "raster",
     "distributions",
     "composition",
     "nuisances",

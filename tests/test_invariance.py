@@ -76,6 +76,7 @@ def statistics(scan, world):
             "additivity": world.additivity,
             "jitter": world.jitter,
             "jitter_y": world.jitter_y,
+            "slant": world.slant,
             "disorder": world.disorder,
             "scatter": float(world.scatter.mean()),
             "film_size": float(world.film_size.mean()),

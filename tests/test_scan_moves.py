@@ -257,7 +257,9 @@ def test_displacement_and_excess_of_a_site_have_their_conditional_distribution(n
 def test_tabulated_products_are_those_of_the_columns_where_they_stand(noisy):
     """Sums over pixels, against columns of every species that are written out."""
     scan, world, view = noisy
-    world = replace(world, row_shift=0.05 * torch.randn(world.row_shift.shape, generator=seeded(1)))
+    world = replace(
+        world, row_shift=world.jitters * torch.randn(world.row_shift.shape, generator=seeded(1))
+    )
     sites, mine = Sites.of(scan, world, view), scan.updated.nonzero()[:, 0]
     given = sites.conditional(scan, mine)
     rest = sites.canvas.at(sites.canvas.rest, given.index) + given.present
@@ -280,7 +282,8 @@ def test_tabulated_products_are_those_of_the_columns_where_they_stand(noisy):
     wanted = wanted + sites.log_prior[scan.kind[mine][:, None], given.species][:, None]
     wanted = wanted + sites.prior.log_share[:, None]
     law, same = (v.flatten(1).softmax(-1) for v in (wanted, given.log_prob))
-    assert float((law - same).abs().max()) < 1e-3
+    # log densities of up to 4e4 are rounded to 0.004
+    assert float((law - same).abs().max()) < 3e-3
     at = real[:, None].expand(wanted.shape)
     assert torch.allclose(given.location[at], location[at], atol=1e-3)
 
@@ -329,7 +332,7 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
     moving = HAS_ATOMS[world.species] & scan.updated
     excess = torch.randn(world.excess.shape, generator=generator) * moving[:, None]
     excess = scan.mean_excess(world.tone) + world.scatter * excess
-    rows = 0.01 * torch.randn(world.row_shift.shape, generator=generator)
+    rows = 0.2 * world.jitters * torch.randn(world.row_shift.shape, generator=generator)
     world = replace(world, excess=excess, row_shift=rows, disorder=0.03)
     view = replace(look(scan, world), variance=view.variance)
     ratios = []
@@ -535,8 +538,8 @@ def test_scan_rows_are_drawn_from_their_conditional(noisy):
     """Against the density of the displacement of every row on a grid."""
     scan, world, view = noisy
     generator = torch.Generator().manual_seed(0)
-    off = 0.01 * torch.randn(world.row_shift.shape, generator=generator)
-    scales = {"jitter": 0.02, "jitter_y": 0.03}
+    off = 0.2 * world.jitters * torch.randn(world.row_shift.shape, generator=generator)
+    scales = {"jitter": 0.02, "jitter_y": 0.03, "slant": 0.002}
     world = replace(world, row_shift=off, **scales)
     draws = []
     for _ in range(400):  # most are taken, so that they are nearly independent
@@ -544,9 +547,9 @@ def test_scan_rows_are_drawn_from_their_conditional(noisy):
         world = replace(draw_rows(scan, world, seen, generator), **scales)
         draws.append(world.row_shift)
     centre, width = torch.stack(draws).mean(0), torch.stack(draws).std(0)
-    axis = torch.linspace(-6, 6, 25)
+    axis = torch.linspace(-4, 4, 9)
     # rows do not see each other, so that one image has a point of the grid of each
-    grid = torch.cartesian_prod(axis, axis)
+    grid = torch.cartesian_prod(axis, axis, axis)
     log_prob = []
     for point in grid:
         there = replace(world, row_shift=centre + point * width)
@@ -557,7 +560,7 @@ def test_scan_rows_are_drawn_from_their_conditional(noisy):
     mean = density.mT @ grid.double()
     sd = (density.mT @ grid.double().square() - mean**2).sqrt()
     assert float(mean.abs().max()) < 5 / 400**0.5
-    assert sd.mean(0).tolist() == pytest.approx([1, 1], abs=0.05)
+    assert sd.mean(0).tolist() == pytest.approx([1, 1, 1], abs=0.05)
 
 
 def test_noise_is_drawn_from_its_conditional():

@@ -22,7 +22,7 @@ from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.shared import evaluate
 from bayesctx.scan.signal import draw_signal, error_size
 from bayesctx.scan.view import look
-from bayesctx.scan.world import CLASS, begin
+from bayesctx.scan.world import CLASS, JITTERS, begin
 
 PIXELS, SAMPLING = 40, 0.25
 PRIOR = reference_prior().given({"host": "WSe2", "dopant": "Ti", "dose": 1e5})
@@ -65,7 +65,7 @@ def known(request):
         slope=torch.tensor([0.02, 0.034])[:num],
         shift=0.02 * torch.randn(sites, 2, generator=generator) * drawn,
         excess=0.01 * torch.randn(sites, num, generator=generator) * drawn,
-        row_shift=0.03 * torch.randn(PIXELS, 2, generator=generator),
+        row_shift=world.jitters * torch.randn(PIXELS, 3, generator=generator),
         errors=0.01 * torch.randn(world.errors.shape, generator=generator),
     )
     view = look(scan, world)
@@ -168,10 +168,10 @@ def test_rows_are_where_the_program_is_largest(known):
     for _ in range(3):  # the image is linear in small shifts only
         best = draw_rows(scan, best, look(scan, best), None)
     middle = log_joint(scan, best)
-    for change in (0.004, -0.004):
-        for row, axis in itertools.product((3, 17, 30), (0, 1)):
+    for change in (0.08, -0.08):
+        for row, part in itertools.product((3, 17, 30), range(len(JITTERS))):
             rows = best.row_shift.clone()
-            rows[row, axis] += change
+            rows[row, part] += change * world.jitters[part]
             # the conditional holds the variance of the noise, which the program lets move
             assert log_joint(scan, replace(best, row_shift=rows)) < middle + 0.05
     assert view.expected.shape == scan.image.shape

@@ -49,8 +49,8 @@ THINNED, THINNED_MORE = 5, 10
 SMALL = 400  # sites at most of an image of which a round takes a second
 ENUMERATED = ("host", "dopant", "assignment")
 SCALES = {
-    "row_jitter": "jitter", "row_jitter_y": "jitter_y", "disorder": "disorder",
-    "additivity": "additivity", "amplitude_scatter": "scatter",
+    "row_jitter": "jitter", "row_jitter_y": "jitter_y", "row_slant": "slant",
+    "disorder": "disorder", "additivity": "additivity", "amplitude_scatter": "scatter",
 }  # fmt: skip
 """Variables with a prior in ``Coordinates.scale_priors``, under its name there."""
 OWN = ("sampling", "gain", "share_outlying")  # what else is no coordinate

@@ -32,6 +32,7 @@ PROBE = {
     "strain": "strain of the lattice",
     "row_jitter": "jitter of the scan rows along them (rms)",
     "row_jitter_y": "jitter of the scan rows across them (rms)",
+    "row_slant": "slant of the scan rows (rms)",
     "disorder": "displacement of columns (rms)",
     "gain": "gain, counts per electron",
     "additivity": "interference of columns",

@@ -31,7 +31,7 @@ REACH = 4.5  # Å around a column, beyond which its image is neglected
 STEP = 0.15  # Å between the points at which the image of a column is stored
 LEAST_SHARE, MOST_DOPANTS = 0.05, 3  # probability and number of dopants whose columns are shown
 KINDS = MONOLAYER_1H.sites
-STILL = {"row_jitter": 0.0, "row_jitter_y": 0.0, "disorder": 0.0, "additivity": 0.0}
+STILL = dict.fromkeys(("row_jitter", "row_jitter_y", "row_slant", "disorder", "additivity"), 0.0)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..raster import steps_along
 from .kernels import Kernels
 from .view import View
 from .world import UPDATED, Scan, World
@@ -25,8 +26,10 @@ class Canvas:
     ----------
     rest, weight : Tensor, shape (detector, pixel)
         Image without what is expected, and inverse variance, with the margin.
-    rows : Tensor, shape (row, 2)
-        Displacement (x, y) of the scan rows in Å.
+    rows : Tensor, shape (row, 3)
+        Displacement of the scan rows, see ``World``.
+    steps : Tensor, shape (column,)
+        Where along the rows their displacement is taken, see ``steps_along``.
     width, pad, half : int
         Pixels of a row, of the margin, and of half a window.
     """
@@ -34,6 +37,7 @@ class Canvas:
     rest: Tensor
     weight: Tensor
     rows: Tensor
+    steps: Tensor
     width: int
     pad: int
     half: int
@@ -63,7 +67,8 @@ class Canvas:
             for v in (scan.image - view.expected, 1 / view.variance)
         ]
         rows = torch.nn.functional.pad(world.row_shift, (0, 0, pad, pad))
-        return cls(*padded, rows, scan.field.shape[1] + 2 * pad, pad, half)
+        steps = torch.nn.functional.pad(steps_along(scan.field.axes[0]), (pad, pad))
+        return cls(*padded, rows, steps, len(steps), pad, half)
 
     def pad_images(self, images: Tensor) -> Tensor:
         """Put the margin around images.
@@ -112,13 +117,15 @@ class Canvas:
         index : Tensor of int, shape (site, pixel)
             Into the pixels of ``rest`` and ``weight``.
         rows : Tensor, shape (site, 2, pixel)
-            Displacement (x, y) of the scan row of every pixel in Å.
+            Displacement (x, y) of every pixel with its scan row in Å.
         """
         window = torch.arange(-self.half, self.half + 1)
         offsets = (window[:, None] * self.width + window).flatten()
         index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
-        rows = self.rows[(base[:, 1] + self.pad)[:, None] + window]
-        return index, rows.mT.repeat_interleave(len(window), -1)
+        x, y = (base + self.pad)[..., None].unbind(1)
+        along_x, along_y, slant = self.rows[y + window][:, :, None].unbind(-1)
+        along_y = along_y + slant * self.steps[x + window][:, None]
+        return index, torch.stack([along_x.expand_as(along_y), along_y], 1).flatten(2)
 
     def at(self, values: Tensor, index: Tensor) -> Tensor:
         """Take the pixels of windows.

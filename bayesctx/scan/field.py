@@ -14,6 +14,7 @@ from ..defects import CODOPED_SPECIES, SPECIES
 from ..fourier import embed, structure_factor, synthesize
 from ..nuisances import NUISANCES
 from ..optics import geometric_reach, mode_orders
+from ..raster import synthesize_rows
 from ..simulation.rendering import pixel_axis
 from ..simulation.spectra import detector_spectra, image_bandwidth
 
@@ -198,8 +199,8 @@ class Field:
         ----------
         spectra : Tensor, shape (*batch, qy, qx)
             Coefficients.
-        row_shift : Tensor, shape (y, 2), optional
-            Displacement (x, y) of the scan rows in Å.
+        row_shift : Tensor, shape (y, 3), optional
+            Displacement of the scan rows, see ``synthesize_rows``.
 
         Returns
         -------
@@ -209,8 +210,7 @@ class Field:
         x, y = self.axes
         if row_shift is None:
             return synthesize(spectra, x, y, cell=self.cell)
-        along_x, along_y = row_shift.unbind(-1)
-        return synthesize(spectra, x, y + along_y, cell=self.cell, row_shift=along_x)
+        return synthesize_rows(spectra, x, y, row_shift, cell=self.cell)
 
     def slopes(self, spectrum: Tensor) -> Tensor:
         """Coefficients of the derivatives of an image along x and y.

@@ -45,8 +45,10 @@ ROUNDS = 8  # of a fit at most
 # scales at which all fits of an image are made, so that their densities can be compared
 SCALES = {"share_wide": 0.1, "share_coarse": 0.01, "share_codopant": 0.5}
 EACH = {"scatter": 0.03, "film_size": 0.1}  # the same, of every detector
-# those of the prior, of which fits take the next larger value; all but the first in Å
-PREFERRED = {"additivity": 1.0, "jitter": 0.05, "jitter_y": 0.05, "disorder": 0.05}
+# those of the prior, of which fits take the next larger value; jitter and disorder in Å
+PREFERRED = {
+    "additivity": 1.0, "jitter": 0.05, "jitter_y": 0.05, "slant": 0.002, "disorder": 0.05,
+}  # fmt: skip
 FIRST_DISORDER, ROUNDS_WIDER = 0.1, 2  # Å, and rounds of a fit until disorder is the preferred one
 SETTLED = 20.0  # nats of gain of the log density below which a fit ends
 # mean of exp(-|error of the energy|) if three of four trajectories are taken and errors are normal,

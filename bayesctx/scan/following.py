@@ -33,8 +33,8 @@ class Joint:
         ``excess_slopes``.
     known : Tensor, shape (site, detector)
         What the pixels say of the excess: its precision.
-    rows : Tensor, shape (row, 2, parameter)
-        Slopes of the displacement (x, y) of the scan rows in Å.
+    rows : Tensor, shape (row, 3, parameter)
+        Slopes of the displacement of the scan rows, see ``World``.
     signal : Tensor, shape (parameter, detector)
         Relative slopes of the signal.
     size : float

@@ -49,7 +49,7 @@ def sample_scan_program(scan: Scan, shared: tuple | None = None) -> World:
     Notes
     -----
     Sites of the program: the shared variables ``z`` (standard normal, see ``Coordinates``) with the
-    condition ``detector``; ``drift``; the scales ``jitter``, ``jitter_y``, ``disorder``,
+    condition ``detector``; ``drift``; the scales ``jitter``, ``jitter_y``, ``slant``, ``disorder``,
     ``scatter``, ``film_size`` and ``additivity``, see ``Coordinates.scale_priors``; ``rows``;
     ``share_wide``, ``share_coarse``; ``fraction`` of the abundances; ``tone_size`` and ``tone`` of
     the mean excess;

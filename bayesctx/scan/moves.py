@@ -80,7 +80,7 @@ def linearise_jointly(
 
 
 def _follow_rows(scan: Scan, world: World, view: View, slopes: Tensor) -> tuple[Tensor, Tensor]:
-    """How rows follow, shape (row, 2, parameter), and slopes of the image then."""
+    """How rows follow, shape (row, 3, parameter), and slopes of the image then."""
     of_rows = slopes_of_rows(scan, world, view)
     law = rows_given(scan, world, view.expected, view.variance, of_rows)
     pull = torch.einsum("adyx,pdyx->yap", of_rows / view.variance, slopes)

@@ -8,13 +8,15 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
+from ..raster import steps_along
 from .signal import total_spectrum
 from .view import View, look
 from .world import JITTERS, Scan, World
 
 __all__ = ["draw_rows", "proposed", "rows_given", "slopes_of_rows", "stretched"]
 
-LARGEST_SHIFT, FARTHEST = 0.5, 4.0  # of a scan row, in Å or standard deviations: the larger one
+# of a scan row, in Å, the slant as much per 10 Å, or standard deviations: the larger one
+LARGEST_SHIFT, FARTHEST = (0.5, 0.5, 0.05), 4.0
 
 
 def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator | None) -> World:
@@ -41,7 +43,7 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
     """
     law = _law_here(scan, world, view)
     if generator is None:
-        limit = (FARTHEST * world.jitters).clamp(min=LARGEST_SHIFT)
+        limit = (FARTHEST * world.jitters).maximum(torch.tensor(LARGEST_SHIFT))
         return replace(world, row_shift=law.mean.clamp(-limit, limit))
     there = replace(world, row_shift=proposed(law, generator))
     seen = look(scan, there, (view.values, view.spectra), view.factors)
@@ -100,13 +102,13 @@ def rows_given(
         Image; displacements and their scales.
     expected, variance : Tensor, shape (detector, y, x)
         Of the pixels.
-    slopes : Tensor, shape (2, detector, y, x)
+    slopes : Tensor, shape (3, detector, y, x)
         See ``slopes_of_rows``.
 
     Returns
     -------
     MultivariateNormal
-        Of (x, y) in Å for every row.
+        Of the displacement of every row, see ``World``.
     """
     weighted = slopes / variance
     own = torch.diag(world.jitters**-2)
@@ -119,7 +121,7 @@ def rows_given(
 
 
 def slopes_of_rows(scan: Scan, world: World, view: View) -> Tensor:
-    """Change of the images with the displacement of their rows along x and y.
+    """Change of the images with the displacement of their rows.
 
     Parameters
     ----------
@@ -130,28 +132,29 @@ def slopes_of_rows(scan: Scan, world: World, view: View) -> Tensor:
 
     Returns
     -------
-    Tensor, shape (2, detector, y, x)
-        Intensity per Å.
+    Tensor, shape (3, detector, y, x)
+        Along x and along y, in intensity per Å, and with their slant.
     """
     total = total_spectrum(world, view, view.factors)
-    return scan.field.images(scan.field.slopes(total), world.row_shift)
+    along_x, along_y = scan.field.images(scan.field.slopes(total), world.row_shift)
+    return torch.stack([along_x, along_y, steps_along(scan.field.axes[0]) * along_y])
 
 
 def stretched(row_shift: Tensor, name: str, factor: float) -> Tensor:
-    """Displacements of the scan rows, multiplied along one axis.
+    """Displacements of the scan rows, one part of which is multiplied.
 
     Parameters
     ----------
-    row_shift : Tensor, shape (y, 2)
-        Displacement (x, y) in Å.
+    row_shift : Tensor, shape (y, 3)
+        See ``World``.
     name : str
-        One of ``JITTERS``, which says the axis.
+        One of ``JITTERS``, which says the part.
     factor : float
         Of the displacements.
 
     Returns
     -------
-    Tensor, shape (y, 2)
-        In Å.
+    Tensor, shape (y, 3)
+        In the same units.
     """
     return row_shift * torch.tensor([factor if n == name else 1.0 for n in JITTERS])

@@ -19,9 +19,11 @@ __all__ = ["LEAST", "PER_DETECTOR", "SCATTER_SCALE", "ScalePrior", "scale_priors
 NUM_NODES = 1024
 NEGLIGIBLE = 0.02  # mass above the least value, of a distribution that is taken as this value
 LEAST = 1e-3  # Å or relative: no image shows less, and a scale of zero has no finite precision
+LEAST_SLANT = 1e-5  # the same
 SCATTER_SCALE = 0.03  # of the half-normal prior of the scatter of amplitudes
 LARGEST_SCATTER = 1.0
 ACROSS = 0.1  # Å, of the half-normal prior of the jitter of rows across them
+SLANT, LARGEST_SLANT = 0.005, 0.1  # scale of the half-normal prior of their slant
 FILM_SCALE = 0.5  # of the half-normal prior of the size of the film, in units of the image
 LARGEST_FILM = 5.0
 PER_DETECTOR = "scatter", "film_size"
@@ -150,35 +152,36 @@ def scale_priors(nuisances: Mapping[str, object]) -> dict[str, ScalePrior]:
     -------
     dict of str to ScalePrior
         ``jitter`` of the rows along them and ``disorder`` of the columns along an axis, in Å;
-        ``additivity``; and the jitter of the rows across them, ``jitter_y``, the ``scatter`` of the
-        amplitudes and ``film_size``, which the simulator does not have and whose priors are
-        half-normal. All are at least ``LEAST``.
+        ``additivity``; and the jitter of the rows across them, ``jitter_y``, their ``slant``, the
+        ``scatter`` of the amplitudes and ``film_size``, which the simulator does not have and whose
+        priors are half-normal. All are at least ``LEAST``, the slant ``LEAST_SLANT``.
     """
     found = {
         name: _tabulate(nuisances.get(nuisance, 0.0), DOMAINS[nuisance][1])
         for name, nuisance in NUISANCE_OF.items()
     }
-    across, scatter, film = (
-        dist.HalfNormal(torch.tensor(s)) for s in (ACROSS, SCATTER_SCALE, FILM_SCALE)
+    across, slant, scatter, film = (
+        dist.HalfNormal(torch.tensor(s)) for s in (ACROSS, SLANT, SCATTER_SCALE, FILM_SCALE)
     )
     return found | {
+        "slant": _tabulate(slant, LARGEST_SLANT, LEAST_SLANT),
         "jitter_y": _tabulate(across, DOMAINS["line_jitter"][1]),
         "scatter": _tabulate(scatter, LARGEST_SCATTER),
         "film_size": _tabulate(film, LARGEST_FILM),
     }
 
 
-def _tabulate(prior: object, high: float) -> ScalePrior:
+def _tabulate(prior: object, high: float, least: float = LEAST) -> ScalePrior:
     """A prior between the least and a largest value."""
     ends = quantile(prior, torch.tensor([1 - NEGLIGIBLE], dtype=torch.float64))
-    if isinstance(prior, torch.distributions.Distribution) and float(ends) > LEAST:
-        law, _ = truncate(prior, LEAST, high)
+    if isinstance(prior, torch.distributions.Distribution) and float(ends) > least:
+        law, _ = truncate(prior, least, high)
         # the others raise an error outside of their support
-        law = law if isinstance(law, Truncated) else Truncated(law, LEAST, high)
+        law = law if isinstance(law, Truncated) else Truncated(law, least, high)
         ends = law.icdf(torch.tensor([0.0, 1.0], dtype=torch.float64)).log().tolist()
         nodes = torch.linspace(*ends, NUM_NODES, dtype=torch.float64).exp()
         return ScalePrior(law, nodes, law.log_prob(nodes) + nodes.log())
     numbers = prior if isinstance(prior, tuple) else tuple(ends.tolist())
-    nodes = torch.tensor(numbers, dtype=torch.float64).clamp(LEAST, high)
+    nodes = torch.tensor(numbers, dtype=torch.float64).clamp(least, high)
     weight = torch.zeros_like(nodes)
     return ScalePrior(dist.Empirical(nodes.float(), weight.float()), nodes, weight)

@@ -185,8 +185,8 @@ def render(scan: Scan, spectra: Tensor, factors: dict[int, Tensor], row_shift: T
         Of one column of every species.
     factors : dict of int to Tensor, shape (detector, qy, qx)
         Structure factors by species; at least one.
-    row_shift : Tensor, shape (y, 2)
-        Displacement (x, y) of the scan rows in Å.
+    row_shift : Tensor, shape (y, 3)
+        Displacement of the scan rows, see ``World``.
 
     Returns
     -------

@@ -44,8 +44,8 @@ MIRROR = torch.tensor([
 ])  # fmt: skip
 """The species that is each one reflected in the plane of the layer."""
 
-JITTERS = "jitter", "jitter_y"
-"""Scales of the displacements of scan rows along x and along y."""
+JITTERS = "jitter", "jitter_y", "slant"
+"""Scales of the displacements of scan rows along x and along y, and of their slant."""
 
 UPDATED = 4.0  # Å beyond the image up to which sites are drawn; those farther are perfect
 APART = 6.1  # Å between sites that are drawn together
@@ -222,8 +222,9 @@ class World:
         Displacement (x, y) of the columns in Å.
     excess : Tensor, shape (site, detector)
         Relative excess of their amplitudes.
-    row_shift : Tensor, shape (y, 2)
-        Displacement (x, y) of the scan rows in Å.
+    row_shift : Tensor, shape (y, 3)
+        Displacement of the scan rows along x and y in Å, and their slant: the change of the latter
+        along the row, per Å.
     errors : Tensor, shape (detector, species)
         Relative errors of additivity.
     drift : Tensor, shape (term, 2)
@@ -249,9 +250,9 @@ class World:
         Variance of the noise at zero intensity, and its increase with the intensity.
     scatter : Tensor, shape (detector,)
         Scale of the excess of the amplitudes.
-    additivity, jitter, jitter_y, disorder : float
-        Scales of the errors of additivity, of the displacements of rows along x and along y in Å,
-        and of those of columns in Å.
+    additivity, jitter, jitter_y, slant, disorder : float
+        Scales of the errors of additivity, of the displacements of rows along x and along y in Å
+        and of their slant, and of the displacements of columns in Å.
     share_wide, share_coarse : float
         Shares of the columns that are displaced more, and whose amplitude is off by more.
     share_codopant : float
@@ -279,6 +280,7 @@ class World:
     additivity: float = 0.5
     jitter: float = 0.05
     jitter_y: float = 0.05
+    slant: float = 0.002
     disorder: float = 0.1
     share_wide: float = 0.1
     share_coarse: float = 0.01
@@ -286,7 +288,7 @@ class World:
 
     @property
     def jitters(self) -> Tensor:
-        """Scales of the displacements of rows, in the order of ``JITTERS``, shape (2,)."""
+        """Scales of the displacements of rows, in the order of ``JITTERS``, shape (3,)."""
         return torch.tensor([getattr(self, name) for name in JITTERS])
 
 
@@ -315,7 +317,7 @@ def begin(scan: Scan, z: Tensor, species: Tensor | None = None) -> World:
         species=PERFECT[scan.kind] if species is None else species,
         shift=torch.zeros(num, 2),
         excess=torch.zeros(num, num_detectors),
-        row_shift=torch.zeros(scan.field.shape[0], 2),
+        row_shift=torch.zeros(scan.field.shape[0], len(JITTERS)),
         errors=torch.zeros(num_detectors, scan.material.num_species),
         drift=torch.zeros(scan.basis.shape[1], 2),
         is_wide=torch.zeros(num, dtype=torch.bool),
