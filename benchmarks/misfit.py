@@ -53,6 +53,7 @@ CORRELATED, MEMORY = 0.15, 0.95  # Å, displacement of rows, and its correlation
 WINGS = 0.3  # share of the source
 FWHM = math.sqrt(8 * math.log(2))  # of a Gaussian, in standard deviations
 LORENTZ = math.sqrt(2 ** (2 / 3) - 1)  # half width at half height of (1 + r^2)^(-3/2)
+HUM, TURNS, PERIOD = 0.17, 0.47, 500.0  # Å across the rows; turns of a row, beside whole ones; px
 AFTERGLOW = 0.3  # share of the intensity of a pixel that is left in the next one
 INTRODUCTION = """\
 Simulated micrographs of {pixels} x {pixels} pixels of 0.2 Å, WSe2:Ti at 80 keV, 60 to 200 mrad and
@@ -70,7 +71,11 @@ in one way that is outside of the prior:
 - rows: displacements of {rows} Å of which {memory:.0%} is that of the row before (prior:
   independent, up to .15 Å);
 - afterglow: {afterglow:.0%} of the signal of a pixel is left in the next one, so that noise is
-  correlated.
+  correlated;
+- hum: a stray field displaces the beam across the rows by a sine of {hum} Å in time, of which a row
+  takes {turns} of a period beside whole ones, and {period:.0f} pixels one: rows are displaced to
+  both sides in turn, as in the [real](real.md) scans (the model has a displacement of each row that
+  is linear along it; the simulator has none across the rows).
 
 Bits per site, means over the images with standard errors. A posterior is as sure as it is right if
 entropy and log score add up to zero; below zero it is too sure. Right and assignment (which
@@ -197,10 +202,22 @@ def rows(scan: Scan, rng: np.random.Generator) -> Tensor:
     return scan.clean(scan.spectrum(), torch.tensor(found, dtype=torch.float32))
 
 
+def hum(scan: Scan, rng: np.random.Generator) -> Tensor:
+    """A stray field that oscillates displaces the beam across the rows."""
+    row, column = torch.meshgrid(*[torch.arange(len(scan.axis)).float()] * 2, indexing="ij")
+    phase = 2 * math.pi * (TURNS * row + column / PERIOD + rng.random())
+    y = scan.axis[:, None] + HUM * phase.sin()
+    spectrum, shift = scan.spectrum(), scan.rows * scan.nuisances["line_jitter"]
+    return torch.cat([
+        synthesize(spectrum, x[None], place, cell=scan.cell, row_shift=shift)
+        for x, place in zip(scan.axis, y.unbind(1), strict=True)
+    ], -1)  # fmt: skip
+
+
 MISFITS: dict[str, Callable[[Scan, np.random.Generator], Tensor]] = {
     "none": as_it_is, "focus": focus, "tilt": tilt, "carbon": carbon, "thermal": thermal,
     "source": source, "rows": rows, "afterglow": as_it_is,
-    "mild focus": partial(focus, gradient=MILD),
+    "mild focus": partial(focus, gradient=MILD), "hum": hum,
 }  # fmt: skip
 
 
@@ -342,6 +359,7 @@ def main() -> None:
         pixels=arguments.num_pixels, dose=arguments.dose, gradient=GRADIENT, mild=MILD,
         first=TILTS[0], second=TILTS[1], patches=PATCHES, carbon=CARBON, grain=GRAIN, hot=HOT,
         rows=CORRELATED, memory=MEMORY, afterglow=AFTERGLOW, wings=WINGS,
+        hum=HUM, turns=TURNS, period=PERIOD,
     )  # fmt: skip
     write("misfit", "Images that the model cannot make", body + table(header, rows_of(done)), 0)
 
