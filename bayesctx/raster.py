@@ -19,11 +19,15 @@ def synthesize_rows(
 
     Parameters
     ----------
-    spectrum, x, y, cell
-        See ``synthesize``.
+    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Fourier coefficients, see ``synthesize``.
+    x, y : Tensor, shapes (x,) and (y,)
+        Positions of the pixels in Å.
     row_shift : Tensor, shape (y, 3)
         Displacement of the beam along x and y in every scan row in Å, where x is zero, and the
         slant of the row: the change of the latter along it, per Å.
+    cell : tuple of float
+        Periods in Å.
 
     Returns
     -------
