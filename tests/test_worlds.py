@@ -361,7 +361,7 @@ SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
 
 
 def test_scales_of_the_prior_are_no_signs_of_misfit():
-    """At most three in a thousand images of the prior have one: a bound for each of three."""
+    """One in a thousand images of the prior has one."""
     generator, number = torch.Generator().manual_seed(0), 4000
     drawn = {
         n: COORDINATES.scale_priors[s].draw(0.0, generator, number).numpy()
@@ -372,8 +372,16 @@ def test_scales_of_the_prior_are_no_signs_of_misfit():
         misfit.signs_in_scales({n: v[None, i : i + 1] for n, v in drawn.items()}, COORDINATES)
         for i in range(number)
     ]
-    # twelve are expected, and more than 24 have a probability below one in a thousand
-    assert 0 < sum(map(bool, found)) <= 24
+    # four are expected, and more than eleven have a probability below one in a thousand
+    assert 0 < sum(map(bool, found)) <= 11
+
+
+def test_scales_that_are_unusual_together_are_named():
+    """As large as those of an image whose focus changes, and of a real scan."""
+    names = "additivity", "amplitude_scatter", "share_outlying"
+    for values, number in (((3.0, 0.047, 0.09), 2), ((0.89, 0.02, 0.126), 0)):
+        draws = {n: np.full((1, 8), v) for n, v in zip(names, values, strict=True)}
+        assert len(misfit.signs_in_scales(draws, COORDINATES)) == number
 
 
 def test_scales_beyond_the_prior_are_named():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from scipy.stats import beta
+from scipy.stats import beta, combine_pvalues
 
 from ..scan import RARE, Coordinates
 from ..storage import warn
@@ -15,6 +15,7 @@ __all__ = ["MOST_MISFIT", "misfit_of", "signs_in_claims", "signs_in_scales", "wa
 
 MOST_MISFIT = 20.0  # nats beyond SCREENED, above which the simulator is not trusted
 LEAST_TAIL = 1e-3  # prior probability of scales as large as those of an image
+UNUSUAL, LEAST = 0.05, 1e-300  # that of a scale that is named, and the least that is counted
 SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
 """Of what columns differ by from those of the simulator: their names in draws and in priors."""
 
@@ -67,7 +68,12 @@ def signs_in_scales(draws: Mapping[str, np.ndarray], coordinates: Coordinates) -
     Returns
     -------
     tuple of str
-        Scales whose mean is larger than in 999 of 1000 images of the prior.
+        Unusual scales, if all together are as large in one of 1000 images of the prior.
+
+    Notes
+    -----
+    Prior probabilities of scales as large as these are combined by Fisher's method: what the
+    simulator does not make may raise several of them a little, or exchange one for another.
 
     References
     ----------
@@ -77,7 +83,10 @@ def signs_in_scales(draws: Mapping[str, np.ndarray], coordinates: Coordinates) -
     tails = {name: priors[scale].tail for name, scale in SCALES.items()}
     tails["share_outlying"] = beta(*RARE.tolist()).sf
     means = {n: float(draws[n].mean(1).max()) for n in tails if n in draws}
-    return tuple(f"{n} = {v:.2g}" for n, v in means.items() if tails[n](v) < LEAST_TAIL)
+    found = {n: max(float(tails[n](v)), LEAST) for n, v in means.items()}
+    if not found or combine_pvalues(list(found.values())).pvalue >= LEAST_TAIL:
+        return ()
+    return tuple(f"{n} = {means[n]:.2g}" for n, tail in found.items() if tail < UNUSUAL)
 
 
 def warn_of_misfit(signs: Sequence[str], *, is_left: bool) -> None:
