@@ -22,6 +22,8 @@ __all__ = [
     "column_spectra",
     "embed",
     "phases",
+    "row_basis",
+    "row_spectra",
     "structure_factor",
     "synthesize",
 ]
@@ -336,6 +338,31 @@ def synthesize(
     Tensor, shape (*batch, y, x)
         The real image, without interpolation error.
     """
+    rows = row_spectra(spectrum, y, cell=cell, row_shift=row_shift)
+    return rows @ row_basis(x, spectrum.shape[-1] - 1, cell=cell).mT
+
+
+def row_spectra(
+    spectrum: Tensor, y: Tensor, *, cell: tuple[float, float], row_shift: Tensor | None = None
+) -> Tensor:
+    """Fourier coefficients along x of the rows of an image.
+
+    Parameters
+    ----------
+    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
+        Fourier coefficients, see ``synthesize``.
+    y : Tensor, shape (*batch, y)
+        Positions of the rows in Å.
+    cell : tuple of float
+        Periods in Å.
+    row_shift : Tensor, shape (*batch, y), optional
+        Displacement of the beam along x in every row, in Å.
+
+    Returns
+    -------
+    Tensor, shape (*batch, y, 2 mx + 2)
+        Real and imaginary part of each order in turn.
+    """
     my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
     up, down = (
         spectrum[..., : my + 1, :],
@@ -346,15 +373,31 @@ def synthesize(
     folded = torch.cat([up + down, torch.complex(-odd.imag, odd.real)], -2)
     at_y = phases(2 * math.pi / cell[1] * y, my)
     rows = torch.cat([at_y.real, at_y.imag], -1) @ torch.view_as_real(folded).flatten(-2)
-    if row_shift is not None:
-        turn = phases(2 * math.pi / cell[0] * row_shift, mx)
-        rows = torch.view_as_real(
-            torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn
-        ).flatten(-2)
+    if row_shift is None:
+        return rows
+    turn = phases(2 * math.pi / cell[0] * row_shift, mx)
+    return torch.view_as_real(torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn).flatten(-2)
+
+
+def row_basis(x: Tensor, largest: int, *, cell: tuple[float, float]) -> Tensor:
+    """Waves along the rows of an image.
+
+    Parameters
+    ----------
+    x : Tensor, shape (*batch, x)
+        Positions of the pixels in Å.
+    largest : int
+        Largest order mx.
+    cell : tuple of float
+        Periods in Å.
+
+    Returns
+    -------
+    Tensor, shape (*batch, x, 2 mx + 2)
+        What the coefficients of a row, see ``row_spectra``, are multiplied with.
+    """
     # the sum over qx and -qx is twice the real part of the sum over qx > 0
-    twice = x.new_full((mx + 1,), 2.0)
+    twice = x.new_full((largest + 1,), 2.0)
     twice[0] = 1.0
-    at_x = torch.view_as_real(
-        (phases(2 * math.pi / cell[0] * x, mx) * twice).conj().resolve_conj()
-    ).flatten(-2)
-    return rows @ at_x.mT
+    waves = phases(2 * math.pi / cell[0] * x, largest) * twice
+    return torch.view_as_real(waves.conj().resolve_conj()).flatten(-2)

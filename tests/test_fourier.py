@@ -9,7 +9,7 @@ from bayesctx.fourier import column_spectra, embed, structure_factor, synthesize
 from bayesctx.nuisances import NUISANCES
 from bayesctx.optics import mode_orders
 from bayesctx.prior import MAX_TRIES, reference_prior
-from bayesctx.raster import STEP, steps_along, synthesize_rows
+from bayesctx.raster import STEP, synthesize_rows
 from bayesctx.responses import load_table
 
 
@@ -30,8 +30,9 @@ def test_row_shift_moves_rows():
     assert torch.equal(still, synthesize(spectrum, x, y, cell=(10.0, 10.0)))
 
 
-def test_slanted_rows_go_in_steps():
-    """Every pixel for itself, where the step that it is in has the beam."""
+@pytest.mark.parametrize("slant", [0.0, 0.002, 0.05])
+def test_slanted_rows_are_linear_between_places(slant):
+    """Every pixel for itself, where its row has the beam."""
     generator = torch.Generator().manual_seed(1)
     cell, size = (40.0, 30.0), (23, 4)
     spectrum = torch.randn(2, 9, 7, dtype=torch.complex128, generator=generator)
@@ -39,14 +40,33 @@ def test_slanted_rows_go_in_steps():
     x = torch.linspace(-11, 11, size[0], dtype=torch.float64)
     y = torch.linspace(-3, 3, size[1], dtype=torch.float64)
     rows = torch.randn(size[1], 3, dtype=torch.float64, generator=generator)
-    found, steps = synthesize_rows(spectrum, x, y, rows, cell=cell), steps_along(x)
-    assert float((steps - x).abs().max()) <= STEP / 2
-    assert steps.unique().tolist() == pytest.approx([-22 / 3, 0, 22 / 3], abs=1)
-    for i, (along_x, along_y, slant) in enumerate(rows):
-        for k in (0, 9, 22):
-            place = x[k : k + 1] + along_x, y[i : i + 1] + along_y + slant * steps[k]
-            wanted = synthesize(spectrum, *place, cell=cell)[..., 0, 0]
-            assert torch.allclose(found[..., i, k], wanted)
+    rows[:, 2] *= slant
+    found = synthesize_rows(spectrum, x, y, rows, cell=cell)
+    wanted = torch.stack([
+        torch.cat([
+            synthesize(spectrum, place[None] + row[0], (height + row[1] + row[2] * place)[None],
+                       cell=cell)
+            for place in x
+        ], -1)[..., 0, :]
+        for height, row in zip(y, rows, strict=True)
+    ], -2)  # fmt: skip
+    q = mode_orders(4).double()[:, None] / cell[1]
+    size_of_waves = spectrum.abs() * torch.tensor([1.0] + 6 * [2.0])
+    step = min(STEP, float(rows[:, 2].abs().max()) * 22)
+    limit = (size_of_waves * (2 * torch.pi * q * step) ** 2 / 8).sum((-2, -1))[:, None, None]
+    assert torch.all((found - wanted).abs() <= limit + 1e-12)
+    assert found.shape == (2, 4, 23)
+
+
+@pytest.mark.parametrize("slant", [1e9, float("inf"), float("nan")])
+def test_slants_of_no_scan_take_no_longer_than_others(slant):
+    """A trajectory that leaves the posterior tries them."""
+    rows = torch.tensor([[0.0, 0.0, slant], [0.0, 0.0, 0.0]])
+    found = synthesize_rows(
+        torch.ones(5, 4, dtype=torch.complex64), torch.linspace(-9, 9, 64), torch.zeros(2), rows,
+        cell=(30.0, 30.0),
+    )  # fmt: skip
+    assert found.shape == (2, 64)
 
 
 def gaussian(cell, num_modes):

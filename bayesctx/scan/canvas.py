@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..raster import steps_along
 from .kernels import Kernels
 from .view import View
 from .world import UPDATED, Scan, World
@@ -28,8 +27,8 @@ class Canvas:
         Image without what is expected, and inverse variance, with the margin.
     rows : Tensor, shape (row, 3)
         Displacement of the scan rows, see ``World``.
-    steps : Tensor, shape (column,)
-        Where along the rows their displacement is taken, see ``steps_along``.
+    along : Tensor, shape (column,)
+        Place of the pixels along a row in Å from its middle.
     width, pad, half : int
         Pixels of a row, of the margin, and of half a window.
     """
@@ -37,7 +36,7 @@ class Canvas:
     rest: Tensor
     weight: Tensor
     rows: Tensor
-    steps: Tensor
+    along: Tensor
     width: int
     pad: int
     half: int
@@ -67,8 +66,8 @@ class Canvas:
             for v in (scan.image - view.expected, 1 / view.variance)
         ]
         rows = torch.nn.functional.pad(world.row_shift, (0, 0, pad, pad))
-        steps = torch.nn.functional.pad(steps_along(scan.field.axes[0]), (pad, pad))
-        return cls(*padded, rows, steps, len(steps), pad, half)
+        along = torch.nn.functional.pad(scan.field.axes[0], (pad, pad))
+        return cls(*padded, rows, along, len(along), pad, half)
 
     def pad_images(self, images: Tensor) -> Tensor:
         """Put the margin around images.
@@ -124,7 +123,7 @@ class Canvas:
         index = ((base[:, 1] + self.pad) * self.width + base[:, 0] + self.pad)[:, None] + offsets
         x, y = (base + self.pad)[..., None].unbind(1)
         along_x, along_y, slant = self.rows[y + window][:, :, None].unbind(-1)
-        along_y = along_y + slant * self.steps[x + window][:, None]
+        along_y = along_y + slant * self.along[x + window][:, None]
         return index, torch.stack([along_x.expand_as(along_y), along_y], 1).flatten(2)
 
     def at(self, values: Tensor, index: Tensor) -> Tensor:

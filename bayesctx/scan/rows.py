@@ -8,7 +8,6 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from ..raster import steps_along
 from .signal import total_spectrum
 from .view import View, look
 from .world import JITTERS, Scan, World
@@ -137,7 +136,7 @@ def slopes_of_rows(scan: Scan, world: World, view: View) -> Tensor:
     """
     total = total_spectrum(world, view, view.factors)
     along_x, along_y = scan.field.images(scan.field.slopes(total), world.row_shift)
-    return torch.stack([along_x, along_y, steps_along(scan.field.axes[0]) * along_y])
+    return torch.stack([along_x, along_y, scan.field.axes[0] * along_y])
 
 
 def stretched(row_shift: Tensor, name: str, factor: float) -> Tensor:
