@@ -20,14 +20,13 @@ from crystals import (
 )
 from torch.distributions import LogNormal, LowRankMultivariateNormal, Normal
 
-from bayesctx.crystal import HOSTS, METALS
+from bayesctx.crystal import METALS
 from bayesctx.defects import DEFECTS, SITES, SPECIES
 from bayesctx.inference.convergence import diagnose_chains
 from bayesctx.scan import chain, signal
 from bayesctx.scan.chain import depart, explore_mode, sample_worlds
 from bayesctx.scan.conditional import ALLOWED, COARSE, HAS_ATOMS, NUM_ALIKE, Sites
 from bayesctx.scan.coordinates import Coordinates
-from bayesctx.scan.dopants import draw_dopant, with_dopant
 from bayesctx.scan.dose import (
     dose_of,
     log_prior_of_dose,
@@ -357,122 +356,6 @@ def test_steps_of_scales_are_taken_by_the_density_of_the_whole_world(noisy, monk
         volume = (num + 1) * change
         wanted.append(log_posterior(scan, other, view.variance) - before + volume)
     assert ratios == pytest.approx(wanted, abs=0.02)
-
-
-def test_metals_that_are_nowhere_are_equally_probable(noisy):
-    """Without a column of the dopant all metals do."""
-    scan, world, view = noisy
-    species = torch.where(CLASS[world.species] == DEFECTS.index("D_M"), PERFECT[0], world.species)
-    world = replace(world, species=species)
-    scan = replace(scan, image=look(scan, world).expected + noise_of(world, view))
-    dopants, generator = (0, 2, 5), torch.Generator().manual_seed(0)
-    found = [chain._draw_dopant(scan, world, look(scan, world), dopants, generator)]
-    for _ in range(60):
-        found.append(chain._draw_dopant(*found[-1], dopants, generator))
-    metals = [scan.material.dopant for scan, *_ in found[1:]]
-    assert sum(a != b for a, b in itertools.pairwise(metals)) > 45
-    assert all(abs(metals.count(d) - 20) <= 3 * (60 * 2 / 9) ** 0.5 for d in dopants)
-
-
-def noise_of(world, view):
-    noise = torch.randn(view.expected.shape, generator=torch.Generator().manual_seed(7))
-    return world.floor.sqrt()[:, None, None] * noise
-
-
-def test_a_dopant_that_looks_like_the_host_is_left_again(noisy):
-    """Given columns that are named so, no other metal would ever be possible."""
-    scan, world, view = noisy
-    scan = replace(scan, material=Material(list(HOSTS).index("WSe2"), METALS.index("Re")))
-    plain = torch.where(CLASS[world.species] == DEFECTS.index("D_M"), PERFECT[0], world.species)
-    world = replace(world, species=plain, errors=torch.zeros_like(world.errors))
-    scan = replace(scan, image=look(scan, world).expected + noise_of(world, view))
-    named = plain.clone()
-    named[(plain == PERFECT[0]).nonzero()[::4, 0]] = DOPED
-    share = world.abundance.clone()
-    share[0, [DEFECTS.index("M"), DEFECTS.index("D_M")]] = torch.tensor([0.7, 0.25])
-    world = replace(world, species=named, abundance=share)
-    dopants, generator = tuple(METALS.index(m) for m in ("Re", "Ti", "V")), torch.Generator()
-    view, found, colours = look(scan, world), [], scan.colours()
-    for _ in range(90):
-        scan, world, view = chain._draw_dopant(scan, world, view, dopants, generator)
-        found.append(scan.material.dopant)
-        world, _ = draw_occupation(scan, world, view, colours, generator)
-        view = look(scan, world)
-    counts = [found.count(d) for d in dopants]
-    # Ti and V are told from W, Re hardly is: what the abundance leaves makes it less probable only
-    assert min(counts) > 10, counts
-
-
-def test_columns_beside_the_dopant_stay_when_it_becomes_another_metal(noisy):
-    """Vanadium is as bright as titanium: the same sites hold it, and all else is what it was."""
-    scan, world, _ = noisy
-    species = torch.where(scan.kind == 0, PERFECT[0], PERFECT[scan.kind])
-    inner = (scan.positions.abs() < 3.0).all(-1) & (scan.kind == 0)
-    species[inner] = DOPED
-    world = replace(world, species=species, errors=torch.zeros_like(world.errors))
-    scan = replace(scan, image=look(scan, world).expected + noise_of(world, look(scan, world)))
-    assert int(inner.sum()) > 3
-    generator = torch.Generator().manual_seed(0)
-    other, there = with_dopant(scan, world, METALS.index("V"), generator)
-    assert other.material.dopant == METALS.index("V")
-    seen = scan.inside | (scan.kind != 0)  # a metal beyond the border may be any
-    assert torch.equal(CLASS[there.species][seen], CLASS[world.species][seen])
-    # the image is described nearly as well, unlike with metal of the host in their places
-    plain = replace(world, species=PERFECT[scan.kind])
-    before, after, empty = (
-        ((s.image - look(s, w).expected).square().mean((1, 2)) / world.floor)
-        for s, w in ((scan, world), (other, there), (scan, plain))
-    )
-    assert (after - before < 0.05 * (empty - before)).all()
-
-
-def test_the_metal_of_the_dopant_is_chosen_by_the_density(noisy):
-    scan, world, _ = noisy
-    species = world.species.clone()
-    species[(species == PERFECT[0]).nonzero()[::3, 0]] = DOPED
-    world = replace(world, species=species, errors=torch.zeros_like(world.errors))
-    true, other = scan.material.dopant, METALS.index("Nb")
-    view = look(scan, world)
-    scan = replace(scan, image=view.expected + noise_of(world, view))
-    wrong = replace(scan, material=replace(scan.material, dopant=other))
-    now, generator, found = (wrong, world, look(wrong, world)), torch.Generator(), []
-    colours = scan.colours()
-    for _ in range(12):
-        drawn, world, view = chain._draw_dopant(*now, (true, other), generator)
-        world, _ = draw_occupation(drawn, world, view, colours, generator)
-        now = drawn, world, look(drawn, world)
-        found.append(drawn.material.dopant)
-    assert found[-8:] == [true] * 8
-
-
-@pytest.mark.parametrize("stated", [0.1, None], ids=["known", "open"])
-def test_the_abundance_of_the_dopant_is_drawn_with_it(noisy, stated):
-    """The draws of many rounds are those of the pseudo-likelihood times the prior."""
-    scan, world, view = noisy
-    if stated:
-        scan = replace(scan, prior=abundance_of(PRIOR.given({"abundance": {"D_M": stated}})))
-        world = replace(world, abundance=scan.prior.mean.float())
-    seen = [(scan, world, view, scan.inside)]
-    now, generator = scan.material.dopant, torch.Generator().manual_seed(1)
-    other = METALS.index("Nb")
-    place = DEFECTS.index("D_M")
-    shares = []
-    for _ in range(200):
-        _, abundance = draw_dopant(seen, (now, other), generator)
-        assert torch.allclose(abundance[0].sum(), torch.tensor(1.0), atol=1e-5)
-        shares.append(float(abundance[0, place]))
-        assert torch.equal(abundance[1:], world.abundance[1:])
-    if stated:
-        assert max(abs(s - stated) for s in shares) < 1e-6
-        return
-    # columns of this image are told apart, so that the pseudo-likelihood counts them
-    held = scan.counts(world.species, scan.inside)[0]
-    alpha = PRIOR.dirichlet_alpha["D_M"] + float(held[place])
-    rest = sum(v for d, v in PRIOR.dirichlet_alpha.items() if d in SITES["metal"])
-    total = rest + float(held.sum())
-    mean = alpha / total
-    width = (mean * (1 - mean) / (total + 1)) ** 0.5
-    assert sum(shares) / len(shares) == pytest.approx(mean, abs=4 * width / len(shares) ** 0.5)
 
 
 def test_excluded_classes_are_never_drawn(noisy):

@@ -364,10 +364,8 @@ def _draw_dopant(
     scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
 ) -> tuple[Scan, World, View]:
     """Draw the dopant, with abundances and what the metal sites hold if it is another one."""
-    seen = [(scan, world, view, scan.updated)]
-    dopant, abundance = draw_dopant(seen, dopants, generator)
-    world = replace(world, abundance=abundance)
-    if dopant == scan.material.dopant:
-        return scan, world, view
-    scan, world = with_dopant(scan, world, dopant, generator)
+    doping = draw_dopant([(scan, world, view, scan.updated)], dopants, generator)
+    if not doping.is_new:
+        return scan, replace(world, abundance=doping.abundance), view
+    scan, world = with_dopant(scan, world, doping, generator)
     return scan, world, look(scan, world)

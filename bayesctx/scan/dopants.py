@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -16,11 +16,11 @@ from .conditional import ALLOWED, IS_DOPED, KINDS, LEAST_SHARE, NUM_ALIKE, Sites
 from .kernels import Kernels
 from .occupation import draw_occupation
 from .overlaps import Overlaps
-from .signal import accepts
+from .signal import accepts, error_size
 from .view import View, look, spectra_of
 from .world import Scan, World
 
-__all__ = ["best_dopant", "draw_dopant", "with_dopant", "without_dopant"]
+__all__ = ["Doping", "best_dopant", "draw_dopant", "with_dopant", "with_errors_of_host"]
 
 AT_ONCE = 256  # sites
 METAL, DOPANT = KINDS.index("metal"), DEFECTS.index("D_M")
@@ -55,31 +55,55 @@ def best_dopant(seen: Iterable[Seen], dopants: Sequence[int]) -> int:
     total = torch.zeros(len(dopants), dtype=torch.float64)
     for scan, world, view, counted in seen:
         log_share = _log_shares(scan, world)
-        found = _log_likelihoods(scan, world, view, counted, dopants)
+        # errors that were fitted to another metal would speak for it, and columns of the host that
+        # are not as bright as simulated for a dopant that looks like it
+        errors = with_errors_of_host(world).errors
+        dopings = [Doping(d, errors, world.abundance) for d in dopants]
+        found = _log_likelihoods(scan, world, view, counted, dopings)
         total += torch.stack([(f + log_share).logsumexp(-1).sum() for f in found])
     return dopants[int(total.argmax())]
 
 
-def draw_dopant(
-    seen: Sequence[Seen], dopants: Sequence[int], generator: torch.Generator
-) -> tuple[int, Tensor]:
-    """Draw the dopant and its abundance, whatever the metal sites hold now.
+@dataclass(frozen=True, eq=False)
+class Doping:
+    """Which metal is the dopant, how bright its columns are, and how many there are.
+
+    Attributes
+    ----------
+    metal : int
+        The dopant.
+    errors : Tensor, shape (detector, species)
+        Errors of additivity; of species without the dopant those of the world.
+    abundance : Tensor, shape (kind, defect_class)
+        Shares of the classes.
+    is_new : bool
+        Whether the metal sites have to be drawn anew.
+    """
+
+    metal: int
+    errors: Tensor
+    abundance: Tensor
+    is_new: bool = False
+
+
+def draw_dopant(seen: Sequence[Seen], dopants: Sequence[int], generator: torch.Generator) -> Doping:
+    """Draw the dopant with its errors and its abundance, whatever the metal sites hold now.
 
     Parameters
     ----------
     seen : sequence of tuple of Scan, World, View and Tensor of bool
-        One scan, or windows of one with the same abundances, and which of the sites count.
+        One scan, or windows of one with the same abundances and errors, and which of the sites
+        count.
     dopants : sequence of int
-        Metals that may be the dopant, equally probable.
+        Metals that may be the dopant, equally probable, at least two.
     generator : torch.Generator
         Source of randomness.
 
     Returns
     -------
-    dopant : int
-        One of two: the one that is now, and another one.
-    abundance : Tensor, shape (kind, defect_class)
-        Shares of the classes; those of other metal sites in proportion to what they were.
+    Doping
+        That of now, or another one; shares of other classes of metal sites in proportion to what
+        they were.
 
     Notes
     -----
@@ -89,10 +113,10 @@ def draw_dopant(
     dopant is summed over: the first holds nearly, since columns overlap little. The metal sites
     have to be drawn next, see ``with_dopant``.
     """
-    scan, world = seen[0][:2]
-    now = scan.material.dopant
-    others = [d for d in dopants if d != now]
-    proposed = others[int(torch.randint(len(others), (1,), generator=generator))]
+    scan, world, view = seen[0][:3]
+    now = Doping(scan.material.dopant, world.errors, world.abundance)
+    propose = (_propose_anew, _propose_as_bright)[int(torch.randint(2, (1,), generator=generator))]
+    proposed, log_ratio = propose(scan, world, view, dopants, generator)
     shares, log_weight = _possible_shares(scan.prior, world.abundance)
     densities = log_weight.repeat(2, 1)
     for given in seen:
@@ -100,16 +124,57 @@ def draw_dopant(
         top = found.amax(-1, keepdim=True)
         densities = densities + (((found - top).exp() @ shares.mT).log() + top).sum(1)
     evidence = densities.logsumexp(-1).tolist()
-    taken = accepts(evidence[1] - evidence[0], generator)
+    taken = accepts(evidence[1] - evidence[0] + log_ratio, generator)
     weight = densities[int(taken)].softmax(0)
     node = int(torch.multinomial(weight, 1, generator=generator))
     abundance = world.abundance.clone()
     abundance[METAL] = shares[node].float()
-    return (proposed if taken else now), abundance
+    return replace(proposed if taken else now, abundance=abundance)
+
+
+def _propose_anew(
+    scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
+) -> tuple[Doping, float]:
+    """Any metal with errors of the prior; log ratio of the priors and of the proposals."""
+    metal = dopants[int(torch.randint(len(dopants), (1,), generator=generator))]
+    size = error_size(view.values, world.additivity).float()[:, None]
+    drawn = torch.randn(world.errors.shape, generator=generator) * size
+    return _with_errors(world, metal, drawn), 0.0
+
+
+def _propose_as_bright(
+    scan: Scan, world: World, view: View, dopants: Sequence[int], generator: torch.Generator
+) -> tuple[Doping, float]:
+    """Another metal with columns as bright as those of the dopant are; log ratio likewise.
+
+    With new errors a dopant that many sites determine would hardly ever be another metal.
+    """
+    others = [d for d in dopants if d != scan.material.dopant]
+    metal = others[int(torch.randint(len(others), (1,), generator=generator))]
+    now, other = (_brightness(scan, view, m)[:, IS_DOPED] for m in (scan.material.dopant, metal))
+    errors = torch.zeros_like(world.errors)
+    before = world.errors[:, IS_DOPED]
+    errors[:, IS_DOPED] = after = (1 + before) * now / other - 1
+    size = error_size(view.values, world.additivity)[:, None]
+    prior = 0.5 * (before.square() - after.square()).double() / size**2
+    log_ratio = float((prior + (now / other).double().log()).sum())
+    return _with_errors(world, metal, errors), log_ratio
+
+
+def _with_errors(world: World, metal: int, errors: Tensor) -> Doping:
+    """Another dopant, of whose columns some errors are."""
+    errors = torch.where(IS_DOPED, errors, world.errors)
+    return Doping(metal, errors, world.abundance, is_new=True)
+
+
+def _brightness(scan: Scan, view: View, metal: int) -> Tensor:
+    """Integrated intensity of a column of every species, shape (detector, species)."""
+    material = replace(scan.material, dopant=metal)
+    return Kernels.of(scan.field, view.values, material).values[0, :, :, 0].sum(-1)
 
 
 def with_dopant(
-    scan: Scan, world: World, dopant: int, generator: torch.Generator
+    scan: Scan, world: World, doping: Doping, generator: torch.Generator
 ) -> tuple[Scan, World]:
     """Change the dopant, and draw what the metal sites hold.
 
@@ -118,8 +183,8 @@ def with_dopant(
     scan : Scan
         With another dopant.
     world : World
-        With the abundances that go with the new one.
-    dopant : int
+        Likewise.
+    doping : Doping
         The new one.
     generator : torch.Generator
         Source of randomness.
@@ -134,8 +199,9 @@ def with_dopant(
     The metal sites come before all that overlaps with them: beside a metal of the host where the
     dopant is, chalcogens would become vacancies, and it took ten rounds until they were none again.
     """
-    scan = replace(scan, material=replace(scan.material, dopant=dopant))
-    world = without_dopant(world)
+    scan = replace(scan, material=replace(scan.material, dopant=doping.metal))
+    species = torch.where(IS_DOPED[world.species], HOST, world.species)
+    world = replace(world, species=species, errors=doping.errors, abundance=doping.abundance)
     metal = [mine[scan.kind[mine] == METAL] for mine in scan.colours()]
     metal, shared = [mine for mine in metal if len(mine)], spectra_of(scan, world.z)
     for _ in range(SWEEPS):
@@ -143,23 +209,21 @@ def with_dopant(
     return scan, world
 
 
-def without_dopant(world: World) -> World:
-    """Put metal of the host where the dopant is.
+def with_errors_of_host(world: World) -> World:
+    """Let columns of the dopant deviate from what is simulated as those of the host do.
 
     Parameters
     ----------
     world : World
-        With another dopant than the next one.
+        With errors of the dopant that were those of another metal.
 
     Returns
     -------
     World
-        Errors of additivity of the dopant, which were those of the other metal, are those of the
-        metal of the host.
+        With those of the metal of the host: what all columns of metal lack speaks for no dopant.
     """
-    doped = IS_DOPED[world.species]
     errors = torch.where(IS_DOPED, world.errors[:, HOST, None], world.errors)
-    return replace(world, species=torch.where(doped, HOST, world.species), errors=errors)
+    return replace(world, errors=errors)
 
 
 def _possible_shares(prior: Abundance, abundance: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,40 +260,36 @@ def _log_shares(scan: Scan, world: World) -> Tensor:
 
 
 def _log_likelihoods(
-    scan: Scan, world: World, view: View, counted: Tensor, dopants: Sequence[int]
+    scan: Scan, world: World, view: View, counted: Tensor, dopings: Sequence[Doping]
 ) -> list[Tensor]:
-    """Log density of the pixels around metal sites under each dopant, (site, defect_class)."""
+    """Log density of the pixels around metal sites under each doping, (site, defect_class).
+
+    Up to a constant of every site, the same under each.
+    """
     sites, allowed = Sites.of(scan, world, view), ALLOWED["metal"]
-    known, found = _log_likelihood(scan, sites, sites.kernels, counted, allowed), []
-    for dopant in dopants:
-        own = known
-        if dopant != scan.material.dopant:  # the other classes hold no dopant
-            kernels = Kernels.of(scan.field, view.values, replace(scan.material, dopant=dopant))
-            doped = _log_likelihood(scan, sites, kernels, counted, allowed[IS_DOPED[allowed]])
-            own = torch.where(doped > -math.inf, doped, known)
-        found.append(own)
-    return found
-
-
-def _log_likelihood(
-    scan: Scan, sites: Sites, kernels: Kernels, counted: Tensor, allowed: Tensor
-) -> Tensor:
-    """Log density of the pixels around metal sites with some species, (site, defect_class)."""
-    # errors of additivity that were fitted to another metal would speak for it, and columns of the
-    # host that are not as bright as simulated for a dopant that looks like it
-    amplitude = torch.where(IS_DOPED, sites.amplitude[:, HOST, None], sites.amplitude)
-    alike = -NUM_ALIKE.log().expand(len(KINDS), -1)
-    other = replace(
-        sites, kernels=kernels, allowed=allowed[None], overlaps=Overlaps.of(kernels, [allowed]),
-        amplitude=amplitude, log_prior=alike,
-    )  # fmt: skip
-    total = []
+    parts = [_holding(sites, allowed[~IS_DOPED[allowed]])]
+    for doping in dopings:
+        kernels = Kernels.of(scan.field, view.values, replace(scan.material, dopant=doping.metal))
+        amplitude = world.signal[:, None] * (1 + doping.errors)
+        other = replace(sites, kernels=kernels, amplitude=amplitude)
+        parts.append(_holding(other, allowed[IS_DOPED[allowed]]))
+    rows = [[torch.zeros(0, len(DEFECTS), dtype=torch.float64)] * len(parts)]
     for mine in (counted & (scan.kind == METAL)).nonzero()[:, 0].split(AT_ONCE):
-        present = sites.present(scan, mine)
-        given = other.conditional(scan, mine, present)
-        rest = sites.canvas.at(sites.canvas.rest, given.index) + present
-        weight = sites.canvas.at(sites.canvas.weight, given.index)
-        square = (rest.square() * weight).sum((1, 2))
-        total.append(given.log_prob.logsumexp(1).double() - 0.5 * square[:, None].double())
-    by_species = torch.cat(total) if total else torch.zeros(0, len(allowed), dtype=torch.float64)
-    return sum_by_class(by_species, allowed)
+        present = sites.present(scan, mine)  # under the dopant of the world
+        rows.append([_log_densities(scan, part, mine, present) for part in parts])
+    plain, *doped = (torch.cat(part) for part in zip(*rows, strict=True))
+    return [torch.logaddexp(plain, own) for own in doped]
+
+
+def _holding(sites: Sites, allowed: Tensor) -> Sites:
+    """The same where metal sites hold some species only, each equally probable in its class."""
+    return replace(
+        sites, allowed=allowed[None], overlaps=Overlaps.of(sites.kernels, [allowed]),
+        log_prior=-NUM_ALIKE.log().expand(len(KINDS), -1),
+    )  # fmt: skip
+
+
+def _log_densities(scan: Scan, sites: Sites, mine: Tensor, present: Tensor) -> Tensor:
+    """Log density of the pixels around metal sites by class, (site, defect_class)."""
+    log_prob = sites.conditional(scan, mine, present).log_prob.logsumexp(1)
+    return sum_by_class(log_prob.double(), sites.allowed[0])

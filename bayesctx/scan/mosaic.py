@@ -11,7 +11,8 @@ from torch import Tensor
 
 from .chain import Draw, log_prob_of_pixels
 from .collapsed import draw_abundances
-from .dopants import best_dopant, draw_dopant, with_dopant, without_dopant
+from .conditional import IS_DOPED
+from .dopants import best_dopant, draw_dopant, with_dopant, with_errors_of_host
 from .noise import draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
 from .rows import draw_rows
@@ -102,6 +103,8 @@ def cover(
         mosaic = _with_scales(_advance(mosaic, world, generator), world)
         if k == WARMUP // 2 and len(dopants) > 1:
             mosaic = _with_best_dopant(mosaic, dopants)
+            if mosaic.tiles[0].scan.material.dopant != scan.material.dopant:
+                world = with_errors_of_host(world)
     return mosaic
 
 
@@ -143,9 +146,9 @@ def spread(
     for draw in draws:
         world = draw.world
         if len(dopants) > 1:
-            # at brightness and tones that still go with the shared variables; the window knows the
-            # errors of a dopant that it holds, of another one nothing
-            mosaic, world = _draw_dopant(mosaic, dopants, generator), without_dopant(world)
+            # at brightness and tones that still go with the shared variables
+            mosaic = _draw_dopant(mosaic, dopants, generator)
+            world = _with_errors_of_dopant(draw, mosaic)
         mosaic = _advance(_with_abundances(mosaic, generator), world, generator)
         yield _join(mosaic, draw)
 
@@ -210,13 +213,21 @@ def _with_abundances(mosaic: Mosaic, generator: torch.Generator) -> Mosaic:
 
 def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Generator) -> Mosaic:
     """Draw the dopant, with abundances and what the metal sites hold if it is another one."""
-    dopant, abundance = draw_dopant(list(_seen(mosaic)), dopants, generator)
-    worlds = [replace(w, abundance=abundance) for w in mosaic.worlds]
-    if dopant == mosaic.tiles[0].scan.material.dopant:
+    doping = draw_dopant(list(_seen(mosaic)), dopants, generator)
+    if not doping.is_new:
+        worlds = [replace(w, abundance=doping.abundance) for w in mosaic.worlds]
         return replace(mosaic, worlds=worlds)
-    pairs = zip(mosaic.tiles, worlds, strict=True)
-    worlds = [with_dopant(t.scan, w, dopant, generator)[1] for t, w in pairs]
-    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, dopant), worlds=worlds)
+    pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
+    worlds = [with_dopant(t.scan, w, doping, generator)[1] for t, w in pairs]
+    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, doping.metal), worlds=worlds)
+
+
+def _with_errors_of_dopant(draw: Draw, mosaic: Mosaic) -> World:
+    """World of a window, which knows nothing of the errors of another dopant than its own."""
+    if draw.material.dopant == mosaic.tiles[0].scan.material.dopant:
+        return draw.world
+    errors = torch.where(IS_DOPED, mosaic.worlds[0].errors, draw.world.errors)
+    return replace(draw.world, errors=errors)
 
 
 def _spectra(mosaic: Mosaic) -> tuple:
