@@ -10,6 +10,9 @@ BENCH ?=
 BIN := .venv/bin
 # what a step does is said by STEP; pip tells of errors only, but for the largest download
 PIP := $(BIN)/python -m pip install --disable-pip-version-check
+# one process per core, files with their fixtures whole; WORKERS=0 runs one test after the other
+WORKERS ?= logical
+PYTEST := $(BIN)/python -m pytest -q -n $(WORKERS) --maxprocesses 4 --dist loadfile
 STEP := @echo "bayesctx set-up, step"
 
 .PHONY: demo test lint slow docs bench bench-quick matrix clean
@@ -20,10 +23,10 @@ demo: .venv/ready
 	@echo "bayesctx is in $(BIN); 'source $(BIN)/activate' makes it a command"
 
 test: .venv/ready lint
-	$(BIN)/python -m pytest -q -m "not slow"
+	$(PYTEST) -m "not slow"
 
 slow: .venv/ready
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 lint: .venv/ready
 	$(BIN)/ruff check .
