@@ -1,4 +1,4 @@
-"""Fourier coefficients of images of columns, and images from Fourier coefficients."""
+"""Fourier coefficients of images of columns."""
 
 from __future__ import annotations
 
@@ -22,10 +22,7 @@ __all__ = [
     "column_spectra",
     "embed",
     "phases",
-    "row_basis",
-    "row_spectra",
     "structure_factor",
-    "synthesize",
 ]
 
 FWHM = 2 * math.sqrt(2 * math.log(2))  # of a Gaussian, in standard deviations
@@ -310,94 +307,3 @@ def structure_factor(
     return torch.cat(
         [torch.complex(cc - ss, cs + sc), torch.complex(cc + ss, cs - sc)[..., 1:, :]], -2
     )
-
-
-def synthesize(
-    spectrum: Tensor,
-    x: Tensor,
-    y: Tensor,
-    *,
-    cell: tuple[float, float],
-    row_shift: Tensor | None = None,
-) -> Tensor:
-    """Image on a grid of pixels from its Fourier coefficients.
-
-    Parameters
-    ----------
-    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
-        Fourier coefficients; rows by ``optics.mode_orders``, columns qx >= 0.
-    x, y : Tensor, shapes (*batch, x) and (*batch, y)
-        Positions of the pixels in Å; need not be a grid point of the cell.
-    cell : tuple of float
-        Periods in Å.
-    row_shift : Tensor, shape (*batch, y), optional
-        Displacement of the beam along x in every scan row, in Å.
-
-    Returns
-    -------
-    Tensor, shape (*batch, y, x)
-        The real image, without interpolation error.
-    """
-    rows = row_spectra(spectrum, y, cell=cell, row_shift=row_shift)
-    return rows @ row_basis(x, spectrum.shape[-1] - 1, cell=cell).mT
-
-
-def row_spectra(
-    spectrum: Tensor, y: Tensor, *, cell: tuple[float, float], row_shift: Tensor | None = None
-) -> Tensor:
-    """Fourier coefficients along x of the rows of an image.
-
-    Parameters
-    ----------
-    spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
-        Fourier coefficients, see ``synthesize``.
-    y : Tensor, shape (*batch, y)
-        Positions of the rows in Å.
-    cell : tuple of float
-        Periods in Å.
-    row_shift : Tensor, shape (*batch, y), optional
-        Displacement of the beam along x in every row, in Å.
-
-    Returns
-    -------
-    Tensor, shape (*batch, y, 2 mx + 2)
-        Real and imaginary part of each order in turn.
-    """
-    my, mx = (spectrum.shape[-2] - 1) // 2, spectrum.shape[-1] - 1
-    up, down = (
-        spectrum[..., : my + 1, :],
-        torch.nn.functional.pad(spectrum[..., my + 1 :, :], (0, 0, 1, 0)),
-    )
-    # orders qy and -qy use the same cosine and sine
-    odd = up - down
-    folded = torch.cat([up + down, torch.complex(-odd.imag, odd.real)], -2)
-    at_y = phases(2 * math.pi / cell[1] * y, my)
-    rows = torch.cat([at_y.real, at_y.imag], -1) @ torch.view_as_real(folded).flatten(-2)
-    if row_shift is None:
-        return rows
-    turn = phases(2 * math.pi / cell[0] * row_shift, mx)
-    return torch.view_as_real(torch.view_as_complex(rows.unflatten(-1, (-1, 2))) * turn).flatten(-2)
-
-
-def row_basis(x: Tensor, largest: int, *, cell: tuple[float, float]) -> Tensor:
-    """Waves along the rows of an image.
-
-    Parameters
-    ----------
-    x : Tensor, shape (*batch, x)
-        Positions of the pixels in Å.
-    largest : int
-        Largest order mx.
-    cell : tuple of float
-        Periods in Å.
-
-    Returns
-    -------
-    Tensor, shape (*batch, x, 2 mx + 2)
-        What the coefficients of a row, see ``row_spectra``, are multiplied with.
-    """
-    # the sum over qx and -qx is twice the real part of the sum over qx > 0
-    twice = x.new_full((largest + 1,), 2.0)
-    twice[0] = 1.0
-    waves = phases(2 * math.pi / cell[0] * x, largest) * twice
-    return torch.view_as_real(waves.conj().resolve_conj()).flatten(-2)

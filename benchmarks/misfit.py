@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 import bayesctx as bc
 from bayesctx.defects import SPECIES
-from bayesctx.fourier import synthesize
 from bayesctx.optics import mode_orders
+from bayesctx.raster import synthesize
 from bayesctx.simulation.datasets import PADDING, _draw_field
 from bayesctx.simulation.latents import generators
 from bayesctx.simulation.rendering import detect

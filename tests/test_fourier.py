@@ -5,11 +5,11 @@ from bayesctx.context import Detector, Probe
 from bayesctx.crystal import HOSTS, MONOLAYER_1H
 from bayesctx.defects import DEFECTS, SITES, columns_of
 from bayesctx.distributions import quantile
-from bayesctx.fourier import column_spectra, embed, structure_factor, synthesize
+from bayesctx.fourier import column_spectra, embed, structure_factor
 from bayesctx.nuisances import NUISANCES
 from bayesctx.optics import mode_orders
 from bayesctx.prior import MAX_TRIES, reference_prior
-from bayesctx.raster import STEP, synthesize_rows
+from bayesctx.raster import STEP, synthesize, synthesize_rows
 from bayesctx.responses import load_table
 
 

@@ -20,10 +20,10 @@ from crystals import (
 )  # fmt: skip
 
 from bayesctx.defects import DEFECTS, SPECIES
-from bayesctx.fourier import synthesize
 from bayesctx.inference import infer
 from bayesctx.metrics import log_score, match_sites
 from bayesctx.model import load_model
+from bayesctx.raster import synthesize
 from bayesctx.scan import chain
 from bayesctx.scan.coordinates import Coordinates
 from bayesctx.scan.field import PUPIL_CELL

@@ -6,8 +6,8 @@ from samples import quiet
 from bayesctx import Detector, Probe, column_image
 from bayesctx.crystal import HOSTS, METALS
 from bayesctx.defects import SPECIES, columns_of
-from bayesctx.fourier import synthesize
 from bayesctx.prior import CONTINUOUS
+from bayesctx.raster import synthesize
 from bayesctx.simulation.rendering import BOX
 from bayesctx.simulation.scene import Scene
 from bayesctx.simulation.spectra import detector_spectra, image_spectra, patch_spectra

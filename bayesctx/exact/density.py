@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from ..defects import SITES, SPECIES
-from ..fourier import FWHM, synthesize
+from ..fourier import FWHM
 from ..nuisances import NUISANCES
 from ..optics import mode_orders
 from ..prior import CONTINUOUS, Prior
+from ..raster import synthesize
 from ..simulation.rendering import AT_ONCE, BOX
 from ..simulation.scene import KIND_OF_SPECIES, LATTICE_CONSTANTS, REACH, Scene, sites_around
 from ..simulation.spectra import image_spectra, patch_spectra

@@ -14,8 +14,9 @@ from torch import Tensor
 from ..context import Detector, Probe
 from ..defects import Atoms
 from ..evidence import check_imaging
-from ..fourier import column_spectra, structure_factor, synthesize
+from ..fourier import column_spectra, structure_factor
 from ..optics import wavelength
+from ..raster import synthesize
 from ..responses import load_table
 from .interference import interference_image, sheared_parts
 from .kernel import scattering_kernel

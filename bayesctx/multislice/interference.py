@@ -12,8 +12,9 @@ from torch import Tensor
 
 from ..context import Detector, Probe
 from ..defects import Atoms
-from ..fourier import FWHM, synthesize
+from ..fourier import FWHM
 from ..optics import mode_orders, wavelength
+from ..raster import synthesize
 from .grid import Grid
 from .kernel import mean_amplitude, scattering_kernel
 

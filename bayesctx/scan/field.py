@@ -11,10 +11,10 @@ from torch import Tensor
 
 from ..context import Probe
 from ..defects import CODOPED_SPECIES, SPECIES
-from ..fourier import embed, structure_factor, synthesize
+from ..fourier import embed, structure_factor
 from ..nuisances import NUISANCES
 from ..optics import geometric_reach, mode_orders
-from ..raster import synthesize_rows
+from ..raster import synthesize, synthesize_rows
 from ..simulation.rendering import pixel_axis
 from ..simulation.spectra import detector_spectra, image_bandwidth
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ..fourier import synthesize
+from ..raster import synthesize
 from .field import Field, Material, frequencies
 
 __all__ = ["STEPS", "Kernels", "gram_of_unknowns", "site_conditional", "solve_upper"]

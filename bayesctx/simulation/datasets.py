@@ -15,9 +15,9 @@ from ..context import CONTEXT, NO_DOPANT
 from ..crystal import HOSTS, METALS
 from ..defects import DEFECTS, FIRST_SITE, SITES, SPECIES
 from ..evidence import check_context
-from ..fourier import synthesize
 from ..nuisances import NUISANCES
 from ..prior import CONTINUOUS, Prior
+from ..raster import synthesize
 from ..tensors import join, pixel_axis, take
 from .codopants import describe_columns, draw_codopants
 from .latents import BLOCK, MAX_INDEX, draw_block, draw_centres, draw_images, generators

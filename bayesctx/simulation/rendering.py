@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from ..defects import SPECIES
-from ..fourier import synthesize
 from ..optics import mode_orders
 from ..prior import Prior
+from ..raster import synthesize
 from ..tensors import interpolation_matrix, pick, pixel_axis
 from .scene import Scene
 from .spectra import image_bandwidth, image_spectra, patch_spectra
