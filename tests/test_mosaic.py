@@ -19,7 +19,7 @@ from bayesctx.scan import (
     world as world_module,
 )
 from bayesctx.scan.chain import Draw, log_prob_of_pixels
-from bayesctx.scan.conditional import covariance_of_excess
+from bayesctx.scan.conditional import COARSE, HAS_ATOMS, IS_DOPED, covariance_of_excess
 from bayesctx.scan.dopants import best_dopant
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.occupation import _draw_tone
@@ -32,7 +32,9 @@ from bayesctx.scan.world import CLASS, PERFECT, begin
 
 @pytest.fixture
 def narrow(monkeypatch):
-    """Windows of 13 Å, so that small scans have several."""
+    """Windows of 13 Å, so that small scans have several, and few rounds before the first draw."""
+    monkeypatch.setattr(mosaic_module, "MOST_BLOCKS", 2)
+    monkeypatch.setattr(mosaic_module, "BLOCK", 2)
     monkeypatch.setattr(windows, "SIDE", 13.0)
     monkeypatch.setattr(windows, "MARGIN", 4.0)
 
@@ -213,6 +215,40 @@ def test_the_mean_excess_is_drawn_from_its_posterior(twofold, monkeypatch):
     width = torch.linalg.inv(precision).diagonal().sqrt()
     assert ((values.mean(0) - mean).abs() < 4.5 * width / len(drawn) ** 0.5).all()
     assert torch.allclose(values.std(0), width, rtol=0.17)
+
+
+def test_a_scan_that_is_less_even_than_its_window_is_covered_with_its_own_scatter(
+    narrow, noisy, monkeypatch
+):
+    """Bright columns are no dopant that is a little brighter than the host."""
+    monkeypatch.setattr(mosaic_module, "WARMUP", 2)
+    monkeypatch.setattr(mosaic_module, "MOST_BLOCKS", 10)
+    monkeypatch.setattr(mosaic_module, "BLOCK", 4)
+    scan, world, _ = noisy
+    plain = torch.where(IS_DOPED[world.species], PERFECT[0], world.species)
+    generator = torch.Generator().manual_seed(5)
+    scatter = 0.05
+    excess = scatter * torch.randn(world.excess.shape, generator=generator)
+    moving = HAS_ATOMS[plain] & scan.updated
+    rough = replace(world, species=plain, excess=world.excess + excess * moving[:, None])
+    noise = world.floor.sqrt() * torch.randn(scan.image.shape, generator=generator)
+    rhenium = replace(scan.material, dopant=METALS.index("Re"))
+    scan = replace(scan, image=look(scan, rough).expected + noise, material=rhenium)
+    even = replace(world, scatter=torch.full_like(world.scatter, 0.01))
+    mosaic = cover(scan, tile(scan), even, 0, plain, [METALS.index(m) for m in ("Re", "Ti")])
+    # of all columns, fine and coarse
+    found = torch.stack([
+        (1 - w.share_coarse) * w.scatter[0] ** 2 + w.share_coarse * COARSE**2
+        for w in mosaic.worlds
+    ])  # fmt: skip
+    number = torch.tensor([float((t.own & moving[t.sites]).sum()) for t in mosaic.tiles])
+    # a standard deviation of some hundred numbers, at shares that are not known
+    assert float((found @ number / number.sum()).sqrt()) == pytest.approx(scatter, rel=0.25)
+    doped = sum(
+        int((IS_DOPED[w.species] & t.own & t.scan.inside).sum())
+        for t, w in zip(mosaic.tiles, mosaic.worlds, strict=True)
+    )
+    assert doped < 0.15 * int((scan.inside & (scan.kind == 0)).sum())
 
 
 def test_the_signal_of_a_window_follows_its_brightness(narrow, noisy, monkeypatch):

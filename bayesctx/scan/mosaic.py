@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -25,6 +26,7 @@ from .world import JITTERS, Scan, World, begin
 __all__ = ["Mosaic", "cover", "spread"]
 
 WARMUP = 10  # rounds
+BLOCK, MOST_BLOCKS = 4, 10  # rounds over which the density is averaged, and most of these
 GIVEN = "z", "additivity", "errors"  # of the window by which the shared variables are sampled
 OF_SITES = "species", "shift", "excess", "is_wide", "is_coarse"
 WIDTHS, SHARES = ("disorder", *JITTERS), ("share_wide", "share_coarse")
@@ -85,26 +87,50 @@ def cover(
     Returns
     -------
     Mosaic
-        Sites and rows are drawn ``WARMUP`` times at the noise and the scales of the world: noise
-        and scales that were drawn would take what sites do not explain yet. So would abundances
-        that are drawn with the sites summed out, while the mean excess is not found: metals that
-        are brighter by a per cent all over a scan would become a dopant. Half way the dopant is
-        taken that explains all metal sites best.
+        Of which the density of the pixels does not rise any more.
+
+    Notes
+    -----
+    Sites and rows are drawn ``WARMUP`` times at the noise and the scales of the world: noise and
+    scales that were drawn would take what sites do not explain yet. So would abundances that are
+    drawn with the sites summed out, while the mean excess is not found: metals that are brighter by
+    a per cent all over a scan would become a dopant. Then scales and abundances are drawn too,
+    until they are those of the whole scan: where it is less even than the window, columns that are
+    brighter than the others are another species for so long. At last the dopant is taken that
+    explains all metal sites best.
     """
     worlds = []
     for tile in tiles:
         own = begin(tile.scan, world.z, None if species is None else species[tile.sites])
         drift = own.drift.clone()
         drift[0] = world.drift[0]
-        worlds.append(replace(own, drift=drift, shift=own.shift + drift[0]))
+        shift = own.shift + drift[0]
+        worlds.append(replace(own, drift=drift, shift=shift, abundance=world.abundance))
     mosaic = Mosaic(scan, _with_dopant(tiles, scan.material.dopant), worlds)
     generator = torch.Generator().manual_seed(seed)
-    for k in range(WARMUP):
+    for _ in range(WARMUP):
         mosaic = _with_scales(_advance(mosaic, world, generator), world)
-        if k == WARMUP // 2 and len(dopants) > 1:
-            mosaic = _with_best_dopant(mosaic, dopants)
-            if mosaic.tiles[0].scan.material.dopant != scan.material.dopant:
-                world = with_errors_of_host(world)
+    mosaic = _settled(mosaic, world, generator)
+    if len(dopants) < 2:
+        return mosaic
+    best = best_dopant(_seen(mosaic), dopants)
+    if best == scan.material.dopant:
+        return mosaic
+    mosaic = replace(mosaic, tiles=_with_dopant(tiles, best))
+    return _settled(mosaic, with_errors_of_host(world), generator)
+
+
+def _settled(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic:
+    """Draw everything until the density rises by less in some rounds than draws differ."""
+    number = len(mosaic.scan.kind) * (2 + len(mosaic.scan.image))
+    noise, reached = math.sqrt(number / 2), []
+    for _ in range(MOST_BLOCKS):
+        before, reached = reached, []
+        for _ in range(BLOCK):
+            mosaic = _advance(_with_abundances(mosaic, generator), world, generator)
+            reached.append(mosaic.log_prob)
+        if before and statistics.fmean(reached) < statistics.fmean(before) + noise:
+            break
     return mosaic
 
 
@@ -151,11 +177,6 @@ def spread(
             world = _with_errors_of_dopant(draw, mosaic)
         mosaic = _advance(_with_abundances(mosaic, generator), world, generator)
         yield _join(mosaic, draw)
-
-
-def _with_best_dopant(mosaic: Mosaic, dopants: Sequence[int]) -> Mosaic:
-    """The same with the dopant that explains all metal sites best, each given the other sites."""
-    return replace(mosaic, tiles=_with_dopant(mosaic.tiles, best_dopant(_seen(mosaic), dopants)))
 
 
 def _seen(mosaic: Mosaic) -> Iterator[tuple[Scan, World, View, Tensor]]:
