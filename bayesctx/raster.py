@@ -55,7 +55,7 @@ def synthesize_rows(
     spectrum : Tensor, shape (*batch, 2 my + 1, mx + 1)
         Fourier coefficients, see ``synthesize``.
     x, y : Tensor, shapes (x,) and (y,)
-        Positions of the pixels in Å; those along x in ascending order.
+        Positions of the pixels in Å; those along x, two at least, in ascending order.
     row_shift : Tensor, shape (y, 3)
         Displacement of the beam along x and y in every scan row in Å, where x is zero, and the
         slant of the row: the change of the latter along it, per Å.
@@ -75,16 +75,14 @@ def synthesize_rows(
     """
     along_x, along_y, slant = row_shift.unbind(-1)
     length = float(x[-1] - x[0])
-    # what a step of a sampler tries may be anything
-    num_steps = (slant.detach().abs().max() * length / STEP).nan_to_num().clamp(max=length / LEAST)
-    places = torch.linspace(float(x[0]), float(x[-1]), 1 + math.ceil(num_steps)).to(x)
+    # at least one, for the slope with a slant of zero; what a sampler tries may be anything
+    steps = (slant.detach().abs().max() * length / STEP).nan_to_num().clamp(1, length / LEAST)
+    places = torch.linspace(float(x[0]), float(x[-1]), 1 + math.ceil(steps)).to(x)
     there = y + along_y + slant * places[:, None]
     rows = _row_spectra(
         spectrum, there.flatten(), cell=cell, row_shift=along_x.repeat(len(places))
     ).unflatten(-2, there.shape)
     basis = _row_basis(x, spectrum.shape[-1] - 1, cell=cell)
-    if len(places) == 1:
-        return rows[..., 0, :, :] @ basis.mT
     after = torch.searchsorted(places, x).clamp(1, len(places) - 1)  # the place behind every pixel
     weight = ((x - places[after - 1]) / (places[1] - places[0]))[:, None]
     both = torch.cat([basis * (1 - weight), basis * weight], -1)

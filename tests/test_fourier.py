@@ -58,6 +58,19 @@ def test_slanted_rows_are_linear_between_places(slant):
     assert found.shape == (2, 4, 23)
 
 
+def test_an_image_has_a_slope_with_a_slant_of_zero():
+    """Which is that with a displacement of the row, times the place along it."""
+    spectrum = torch.randn(5, 4, dtype=torch.complex128, generator=torch.Generator().manual_seed(2))
+    x, y = torch.linspace(-9, 9, 37).double(), torch.linspace(0, 4, 3).double()
+
+    def image(rows):
+        return synthesize_rows(spectrum, x, y, rows, cell=(30.0, 30.0))
+
+    slopes = torch.autograd.functional.jacobian(image, torch.zeros(3, 3).double())
+    assert torch.allclose(slopes[..., 2], slopes[..., 1] * x[:, None], atol=1e-9)
+    assert float(slopes[..., 2].abs().max()) > 0.1
+
+
 @pytest.mark.parametrize("slant", [1e9, float("inf"), float("nan")])
 def test_slants_of_no_scan_take_no_longer_than_others(slant):
     """A trajectory that leaves the posterior tries them."""
