@@ -242,8 +242,9 @@ def test_a_scan_that_is_less_even_than_its_window_is_covered_with_its_own_scatte
         for w in mosaic.worlds
     ])  # fmt: skip
     number = torch.tensor([float((t.own & moving[t.sites]).sum()) for t in mosaic.tiles])
-    # a standard deviation of some hundred numbers, at shares that are not known
-    assert float((found @ number / number.sum()).sqrt()) == pytest.approx(scatter, rel=0.25)
+    # some hundred columns leave it open whether a tenth of them is coarse, which the truth is not
+    found = float((found @ number / number.sum()).sqrt())
+    assert 0.75 * scatter < found < (scatter**2 + 0.1 * COARSE**2) ** 0.5
     doped = sum(
         int((IS_DOPED[w.species] & t.own & t.scan.inside).sum())
         for t, w in zip(mosaic.tiles, mosaic.worlds, strict=True)
