@@ -244,7 +244,7 @@ def _draw_dopant(mosaic: Mosaic, dopants: Sequence[int], generator: torch.Genera
 
 
 def _with_errors_of_dopant(draw: Draw, mosaic: Mosaic) -> World:
-    """World of a window, which knows nothing of the errors of another dopant than its own."""
+    """World of a window; errors of another dopant than its own are those that were drawn here."""
     if draw.material.dopant == mosaic.tiles[0].scan.material.dopant:
         return draw.world
     errors = torch.where(IS_DOPED, mosaic.worlds[0].errors, draw.world.errors)
