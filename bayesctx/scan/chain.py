@@ -22,7 +22,6 @@ from .following import Joint, averaged, heated
 from .moves import linearise_jointly
 from .noise import draw_noise
 from .partners import draw_partner, log_ratios
-from .ring import draw_rings
 from .rows import stretched
 from .shared import evaluate
 from .signal import accepts, draw_signal
@@ -256,7 +255,6 @@ def sample_worlds(
         world, view, probability, _ = advance(scan, world, view, near, colours, generator)
         world, view, near = draw_partner(scan, world, view, near, generator)
         world, view, near = draw_wavelength(scan, world, view, near, generator)
-        world, view = draw_rings(scan, world, view, near, generator)
         world, view = _draw_scales(scan, world, view, generator)
         world, view = draw_amplitudes(scan, world, view, generator)
         world = draw_noise(scan, world, view, generator)

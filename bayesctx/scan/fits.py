@@ -23,6 +23,7 @@ from .occupation import (
     log_occupation,
 )
 from .partners import partners_of
+from .ring import draw_rings
 from .rows import draw_rows, rows_given, slopes_of_rows
 from .shared import climb
 from .sides import draw_tilt
@@ -332,7 +333,9 @@ def advance(
     world = draw_signal(scan, world, view, generator)
     world, view = draw_tilt(scan, world, rescaled(scan, world, view), near, generator)
     world = draw_rows(scan, world, view, generator)
-    return world, look(scan, world, _shared(view), view.factors), probability, log_ratio
+    view = look(scan, world, _shared(view), view.factors)
+    world, view = draw_rings(scan, world, view, near, generator)
+    return world, view, probability, log_ratio
 
 
 def adapt_steps(near: Joint, log_ratio: float, speed: float = LEARNING) -> Joint:
