@@ -39,7 +39,7 @@ from bayesctx.scan.rows import draw_rows
 from bayesctx.scan.sampling import _apportion, _interleave
 from bayesctx.scan.shared import _updated, climb, evaluate, image_slopes, linearise, settle
 from bayesctx.scan.signal import draw_signal, regress_species
-from bayesctx.scan.view import look
+from bayesctx.scan.view import look, rescaled
 from bayesctx.scan.windows import REACH, crop
 from bayesctx.scan.world import CLASS, MIRROR, begin
 from bayesctx.simulation import simulate_micrograph
@@ -130,6 +130,22 @@ def test_a_common_displacement_moves_all_columns(known):
     assert float(settled.z[-2:].abs().max()) == 0
     first, second = (look(scan, w).expected for w in (moved, settled))
     assert torch.allclose(first, second, atol=1e-5 * float(first.max()))
+
+
+@pytest.mark.parametrize("seed", [3, 7])
+def test_one_image_of_all_columns_is_the_sum_of_those_of_the_species(seed):
+    scan, world, _ = noisy_crystal(seed)
+    errors = 0.1 * torch.randn(world.errors.shape, generator=torch.Generator().manual_seed(seed))
+    row_shift = world.row_shift + 0.002 * torch.linspace(-1, 1, 3)
+    world = replace(world, errors=errors, row_shift=row_shift)
+    apart, whole = (look(scan, world, apart=a) for a in (True, False))
+    assert len(apart.used) > 2
+    assert whole.images.shape[1] == 1
+    brighter = replace(world, signal=2 * world.signal, floor=3 * world.floor)
+    for change in (lambda v: v, lambda v: rescaled(scan, brighter, v)):
+        for name in ("expected", "variance"):
+            wanted, found = (getattr(change(v), name) for v in (apart, whole))
+            assert torch.allclose(found, wanted, rtol=1e-5, atol=1e-6 * float(wanted.max()))
 
 
 def test_kernels_add_up_to_the_image(known):

@@ -222,7 +222,7 @@ def _images(
     together: bool = False,
 ) -> Tensor:
     """Exact images of some columns, shape (site, detector, y, x), or of all of them together."""
-    amplitude = (world.signal[:, None] * (1 + world.errors))[:, columns.species].mT
+    amplitude = world.amplitude[:, columns.species].mT
     amplitude = amplitude * (1 + columns.excess) * HAS_ATOMS[columns.species, None]
     cell, num_modes = scan.field.cell, scan.field.num_modes
     positions = scan.positions[mine] + columns.shift

@@ -219,7 +219,7 @@ class Canvas:
         """
         positions, species = scan.positions[sites] + world.shift[sites], world.species[sites]
         slopes, index = self.columns_at(scan, kernels, positions, species)
-        amplitude = world.signal[:, None] * (1 + world.errors[:, species])
+        amplitude = world.amplitude[:, species]
         slopes = slopes * amplitude.mT[..., None, None]
         slopes[:, :, 1:] *= 1 + world.excess[sites][..., None, None]
         return slopes, index

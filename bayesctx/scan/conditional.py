@@ -174,7 +174,7 @@ class Sites:
             prior=_Amplitudes.of(world),
             mean_shift=scan.basis @ world.drift,
             mean_excess=scan.mean_excess(world.tone),
-            amplitude=world.signal[:, None] * (1 + world.errors),
+            amplitude=world.amplitude,
             log_prior=log_share_of_species(scan, world),
         )
 

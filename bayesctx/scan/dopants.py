@@ -205,7 +205,8 @@ def with_dopant(
     metal = [mine[scan.kind[mine] == METAL] for mine in scan.colours()]
     metal, shared = [mine for mine in metal if len(mine)], spectra_of(scan, world.z)
     for _ in range(SWEEPS):
-        world, _ = draw_occupation(scan, world, look(scan, world, shared), metal, generator)
+        view = look(scan, world, shared, apart=False)
+        world, _ = draw_occupation(scan, world, view, metal, generator)
     return scan, world
 
 

@@ -183,7 +183,7 @@ def _seen(mosaic: Mosaic) -> Iterator[tuple[Scan, World, View, Tensor]]:
     """Windows with their worlds, and sites that are counted there."""
     shared = _spectra(mosaic)
     for tile, world in zip(mosaic.tiles, mosaic.worlds, strict=True):
-        yield tile.scan, world, look(tile.scan, world, shared), _counted(tile)
+        yield tile.scan, world, look(tile.scan, world, shared, apart=False), _counted(tile)
 
 
 def _counted(tile: Tile) -> Tensor:
@@ -261,15 +261,15 @@ def _sweep(
 ) -> tuple[World, Tensor, float]:
     """Draw a window given what all share; probability of species, density of its own pixels."""
     scan = tile.scan
-    view = look(scan, world, shared)
+    view = look(scan, world, shared, apart=False)
     world = draw_brightness(scan, world, view, generator)
     view = rescaled(scan, world, view)
     world = draw_noise(scan, world, view, generator)
     view = rescaled(scan, world, view)
     world, probability = draw_occupation(scan, world, view, tile.colours, generator)
-    view = look(scan, world, shared)
+    view = look(scan, world, shared, apart=False)
     world = draw_rows(scan, world, view, generator)
-    view = look(scan, world, shared, view.factors)
+    view = look(scan, world, shared, view.factors, apart=False)
     core = tile.core if scan.valid is None else tile.core & scan.valid
     return world, probability, log_prob_of_pixels(replace(scan, valid=core), view)
 

@@ -21,8 +21,7 @@ from .kernels import Kernels, gram_of_unknowns
 from .occupation import FIELD_PRECISION
 from .rows import rows_given, slopes_of_rows
 from .shared import evaluate, image_slopes
-from .signal import total_spectrum
-from .view import View, spectra_of
+from .view import View, spectra_of, total_spectrum
 from .world import Scan, World
 
 __all__ = ["linearise_jointly", "log_density_along", "log_prior_along", "moved"]
@@ -128,7 +127,7 @@ def _drift_slopes(scan: Scan, world: World, view: View) -> Tensor:
     for term in scan.basis.T:
         weights = (1 + world.excess) * (term * held)[:, None]
         factors = scan.field.factors(positions, weights, world.species)
-        total = total_spectrum(world, view, factors)
+        total = total_spectrum(world.amplitude, view.spectra, factors)
         # columns that move along an axis are rows that move the other way
         found.append(-scan.field.images(scan.field.slopes(total), world.row_shift))
     return torch.stack(found).transpose(0, 1).flatten(0, 1).flatten(1)

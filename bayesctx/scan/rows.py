@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal
 
-from .signal import total_spectrum
-from .view import View, look
+from .view import View, look, total_spectrum
 from .world import JITTERS, Scan, World
 
 __all__ = ["draw_rows", "proposed", "rows_given", "slopes_of_rows", "stretched"]
@@ -45,7 +44,7 @@ def draw_rows(scan: Scan, world: World, view: View, generator: torch.Generator |
         limit = (FARTHEST * world.jitters).maximum(torch.tensor(LARGEST_SHIFT))
         return replace(world, row_shift=law.mean.clamp(-limit, limit))
     there = replace(world, row_shift=proposed(law, generator))
-    seen = look(scan, there, (view.values, view.spectra), view.factors)
+    seen = look(scan, there, (view.values, view.spectra), view.factors, apart=False)
     seen = replace(seen, variance=view.variance)
     log_ratio = _log_prob_of_rows(scan, there, seen) - _log_prob_of_rows(scan, world, view)
     back = _law_here(scan, there, seen)
@@ -134,7 +133,7 @@ def slopes_of_rows(scan: Scan, world: World, view: View) -> Tensor:
     Tensor, shape (3, detector, y, x)
         Along x and along y, in intensity per Å, and with their slant.
     """
-    total = total_spectrum(world, view, view.factors)
+    total = total_spectrum(world.amplitude, view.spectra, view.factors)
     along_x, along_y = scan.field.images(scan.field.slopes(total), world.row_shift)
     return torch.stack([along_x, along_y, scan.field.axes[0] * along_y])
 

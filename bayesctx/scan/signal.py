@@ -21,7 +21,6 @@ __all__ = [
     "draw_film_size",
     "draw_signal",
     "regress_species",
-    "total_spectrum",
 ]
 
 WEAK = 1e-12  # prior precision of the signal, in units of the image
@@ -175,10 +174,8 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     World
         With the new values.
     """
-    amplitude = 1 + world.errors[:, view.used]
-    columns = torch.einsum("dk,dkyx->dyx", amplitude, view.images)[:, None]
-    equations = Equations.of(scan, columns, view.variance)
-    flat = torch.full((len(columns), 1), WEAK)
+    equations = Equations.of(scan, view.columns(world)[:, None], view.variance)
+    flat = torch.full((len(scan.image), 1), WEAK)
     world = draw_film_size(scan, world, equations.solve(flat, world.film_size), generator)
     found = equations.solve(flat, world.film_size)
     signal, film = found.draw(generator).float().tensor_split([1], -1)
@@ -264,22 +261,3 @@ def accepts(log_ratio: float, generator: torch.Generator) -> bool:
     """
     # a random number may be zero
     return math.log(float(torch.rand(1, generator=generator)) + 1e-30) < log_ratio
-
-
-def total_spectrum(world: World, view: View, factors: dict[int, Tensor]) -> Tensor:
-    """Coefficients of all columns together.
-
-    Parameters
-    ----------
-    world, view : World, View
-        Amplitudes, and spectra.
-    factors : dict of int to Tensor, shape (detector, qy, qx)
-        Structure factors by species.
-
-    Returns
-    -------
-    Tensor, shape (detector, qy, qx)
-        Complex.
-    """
-    amplitude = (world.signal[:, None] * (1 + world.errors))[..., None, None]
-    return sum(view.spectra[:, k] * f * amplitude[:, k] for k, f in factors.items())

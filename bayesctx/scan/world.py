@@ -287,6 +287,11 @@ class World:
     share_codopant: float = 0.5
 
     @property
+    def amplitude(self) -> Tensor:
+        """Intensity of the columns of every species, shape (detector, species)."""
+        return self.signal[:, None] * (1 + self.errors)
+
+    @property
     def jitters(self) -> Tensor:
         """Scales of the displacements of rows, in the order of ``JITTERS``, shape (3,)."""
         return torch.tensor([getattr(self, name) for name in JITTERS])
