@@ -19,7 +19,7 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 import xarray as xr
-from report import FOLDER, table, write
+from report import FOLDER, commit, table, write
 from rows import append_row, read_rows
 
 import bayesctx as bc
@@ -44,10 +44,11 @@ WINDOW = np.array([56, 66])  # px, what the figure shows
 SYMBOL = 4.0  # px
 CERTAIN = 0.95  # probability of another class than the label, from which a site is shown
 THUMBNAIL, MOST_SHOWN = 13, 48  # px, and thumbnails in the figure
+SHARED = {"dose": "e/Å²", "defocus": "Å", "C12": "Å", "C21": "Å", "C23": "Å"}  # by both detectors
 SCORES = {
-    "file": "", "detector": "", "way": "", "matched": "", "right": ".1f", "M against X2": ".2f",
-    "vacancies found": ".0f", "of those named": ".0f", "log score": "", "entropy": ".3f",
-    "calibration error": ".1f", "assignment": ".3f", "r_hat": ".2f", "s": ".0f",
+    "file": "", "detector": "", "way": "", "commit": "", "matched": "", "right": ".1f",
+    "M against X2": ".2f", "vacancies found": ".0f", "of those named": ".0f", "log score": "",
+    "entropy": ".3f", "calibration error": ".1f", "assignment": ".3f", "r_hat": ".2f", "s": ".0f",
 }  # fmt: skip
 
 INTRODUCTION = """\
@@ -143,7 +144,7 @@ def run(files: Sequence[Path], runs: Path) -> list[dict[str, object]]:
             continue
         result, told = read(truth, detector, way)
         bc.save(result, result_of(runs, path.stem, detector, way))
-        row = {"file": path.stem, "detector": detector, "way": way}
+        row = {"file": path.stem, "detector": detector, "way": way, "commit": commit()}
         done.append(row | score(result, truth) | told)
         append_row(rows, done[-1])
         print(done[-1], flush=True)
@@ -283,11 +284,45 @@ def pictures(files: Sequence[Path], runs: Path) -> str:
     return text
 
 
+def agreement(results: Mapping[str, xr.DataTree]) -> list[list[str]]:
+    """What single detectors say of the beam that they share, and whether they agree.
+
+    They do if zero is within the central 90 % of the differences of any two of their draws.
+    """
+    found = []
+    for name, unit in SHARED.items():
+        first, second = (r["posterior"][name].values.ravel() for r in results.values())
+        told = [
+            f"{np.median(v):.3g} ({np.quantile(v, 0.05):.3g} to {np.quantile(v, 0.95):.3g})"
+            for v in (first, second)
+        ]
+        low, high = np.quantile(first[:, None] - second, [0.05, 0.95])
+        found.append([name, unit, *told, "yes" if low <= 0 <= high else "no"])
+    return found
+
+
+def comparison(files: Sequence[Path], runs: Path) -> str:
+    """Table of what detectors of one scan say of it when they are read apart."""
+    rows = []
+    for path in files:
+        kept = {d: result_of(runs, path.stem, d, "simulator") for d in SOFT}
+        if all(k.exists() for k in kept.values()):
+            found = agreement({d: bc.load(k) for d, k in kept.items()})
+            rows += [[path.stem, *row] for row in found]
+    if not rows:
+        return ""
+    return (
+        "\n\nWhat both detectors share, read from each alone: medians with central intervals of "
+        "90 %. They agree if zero is in that of their difference:\n\n"
+        + table(["file", "variable", "unit", *SOFT, "agree"], rows)
+    )
+
+
 def body_of(done: Sequence[Mapping[str, object]]) -> str:
     """Tables of the scores and of the confusions."""
     keys = {k: i for i, k in enumerate(itertools.chain(*WAYS.values()))}
     done = sorted(done, key=lambda r: (r["file"], r["way"] != "simulator", keys[r["detector"]]))
-    scores = [[_cell(r[n], f) for n, f in SCORES.items()] for r in done]
+    scores = [[_cell(r.get(n, ""), f) for n, f in SCORES.items()] for r in done]
     confusions = [[r["file"], r["detector"], r["way"], *c] for r in done for c in r["confusion"]]
     warned = [
         f"- {r['file']}, {r['detector']}: {w}"
@@ -327,7 +362,9 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     files = [] if arguments.table else arguments.files
     done = run(files, arguments.runs)
-    write("real", "Real micrographs", body_of(done) + pictures(arguments.files, arguments.runs), 0)
+    known = arguments.files, arguments.runs
+    body = body_of(done) + comparison(*known) + pictures(*known)
+    write("real", "Real micrographs", body, 0)
 
 
 if __name__ == "__main__":
