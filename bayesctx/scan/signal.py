@@ -174,7 +174,7 @@ def draw_brightness(scan: Scan, world: World, view: View, generator: torch.Gener
     World
         With the new values.
     """
-    equations = Equations.of(scan, view.columns(world)[:, None], view.variance)
+    equations = Equations.of(scan, view.columns[:, None], view.variance)
     flat = torch.full((len(scan.image), 1), WEAK)
     world = draw_film_size(scan, world, equations.solve(flat, world.film_size), generator)
     found = equations.solve(flat, world.film_size)

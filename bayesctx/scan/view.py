@@ -29,10 +29,10 @@ class View:
         Coefficients of one column of every species.
     factors : dict of int to Tensor, shape (detector, qy, qx)
         Structure factors of the species that occur.
-    images : Tensor, shape (detector, species that occur, y, x)
-        Their images at a signal of one; or one image of all columns with their errors.
-    are_apart : bool
-        Which of both.
+    images : Tensor, shape (detector, species that occur, y, x), or None
+        Their images at a signal of one, if they were asked for.
+    columns : Tensor, shape (detector, y, x)
+        Image of all columns with their errors of additivity, at a signal of one.
     expected : Tensor, shape (detector, y, x)
         Expected intensities.
     variance : Tensor, shape (detector, y, x)
@@ -42,8 +42,8 @@ class View:
     values: dict[str, Tensor]
     spectra: Tensor
     factors: dict[int, Tensor]
-    images: Tensor
-    are_apart: bool
+    images: Tensor | None
+    columns: Tensor
     expected: Tensor
     variance: Tensor
 
@@ -51,23 +51,6 @@ class View:
     def used(self) -> list[int]:
         """The species that occur, in the order of the factors."""
         return list(self.factors)
-
-    def columns(self, world: World) -> Tensor:
-        """Image of all columns at a signal of one.
-
-        Parameters
-        ----------
-        world : World
-            Gives the errors of additivity.
-
-        Returns
-        -------
-        Tensor, shape (detector, y, x)
-            With these errors.
-        """
-        if not self.are_apart:
-            return self.images[:, 0]
-        return torch.einsum("dk,dkyx->dyx", 1 + world.errors[:, self.used], self.images)
 
 
 def spectra_of(
@@ -133,8 +116,8 @@ def look(
     factors : dict, optional
         Its structure factors, if known.
     apart : bool
-        Render an image of every species. One of all takes a fraction of the time, and suffices
-        as long as the errors of additivity stay.
+        Render an image of every species. That of all columns alone takes a fraction of the time,
+        and suffices as long as the errors of additivity stay.
 
     Returns
     -------
@@ -146,12 +129,11 @@ def look(
         factors = scan.field.factors(scan.positions + world.shift, 1 + world.excess, world.species)
     if apart:
         images = render(scan, spectra, factors, world.row_shift)
+        columns = _together(world, list(factors), images)
     else:
-        total = total_spectrum(1 + world.errors, spectra, factors)
-        images = scan.field.images(total, world.row_shift)[:, None]
-    empty = torch.empty(0)
-    view = View(values, spectra, factors, images, apart, empty, empty)
-    return rescaled(scan, world, view)
+        images, total = None, total_spectrum(1 + world.errors, spectra, factors)
+        columns = scan.field.images(total, world.row_shift)
+    return View(values, spectra, factors, images, columns, *_expect(scan, world, columns))
 
 
 def rescaled(scan: Scan, world: World, view: View) -> View:
@@ -164,16 +146,28 @@ def rescaled(scan: Scan, world: World, view: View) -> View:
     world : World
         The world.
     view : View
-        Of a world with the same columns and rows; and the same errors, if its images are not apart.
+        Of a world with the same columns and rows; and the same errors, if it has no images.
 
     Returns
     -------
     View
         As by ``look``, but the images are not rendered again.
     """
-    expected = world.signal[:, None, None] * view.columns(world) + scan.film.images(world.film)
-    variance = variance_of(scan, expected, world.floor, world.slope)
-    return replace(view, expected=expected, variance=variance)
+    has_images = view.images is not None
+    columns = _together(world, view.used, view.images) if has_images else view.columns
+    expected, variance = _expect(scan, world, columns)
+    return replace(view, columns=columns, expected=expected, variance=variance)
+
+
+def _together(world: World, used: Sequence[int], images: Tensor) -> Tensor:
+    """Image of all columns with their errors, from those of the species that occur."""
+    return torch.einsum("dk,dkyx->dyx", 1 + world.errors[:, used], images)
+
+
+def _expect(scan: Scan, world: World, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Expectation and variance of the pixels, from the image of all columns."""
+    expected = world.signal[:, None, None] * columns + scan.film.images(world.film)
+    return expected, variance_of(scan, expected, world.floor, world.slope)
 
 
 def total_spectrum(amplitude: Tensor, spectra: Tensor, factors: dict[int, Tensor]) -> Tensor:
