@@ -196,7 +196,7 @@ def describe_patches(case: Case, found: PatchPosterior, latent: Sequence[str]) -
         dopant=dopant,
         ess=found.ess.numpy(),
         draws=_stored(index | values, latent),
-        prior_draws=_stored(_draw_prior(case, num_images, num_draws), latent),
+        prior_draws=_stored(_draw_prior(case, num_images, num_draws, latent), latent),
         defect_draws=classes[found.outcome].numpy().astype(np.int8)[..., None],
         log_likelihood=found.log_likelihood.numpy()[..., None],
         outcome=by_outcome(materials, found.share)[:, None],
@@ -269,7 +269,7 @@ def describe_image(
     drawn = [_draw(a, sites, int(n), rng) for a, n in zip(alternatives, numbers, strict=True) if n]
     draws = {n: np.concatenate([d[n] for d in drawn])[order] for n in drawn[0]}
     prior = [
-        _draw_prior(a.case, 1, int(n))
+        _draw_prior(a.case, 1, int(n), latent)
         for a, n in zip(alternatives, rng.multinomial(num_draws, softmax(log_prior)), strict=True)
         if n
     ]
@@ -366,17 +366,24 @@ def _by_name(case: Case, material: Tensor) -> tuple[np.ndarray, np.ndarray]:
     return by_host.numpy(), by_dopant.numpy()
 
 
-def _draw_prior(case: Case, num_images: int, num_draws: int) -> dict[str, Tensor]:
-    """Draws from the prior under what is known, shape (image, draw)."""
+def _draw_prior(
+    case: Case, num_images: int, num_draws: int, latent: Sequence[str]
+) -> dict[str, Tensor]:
+    """Draws of what is latent from the prior under what is known, shape (image, draw)."""
+    draw = torch.arange(num_draws)
+    drawn = {n: v[:, draw % v.shape[1]] for n, v in case.context.items() if n in latent}
+    if not {"host", "dopant"}.isdisjoint(latent):
+        drawn |= _draw_materials(case.materials, num_draws)
+    return {n: drawn[n].expand(num_images, -1) for n in latent}
+
+
+def _draw_materials(materials: Materials, num_draws: int) -> dict[str, Tensor]:
+    """Hosts and dopants from their prior, shape (image or 1, draw)."""
     generator = torch.Generator().manual_seed(0)
-    materials: Materials = case.materials
     host = torch.multinomial(
         materials.host_weight, num_draws, replacement=True, generator=generator
     )
     rows = torch.arange(len(host))[:, None]
     weight = materials.dopant_weight[rows, host].flatten(0, 1)
     dopant = torch.multinomial(weight, 1, generator=generator).view(host.shape)
-    drawn = {"host": materials.host[rows, host], "dopant": materials.dopant[rows, host, dopant]}
-    for name, values in case.context.items():
-        drawn[name] = values[:, torch.arange(num_draws) % values.shape[1]]
-    return {n: v.expand(num_images, -1) for n, v in drawn.items()}
+    return {"host": materials.host[rows, host], "dopant": materials.dopant[rows, host, dopant]}

@@ -202,24 +202,22 @@ def _draw(
     host, hypothesis = cell // num_hypotheses, cell % num_hypotheses
     weights = (w.expand(len(share), *w.shape[1:]) for w in materials.fields()[2:])
     host_weight, dopant_weight = weights
-    edges = dopant_weight.cumsum(-1)[at, host]
-    u = torch.rand(cell.shape, generator=generator, dtype=torch.float32)
-    dopant = (edges < u[..., None] * edges[..., -1:]).sum(-1)
-    dopant = torch.where(hypothesis >= NUM_UNDOPED, hypothesis - NUM_UNDOPED, dopant)
+    dopant = (hypothesis - NUM_UNDOPED).clamp(min=0)
+    if num_hypotheses > NUM_UNDOPED + 1:  # which one it is, where the site does not hold it
+        edges = dopant_weight.cumsum(-1)[at, host]
+        u = torch.rand(cell.shape, generator=generator, dtype=torch.float32)
+        other = (edges < u[..., None] * edges[..., -1:]).sum(-1)
+        dopant = torch.where(hypothesis >= NUM_UNDOPED, dopant, other)
     outcome = outcomes_of_hypotheses(num_hypotheses - NUM_UNDOPED)[hypothesis]
-    block, term, draw = _locate(blocks, tally, cell, within)
+    block, draw = _locate(blocks, tally, cell, within)
 
     log_likelihood = torch.empty(cell.shape, dtype=torch.float32)
+    patch = at.expand_as(cell)
     for i, b in enumerate(blocks):
-        chosen = block == i
-        place = chosen.nonzero()[:, 0], host[chosen], dopant[chosen], draw[chosen]
+        chosen = block == i if len(blocks) > 1 else ...
+        place = patch[chosen], host[chosen], dopant[chosen], draw[chosen]
         given = b, share, host_weight, dopant_weight, materials.is_codoped
-        sizes = *dopant_weight.shape, b.joint.shape[1]
-        if math.prod(sizes) < len(place[0]):  # each place is drawn several times
-            every = torch.cartesian_prod(*map(torch.arange, sizes)).T
-            log_likelihood[chosen] = _log_density(*given, *every).view(sizes)[place]
-        else:
-            log_likelihood[chosen] = _log_density(*given, *place)
+        log_likelihood[chosen] = _log_densities(*given, *place)
         draw[chosen] += b.start
     plain, doped = share[..., :NUM_UNDOPED].sum(-1, keepdim=True), share[..., NUM_UNDOPED:]
     # the crystal has its dopant whether or not the central site holds it
@@ -233,10 +231,12 @@ def _draw(
 def _locate(
     blocks: Sequence[Block], tally: Tally, cell: Tensor, within: Tensor
 ) -> tuple[Tensor, ...]:
-    """Block, row and column at a fraction of the sum of a term, shapes (patch, num_draws)."""
+    """Block and column at a fraction of the sum of a term, shapes (patch, num_draws)."""
+    found = torch.zeros_like(cell), torch.zeros_like(cell)
+    if len(blocks) == blocks[0].joint.shape[1] == 1:  # a context that is known
+        return found
     patch = torch.arange(len(cell))[:, None]
     left = within * tally.total.flatten(1)[patch, cell].double()
-    found = [torch.zeros_like(cell) for _ in range(3)]
     for i, block in enumerate(blocks):
         row = block.row.flatten(1)[patch, cell]
         here = (row >= 0) & (left >= 0)
@@ -247,13 +247,29 @@ def _locate(
         before = torch.where(rows > 0, sums[rows * size - 1], 0)
         target = before + left[here] / scale
         column = torch.searchsorted(sums, target, right=True) - rows * size
-        new = torch.full_like(rows, i), rows, column.clamp(0, size - 1)
-        for values, value in zip(found, new, strict=True):
+        for values, value in zip(found, (i, column.clamp(0, size - 1)), strict=True):
             values[here] = value
         # what is not reached in this block is sought in the next
         rest = (target - sums[rows * size + size - 1]) * scale
         left[here] = torch.where(rest >= 0, rest, -1.0)
-    return tuple(found)
+    return found
+
+
+def _log_densities(
+    block: Block,
+    share: Tensor,
+    host_weight: Tensor,
+    dopant_weight: Tensor,
+    is_codoped: bool,
+    *place: Tensor,
+) -> Tensor:
+    """Log density at places (patch, host, dopant, draw) of any shape, see ``_log_density``."""
+    given = block, share, host_weight, dopant_weight, is_codoped
+    sizes = *dopant_weight.shape, block.joint.shape[1]
+    if math.prod(sizes) < place[0].numel():  # each place is drawn several times
+        every = torch.cartesian_prod(*map(torch.arange, sizes)).T
+        return _log_density(*given, *every).view(sizes)[place]
+    return _log_density(*given, *(p.flatten() for p in place)).view_as(place[0])
 
 
 def _log_density(
