@@ -60,6 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="default: the reference model")
     parser.add_argument("--seed", type=int, default=7)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS, help="of a micrograph")
     arguments = parser.parse_args()
     torch.set_num_threads(2)
     model = bc.load_model(arguments.model)
@@ -94,7 +95,7 @@ def main() -> None:
     ]
     # in a process of its own, so that its memory is that of one image
     with get_context("spawn").Pool(1, maxtasksperchild=1) as pool:
-        for size, way, is_known in itertools.product(SIZES, WAYS, (True, False)):
+        for size, way, is_known in itertools.product(SIZES, arguments.ways, (True, False)):
             given = arguments.model, arguments.seed, size, way, is_known
             seconds, memory = pool.apply(micrograph, given)
             known = "context known" if is_known else "host known"
@@ -103,9 +104,10 @@ def main() -> None:
     body = (
         table(["task", "images", "s", "images/s", "peak memory (GiB)"], rows)
         + f"\n\nThe encoder alone does {len(data.image) / encode:.0f} patches/s, an upper limit of "
-        "the speed of any inference. 1000 draws are returned, by the simulator 200 and, of the "
-        "larger micrograph, 100. A micrograph has pixels of 0.2 Å and 1e5 e/Å²; its claims are "
-        "tested too."
+        "the speed of any inference. 1000 draws are returned by the network, 200 by the simulator "
+        "and 100 of the larger micrograph. A micrograph has pixels of 0.2 Å and 1e5 e/Å²; its "
+        "claims are tested too. The simulator reads it by all of its pixels, which takes minutes "
+        "([micrographs by all pixels](pixels.md))."
     )
     write("speed", "Speed of inference", body, arguments.seed)
 
