@@ -147,7 +147,7 @@ def test_windows_of_a_large_scan_share_the_shares_of_both_dopants(mixed, monkeyp
     monkeypatch.setattr(mosaic_module, "WARMUP", 5)
     scan, world = mixed
     values = {n: v[0].tolist() for n, v in scan.coordinates.values(world.z[None]).items()}
-    draw = Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0)
+    draw = Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0, torch.zeros(0))
     mosaic = cover(scan, tile(scan), world, 0)
     assert len(mosaic.tiles) > 1
     found = list(spread(mosaic, [draw] * 3, 0))[-1]
@@ -203,7 +203,8 @@ def draw_worlds(shared_by_draws, fitted, *, num_chains, num_draws, **_):
     world, chains = begin(scan, z, species), []
     for _ in range(num_chains):
         own = [replace(world, share_codopant=0.2 + 0.01 * k) for k in range(num_draws)]
-        draws = [Draw(w, scan.material, values, 1e5, probability, -1.0) for w in own]
+        rest = probability, -1.0, torch.zeros(1, 2, 2)
+        draws = [Draw(w, scan.material, values, 1e5, *rest) for w in own]
         chains.append([(0, d) for d in draws])
     share = np.eye(1, len(given))[0]
     return Sampled(chains, share)

@@ -60,7 +60,7 @@ def as_window(scan, world, _):
 def draw_of(scan, world):
     """A draw that is a given world."""
     values = {n: v[0].tolist() for n, v in scan.coordinates.values(world.z[None]).items()}
-    return Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0)
+    return Draw(world, scan.material, values, 1e5, torch.zeros(0), 0.0, torch.zeros(0))
 
 
 @pytest.mark.parametrize("shape", [(80, 80), (90, 151), (300, 40)])

@@ -79,6 +79,8 @@ class Posterior:
         Chains that the draws come from, one after the other.
     diagnosis : dict of str to tuple of float
         Effective number of draws and r-hat of the variables of chains.
+    residual_correlation : ndarray, shape (image, draw, *detector, axis, lag), optional
+        Of the residuals of neighbouring pixels, see ``scan.noise.correlation_of_residuals``.
     """
 
     images: np.ndarray
@@ -102,6 +104,7 @@ class Posterior:
     conflict: dict[str, np.ndarray] = field(default_factory=dict)
     num_chains: int = 1
     diagnosis: dict[str, tuple[float, float]] = field(default_factory=dict)
+    residual_correlation: np.ndarray | None = None
 
     @property
     def num_draws(self) -> int:

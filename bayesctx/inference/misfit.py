@@ -11,9 +11,20 @@ from ..scan import RARE, Coordinates
 from ..storage import warn
 from .claims import SCREENED, WHOLE
 
-__all__ = ["MOST_MISFIT", "misfit_of", "signs_in_claims", "signs_in_scales", "warn_of_misfit"]
+__all__ = [
+    "MOST_CORRELATED",
+    "MOST_MISFIT",
+    "misfit_of",
+    "signs_in_claims",
+    "signs_in_residuals",
+    "signs_in_scales",
+    "warn_of_misfit",
+]
 
 MOST_MISFIT = 20.0  # nats beyond SCREENED, above which the simulator is not trusted
+# of the residuals of neighbouring pixels: noise that is so correlated leaves what is even over
+# several pixels (1 + r) / (1 - r) = 1.2 times more uncertain than noise of single pixels would
+MOST_CORRELATED = 0.1
 LEAST_TAIL = 1e-3  # prior probability of scales as large as those of an image
 UNUSUAL, LEAST = 0.05, 1e-300  # that of a scale that is named, and the least that is counted
 SCALES = {"additivity": "additivity", "amplitude_scatter": "scatter"}
@@ -53,6 +64,31 @@ def signs_in_claims(conflict: Mapping[str, float]) -> tuple[str, ...]:
     if misfit_of(conflict) <= MOST_MISFIT:
         return ()
     return (f"{conflict[WHOLE]:.0f} nats are lost by the context",)
+
+
+def signs_in_residuals(correlation: np.ndarray) -> tuple[str, ...]:
+    """What tells, before worlds are drawn, that noise is not that of single pixels.
+
+    Parameters
+    ----------
+    correlation : ndarray, shape (detector, axis, lag)
+        From ``scan.Fitted.correlation``.
+
+    Returns
+    -------
+    tuple of str
+        At most one.
+
+    Notes
+    -----
+    What a fit does not explain is about as smooth as the probe, so that a pixel is like the next
+    but one as well; noise of a detector that is slower than the scan, or of an image that was
+    resampled, is like that of the next pixel only. So it is the difference that counts.
+    """
+    most = float((correlation[..., 0] - correlation[..., 1].clip(min=0)).max())
+    if most <= MOST_CORRELATED:
+        return ()
+    return (f"noise of neighbouring pixels is correlated by {most:.2f}",)
 
 
 def signs_in_scales(draws: Mapping[str, np.ndarray], coordinates: Coordinates) -> tuple[str, ...]:
@@ -95,7 +131,7 @@ def warn_of_misfit(signs: Sequence[str], *, is_left: bool) -> None:
     Parameters
     ----------
     signs : sequence of str
-        See ``signs_in_claims`` and ``signs_in_scales``.
+        See ``signs_in_claims``, ``signs_in_residuals`` and ``signs_in_scales``.
     is_left : bool
         Whether the image is read by patches instead.
 
@@ -106,7 +142,10 @@ def warn_of_misfit(signs: Sequence[str], *, is_left: bool) -> None:
     """
     if not signs:
         return
-    cause = "a focus or tilt that varies over it, another crystal, or what was done to it"
+    cause = (
+        "a focus or tilt that varies over it, another crystal, a detector that is slower than the "
+        "scan, or what was done to it"
+    )
     advice = (
         "so it is read by patches; crop it, or pass likelihood='simulator'"
         if is_left

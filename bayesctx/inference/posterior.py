@@ -134,7 +134,8 @@ def infer(
         ``posterior`` also holds what the sites share, with units (collection angles, ``gain`` and
         ``amplitude_scatter`` of several detectors over the dimension detector, as ``surprise`` and
         ``conflict``), ``log_likelihood.image`` (chain, draw) is the log density of the pixels, and
-        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable; by the exact
+        ``sample_stats`` has ``ess_bulk`` and ``r_hat`` of every continuous variable and, of every
+        draw, ``residual_correlation`` (chain, draw, axis, lag) of neighbouring pixels; by the exact
         model ``class_posterior.defect_error`` has the Monte Carlo standard errors of ``defect``.
         Where there is no crystal, ``constant_data.crystal`` is 0: vacuum, holes, amorphous
         material. These sites have the abundances of the prior, averaged over the kinds of site, and

@@ -237,6 +237,11 @@ def _statistics(
         ess, r_hat = np.array(list(posterior.diagnosis.values()), np.float32).T
         statistics["ess_bulk"] = ("variable", ess, {"units": "1"})
         statistics["r_hat"] = ("variable", r_hat, {"units": "1"})
+    if posterior.residual_correlation is not None:
+        found, chains = posterior.residual_correlation, posterior.num_chains
+        dims = ("axis", "lag") if found.ndim == 4 else ("detector", "axis", "lag")
+        statistics["residual_correlation"] = _drawn(found, image, *dims, chains=chains)
+        coordinates |= {"axis": ["y", "x"], "lag": ("lag", [1, 2], {"units": "px"})}
     return xr.Dataset(statistics, coordinates)
 
 

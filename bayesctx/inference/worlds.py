@@ -35,7 +35,7 @@ from .claims import weigh_lattices
 from .convergence import diagnose_chains, errors_of_means
 from .detectors import Rings
 from .joint import KIND_OF_CLASS
-from .misfit import misfit_of, signs_in_claims, signs_in_scales
+from .misfit import misfit_of, signs_in_claims, signs_in_residuals, signs_in_scales
 from .placement import Placement
 
 __all__ = ["PixelReading", "solve_by_pixels"]
@@ -124,7 +124,8 @@ def solve_by_pixels(
         ``claims.conflict_by_pixels``. The more the image speaks against them, the less certain
         hosts and assignments are.
     must : bool
-        Draw worlds also of an image that the simulator does not make, as far as the claims tell.
+        Draw worlds also of an image that the simulator does not make, as far as the claims and the
+        residuals of the best fit tell.
     progress : bool, optional
         Show a progress bar of the draws; default: in a terminal.
     exactly : bool
@@ -144,7 +145,7 @@ def solve_by_pixels(
     with tqdm(total=number * NUM_CHAINS, desc="draws", disable=hidden) as bar:
         fitted = fit_scan(lattices.candidates, seed=seed)
         conflict = judge(weigh_lattices(lattices, fitted.weights))
-        signs = signs_in_claims(conflict)
+        signs = signs_in_claims(conflict) + signs_in_residuals(fitted.correlation.numpy())
         if signs and not must:
             return PixelReading(None, conflict, signs)
         sampled = sample_scan(
@@ -207,7 +208,14 @@ def _gather(
         defect_error=errors_of_means(probability, NUM_CHAINS)[None] if exactly else None,
         num_chains=NUM_CHAINS,
         diagnosis=diagnosis,
+        residual_correlation=_correlations(worlds, rings.names),
     )
+
+
+def _correlations(worlds: Sequence[_World], names: Sequence[str]) -> np.ndarray:
+    """Correlations of the residuals of every draw, shape (1, draw, *detector, axis, lag)."""
+    found = np.stack([w.correlation for w in worlds])[None].astype(np.float32)
+    return found if names else found[:, :, 0]
 
 
 def _by_detector(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
@@ -278,6 +286,7 @@ class _World:
     defect: np.ndarray
     concentration: np.ndarray
     log_likelihood: float
+    correlation: np.ndarray
 
     @property
     def dopant(self) -> int:
@@ -325,6 +334,7 @@ class _World:
             defect=CLASS[world.species[mine]].numpy(),
             concentration=world.abundance[KIND_OF_CLASS, torch.arange(len(DEFECTS))].numpy(),
             log_likelihood=draw.log_prob,
+            correlation=draw.correlation.numpy(),
         )
 
 

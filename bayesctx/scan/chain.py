@@ -20,7 +20,7 @@ from .field import Material
 from .fits import adapt_steps, advance
 from .following import Joint, averaged, heated
 from .moves import linearise_jointly
-from .noise import draw_noise
+from .noise import correlation_of_residuals, draw_noise
 from .partners import draw_partner, log_ratios
 from .rows import stretched
 from .shared import evaluate
@@ -69,6 +69,8 @@ class Draw:
         Of the species of every site given all else.
     log_prob : float
         Log density of the valid pixels given the world, in nats.
+    correlation : Tensor, shape (detector, 2, 2)
+        Of the residuals of neighbouring pixels, see ``correlation_of_residuals``.
     """
 
     world: World
@@ -77,6 +79,7 @@ class Draw:
     dose: float
     probability: Tensor
     log_prob: float
+    correlation: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -332,11 +335,12 @@ def describe(scan: Scan, world: World, view: View, probability: Tensor) -> Draw:
     Returns
     -------
     Draw
-        With dose and log density of the pixels.
+        With dose, log density of the pixels and correlation of their residuals.
     """
     values = {n: v[0].tolist() for n, v in view.values.items()}
     dose = dose_of(scan, world.signal, world.slope, view.values)
-    return Draw(world, scan.material, values, dose, probability, log_prob_of_pixels(scan, view))
+    of_pixels = log_prob_of_pixels(scan, view), correlation_of_residuals(scan, view)
+    return Draw(world, scan.material, values, dose, probability, *of_pixels)
 
 
 def log_prob_of_pixels(scan: Scan, view: View) -> float:

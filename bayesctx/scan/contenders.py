@@ -9,9 +9,11 @@ from functools import partial
 
 import numpy as np
 from scipy.special import softmax
+from torch import Tensor
 
 from ..parallel import side_by_side, single_threads
 from .fits import anneal, follow_partners, log_density
+from .noise import correlation_of_residuals
 from .search import find_starts, log_volume, weigh_middles
 from .starts import Candidate, Start, Weight
 from .view import look
@@ -49,6 +51,12 @@ class Fitted:
     def weights(self) -> dict[int, Weight]:
         """See ``weigh_scan``."""
         return {start.candidate: start.weight for start in self.starts}
+
+    @property
+    def correlation(self) -> Tensor:
+        """Of the residuals of the best fit, see ``correlation_of_residuals``."""
+        best = self.starts[0]
+        return correlation_of_residuals(best.scan, look(best.scan, best.world))
 
 
 @dataclass(frozen=True, eq=False)

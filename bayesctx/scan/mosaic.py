@@ -14,7 +14,7 @@ from .chain import Draw, log_prob_of_pixels
 from .collapsed import draw_abundances
 from .conditional import IS_DOPED
 from .dopants import best_dopant, draw_dopant, with_dopant, with_errors_of_host
-from .noise import draw_noise
+from .noise import correlation_of_residuals, draw_noise
 from .occupation import draw_occupation, draw_share_of_codopant
 from .rows import draw_rows
 from .scale_prior import PER_DETECTOR
@@ -50,6 +50,8 @@ class Mosaic:
         Of the species of the sites of each given all else.
     log_prob : float
         Log density of the valid pixels given the worlds, in nats.
+    correlation : Tensor, shape (detector, 2, 2), or None
+        Of the residuals of neighbouring pixels, see ``Draw``.
     """
 
     scan: Scan
@@ -57,6 +59,7 @@ class Mosaic:
     worlds: Sequence[World]
     probability: Sequence[Tensor] = ()
     log_prob: float = math.nan
+    correlation: Tensor | None = None
 
 
 def cover(
@@ -191,6 +194,11 @@ def _counted(tile: Tile) -> Tensor:
     return tile.own & tile.scan.updated
 
 
+def _own_pixels(tile: Tile) -> Tensor:
+    """Valid pixels that belong to no other window, shape (y, x)."""
+    return tile.core if tile.scan.valid is None else tile.core & tile.scan.valid
+
+
 def _with_scales(mosaic: Mosaic, world: World) -> Mosaic:
     """Noise and scales of one world for all windows."""
     given = {name: getattr(world, name) for name in SCALES}
@@ -212,7 +220,9 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
     shared = _spectra(mosaic)
     pairs = zip(mosaic.tiles, mosaic.worlds, strict=True)
     found = [_sweep(t, w, shared, generator) for t, w in pairs]
-    worlds, probability, log_prob = zip(*found, strict=True)
+    worlds, probability, log_prob, correlation = zip(*found, strict=True)
+    sizes = torch.tensor([float(_own_pixels(t).sum()) for t in mosaic.tiles], dtype=torch.float64)
+    correlation = torch.stack(correlation, -1) @ sizes / sizes.sum()
     counts = sum(
         t.scan.counts(w.species, _counted(t)) for t, w in zip(mosaic.tiles, worlds, strict=True)
     )
@@ -223,7 +233,8 @@ def _advance(mosaic: Mosaic, world: World, generator: torch.Generator) -> Mosaic
         held = torch.cat([w.species for w in worlds])
         share = draw_share_of_codopant(held, counted, generator)
         worlds = [replace(w, share_codopant=share) for w in worlds]
-    return replace(mosaic, worlds=worlds, probability=probability, log_prob=sum(log_prob))
+    of_pixels = {"log_prob": sum(log_prob), "correlation": correlation}
+    return replace(mosaic, worlds=worlds, probability=probability, **of_pixels)
 
 
 def _with_abundances(mosaic: Mosaic, generator: torch.Generator) -> Mosaic:
@@ -258,8 +269,11 @@ def _spectra(mosaic: Mosaic) -> tuple:
 
 def _sweep(
     tile: Tile, world: World, shared: tuple, generator: torch.Generator
-) -> tuple[World, Tensor, float]:
-    """Draw a window given what all share; probability of species, density of its own pixels."""
+) -> tuple[World, Tensor, float, Tensor]:
+    """Draw a window given what all share.
+
+    With the probability of species, and log density and correlation of its own pixels.
+    """
     scan = tile.scan
     view = look(scan, world, shared, apart=False)
     world = draw_brightness(scan, world, view, generator)
@@ -270,8 +284,9 @@ def _sweep(
     view = look(scan, world, shared, apart=False)
     world = draw_rows(scan, world, view, generator)
     view = look(scan, world, shared, view.factors, apart=False)
-    core = tile.core if scan.valid is None else tile.core & scan.valid
-    return world, probability, log_prob_of_pixels(replace(scan, valid=core), view)
+    own = replace(scan, valid=_own_pixels(tile))
+    of_pixels = log_prob_of_pixels(own, view), correlation_of_residuals(own, view)
+    return world, probability, *of_pixels
 
 
 def _join(mosaic: Mosaic, draw: Draw) -> Draw:
@@ -300,4 +315,5 @@ def _join(mosaic: Mosaic, draw: Draw) -> Draw:
         material=mosaic.tiles[0].scan.material,
         probability=probability,
         log_prob=mosaic.log_prob,
+        correlation=mosaic.correlation,
     )

@@ -1,4 +1,4 @@
-"""Variance of the noise of a scan."""
+"""Noise of a scan: its variance, and whether neighbouring pixels share some."""
 
 from __future__ import annotations
 
@@ -6,19 +6,22 @@ import math
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from .dose import log_prior_of_dose
 from .signal import accepts
 from .view import View
 from .world import Scan, World
 
-__all__ = ["draw_noise", "fit_noise"]
+__all__ = ["correlation_of_residuals", "draw_noise", "fit_noise"]
 
 NOISE_STEPS, NOISE_SCALE = 6, 1.6  # Metropolis steps, and their size in standard deviations
 LEAST_SLOPE = 1e-9  # of the variance: its logarithm is drawn
 WEAK_FLOOR, WEAK_SLOPE = 1e-9, 0.05  # precisions that keep steps finite if pixels tell nothing
 OUTLYING = 25.0  # squares over the variance that are left out of a fit of the noise
 LEAST_NOISE = 0.05  # of the mean square, anywhere
+LAGS = 1, 2  # pixels
+LEAST_SQUARE = 1e-30  # of a residual: there may be none
 
 
 def draw_noise(scan: Scan, world: World, view: View, generator: torch.Generator) -> World:
@@ -110,3 +113,33 @@ def fit_noise(scan: Scan, world: World, view: View) -> World:
         found.append((floor, slope))
     floor, slope = torch.tensor(found).T
     return replace(world, floor=floor, slope=slope)
+
+
+def correlation_of_residuals(scan: Scan, view: View) -> Tensor:
+    """Correlation of the residuals of neighbouring pixels, in standard deviations of the noise.
+
+    Parameters
+    ----------
+    scan : Scan
+        The scan.
+    view : View
+        What follows from a world.
+
+    Returns
+    -------
+    Tensor, shape (detector, 2, 2)
+        Along y and along x, of the next pixel and of the next but one. Given a draw of the
+        posterior near zero, but for one over the root of the number of pixels, if the model holds.
+        Zero without valid pixels.
+    """
+    valid = torch.ones_like(scan.image[0], dtype=torch.bool) if scan.valid is None else scan.valid
+    rest = torch.where(valid, (scan.image - view.expected) / view.variance.sqrt(), 0).double()
+    mean_square = (rest.square().sum((-2, -1)) / valid.sum().clamp(min=1)).clamp(min=LEAST_SQUARE)
+
+    def along(axis: int, lag: int) -> Tensor:
+        number = rest.shape[axis] - lag
+        before, after = rest.narrow(axis, 0, number), rest.narrow(axis, lag, number)
+        both = valid.narrow(axis, 0, number) & valid.narrow(axis, lag, number)
+        return (before * after).sum((-2, -1)) / both.sum().clamp(min=1) / mean_square
+
+    return torch.stack([torch.stack([along(a, k) for k in LAGS], -1) for a in (-2, -1)], -2)
