@@ -71,14 +71,17 @@ def find_starts(candidates: Sequence[Candidate], seed: int, num_workers: int = 1
     Points of the prior, and those that the candidates give, are compared on the middle of the
     image, for a perfect crystal and for the species that the candidates give. The best of each
     climb, the best of these are fitted with their sites, and the best of these are annealed:
-    before, a candidate cannot be told from another one that is fitted worse. The best of all are
-    fitted to the whole image, and annealed there until that hardly gains. Of an image of 256 x 256
-    pixels at 1e6 e/Å² the fit of the right assignment gained 2600 nats by six annealings, beginning
-    1100 below that of the wrong one and ending 80 above it. Chains do not gain that: what they
+    before, a candidate cannot be told from another one that is fitted worse. So every candidate is
+    fitted once more from the shared variables of the best other one of its host: the probe that one
+    has found is that of the image, whatever the sublattices hold. The best of all are fitted to the
+    whole image, and annealed there until that hardly gains. Of an image of 256 x 256 pixels at 1e6
+    e/Å² the fit of the right assignment gained 2600 nats by six annealings, beginning 1100 below
+    that of the wrong one and ending 80 above it. Chains do not gain that: what they
     begin with is where they stay.
     """
     middles, best = _fit_middles(candidates, seed, num_workers)
-    kept = _possible(_settle_middles(middles, best, seed, num_workers))
+    best = _settle_middles(middles, best, seed, num_workers)
+    kept = _possible(_exchange(candidates, middles, best, seed, num_workers))
 
     def finish(found: _Fit) -> Start:
         value, i, world = found
@@ -197,6 +200,34 @@ def _settle_middles(
 
     settled = side_by_side(settle, best[:MOST_ANNEALED], num_workers)
     return sorted([*settled, *best[MOST_ANNEALED:]], key=lambda found: -found[0])
+
+
+def _exchange(
+    candidates: Sequence[Candidate],
+    middles: dict[int, Scan],
+    best: Sequence[_Fit],
+    seed: int,
+    num_workers: int,
+) -> list[_Fit]:
+    """Fit candidates from the shared variables of others of their host too; the best first.
+
+    Every one of those that are annealed from the best other one.
+    """
+    given = best[:MOST_ANNEALED]
+    hosts = [c.scan.material.host for c in candidates]
+    others = [[w for _, k, w in given if k != i and hosts[k] == hosts[i]] for _, i, _ in given]
+    pairs = [(i, worlds[0]) for (_, i, _), worlds in zip(given, others, strict=True) if worlds]
+
+    def fit(pair: tuple[int, World]) -> _Fit:
+        i, other = pair
+        middle, first = middles[i], _begin(i, candidates[i])[-1].world
+        world, view = fit_world(middle, replace(first, z=other.z), rounds=3, adapted=3)
+        value = log_density(middle, world, view)
+        value, world = anneal_until_settled(middle, world, value, seed + 2 * MOST_ANNEALED + i)
+        return value, i, world
+
+    exchanged = side_by_side(fit, pairs, num_workers)
+    return _first_of_each(sorted([*best, *exchanged], key=lambda found: -found[0]))
 
 
 def _possible(best: Sequence[_Fit]) -> list[_Fit]:
