@@ -3,11 +3,13 @@
 from dataclasses import replace
 
 import pytest
+import torch
 from crystals import noisy_crystal
 
-from bayesctx.scan import fits
+from bayesctx.scan import Candidate, fits, search
 from bayesctx.scan.fits import anneal_until_settled, fit_world, log_density
 from bayesctx.scan.view import look
+from bayesctx.scan.windows import crop
 from bayesctx.scan.world import begin
 
 
@@ -60,3 +62,36 @@ def test_the_first_heat_is_that_of_the_dose_of_the_columns():
     assert fits._first_heat(*lower) == pytest.approx(hot, rel=1e-3)
     few = noisy_crystal(noise=0.3)
     assert fits._first_heat(*few[:2]) == fits.LEAST_HEAT
+
+
+def test_what_one_candidate_finds_of_the_probe_is_tried_for_the_other(monkeypatch):
+    """Of the same host: the coordinates of another one are relative to another lattice."""
+
+    def settle(scan, world, value, seed):
+        return value, world
+
+    monkeypatch.setattr(search, "anneal_until_settled", settle)
+    scan, world, _ = noisy_crystal()
+    turned = replace(scan, kind=torch.tensor([1, 0, 2])[scan.kind])
+    foreign = replace(scan, material=replace(scan.material, host=0))
+    candidates = [Candidate(own, (own.material.dopant,)) for own in (scan, turned, foreign)]
+    candidates[0] = replace(candidates[0], species=world.species)
+    middles = {i: crop(c.scan, search.MIDDLE)[0] for i, c in enumerate(candidates)}
+
+    def fit(i, z):
+        found, view = fit_world(middles[i], begin(middles[i], z), rounds=1)
+        return log_density(middles[i], found, view), i, found
+
+    begun = [fit(0, world.z + 1.5), fit(1, world.z), fit(2, world.z - 1.0)]
+    best = sorted(begun, key=lambda found: -found[0])
+    exchanged = search._exchange(candidates, middles, best, 0, 1)
+    assert exchanged == sorted(exchanged, key=lambda found: -found[0])
+    (value, _, own), (_, _, other) = (next(f for f in exchanged if f[1] == i) for i in (0, 2))
+    middle, kept = crop(scan, search.MIDDLE)
+    true, view = fit_world(middle, begin(middle, world.z, world.species[kept]))
+    assert value > begun[0][0] + 8.0
+    assert value > log_density(middle, true, view) - 4 * 8.0
+    assert value == pytest.approx(log_density(middle, own, look(middle, own)), abs=1e-3)
+    assert other is begun[2][2]
+    # a single candidate has none to learn from
+    assert search._exchange(candidates[:1], middles, begun[:1], 0, 1) == begun[:1]
