@@ -23,6 +23,7 @@ from bayesctx.scan.chain import Draw, Mode, sample_worlds
 from bayesctx.scan.mosaic import cover, spread
 from bayesctx.scan.moves import linearise_jointly
 from bayesctx.scan.occupation import draw_occupation
+from bayesctx.scan.starts import Start
 from bayesctx.scan.view import look
 from bayesctx.scan.windows import tile
 from bayesctx.scan.world import CLASS, PERFECT, begin
@@ -186,8 +187,10 @@ def infer(data, num_draws=40):
 
 
 def fit_nothing(candidates, *, seed):
-    """No search."""
-    return Fitted(candidates, [])
+    """No search: a perfect crystal."""
+    scan = candidates[0].scan
+    z = torch.zeros(len(scan.coordinates.names), dtype=torch.float64)
+    return Fitted(candidates, [Start(0, scan, begin(scan, z), 0.0)])
 
 
 def draw_worlds(shared_by_draws, fitted, *, num_chains, num_draws, **_):
@@ -203,7 +206,7 @@ def draw_worlds(shared_by_draws, fitted, *, num_chains, num_draws, **_):
     world, chains = begin(scan, z, species), []
     for _ in range(num_chains):
         own = [replace(world, share_codopant=0.2 + 0.01 * k) for k in range(num_draws)]
-        rest = probability, -1.0, torch.zeros(1, 2, 2)
+        rest = probability, -1.0, torch.zeros(len(scan.image), 2, 2)
         draws = [Draw(w, scan.material, values, 1e5, *rest) for w in own]
         chains.append([(0, d) for d in draws])
     share = np.eye(1, len(given))[0]
@@ -217,6 +220,7 @@ def quick(data):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(worlds, "fit_scan", fit_nothing)
         patch.setattr(worlds, "weigh_lattices", lambda *arguments: None)
+        patch.setattr(worlds, "signs_in_residuals", lambda *arguments: ())
         patch.setattr(worlds, "sample_scan", functools.partial(draw_worlds, materials))
         patch.setattr(whole_image, "conflict_by_pixels", lambda *arguments: {})
         return infer(data), materials
@@ -250,6 +254,7 @@ def test_several_detectors_share_what_sites_hold(monkeypatch):
     materials = []
     monkeypatch.setattr(worlds, "fit_scan", fit_nothing)
     monkeypatch.setattr(worlds, "weigh_lattices", lambda *arguments: None)
+    monkeypatch.setattr(worlds, "signs_in_residuals", lambda *arguments: ())
     monkeypatch.setattr(worlds, "sample_scan", functools.partial(draw_worlds, materials))
     monkeypatch.setattr(whole_image, "conflict_by_pixels", lambda *arguments: {})
     with warnings.catch_warnings():
