@@ -79,6 +79,9 @@ def test_what_a_detector_has_of_its_own_is_told_by_its_name(data, result):
     assert drawn.gain.mean(("chain", "draw")).values == pytest.approx(data.gain.values, rel=0.4)
     named = set(result["sample_stats"]["variable"].values)
     assert named >= {"gain[ADF1]", "gain[ADF2]", "outer_collection_angle[ADF2]", "defocus"}
+    correlation = result["sample_stats"].residual_correlation
+    assert correlation.dims == ("chain", "draw", "detector", "axis", "lag")
+    assert correlation.sizes["detector"] == 2
 
 
 def test_all_detectors_are_kept_with_what_was_known(data, result):

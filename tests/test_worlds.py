@@ -83,6 +83,15 @@ def test_draws_have_chains_and_units(data, result):
     assert set(result["sample_stats"]["variable"].values) >= {"defocus", "C12"}
 
 
+def test_residuals_of_draws_are_noise_of_single_pixels(result):
+    found = result["sample_stats"].residual_correlation
+    assert found.dims == ("chain", "draw", "axis", "lag")
+    assert found.axis.values.tolist() == ["y", "x"]
+    assert found.lag.values.tolist() == [1, 2]
+    # chance of one in the root of 6400 pixels, and what sites and rows take of the noise
+    assert float(abs(found).max()) < 0.1
+
+
 def test_probabilities_are_those_of_the_draws(result):
     classes = result["class_posterior"].to_dataset()
     assert np.allclose(classes.defect.sum("defect_class"), 1, atol=1e-5)
