@@ -220,7 +220,7 @@ def _exchange(
 
     def fit(pair: tuple[int, World]) -> _Fit:
         i, other = pair
-        middle, first = middles[i], _begin(i, candidates[i])[-1].world
+        middle, first = middles[i], _first_worlds(candidates[i])[1][-1]
         world, view = fit_world(middle, replace(first, z=other.z), rounds=3, adapted=3)
         value = log_density(middle, world, view)
         value, world = anneal_until_settled(middle, world, value, seed + 2 * MOST_ANNEALED + i)
@@ -274,12 +274,17 @@ def _whole(scan: Scan, middle: World) -> tuple[World, View]:
 
 
 def _begin(index: int, candidate: Candidate) -> list[_Begun]:
-    """Worlds to begin at: a perfect crystal, and the species that are given."""
+    """Worlds to begin at, with what follows from them."""
+    middle, worlds = _first_worlds(candidate)
+    return [_Begun(index, middle, world, look(middle, world)) for world in worlds]
+
+
+def _first_worlds(candidate: Candidate) -> tuple[Scan, list[World]]:
+    """Middle of a candidate with a perfect crystal, and with the species that are given."""
     middle, kept = crop(candidate.scan, MIDDLE)
     z = torch.zeros(len(middle.coordinates.names), dtype=torch.float64)
     species = [None] if candidate.species is None else [None, candidate.species[kept]]
-    worlds = [begin(middle, z, s) for s in species]
-    return [_Begun(index, middle, world, look(middle, world)) for world in worlds]
+    return middle, [begin(middle, z, s) for s in species]
 
 
 def _worlds_near(candidate: Candidate, middle: Scan) -> list[World]:
